@@ -1,0 +1,51 @@
+# The same verbs by hand and in CI. `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+# Each process that this file starts keeps to a few threads: two busy pools on two cores run ten times slower.
+export OMP_NUM_THREADS ?= 2
+export OMP_WAIT_POLICY ?= PASSIVE
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check fmt bench lock clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: .venv/.installed  ## create .venv and install the locked packages (about 6 GB, once)
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "tta-agent needs Python 3.11 or newer; name one: make install PYTHON=python3.12"; exit 1; }
+	@echo "==> creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+	@echo "==> installing the locked packages (torch, onnxruntime and friends: about 6 GB, a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "==> installing tta-agent itself, editable"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install  ## the whole story on real images: shift, adapt, prove, swap, recover (about 3 minutes)
+	@$(BIN)/tta-agent demo $(ARGS)
+
+test: install  ## run the tests (parts that this machine lacks are skipped with the reason)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## ruff, format, mypy strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+fmt: install  ## format and mend what ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: install  ## the agent's throughput as ratios of a bare loop
+	@$(BIN)/python benchmarks/loop.py $(ARGS)
+
+lock:  ## compile requirements.lock anew (hashes, no index lines)
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -o requirements.lock --quiet
+
+clean:  ## remove .venv and caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

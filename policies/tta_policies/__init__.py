@@ -1,0 +1,1 @@
+"""Which samples teach (select), and when the result may serve (gates)."""

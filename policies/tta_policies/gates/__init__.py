@@ -1,0 +1,1 @@
+"""When a candidate may serve: one file a gate."""

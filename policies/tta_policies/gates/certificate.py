@@ -1,0 +1,38 @@
+"""The proof by late labels: a one-sided sequential McNemar test that may be looked at after every label.
+
+On the records where exactly one graph is right, the candidate wins w and loses l times. With a uniform prior
+on P(win) over (1/2, 1) the mixture likelihood ratio against P(win) = 1/2 is
+
+    E(w, l) = 2^(w+l+1) B(w+1, l+1) P(Beta(w+1, l+1) > 1/2)
+
+a test supermartingale under P(win | past) <= 1/2, so P(E ever >= 1/alpha) <= alpha (Ville's inequality;
+Grünwald, de Heide, Koolen, "Safe testing", arXiv 1906.07801; Ramdas et al., arXiv 2210.01948).
+"""
+
+from __future__ import annotations
+
+import math
+
+from scipy.special import betainc, betaln
+
+from tta_agent.types import Evidence, Finding
+
+
+def log_e(wins: int, losses: int) -> float:
+    """ln E(w, l); high = the candidate is better."""
+    a, b = wins + 1, losses + 1
+    tail = betainc(b, a, 0.5)  # P(Beta(a, b) > 1/2) = P(Beta(b, a) < 1/2)
+    return float((wins + losses + 1) * math.log(2) + betaln(a, b) + math.log(max(tail, 1e-300)))
+
+
+class Certificate:
+    """Certified when E >= 1/alpha, inconclusive until then: labels can only say yes or not yet."""
+
+    def judge(self, evidence: Evidence) -> Finding:
+        """Value is E itself, the threshold 1/alpha."""
+        value = math.exp(min(log_e(evidence.wins, evidence.losses), 700.0))
+        threshold = 1.0 / evidence.alpha
+        count = f"{evidence.wins} wins, {evidence.losses} losses among {evidence.labels} labels"
+        if value >= threshold:
+            return Finding("certificate", value, threshold, "pass", f"certified: {count}")
+        return Finding("certificate", value, threshold, "inconclusive", f"{count}, E = {value:.3g} of {threshold:.3g}")

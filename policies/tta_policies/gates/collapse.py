@@ -1,0 +1,52 @@
+"""Has the candidate fallen onto few classes? Compared with what serves, on the same records.
+
+Directional: only *towards* fewer classes counts, for a source under shift is often the collapsed one.
+Entropy minimisation's usual failure (Niu et al., SAR, ICLR 2023, arXiv 2302.12400).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tta_agent.types import Array, Evidence, Finding
+
+
+class Collapse:
+    """Class-histogram collapse.
+
+    Args:
+        ratio: least H(candidate's class histogram) / H(serving's).
+        growth: most (largest class share of the candidate) / (largest of serving).
+        window: records to see first.
+    """
+
+    def __init__(self, ratio: float = 0.9, growth: float = 1.5, window: int = 50) -> None:
+        self.ratio = ratio
+        self.growth = growth
+        self.window = window
+
+    def judge(self, evidence: Evidence) -> Finding:
+        """Fail where the histogram narrows, inconclusive until the window is full."""
+        if len(evidence.serving) < self.window:
+            reason = f"{len(evidence.serving)} of {self.window} records"
+            return Finding("collapse", 1.0, self.ratio, "inconclusive", reason)
+        serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
+        spread = _entropy(candidate) / max(_entropy(serving), 1e-9)
+        largest = candidate.max() / serving.max()
+        if spread < self.ratio or largest > self.growth:
+            reason = (
+                f"class entropy falls to {spread:.2f} x serving's, the largest class holds {candidate.max():.0%}"
+            )
+            return Finding("collapse", spread, self.ratio, "fail", reason)
+        return Finding("collapse", spread, self.ratio, "pass", f"class entropy is {spread:.2f} x serving's")
+
+
+def histogram(logits: Array) -> Array:
+    """Share of records per predicted class, [N, C] -> [C]."""
+    counts = np.bincount(logits.argmax(1), minlength=logits.shape[1])
+    return np.asarray(counts / counts.sum())
+
+
+def _entropy(p: Array) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum())

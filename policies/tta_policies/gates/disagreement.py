@@ -1,0 +1,39 @@
+"""How much a swap can matter at all: |accuracy_c - accuracy_s| <= share of records on which both disagree.
+
+The bound is exact and needs no label (Jhawar & Wang 2026 and K-Bound use the same identity).
+"""
+
+from __future__ import annotations
+
+from tta_agent.types import Evidence, Finding
+
+
+class Disagreement:
+    """Rejects candidates that cannot matter, and those that contradict the server nearly everywhere.
+
+    Args:
+        least: below this share of differing answers a swap is not worth its risk.
+        most: above it the candidate is another model altogether. High by default: a source that a shift has
+            broken has to be contradicted nearly everywhere (91 to 96 % of records under gaussian noise in the
+            demo), and the harm is bounded by the labels of the certificate, not by this.
+        window: records to see first.
+    """
+
+    def __init__(self, least: float = 0.005, most: float = 0.99, window: int = 50) -> None:
+        self.least = least
+        self.most = most
+        self.window = window
+
+    def judge(self, evidence: Evidence) -> Finding:
+        """Fail on either side, inconclusive until the window is full."""
+        n = len(evidence.serving)
+        share = float((evidence.serving.argmax(1) != evidence.candidate.argmax(1)).mean()) if n else 0.0
+        if n < self.window:
+            return Finding("disagreement", share, self.least, "inconclusive", f"{n} of {self.window} records")
+        if share < self.least:
+            reason = f"differs on {share:.2%} of {n} records: no swap could matter"
+            return Finding("disagreement", share, self.least, "fail", reason)
+        if share > self.most:
+            reason = f"differs on {share:.0%} of {n} records: another model, not an adapted one"
+            return Finding("disagreement", share, self.most, "fail", reason)
+        return Finding("disagreement", share, self.least, "pass", f"differs on {share:.1%} of {n} records")

@@ -1,0 +1,1 @@
+"""Which samples teach: one file a selector."""

@@ -1,0 +1,45 @@
+"""What all tests share: small thread budgets, and real servers that are started once a session."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports numpy or torch: several test processes share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from parts.kafka.broker import broker, unavailable
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Kafka's client reads its schemas in a way that Python 3.11 calls old, while it is imported."""
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    """Torch takes its own decision about threads; it is not imported for the tests that do without."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The bootstrap address of a real Kafka. TTA_REQUIRE_PARTS=kafka makes its absence a failure."""
+    reason = unavailable()
+    if reason is not None:
+        require_or_skip("kafka", reason)
+    with broker(tmp_path_factory.mktemp("kafka")) as address:
+        yield address
+
+
+def require_or_skip(part: str, reason: str) -> None:
+    """Skip a test whose server cannot be started here, or fail where the environment asks for that server."""
+    if part in os.environ.get("TTA_REQUIRE_PARTS", ""):
+        pytest.fail(f"{part}: {reason}")
+    pytest.skip(f"{part}: {reason}")

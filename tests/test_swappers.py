@@ -1,0 +1,244 @@
+"""Both drivers keep the Swapper's contract: a failure leaves the old version live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parts import serving
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from tta_agent.errors import SwapError
+from tta_agent.protocols import Swapper
+from tta_agent.serve.app import make_app
+from tta_agent.sessions import SessionPair, open_session, open_version
+from tta_agent.swappers.oip import OipSwapper
+from tta_agent.swappers.session import SessionSwapper
+from tta_agent.types import Golden, Version
+
+
+class Bench:
+    """A swapper, what it swaps, and the versions there are."""
+
+    def __init__(self, shelf: serving.Shelf, pair: SessionPair) -> None:
+        self.shelf, self.pair = shelf, pair
+        self.swapper: Swapper
+
+    def live_answers(self, number: int) -> None:
+        """The live version is `number`, by its own word and by what it answers."""
+        assert self.swapper.live() == number
+        self.swapper.verify(serving.golden(number))
+
+    def swap(self, number: int) -> Version:
+        version = self.shelf.add(number)
+        self.swapper.publish(version, serving.golden(number))
+        self.swapper.activate(version)
+        return version
+
+
+@pytest.fixture(params=["session", "oip"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    shelf = serving.Shelf(tmp_path)
+    pair = SessionPair(0, open_version(shelf.add(0), open_session))
+    made = Bench(shelf, pair)
+    if request.param == "session":
+        made.swapper = SessionSwapper(pair, open_session)
+        yield made
+        return
+    with serving.running(make_app("tiny", pair, shelf.find, input_name="image")) as url:
+        made.swapper = OipSwapper(url, "tiny", timeout_s=10)
+        yield made
+        made.swapper.close()
+
+
+def test_publish_leaves_the_old_live_and_activate_switches(bench: Bench) -> None:
+    bench.swapper.probe()
+    version = bench.shelf.add(1)
+    bench.swapper.publish(version, serving.golden(1))
+    bench.live_answers(0)
+    bench.swapper.activate(version)
+    bench.live_answers(1)
+    bench.swapper.close()
+    bench.swapper.close()
+
+
+def test_publishing_and_activating_the_live_version_changes_nothing(bench: Bench) -> None:
+    version = bench.swap(1)
+    bench.swapper.publish(version, serving.golden(1))
+    bench.swapper.activate(version)
+    bench.live_answers(1)
+    bench.swapper.rollback()
+    bench.live_answers(0)
+
+
+def test_rollback_goes_one_step_and_not_two(bench: Bench) -> None:
+    with pytest.raises(SwapError, match="no version served before"):
+        bench.swapper.rollback()
+    bench.swap(1)
+    bench.swap(2)
+    bench.swapper.rollback()
+    bench.live_answers(1)
+    with pytest.raises(SwapError, match="no version served before"):
+        bench.swapper.rollback()
+    bench.live_answers(1)
+
+
+def test_many_swaps_in_a_row(bench: Bench) -> None:
+    for number in range(1, 8):
+        bench.swap(number)
+        bench.live_answers(number)
+
+
+def missing(bench: Bench) -> tuple[Version, Golden]:
+    version = bench.shelf.add(1)
+    version.path.unlink()
+    return version, serving.golden(1)
+
+
+def damaged(bench: Bench) -> tuple[Version, Golden]:
+    version = bench.shelf.add(1)
+    version.path.write_bytes(b"junk")
+    return version, serving.golden(1)
+
+
+def not_a_graph(bench: Bench) -> tuple[Version, Golden]:
+    return bench.shelf.add(1, b"junk"), serving.golden(1)
+
+
+def another_hash(bench: Bench) -> tuple[Version, Golden]:
+    return replace(bench.shelf.add(1), sha256="0" * 64), serving.golden(1)
+
+
+def another_answer(bench: Bench) -> tuple[Version, Golden]:
+    golden = serving.golden(1)
+    return bench.shelf.add(1), Golden(golden.x, golden.logits + 0.01)
+
+
+def not_finite(bench: Bench) -> tuple[Version, Golden]:
+    return bench.shelf.add(1, scale=float("nan")), serving.golden(1)
+
+
+def another_shape(bench: Bench) -> tuple[Version, Golden]:
+    return bench.shelf.add(1, shape=(1, 5, 5)), serving.golden(1)
+
+
+@pytest.mark.parametrize(
+    "make", [missing, damaged, not_a_graph, another_hash, another_answer, not_finite, another_shape]
+)
+def test_what_cannot_be_published_never_becomes_live(bench: Bench, make: object) -> None:
+    assert callable(make)
+    version, golden = make(bench)
+    with pytest.raises(SwapError):
+        bench.swapper.publish(version, golden)
+    bench.live_answers(0)
+    bench.swap(2)  # and it does not stand in the way of the next
+    bench.live_answers(2)
+
+
+def test_what_was_not_published_cannot_be_activated(bench: Bench) -> None:
+    with pytest.raises(SwapError, match="version 1 "):
+        bench.swapper.activate(bench.shelf.add(1))
+    bench.live_answers(0)
+
+
+def test_verify_notices_other_answers(bench: Bench) -> None:
+    with pytest.raises(SwapError, match=r"differs from the golden logits by 100"):
+        bench.swapper.verify(serving.golden(1))
+    golden = serving.golden(0)
+    with pytest.raises(SwapError, match="answers shape"):
+        bench.swapper.verify(Golden(golden.x, golden.logits[:, :2]))
+    with pytest.raises(SwapError):
+        bench.swapper.verify(Golden(np.zeros((1, 9), np.float32), golden.logits))
+    bench.live_answers(0)
+
+
+def test_after_another_was_loaded_the_session_swapper_says_what_to_do(tmp_path: Path) -> None:
+    shelf = serving.Shelf(tmp_path)
+    swapper = SessionSwapper(SessionPair(0, open_version(shelf.add(0), open_session)), open_session)
+    swapper.publish(shelf.add(1), serving.golden(1))
+    swapper.activate(shelf.find(1))
+    swapper.publish(shelf.add(2), serving.golden(2))
+    with pytest.raises(SwapError, match="publish version 0 again"):
+        swapper.rollback()
+    assert swapper.live() == 1
+
+
+@contextmanager
+def asking(url: str, model: str = "tiny") -> Iterator[OipSwapper]:
+    swapper = OipSwapper(url, model, timeout_s=10)
+    try:
+        yield swapper
+    finally:
+        swapper.close()
+
+
+@contextmanager
+def serving_zero(shelf: serving.Shelf) -> Iterator[str]:
+    pair = SessionPair(0, open_version(shelf.add(0), open_session))
+    with serving.running(make_app("tiny", pair, shelf.find)) as url:
+        yield url
+
+
+def test_after_another_was_loaded_the_server_loads_the_previous_anew(tmp_path: Path) -> None:
+    shelf = serving.Shelf(tmp_path)
+    with serving_zero(shelf) as url, asking(url) as swapper:
+        swapper.publish(shelf.add(1), serving.golden(1))
+        swapper.activate(shelf.find(1))
+        swapper.publish(shelf.add(2), serving.golden(2))
+        swapper.rollback()
+        assert swapper.live() == 0
+        swapper.verify(serving.golden(0))
+
+
+def test_probe_says_that_nobody_answers() -> None:
+    words = "Is the model server running there"
+    with asking("http://127.0.0.1:9") as swapper, pytest.raises(SwapError, match=words) as caught:
+        swapper.probe()
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+async def plain(request: Request) -> Response:
+    return JSONResponse({"name": "other", "extensions": ["binary_tensor_data"]})
+
+
+async def page(request: Request) -> Response:
+    return PlainTextResponse("<html>")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"), [(plain, "no model_repository extension"), (page, "is not JSON")]
+)
+def test_probe_says_that_the_server_cannot_swap(endpoint: object, words: str) -> None:
+    assert callable(endpoint)
+    with serving.running(Starlette(routes=[Route("/v2", endpoint)])) as url, asking(url) as swapper:
+        with pytest.raises(SwapError, match=words):
+            swapper.probe()
+        with pytest.raises(SwapError, match="404"):
+            swapper.live()
+
+
+def test_probe_names_the_model_that_there_is(tmp_path: Path) -> None:
+    shelf = serving.Shelf(tmp_path)
+    with serving_zero(shelf) as url, asking(url, "tinny") as swapper:
+        with pytest.raises(SwapError, match="did you mean tiny"):
+            swapper.probe()
+        with pytest.raises(SwapError, match="does not say which version of tinny is live"):
+            swapper.publish(shelf.add(1), serving.golden(1))
+
+
+def test_a_switch_that_does_not_show_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = serving.Shelf(tmp_path)
+    with serving_zero(shelf) as url, asking(url) as swapper:
+        swapper.publish(shelf.add(1), serving.golden(1))
+        monkeypatch.setattr(swapper, "_infer", lambda path, x: (7, x))
+        words = r"version 7 answers after the switch.*\n.*version 0 is live"
+        with pytest.raises(SwapError, match=words):
+            swapper.activate(shelf.find(1))
+        assert swapper.live() == 0

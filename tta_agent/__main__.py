@@ -1,0 +1,5 @@
+"""`python -m tta_agent`."""
+
+from tta_agent.cli import main
+
+main()

@@ -1,0 +1,286 @@
+"""The loop: one record from the stream to the served graph, top to bottom.
+
+Three rooms, each a thread in production and a plain call in replay; data goes one way through them.
+
+    reader    1 poll   2 decode                                       owns the consumer
+    learner   3 sort   4 batch   5 score, select, adapt   6 propose   owns the accelerator
+    decider   7 compose   8 judge   9 swap   10 checkpoint            owns ledger, gates and server
+
+Only commands flow back: `propose` and `reset` to the learner, and 11 commit to the reader, which obeys it since
+it owns the consumer. The checkpoint's marker travels the same way as the data, so that the weights, the gate's
+evidence and the offsets in one file belong together.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tta_agent import checkpoint
+from tta_agent.batching import Batch, Batcher
+from tta_agent.court import Court, Proposal
+from tta_agent.intake import Decoder, Sorted, Sorter
+from tta_agent.journal import Journal
+from tta_agent.pipes import Direct, Pipe, Threaded
+from tta_agent.protocols import Source
+from tta_agent.teacher import Round, Teacher
+from tta_agent.telemetry import Telemetry
+from tta_agent.types import Label, Partition, Positions, Record
+
+STOP_WITHIN_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Reader to learner: what one poll brought, and where to read on after it."""
+
+    items: list[Record | Label]
+    positions: Positions
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Learner to decider: everything before this belongs to one checkpoint."""
+
+    learner: Mapping[str, Any]
+    positions: Positions
+    carrier: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """Rounds between two proposals and between two checkpoints; bytes that may wait between rooms."""
+
+    candidate_every: int
+    checkpoint_every: int
+    queue_bytes: int
+
+
+class Agent:
+    """Reads, learns, decides, until it is stopped.
+
+    Args:
+        learns: False in mode observe: no proposal is made.
+        observer: called with each batch and its round (replay, tests).
+        threaded: rooms in threads of their own; False calls them directly, for replay.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        decoder: Decoder,
+        sorter: Sorter,
+        batcher: Batcher,
+        teacher: Teacher,
+        court: Court,
+        telemetry: Telemetry,
+        journal: Journal,
+        *,
+        rhythm: Rhythm,
+        checkpoint_path: Path,
+        fingerprint: str,
+        learns: bool = True,
+        observer: Callable[[Batch, Round], None] | None = None,
+        threaded: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.source, self.decoder, self.sorter, self.batcher = source, decoder, sorter, batcher
+        self.teacher, self.court, self.telemetry, self.journal = teacher, court, telemetry, journal
+        self.rhythm, self._path, self._fingerprint = rhythm, checkpoint_path, fingerprint
+        self._learns, self._observer, self._clock = learns, observer, clock
+        self._positions: dict[Partition, int] = {}
+        self._proposed = self._marked = 0
+        self.sorted_total: Counter[str] = Counter()
+        self._realised: dict[int, tuple[int, int]] = {}
+        self._carrier: str | None = None
+        self._propose, self._reset, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._commits: deque[tuple[Positions, str | None]] = deque()
+        self._rooms: list[Threaded] = []
+        self._to_decider = self._room("decider", self.decide, self._idle_decider, threaded)
+        self._to_learner = self._room("learner", self.learn, self._idle_learner, threaded)
+
+    # reader
+
+    def read(self, timeout_s: float = 0.25) -> int:
+        """1 poll, 2 decode; obeys 11 commit. Returns the number of raw records."""
+        self.source.pause() if self._to_learner.full() else self.source.resume()
+        raws = self.source.poll(timeout_s)
+        if raws:
+            items = self.decoder.read(raws)
+            after = {(raw.topic, raw.partition): raw.offset + 1 for raw in raws}
+            with self.telemetry.poll(raws[0].topic, len(raws)):
+                self.telemetry.stream(self.source.lag(), sum(room.held_bytes for room in self._rooms))
+            self._to_learner.put(Chunk(items, after), sum(i.nbytes for i in items if isinstance(i, Record)))
+        self._commit()
+        return len(raws)
+
+    def _commit(self) -> None:
+        while self._commits:
+            positions, carrier = self._commits.popleft()
+            with self.telemetry.commit(next(iter(positions))[0], carrier):
+                self.source.commit(positions)
+
+    # learner
+
+    def learn(self, chunk: Chunk) -> None:
+        """3 sort, 4 batch, 5 the round, 6 propose; then the marker of the next checkpoint."""
+        self._obey_reset()
+        piles = self.sorter.sort(chunk.items)
+        for record in piles.teach:
+            batch = self.batcher.add(record, self._clock())
+            if batch is not None:
+                self._round(batch)
+        self._positions.update(chunk.positions)
+        self._report(piles)
+        self._to_decider.wait_for_room()
+        self._to_decider.put(piles, piles.nbytes)
+        self._maybe_propose()
+        self._maybe_mark()
+
+    def _round(self, batch: Batch) -> None:
+        with self.telemetry.process(batch.topic, [record.traceparent for record in batch.records]):
+            self._carrier = self.telemetry.context()
+            done = self.teacher.round(batch.x)
+        result = "adapted" if done.report.used else "skipped"
+        self.telemetry.round_done(result, batch.records[-1].time_s)
+        if self._observer:
+            self._observer(batch, done)
+        self.journal.status(
+            rounds=self.teacher.rounds,
+            entropy=float(done.entropy.mean()),
+            confidence=float(done.confidence.mean()),
+            margin=float(done.margin.mean()),
+            kept=1 - sum(done.dropped.values()) / len(batch.records),
+            loss=done.report.loss,
+            totals=dict(self.teacher.totals),
+        )
+
+    def _maybe_propose(self) -> None:
+        ready = self.teacher.learnt and self.teacher.rounds - self._proposed >= self.rhythm.candidate_every
+        if not (self._learns and ready and self._propose.is_set()):
+            return
+        self._propose.clear()
+        self._proposed = self.teacher.rounds
+        history = {"rounds": self.teacher.rounds, "records": dict(self.teacher.totals)}
+        module = self.teacher.adapter.servable()
+        positions = {f"{topic}/{partition}": offset for (topic, partition), offset in self._positions.items()}
+        proposal = Proposal(module, dict(self._positions), {**history, "positions": positions}, self._carrier)
+        self._to_decider.put(proposal)
+
+    def _maybe_mark(self) -> None:
+        if self.teacher.rounds - self._marked >= self.rhythm.checkpoint_every:
+            self._mark()
+
+    def _mark(self) -> None:
+        self._marked = self.teacher.rounds
+        waiting = self.batcher.oldest()  # read, but not yet learnt from: they must come again
+        self._to_decider.put(Marker(self.teacher.state_dict(), {**self._positions, **waiting}, self._carrier))
+
+    def _obey_reset(self) -> None:
+        if self._reset.is_set():
+            self._reset.clear()
+            self.teacher.reset()
+            self.journal.event("reset")
+
+    def _report(self, piles: Sorted) -> None:
+        for reason, count in {**piles.dropped, "held_out": len(piles.held)}.items():
+            self.sorted_total[reason] += count
+            self.telemetry.samples(reason, count)
+        for outcome in piles.outcomes:
+            right, all_ = self._realised.get(outcome.version, (0, 0))
+            self._realised[outcome.version] = (right + outcome.correct, all_ + 1)
+            self.telemetry.accuracy_realised(outcome.version, (right + outcome.correct) / (all_ + 1))
+
+    # decider
+
+    def decide(self, item: Sorted | Proposal | Marker) -> None:
+        """7 compose, 8 judge, 9 swap, 10 checkpoint."""
+        if self.court.overruled():
+            self._propose.clear()
+            self._reset.set()
+        match item:
+            case Proposal() if not self._reset.is_set():
+                self.court.open(item)
+            case Sorted():
+                self.court.hear(item.held, item.labels)
+            case Marker():
+                self._save(item)
+        if self.court.wants_candidate():
+            self._propose.set()
+
+    def _save(self, marker: Marker) -> None:
+        state = {"learner": marker.learner, "court": self.court.state_dict(), "positions": dict(marker.positions)}
+        checkpoint.save(self._path, self._fingerprint, state)
+        self._commits.append((marker.positions, marker.carrier))
+
+    # life
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one; its offsets win over the group's."""
+        state = checkpoint.load(self._path, self._fingerprint)
+        if state is None:
+            return False
+        self.teacher.load_state_dict(state["learner"])
+        self.court.load_state_dict(state["court"])
+        self._positions = dict(state["positions"])
+        self._proposed = self._marked = self.teacher.rounds
+        self.source.seek(self._positions)
+        self.journal.event("resumed", rounds=self.teacher.rounds)
+        return True
+
+    def run(self) -> None:
+        """Until `stop()`; then a last checkpoint and commit.
+
+        Raises:
+            TtaError: what ended a room, after the others have been ended.
+        """
+        for room in self._rooms:
+            room.start()
+        self.read(0.0)  # joins the group: what comes from here on is seen
+        self.journal.status(ready=True)
+        try:
+            while not self._stop.is_set():
+                self.read()
+                self._raise_failure()
+        finally:
+            self._finish()
+
+    def stop(self) -> None:
+        """Ask `run` to end. Safe from a signal handler."""
+        self._stop.set()
+
+    def _finish(self) -> None:
+        learner, decider = self._rooms[1], self._rooms[0]
+        learner.finish(STOP_WITHIN_S)
+        if learner.error is None and decider.error is None:
+            self._mark()
+        decider.finish(STOP_WITHIN_S)
+        self._commit()
+        self.source.close()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for room in self._rooms:
+            if room.error is not None:
+                raise room.error
+
+    def _room(self, name: str, work: Callable[[Any], None], idle: Callable[[], None], threaded: bool) -> Pipe:
+        if not threaded:
+            return Direct(work)
+        room = Threaded(name, work, idle, self.rhythm.queue_bytes)
+        self._rooms.append(room)
+        return room
+
+    def _idle_learner(self) -> None:
+        self._obey_reset()
+        batch = self.batcher.due(self._clock())
+        if batch is not None:
+            self._round(batch)
+
+    def _idle_decider(self) -> None:
+        self.decide(Sorted())

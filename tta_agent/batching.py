@@ -1,0 +1,64 @@
+"""Records to batches, by size and age."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tta_agent.types import Array, Positions, Record
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One round's samples, in the order in which they came."""
+
+    records: tuple[Record, ...]
+
+    @cached_property
+    def x(self) -> Array:
+        """[B, ...] float32."""
+        return np.stack([record.x for record in self.records])
+
+    @property
+    def topic(self) -> str:
+        """Where it came from."""
+        return self.records[0].topic
+
+
+class Batcher:
+    """Collects records until there are `size` of them or the first has waited `max_wait_s`."""
+
+    def __init__(self, size: int, max_wait_s: float) -> None:
+        self.size = size
+        self.max_wait_s = max_wait_s
+        self._waiting: list[Record] = []
+        self._since_s = 0.0
+
+    def add(self, record: Record, now_s: float) -> Batch | None:
+        """A full batch, or None."""
+        if not self._waiting:
+            self._since_s = now_s
+        self._waiting.append(record)
+        return self._take() if len(self._waiting) >= self.size else None
+
+    def due(self, now_s: float) -> Batch | None:
+        """What there is, when it has waited long enough."""
+        late = self._waiting and now_s - self._since_s >= self.max_wait_s
+        return self._take() if late else None
+
+    def oldest(self) -> Positions:
+        """Offset of the first record of every partition that still waits."""
+        return {(r.topic, r.partition): r.offset for r in reversed(self._waiting)}
+
+    def _take(self) -> Batch:
+        batch, self._waiting = Batch(tuple(self._waiting)), []
+        return batch
+
+
+def held_out(key: str, share: float) -> bool:
+    """Whether an entity belongs to the gate. By hash: the same on every replica and after every restart."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64

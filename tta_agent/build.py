@@ -1,0 +1,190 @@
+"""The composition root: settings to an agent. The only module that sees all sides."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+import tta_agent
+from tta_agent import models, plugins
+from tta_agent.agent import Agent, Rhythm
+from tta_agent.batching import Batcher
+from tta_agent.codecs import cloudevents
+from tta_agent.court import Court
+from tta_agent.errors import SwapError
+from tta_agent.graph import MasterGraph, floats
+from tta_agent.intake import Decoder, Sorter
+from tta_agent.journal import Journal
+from tta_agent.monitor.labels import LabelJoin
+from tta_agent.protocols import Producer, Source, Swapper
+from tta_agent.settings import Settings
+from tta_agent.streams import open_producer, open_source
+from tta_agent.teacher import Teacher
+from tta_agent.telemetry import Telemetry
+from tta_agent.versions import Ledger
+
+log = logging.getLogger(__name__)
+
+
+def load_source(settings: Settings) -> models.Source:
+    """The deployed model, on its device."""
+    torch.set_num_threads(settings.model.threads)
+    m = settings.model
+    return models.load(
+        m.name, m.factory, m.weights, shape=m.input_shape, classes=m.classes, device=m.device
+    )
+
+
+def open_ledger(settings: Settings, source: models.Source, master: MasterGraph | None = None) -> Ledger:
+    """The ledger, with the source as version 0."""
+    ledger = Ledger(settings.store.path / "versions")
+
+    def make() -> tuple[bytes, Any]:
+        graph = master or MasterGraph(source.module, source.shape)
+        return graph.compose(source.module), graph.fixed
+
+    ledger.ensure_source(fingerprint(source.module), make)
+    return ledger
+
+
+def agent(settings: Settings) -> Agent:
+    """Everything, wired.
+
+    Raises:
+        ConfigError: a setting, file or plugin that does not fit.
+        StreamError, SwapError: broker or server cannot be reached.
+    """
+    source = load_source(settings)
+    stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
+    telemetry = Telemetry.from_environment(
+        tta_agent.__version__, system=_system(settings), group=settings.stream.group
+    )
+    return assemble(settings, source, stream, open_producer(settings), open_swapper(settings), telemetry)
+
+
+def assemble(
+    settings: Settings,
+    source: models.Source,
+    stream: Source,
+    producer: Producer,
+    swapper: Swapper,
+    telemetry: Telemetry,
+    *,
+    clock: Callable[[], float] = time.time,
+    **agent_options: Any,
+) -> Agent:
+    """The agent around parts that are already open (replay and tests bring their own).
+
+    Args:
+        clock: seconds since the epoch, for the age of records and batches.
+        agent_options: `observer` and `threaded` of `Agent`.
+    """
+    journal = Journal(settings.store.path)
+    master = MasterGraph(source.module, source.shape)
+    ledger = open_ledger(settings, source, master)
+    teacher = make_teacher(settings, source, telemetry)
+    decode = functools.partial(cloudevents.decode, shape=source.shape, classes=source.classes)
+    s = settings
+    court = Court(
+        master,
+        ledger,
+        [plugins.make("gates", name, s.gate.options) for name in s.gate.gates],
+        swapper,
+        telemetry,
+        journal,
+        swap=s.mode == "auto",
+        alpha=s.gate.alpha,
+        patience_records=s.gate.patience_records,
+        cooldown_s=s.schedule.cooldown_s,
+        threads=s.model.threads,
+        device=str(source.device),
+    )
+    if s.mode == "auto":
+        _when_up(court, s.swap.timeout_s)
+    return Agent(
+        stream,
+        Decoder(decode, cloudevents.dead_letter, producer, dead_letter_topic(s)),
+        Sorter(LabelJoin(s.labels.horizon_records), s.select.holdout, s.stream.max_age_s, clock),
+        Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
+        teacher,
+        court,
+        telemetry,
+        journal,
+        rhythm=Rhythm(s.schedule.candidate_every, s.store.checkpoint_every, s.stream.queue_bytes),
+        checkpoint_path=s.store.path / "checkpoint.pt",
+        fingerprint=f"{fingerprint(source.module)}/{s.adapt.method}",
+        learns=s.mode != "observe",
+        clock=clock,
+        **agent_options,
+    )
+
+
+def _when_up(court: Court, timeout_s: float) -> None:
+    """The server may start later than its sidecar: try until `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return court.align()
+        except SwapError as error:
+            if time.monotonic() > deadline_s:
+                raise
+            log.info("waiting for the server: %s", error)
+            time.sleep(0.5)
+
+
+def make_teacher(settings: Settings, source: models.Source, telemetry: Telemetry) -> Teacher:
+    """The adapter and its selectors; the frozen one in mode observe."""
+    s = settings
+    method = "frozen" if s.mode == "observe" else s.adapt.method
+    adapter = plugins.make("adapters", method, s.adapt.options, source.module)
+    selectors = [plugins.make("selectors", name, s.select.options) for name in s.select.selectors]
+    return Teacher(adapter, source.module, selectors, source.device, telemetry, method)
+
+
+def open_swapper(settings: Settings) -> Swapper:
+    """The driver of the model server."""
+    if settings.swap.driver == "none" or settings.mode != "auto":
+        from tta_agent.swappers.none import NoSwapper
+
+        return NoSwapper()
+    from tta_agent.swappers.oip import OipSwapper
+
+    return OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
+
+
+def dead_letter_topic(settings: Settings) -> str | None:
+    """Where unreadable records go; None where they are only counted."""
+    topic = settings.stream.dead_letter_topic
+    return f"{settings.stream.topic}.tta.dlq" if topic is None else topic or None
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Names the model by its weights."""
+    digest = hashlib.sha256()
+    tensors: Mapping[str, torch.Tensor] = floats(module)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(settings: Settings, source: models.Source) -> str:
+    """One line on what runs where."""
+    device = torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else "CPU"
+    model = settings.model.name or settings.model.factory
+    where = settings.stream.bootstrap_servers or f"embedded log in {settings.store.path}"
+    return (
+        f"mode {settings.mode}, {settings.adapt.method} on {model}, copy on {source.device} ({device}, "
+        f"{settings.model.threads} threads), stream {settings.stream.topic} from {where}"
+    )
+
+
+def _system(settings: Settings) -> str:
+    return "kafka" if settings.stream.bootstrap_servers else "embedded"

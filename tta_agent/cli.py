@@ -1,0 +1,203 @@
+"""The commands. Heavy imports stay inside them, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tta_agent import environment, threads
+from tta_agent.errors import ConfigError, TtaError
+
+if TYPE_CHECKING:
+    from tta_agent.settings import Settings
+
+app = typer.Typer(
+    help="Test-time adaptation beside a model server: drift, adapt, prove, swap, roll back.\n\n"
+    "Settings are environment variables TTA_<GROUP>__<NAME>; `tta-agent schema` lists them, "
+    "`tta-agent run --show-config` prints what they come to. New here? `tta-agent demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+def main() -> None:
+    """Entry point: what we raise on purpose is a message, not a traceback."""
+    try:
+        app()
+    except TtaError as error:
+        print(f"tta-agent: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    show_config: Annotated[bool, typer.Option(help="Print the settings that result, and exit.")] = False,
+) -> None:
+    """Consume the stream, adapt the copy, test candidates, swap what is certified (TTA_MODE=auto)."""
+    settings = _settings()
+    if show_config:
+        print(settings.model_dump_json(indent=1))
+        return
+    threads.yield_to_others(settings.model.nice)
+    from tta_agent import build
+
+    agent = build.agent(settings)
+    print(build.describe(settings, build.load_source(settings)), flush=True)
+    resumed = agent.resume()
+    print(f"resumed after {agent.teacher.rounds} rounds" if resumed else "starting from the source", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: agent.stop())
+    try:
+        agent.run()
+    finally:
+        agent.telemetry.shutdown()
+
+
+@app.command()
+def serve() -> None:
+    """The embedded model server: Open Inference Protocol v2 over ONNX Runtime, with a tap to the stream."""
+    settings = _settings()
+    from tta_agent import server
+
+    server.run(settings)
+
+
+@app.command()
+def rollback(
+    to: Annotated[int | None, typer.Option(help="Version to go back to; default: the one that served before.")] = None,
+) -> None:
+    """Put an earlier version back into the server. A running agent starts over and cools down."""
+    settings = _settings()
+    from tta_agent import recall
+
+    number = recall.rollback(settings, to)
+    console.print(f"version {number} serves now")
+
+
+@app.command()
+def versions(as_json: Json = False) -> None:
+    """What the ledger holds, and why."""
+    settings = _settings()
+    from tta_agent.versions import Ledger
+
+    rows = Ledger(settings.store.path / "versions").rows()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table("version", "alias", "parent", "outcome", "proof", "by", "reason")
+    for row in rows:
+        table.add_row(*(str(row[name] if row[name] is not None else "") for name in row))
+    console.print(table)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of all settings, with their descriptions."""
+    from tta_agent.settings import Settings
+
+    print(json.dumps(Settings.model_json_schema(), indent=1))
+
+
+@app.command("import-npz")
+def import_npz(
+    npz: Annotated[Path, typer.Argument(help="Arrays inputs [N,C,H,W], labels [N]?, domain [N]?")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new recording.")],
+    model: Annotated[str, typer.Option(help="Name of the model that it is for.")] = "model",
+    scale: Annotated[float, typer.Option(help="Inputs are multiplied by this (uint8 images: 0.00392156862745098).")] = 1.0,
+    mean: Annotated[str, typer.Option(help="Then minus this, one number or one a channel, comma-separated.")] = "0",
+    std: Annotated[str, typer.Option(help="Then divided by this.")] = "1",
+    rate: Annotated[float, typer.Option(help="Records per second of recorded time.")] = 100.0,
+) -> None:
+    """Make a recording of arrays."""
+    from tta_agent.sources import recording
+
+    preprocessing = recording.Preprocessing(scale, _numbers(mean), _numbers(std))
+    with _progress() as bar:
+        task = bar.add_task("writing", total=None)
+        count = recording.import_npz(
+            npz, out, model=model, preprocessing=preprocessing, rate_per_s=rate,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    console.print(f"{count} records in {out}")
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Argument(help="Folder of the new recording.")],
+    count: Annotated[int, typer.Option(help="Stop after so many inferences.")] = 100_000,
+    follow_s: Annotated[float, typer.Option(help="Wait this long for more at the end of the topic.")] = 2.0,
+) -> None:
+    """Copy what the topic holds, joined with its labels, into a recording for `replay`."""
+    settings = _settings()
+    from tta_agent import record as recorder
+
+    with _progress() as bar:
+        task = bar.add_task("recording", total=None)
+        done = recorder.record(settings, out, count, follow_s, lambda n: bar.update(task, completed=n))
+    console.print(f"{done} records in {out}")
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(help="Folder of a recording.")],
+    policy: Annotated[str | None, typer.Option(help="Preset to play; default TTA_POLICY.")] = None,
+    label_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of records that get a label.")] = 0.5,
+    label_delay_s: Annotated[float, typer.Option(min=0, help="Recorded seconds until a label comes.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Chooses which records get a label.")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the result here; default: print it.")] = None,
+) -> None:
+    """Run one policy over a recording: selection, adapter, gate and swap, as fast as the machine allows."""
+    settings = _settings(**({"policy": policy} if policy else {}))
+    from tta_agent import replay as player
+
+    with _progress() as bar:
+        task = bar.add_task("replaying", total=None)
+        result = player.replay(
+            recording, settings, label_rate=label_rate, label_delay_s=label_delay_s, seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    text = json.dumps(result, indent=1)
+    out.write_text(text + "\n") if out else print(text)
+
+
+def _settings(**flags: Any) -> Settings:
+    settings = environment.load(**flags)
+    threads.budget(settings.model.threads)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "httpcore", "kafka", "onnxscript", "torch.onnx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return settings
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{text!r} is not a number or a comma-separated list of them") from None
+
+
+def _progress() -> Any:
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), transient=True)
+
+
+def _add_demo() -> None:
+    from tta_agent.demo.cli import demo, traffic
+
+    app.command()(demo)
+    app.command()(traffic)
+
+
+_add_demo()

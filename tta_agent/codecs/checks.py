@@ -1,0 +1,124 @@
+"""What a model can take: decoded tensors, labels and times, checked and converted.
+
+Letters: N samples in one record, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from tta_agent.codecs.oip import show
+from tta_agent.errors import DecodeError
+from tta_agent.types import Array
+
+MAX_TEXT = 512  # characters of an id or key: records are held by the ten thousand
+
+
+def only(tensors: Mapping[str, Array], side: str) -> Array:
+    """The single tensor of `inputs` or `outputs`."""
+    if len(tensors) != 1:
+        names = ", ".join(tensors) or "none"
+        raise DecodeError(
+            f"{side}_count", f"{len(tensors)} tensors in {side} ({names}); expected exactly one"
+        )
+    return next(iter(tensors.values()))
+
+
+def samples(x: Array, shape: tuple[int | None, ...]) -> Array:
+    """The inputs as float32 [N, *shape]: a copy of its own, writable.
+
+    Args:
+        x: inputs of any numeric dtype.
+        shape: one sample's shape as the model takes it; None stands for any size.
+    """
+    if x.ndim != len(shape) + 1:
+        expected = f"{len(shape) + 1}: samples, then {_sizes(shape)}"
+        raise DecodeError("input_rank", f"input has {x.ndim} dimensions {list(x.shape)}; expected {expected}")
+    if x.shape[0] == 0:
+        raise DecodeError(
+            "input_empty", f"input of shape {list(x.shape)} holds no sample; expected at least 1"
+        )
+    if any(want is not None and have != want for have, want in zip(x.shape[1:], shape, strict=True)):
+        raise DecodeError("input_shape", f"samples have shape {list(x.shape[1:])}; expected {_sizes(shape)}")
+    return _finite(x, "input")
+
+
+def logits(y: Array, count: int, classes: int) -> Array:
+    """The outputs as float32 [N, C]."""
+    if y.ndim != 2:
+        raise DecodeError("output_rank", f"output has shape {list(y.shape)}; expected [{count}, {classes}]")
+    if y.shape[0] != count:
+        raise DecodeError("output_count", f"output answers {y.shape[0]} samples; the input holds {count}")
+    if y.shape[1] != classes:
+        raise DecodeError("output_classes", f"output has {y.shape[1]} classes; expected {classes}")
+    return _finite(y, "output")
+
+
+def label(value: object, classes: int) -> int:
+    """A class index."""
+    if type(value) is not int:
+        raise DecodeError(
+            "label_type", f"label is {show(value)}; expected an integer from 0 to {classes - 1}"
+        )
+    if not 0 <= value < classes:
+        raise DecodeError("label_range", f"label is {show(value)}; expected 0 to {classes - 1}")
+    return value
+
+
+def instant(value: object, reason: str) -> float:
+    """Seconds since the epoch, from such a number or from an RFC 3339 time."""
+    expected = "expected RFC 3339 with an offset, or seconds since 1970"
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise DecodeError(reason, f"time is {show(value)}: {error}; {expected}") from error
+        if moment.tzinfo is None:
+            raise DecodeError(
+                reason, f"time is {show(value)} without an offset; {expected}, e.g. a trailing Z"
+            )
+        return moment.timestamp()
+    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e12:  # type: ignore[arg-type]
+        raise DecodeError(reason, f"time is {show(value)}; {expected}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def text(value: object, reason: str) -> str:
+    """A short string that is not empty."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+        size = f" ({len(value)} characters)" if isinstance(value, str) else ""
+        raise DecodeError(reason, f"{reason} is {show(value)}{size}; expected 1 to {MAX_TEXT} characters")
+    return value
+
+
+def whole(value: str | None, reason: str) -> int | None:
+    """A number >= 0 that came as text, or None."""
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) <= 18):
+        raise DecodeError(reason, f"{reason} is {show(value)}; expected a whole number")
+    return int(value)
+
+
+def _finite(array: Array, side: str) -> Array:
+    if array.dtype.kind not in "iuf":
+        raise DecodeError(
+            f"{side}_dtype", f"{side} is {array.dtype}; expected a dtype that converts to float32"
+        )
+    with np.errstate(over="ignore"):
+        converted: np.ndarray[Any, np.dtype[np.float32]] = array.astype(np.float32, order="C")
+    if not np.isfinite(converted).all():
+        bad = int(np.count_nonzero(~np.isfinite(converted)))
+        raise DecodeError(
+            f"{side}_finite", f"{bad} of {array.size} {side} values are not finite as float32; expected none"
+        )
+    return converted
+
+
+def _sizes(shape: tuple[int | None, ...]) -> str:
+    return f"[{', '.join('any' if n is None else str(n) for n in shape)}]"

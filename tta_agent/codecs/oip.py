@@ -1,0 +1,248 @@
+"""Open Inference Protocol v2 bodies: plain JSON, or a JSON head and raw buffers (binary tensor extension)."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tta_agent.errors import DecodeError
+from tta_agent.types import Array
+
+HEAD_LENGTH = "inference-header-content-length"  # the HTTP header that gives the bytes of the JSON head
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    **{f"INT{8 * n}": np.dtype(f"<i{n}") for n in (1, 2, 4, 8)},
+    **{f"UINT{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)},
+    **{f"FP{8 * n}": np.dtype(f"<f{n}") for n in (2, 4, 8)},
+}
+_NAMES = {dtype.str[1:]: name for name, dtype in _DTYPES.items()}
+_JSON_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}  # numpy kinds that JSON data of a kind may have
+_MAX_RANK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request, a response, or both in one object.
+
+    Attributes:
+        inputs, outputs: tensors by name, in order. Decoded binary tensors are read-only views of the body.
+        wanted: outputs that a request asks for by name, each with its `binary_data` wish or None.
+    """
+
+    inputs: Mapping[str, Array] = field(default_factory=dict)
+    outputs: Mapping[str, Array] = field(default_factory=dict)
+    id: str | None = None
+    model: str | None = None
+    version: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    wanted: Mapping[str, bool | None] = field(default_factory=dict)
+
+
+def show(value: object) -> str:
+    """The value for a message: its repr, cut short."""
+    return reprlib.repr(value)
+
+
+def datatype(dtype: np.dtype[Any]) -> str:
+    """Protocol name of a numpy dtype."""
+    if dtype.str[1:] not in _NAMES:
+        raise TypeError(
+            f"{dtype} has no datatype in the Open Inference Protocol; valid: {', '.join(_DTYPES)}"
+        )
+    return _NAMES[dtype.str[1:]]
+
+
+def encode(body: Body, *, binary: bool = True) -> tuple[bytes, int | None]:
+    """The bytes, and the length of their JSON head, or None where all of it is JSON."""
+    buffers: list[bytes] | None = [] if binary else None
+    named = {"model_name": body.model, "model_version": body.version, "id": body.id}
+    head: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    if body.parameters:
+        head["parameters"] = dict(body.parameters)
+    if body.inputs:
+        head["inputs"] = [_entry(name, array, buffers) for name, array in body.inputs.items()]
+    outputs = [_entry(name, array, buffers) for name, array in body.outputs.items()]
+    outputs += [_wish(name, wish) for name, wish in body.wanted.items()]
+    if outputs:
+        head["outputs"] = outputs
+    text = json.dumps(head, separators=(",", ":")).encode()
+    return (text, None) if buffers is None else (b"".join([text, *buffers]), len(text))
+
+
+def decode(body: bytes, head_length: int | None) -> Body:
+    """Read a body; a head of unknown length is found by parsing one JSON value from the start.
+
+    Raises:
+        DecodeError: with a reason that says which part is malformed.
+    """
+    head, end = _head(body, head_length)
+    buffers = _Buffers(body, end)
+    inputs, _ = _tensors(head, "inputs", buffers)
+    outputs, wanted = _tensors(head, "outputs", buffers)
+    buffers.finish()
+    parameters = _object(head, "parameters", "the body")
+    name, version = _text(head, "model_name"), _text(head, "model_version")
+    return Body(inputs, outputs, _text(head, "id"), name, version, parameters, wanted)
+
+
+def _entry(name: str, array: Array, buffers: list[bytes] | None) -> dict[str, Any]:
+    """One tensor as JSON; with `buffers` its values go there instead."""
+    entry: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype(array.dtype)}
+    if buffers is None:
+        entry["data"] = array.ravel().tolist()
+        return entry
+    buffers.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    entry["parameters"] = {"binary_data_size": array.nbytes}
+    return entry
+
+
+def _wish(name: str, binary: bool | None) -> dict[str, Any]:
+    return {"name": name} if binary is None else {"name": name, "parameters": {"binary_data": binary}}
+
+
+def _head(body: bytes, head_length: int | None) -> tuple[dict[str, Any], int]:
+    if head_length is not None and not 0 < head_length <= len(body):
+        raise DecodeError("head_length", f"head of {head_length} bytes; expected 1 to {len(body)} (the body)")
+    try:
+        if head_length is not None:
+            head, end = json.loads(body[:head_length]), head_length
+        else:
+            # latin-1 keeps one character a byte, so that the end is an offset into the body.
+            head, end = json.JSONDecoder().raw_decode(body.decode("latin-1"))
+            head = head if body[:end].isascii() else json.loads(body[:end])
+    except (ValueError, RecursionError) as error:
+        raise DecodeError("json", f"head is not JSON: {error}; it begins {show(body[:20])}") from error
+    if not isinstance(head, dict):
+        raise DecodeError("not_object", f"head is {show(head)}; expected an object with inputs or outputs")
+    return head, end
+
+
+@dataclass(slots=True)
+class _Buffers:
+    """The raw part of a body, handed out in tensor order."""
+
+    body: bytes
+    at: int
+
+    def take(self, name: str, dtype: np.dtype[Any], count: int) -> Array:
+        size = count * dtype.itemsize
+        if self.at + size > len(self.body):
+            left = len(self.body) - self.at
+            raise DecodeError("truncated", f"tensor {name} needs {size} bytes; {left} are left in the body")
+        self.at += size
+        return np.frombuffer(self.body, dtype, count, self.at - size)
+
+    def finish(self) -> None:
+        if self.at < len(self.body) and self.body[self.at :].strip():
+            rest = len(self.body) - self.at
+            raise DecodeError("trailing", f"{rest} bytes follow the last tensor; expected none")
+
+
+def _tensors(
+    head: Mapping[str, Any], side: str, buffers: _Buffers
+) -> tuple[dict[str, Array], dict[str, bool | None]]:
+    """Tensors of one side by name, and the names that carry no tensor but only ask for one."""
+    entries = head.get(side, [])
+    if not isinstance(entries, list):
+        raise DecodeError("tensors", f"{side} is {show(entries)}; expected a list of tensors")
+    tensors: dict[str, Array] = {}
+    wanted: dict[str, bool | None] = {}
+    for entry in entries:
+        name = _name(entry, side)
+        if name in tensors or name in wanted:
+            raise DecodeError("duplicate_tensor", f"{side} name {name} twice; expected each name once")
+        if side == "outputs" and not entry.keys() & {"datatype", "shape", "data"}:
+            wanted[name] = _object(entry, "parameters", name).get("binary_data")
+        else:
+            tensors[name] = _tensor(name, entry, buffers)
+    return tensors, wanted
+
+
+def _name(entry: object, side: str) -> str:
+    if not isinstance(entry, dict):
+        raise DecodeError("tensor", f"an entry of {side} is {show(entry)}; expected an object")
+    name = entry.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= 256:
+        raise DecodeError("name", f"a tensor of {side} has the name {show(name)}; expected 1 to 256 letters")
+    return name
+
+
+def _tensor(name: str, entry: Mapping[str, Any], buffers: _Buffers) -> Array:
+    dtype, shape = _dtype(name, entry.get("datatype")), _shape(name, entry.get("shape"))
+    size = _object(entry, "parameters", name).get("binary_data_size")
+    if size is None and "data" not in entry:
+        raise DecodeError("no_data", f"tensor {name} has neither data nor binary_data_size; expected one")
+    if size is not None and "data" in entry:
+        raise DecodeError("two_data", f"tensor {name} has both data and binary_data_size; expected one")
+    if size is None:
+        flat = _from_json(name, entry["data"], dtype, shape)
+    else:
+        expected = math.prod(shape) * dtype.itemsize
+        if type(size) is not int or size != expected:
+            what = f"{entry['datatype']} of shape {list(shape)}"
+            raise DecodeError("binary_size", f"tensor {name} has {show(size)} bytes; {what} takes {expected}")
+        flat = buffers.take(name, dtype, math.prod(shape))
+    try:
+        return flat.reshape(shape)
+    except (ValueError, OverflowError) as error:  # an empty tensor with absurd other dimensions
+        raise DecodeError("shape", f"tensor {name} has shape {list(shape)}: {error}") from error
+
+
+def _dtype(name: str, value: object) -> np.dtype[Any]:
+    if value == "BYTES":
+        raise DecodeError(
+            "bytes_tensor", f"tensor {name} is BYTES: strings and encoded images are not numbers"
+        )
+    if not isinstance(value, str) or value not in _DTYPES:
+        valid = ", ".join(_DTYPES)
+        raise DecodeError("datatype", f"tensor {name} has datatype {show(value)}; valid: {valid}")
+    return _DTYPES[value]
+
+
+def _shape(name: str, value: object) -> tuple[int, ...]:
+    listed = isinstance(value, list) and len(value) <= _MAX_RANK
+    if not listed or any(type(n) is not int or n < 0 for n in value):  # type: ignore[attr-defined]
+        raise DecodeError("shape", f"tensor {name} has shape {show(value)}; expected a list of integers >= 0")
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def _from_json(name: str, data: object, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
+    try:
+        array = np.array(data)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise DecodeError("data", f"data of tensor {name} is not a regular array: {error}") from error
+    if array.ndim == 0 or (array.size and array.dtype.kind not in _JSON_KINDS[dtype.kind]):
+        expected = f"a list of numbers that are {datatype(dtype)}"
+        raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected {expected}")
+    if array.size != math.prod(shape) or (array.ndim > 1 and array.shape != tuple(shape)):
+        found = f"data of shape {list(array.shape)}"
+        raise DecodeError("data_count", f"tensor {name} has {found}; expected {list(shape)}, nested or flat")
+    if dtype.kind in "iu" and array.size:
+        valid = np.iinfo(dtype)
+        low, high = int(array.min()), int(array.max())
+        if low < valid.min or high > valid.max:
+            expected = f"{datatype(dtype)} holds {valid.min} to {valid.max}"
+            raise DecodeError("data_range", f"tensor {name} has values from {low} to {high}; {expected}")
+    with np.errstate(over="ignore"):  # too large a float becomes infinite; who needs finite ones checks
+        return array.astype(dtype)
+
+
+def _object(holder: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = holder.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise DecodeError("parameters", f"{key} of {where} are {show(value)}; expected an object")
+    return value or {}
+
+
+def _text(head: Mapping[str, Any], key: str) -> str | None:
+    value = head.get(key)
+    if value is not None and not isinstance(value, str):
+        raise DecodeError("field", f"{key} is {show(value)}; expected a string")
+    return value

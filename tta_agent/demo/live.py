@@ -1,0 +1,46 @@
+"""The demo's users alone, against a server and an agent that somebody else started."""
+
+from __future__ import annotations
+
+import time
+
+from tta_agent.demo import data
+from tta_agent.demo.traffic import Plan, Traffic, make_world, window
+from tta_agent.sessions import open_session
+from tta_agent.settings import Settings
+from tta_agent.streams import open_producer
+from tta_agent.versions import Ledger
+
+EVERY_S = 5.0
+
+
+def drive(settings: Settings, images: data.Images, plan: Plan, clean_s: float, shifted_s: float) -> None:
+    """Send, shift after `clean_s`, and print the accuracy of what was served every few seconds."""
+    source = open_session(Ledger(settings.store.path / "versions").get(0).path)
+    world = make_world(images, plan, source)
+    producer = open_producer(settings)
+    traffic = Traffic(plan, world, settings.swap.url, settings.model.served_as, producer, settings.stream.labels_topic)
+    traffic.start()
+    try:
+        for name, seconds in (("clean", clean_s), ("shifted", shifted_s)):
+            if name == "shifted":
+                traffic.shift()
+            _watch(traffic, name, seconds)
+    finally:
+        traffic.stop()
+        producer.close()
+
+
+def _watch(traffic: Traffic, name: str, seconds: float) -> None:
+    until_s = time.time() + seconds
+    while time.time() < until_s:
+        time.sleep(min(EVERY_S, max(until_s - time.time(), 0.01)))
+        now_s = time.time() - traffic.started_s
+        seen = window(traffic.answers, now_s - EVERY_S, now_s)
+        if seen["n"]:
+            failed = sum(traffic.errors.values())
+            print(
+                f"{now_s:6.0f} s  {name:8} served {seen['served']:.1%}  frozen source {seen['source']:.1%}  "
+                f"version {traffic.answers[-1].version}  failed {failed}",
+                flush=True,
+            )

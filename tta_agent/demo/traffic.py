@@ -1,0 +1,164 @@
+"""Users, simulated with real images: one request an image at a steady rate, a shift, and labels that come late."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+
+from tta_agent.codecs import cloudevents, oip
+from tta_agent.demo import corruptions, data
+from tta_agent.protocols import Producer
+from tta_agent.sessions import Session, run
+from tta_agent.types import Array
+
+IN_FLIGHT = 64  # requests that may wait for an answer; later ones wait their turn, and the delay counts
+TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is sent. Families are corruptions of `demo.corruptions`; more than one is a mixture, one an image."""
+
+    rate_per_s: float
+    families: tuple[str, ...]
+    severity: int
+    label_rate: float
+    label_delay_s: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Images [N, ...] as the model takes them, clean and shifted; truth [N]; is the source right on them [N]."""
+
+    clean: Array
+    shifted: Array
+    labels: Array
+    source_clean: Array
+    source_shifted: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request, judged. `version` is -1 where it failed."""
+
+    t_s: float
+    shifted: bool
+    version: int
+    correct: bool
+    source_correct: bool
+    latency_ms: float
+
+
+def make_world(images: data.Images, plan: Plan, source: Session) -> World:
+    """Corrupt every image once, in the order of the seed, and ask the source about all of them."""
+    order = np.random.default_rng(plan.seed).permutation(len(images.labels))
+    clean = torch.from_numpy(images.inputs[order]).float() / 255
+    shifted, _ = corruptions.mixture(clean, plan.families, plan.severity, plan.seed, "imagenet")
+    labels = images.labels[order]
+    right = [_answers(source, x.numpy()) == labels for x in (clean, shifted)]
+    return World(clean.numpy(), shifted.numpy(), labels, right[0], right[1])
+
+
+def _answers(session: Session, x: Array) -> Array:
+    return np.concatenate([run(session, x[i : i + 250]).argmax(1) for i in range(0, len(x), 250)])
+
+
+class Traffic:
+    """Sends in a thread of its own until it is stopped.
+
+    Args:
+        url: base address of the server.
+        model: name of the model there.
+        producer, labels_topic: where labels go.
+    """
+
+    def __init__(self, plan: Plan, world: World, url: str, model: str, producer: Producer, labels_topic: str) -> None:
+        self._plan, self._world, self._producer, self._labels_topic = plan, world, producer, labels_topic
+        self._path = f"{url}/v2/models/{model}/infer"
+        self._random = np.random.default_rng(plan.seed + 1)
+        self._stop = threading.Event()
+        self._shifted = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic", daemon=True)
+        self.answers: list[Answer] = []
+        self.errors: Counter[str] = Counter()
+        self.labels_sent = 0
+        self.started_s = 0.0
+
+    def start(self) -> None:
+        """Begin with clean images."""
+        self.started_s = time.time()
+        self._thread.start()
+
+    def shift(self) -> None:
+        """From now on every image is corrupted."""
+        self._shifted.set()
+
+    def stop(self) -> None:
+        """No new request; wait for the answers that are due."""
+        self._stop.set()
+        self._thread.join(TIMEOUT_S + 5)
+
+    async def _run(self) -> None:
+        limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client, asyncio.TaskGroup() as tasks:
+            began_s, i = time.perf_counter(), 0
+            while not self._stop.is_set():
+                due_s = began_s + i / self._plan.rate_per_s
+                await asyncio.sleep(max(due_s - time.perf_counter(), 0))
+                tasks.create_task(self._one(client, i, due_s))
+                i += 1
+
+    async def _one(self, client: httpx.AsyncClient, i: int, due_s: float) -> None:
+        shifted, row, name = self._shifted.is_set(), i % len(self._world.labels), f"demo-{i:07d}"
+        x = (self._world.shifted if shifted else self._world.clean)[row : row + 1]
+        try:
+            version, answer = await self._ask(client, name, x)
+        except Exception as error:  # whatever it is, a user did not get an answer
+            self.errors[f"{type(error).__name__}: {error}"] += 1
+            version, answer = -1, -1
+        # measured from when it was due: a server that stalls cannot hide the requests that wait
+        latency_ms = (time.perf_counter() - due_s) * 1000
+        truth = int(self._world.labels[row])
+        source_right = (self._world.source_shifted if shifted else self._world.source_clean)[row]
+        now_s = time.time() - self.started_s
+        self.answers.append(Answer(now_s, shifted, version, answer == truth, bool(source_right), latency_ms))
+        if version >= 0 and self._random.random() < self._plan.label_rate:
+            await self._label(name, truth)
+
+    async def _ask(self, client: httpx.AsyncClient, name: str, x: Array) -> tuple[int, int]:
+        body, head = oip.encode(oip.Body({"input": x}, {}, name, None, None))
+        headers = {"Inference-Header-Content-Length": str(head), "traceparent": self._traceparent()}
+        response = await client.post(self._path, content=body, headers=headers)
+        response.raise_for_status()
+        length = response.headers.get("Inference-Header-Content-Length")
+        answer = oip.decode(response.content, int(length) if length else None)
+        return int(answer.version or -1), int(answer.outputs["logits"].argmax())
+
+    async def _label(self, name: str, truth: int) -> None:
+        await asyncio.sleep(self._plan.label_delay_s)
+        self._producer.send(self._labels_topic, *cloudevents.encode_label(name, truth, time.time()))
+        self.labels_sent += 1
+
+    def _traceparent(self) -> str:
+        trace = self._random.bytes(24).hex()
+        return f"00-{trace[:32]}-{trace[32:]}-01"
+
+
+def window(answers: list[Answer], since_s: float, until_s: float) -> dict[str, Any]:
+    """Accuracy of what was served and of the source on the same records, over a span of time."""
+    part = [a for a in answers if since_s <= a.t_s < until_s and a.version >= 0]
+    n = len(part)
+    return {
+        "n": n,
+        "served": sum(a.correct for a in part) / n if n else None,
+        "source": sum(a.source_correct for a in part) / n if n else None,
+    }

@@ -1,0 +1,56 @@
+"""Reading `TTA_*`: unknown names are refused, bad values explained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tta_agent.errors import ConfigError, nearest
+from tta_agent.settings import PREFIX, Settings
+
+
+def load(**flags: Any) -> Settings:
+    """Read the environment; `flags` (nested dicts by group) win over it.
+
+    Raises:
+        ConfigError: an unknown name or a value that does not fit, with what was expected.
+    """
+    _refuse_unknown(os.environ)
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def env_names() -> list[str]:
+    """Every variable that is read."""
+    names = []
+    for name, field in Settings.model_fields.items():
+        group = field.annotation
+        inner = group.model_fields if isinstance(group, type) and issubclass(group, BaseModel) else {}
+        names += [f"{PREFIX}{name}__{leaf}".upper() for leaf in inner] or [f"{PREFIX}{name}".upper()]
+    return names
+
+
+def _refuse_unknown(environ: Iterable[str]) -> None:
+    # pydantic-settings ignores unknown top-level names even under extra="forbid"
+    valid = env_names()
+    groups = {name.rpartition("__")[0] for name in valid if "__" in name}  # a whole group as JSON
+    for name in environ:
+        upper = name.upper()
+        if upper.startswith(PREFIX) and upper not in valid and upper not in groups:
+            deeper = upper.split("__")[:2]  # TTA_GATE__OPTIONS__X: a key inside a mapping
+            if "__".join(deeper) in valid and deeper[-1:] == ["OPTIONS"]:
+                continue
+            raise ConfigError(f"{name} is not a setting; {nearest(upper, valid)} (all: tta-agent schema)")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors()[:3]:
+        name = PREFIX + "__".join(str(part) for part in item["loc"] if isinstance(part, str)).upper()
+        lines.append(f"{name}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""The one exception tree.
+
+TtaError
+├── ConfigError          a setting, file or plugin name is wrong: refuse to start (exit status 2)
+│   ├── PluginNotFound   no adapter, selector or gate of that name
+│   └── CannotAdapt      the adapter has nothing to adapt in this model
+├── StreamError          the broker or the embedded log cannot be reached or is damaged
+├── DecodeError          one record cannot be read: it goes to the dead-letter topic
+├── GraphError           the ONNX graph cannot be exported, patched, loaded, or differs from torch
+├── LedgerError          a version is missing, damaged or may not be changed
+├── CheckpointError      the checkpoint does not belong to this model, or is damaged
+└── SwapError            the server refused or failed a swap: the old version is still live
+
+Messages name the value, what was expected and the nearest valid choice, in one to three lines.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TtaError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class ConfigError(TtaError):
+    """The agent cannot start with these settings."""
+
+
+class PluginNotFound(ConfigError):
+    """No plugin of that name is installed."""
+
+
+class CannotAdapt(ConfigError):
+    """The adapter has nothing to adapt in this model."""
+
+
+class StreamError(TtaError):
+    """The stream cannot be reached or is damaged."""
+
+
+class DecodeError(TtaError):
+    """One record cannot be read. `reason` is a short stable word for counters."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class GraphError(TtaError):
+    """The ONNX graph cannot be made, patched or loaded."""
+
+
+class LedgerError(TtaError):
+    """A version is missing, damaged, or may not be changed."""
+
+
+class CheckpointError(TtaError):
+    """The checkpoint is damaged or belongs to another model."""
+
+
+class SwapError(TtaError):
+    """The swap did not happen; the version that served before is still live."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`did you mean ...?` for a misspelt name, else the list of what there is."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"valid: {', '.join(names) or 'none installed'}"

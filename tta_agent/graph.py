@@ -1,0 +1,146 @@
+"""The ONNX graph: export with every tensor under its torch name, patch by name, prove parity.
+
+A swap changes tensors, not structure. So the source is exported once, normalisation unfused (ONNX Runtime
+fuses when it loads), and each candidate is that graph with other initializers: milliseconds, no tracing.
+The map from names to initializers is proved at start by the answers of a perturbed copy. Where it cannot be
+made (an exporter that merged or renamed tensors), each candidate is exported anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import torch
+from torch import Tensor, nn
+
+from tta_agent.errors import GraphError
+from tta_agent.sessions import open_session, run
+from tta_agent.types import Array
+
+INPUT, OUTPUT = "input", "logits"
+TOLERANCE = 1e-3
+log = logging.getLogger(__name__)
+
+
+class MasterGraph:
+    """The source's graph, from which every version is composed.
+
+    Args:
+        source: the deployed module, inference mode.
+        shape: of one sample.
+
+    Raises:
+        GraphError: it cannot be exported, or answers otherwise than torch.
+    """
+
+    def __init__(self, source: nn.Module, shape: tuple[int, ...]) -> None:
+        self.fixed = np.random.default_rng(0).standard_normal((16, *shape), dtype=np.float32)
+        self._source = copy.deepcopy(source).cpu().eval()
+        self._proto = export(self._source, torch.from_numpy(self.fixed[:2]))
+        self._slots = {item.name: item for item in self._proto.graph.initializer}
+        self._check(self._source, self._proto.SerializeToString(), "the exported source")
+        self.patchable = self._prove_map()
+
+    def compose(self, module: nn.Module) -> bytes:
+        """The graph with the tensors of `module`, serialised."""
+        module = copy.deepcopy(module).cpu()
+        if not self.patchable:
+            return export(module, torch.from_numpy(self.fixed[:2])).SerializeToString()
+        for name, tensor in floats(module).items():
+            slot = self._slots[name]
+            value = tensor.numpy()
+            if onnx.numpy_helper.to_array(slot).shape != value.shape:
+                raise GraphError(f"tensor {name!r} has shape {value.shape}, the graph expects {list(slot.dims)}")
+            slot.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return self._proto.SerializeToString()
+
+    def _prove_map(self) -> bool:
+        missing = floats(self._source).keys() - self._slots.keys()
+        if missing:
+            log.warning("%s is not in the graph under its name: each candidate is exported anew", min(missing))
+            return False
+        self.patchable = True
+        try:
+            other = _perturbed(self._source)
+            self._check(other, self.compose(other), "a patched copy")
+        except GraphError as error:
+            log.warning("the graph cannot be patched by name (%s): each candidate is exported anew", error)
+            return False
+        return True
+
+    def _check(self, module: nn.Module, graph: bytes, what: str) -> None:
+        apart = parity(answers(module, self.fixed), run(open_session(graph), self.fixed))[1]
+        if not apart <= TOLERANCE:
+            raise GraphError(f"{what} answers otherwise in ONNX Runtime than in torch: logits differ by {apart:.2g}")
+
+
+def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
+    """Unfused, every tensor under its torch name, batch axis dynamic.
+
+    Raises:
+        GraphError: the module cannot be traced.
+    """
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                optimize=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        except Exception as error:  # the exporter raises many kinds
+            raise GraphError(f"the model cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
+    if program is None:
+        raise GraphError("the exporter gave no graph")
+    return program.model_proto  # type: ignore[no-any-return]
+
+
+def floats(module: nn.Module) -> dict[str, Tensor]:
+    """Every floating-point tensor of a module by name: what a graph of it must hold."""
+    return {name: t.detach() for name, t in module.state_dict().items() if t.is_floating_point()}
+
+
+@torch.no_grad()
+def answers(module: nn.Module, x: Array) -> Array:
+    """Logits of a module on numpy inputs, [B, ...] -> [B, C]."""
+    device = next(module.parameters()).device
+    return np.asarray(module(torch.from_numpy(x).to(device)).float().cpu().numpy())
+
+
+def parity(expected: Array, got: Array) -> tuple[float, float]:
+    """Share of rows with the same argmax, and the largest absolute difference of the logits."""
+    return float((expected.argmax(1) == got.argmax(1)).mean()), float(np.abs(expected - got).max())
+
+
+@torch.no_grad()
+def _perturbed(module: nn.Module) -> nn.Module:
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in floats(module).values():
+        tensor.mul_(1 + 0.1 * torch.rand(tensor.shape, generator=generator))
+    return module
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            noisy.setLevel(level)

@@ -1,0 +1,131 @@
+"""From raw records to samples: what cannot be read, is too old, came twice, or belongs to the gate."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tta_agent.batching import held_out
+from tta_agent.errors import DecodeError, StreamError
+from tta_agent.monitor.labels import LabelJoin, Outcome
+from tta_agent.protocols import Producer
+from tta_agent.types import Headers, Label, RawRecord, Record
+
+log = logging.getLogger(__name__)
+REMEMBERED = 100_000  # identities kept for dropping duplicates
+Letter = tuple[bytes | None, bytes | None, Headers]
+
+
+class Decoder:
+    """Decodes; what cannot be read goes to its own topic, whole, with the reason, and the loop goes on.
+
+    Args:
+        decode: raw record -> samples and labels; raises DecodeError.
+        letter: raw record, reason, message -> what is written to `topic`.
+        topic: dead-letter topic; None only counts.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[RawRecord], Sequence[Record | Label]],
+        letter: Callable[[RawRecord, str, str], Letter],
+        producer: Producer,
+        topic: str | None,
+    ) -> None:
+        self._decode, self._letter, self._producer, self._topic = decode, letter, producer, topic
+        self.refused: Counter[str] = Counter()
+
+    def read(self, raws: Iterable[RawRecord]) -> list[Record | Label]:
+        """Everything that can be read."""
+        return [item for raw in raws for item in self._one(raw)]
+
+    def _one(self, raw: RawRecord) -> Sequence[Record | Label]:
+        try:
+            return self._decode(raw)
+        except DecodeError as error:
+            self._refuse(raw, error)
+            return ()
+
+    def _refuse(self, raw: RawRecord, error: DecodeError) -> None:
+        self.refused[error.reason] += 1
+        if self.refused[error.reason] == 1:  # the first of a kind is told, the others are counted
+            log.warning("%s[%d]@%d cannot be read: %s", raw.topic, raw.partition, raw.offset, error)
+        if not self._topic:
+            return
+        try:
+            self._producer.send(self._topic, *self._letter(raw, error.reason, str(error)))
+        except StreamError as down:
+            log.warning("a dead letter could not be written: %s", down)
+
+
+@dataclass(slots=True)
+class Sorted:
+    """One poll's items by what they are for."""
+
+    teach: list[Record] = field(default_factory=list)
+    held: list[Record] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for the gate."""
+        return sum(record.nbytes for record in self.held)
+
+
+class Sorter:
+    """Decides what each sample is for.
+
+    Args:
+        join: late labels to served answers.
+        holdout: share of entities that only the gate sees.
+        max_age_s: older samples are neither learnt from nor judged by.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, join: LabelJoin, holdout: float, max_age_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
+        self._identities: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+
+    def sort(self, items: Iterable[Record | Label]) -> Sorted:
+        """Each item to one pile; labels that came before their record follow it."""
+        out = Sorted()
+        for item in items:
+            if isinstance(item, Label):
+                self._label(item, out)
+            elif self._is_duplicate(item):
+                out.dropped["duplicate"] += 1
+            else:
+                self._record(item, out)
+        return out
+
+    def _record(self, record: Record, out: Sorted) -> None:
+        early = self._join.expect(record)
+        if early is not None:
+            self._label(early, out)
+        if self._clock() - record.time_s > self._max_age_s:
+            out.dropped["stale"] += 1
+        elif held_out(record.key, self._holdout):
+            out.held.append(record)
+        else:
+            out.teach.append(record)
+
+    def _label(self, label: Label, out: Sorted) -> None:
+        out.labels.append(label)
+        outcome = self._join.arrive(label)
+        if outcome is not None:
+            out.outcomes.append(outcome)
+
+    def _is_duplicate(self, record: Record) -> bool:
+        if record.identity in self._identities:
+            return True
+        self._identities[record.identity] = None
+        if len(self._identities) > REMEMBERED:
+            self._identities.popitem(last=False)
+        return False

@@ -1,0 +1,46 @@
+"""What the agent tells people: `events.jsonl`, one line a decision, and `status.json`, the numbers of now."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+STATUS_EVERY_S = 0.5
+
+
+class Journal:
+    """Two small files under the store. Thread-safe; never the reason for a failure."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = folder / "events.jsonl"
+        self._status = folder / "status.json"
+        self._now: dict[str, Any] = {}
+        self._written_s = 0.0
+        self._lock = threading.Lock()
+
+    def event(self, name: str, **data: Any) -> None:
+        """Append one decision."""
+        line = json.dumps({"time": time.time(), "event": name, **data}, default=str)
+        with self._lock, self._events.open("a") as file:
+            file.write(line + "\n")
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All decisions so far."""
+        if not self._events.exists():
+            return []
+        return [json.loads(line) for line in self._events.read_text().splitlines()]
+
+    def status(self, **numbers: Any) -> None:
+        """Update the numbers of now; written at most twice a second."""
+        with self._lock:
+            self._now.update(numbers)
+            if time.monotonic() - self._written_s < STATUS_EVERY_S:
+                return
+            self._written_s = time.monotonic()
+            draft = self._status.with_suffix(".tmp")
+            draft.write_text(json.dumps({"time": time.time(), **self._now}, default=str))
+            draft.replace(self._status)

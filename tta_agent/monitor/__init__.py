@@ -1,0 +1,1 @@
+"""What is watched: late labels and realised accuracy."""

@@ -1,0 +1,30 @@
+"""Policies as data: a paper, or a posture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tta_agent.errors import ConfigError, nearest
+
+
+def presets() -> dict[str, Path]:
+    """Presets that are installed, by name."""
+    import tta_policies
+
+    folder = Path(next(iter(tta_policies.__path__))) / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """One preset.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = presets()
+    if name not in found:
+        raise ConfigError(f"TTA_POLICY={name}: no such preset; {nearest(name, found)}")
+    return dict(yaml.safe_load(found[name].read_text()) or {})

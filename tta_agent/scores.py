@@ -1,0 +1,36 @@
+"""Logits to one number a sample: what a score means, and in which direction. Pure functions.
+
+Letters: B samples, C classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of the softmax, [B, C] -> [B], in nats, 0 .. ln C. High = unsure."""
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Largest probability, [B, C] -> [B], 1/C .. 1. High = sure."""
+    return logits.softmax(dim=1).amax(dim=1)
+
+
+def margin(logits: Tensor) -> Tensor:
+    """Largest minus second largest probability, [B, C] -> [B], 0 .. 1. High = sure."""
+    top = logits.softmax(dim=1).topk(2, dim=1).values
+    return top[:, 0] - top[:, 1]
+
+
+def max_entropy(classes: int) -> float:
+    """ln C: thresholds on entropy are shares of it, so that they hold for any number of classes."""
+    return math.log(classes)
+
+
+def all_finite(values: Tensor) -> bool:
+    """No NaN and no infinity."""
+    return bool(torch.isfinite(values).all())

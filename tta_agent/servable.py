@@ -1,0 +1,43 @@
+"""A frozen copy that can be served: each sample's answer is its own.
+
+Exported as it stands, a test-time adapter bakes the statistics of the batch into the graph, and one request's
+answer depends on its neighbours. Here the averages of `TargetNorm` become the running statistics of a plain
+inference-mode BatchNorm, under the names of the source model, so that the graph is patched by name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tta_agent.norms import TargetNorm
+
+
+def served_names(learning: nn.Module) -> dict[str, Tensor]:
+    """The learning copy's tensors under the source model's names."""
+    norms = {name for name, module in learning.named_modules() if isinstance(module, TargetNorm)}
+    tensors = {}
+    for name, tensor in learning.state_dict().items():
+        parent, _, leaf = name.rpartition(".")
+        if parent in norms:
+            leaf = {"mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
+        if not (parent in norms and leaf == "count"):
+            tensors[f"{parent}.{leaf}" if parent else leaf] = tensor
+    return tensors
+
+
+@torch.no_grad()
+def snapshot(source: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of `source` in inference mode with `tensors` put in by name.
+
+    Raises:
+        KeyError: a name that the source does not have.
+    """
+    model = copy.deepcopy(source).eval().requires_grad_(False)
+    slots = model.state_dict()
+    for name, tensor in tensors.items():
+        slots[name].copy_(tensor)
+    return model

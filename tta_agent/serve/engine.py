@@ -1,0 +1,91 @@
+"""One request answered: body in, body out. Runs in a worker thread; shares nothing but the pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+from starlette.exceptions import HTTPException
+
+from tta_agent.codecs import checks, oip
+from tta_agent.errors import DecodeError
+from tta_agent.sessions import Session, SessionPair, run, shapes
+from tta_agent.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was asked and answered, and the answer's bytes."""
+
+    id: str
+    x: Array
+    logits: Array
+    version: int
+    body: bytes
+    head_length: int | None
+
+
+class Engine:
+    """The model behind the URLs."""
+
+    def __init__(self, model: str, pair: SessionPair, input_name: str, output_name: str) -> None:
+        """Names as clients know them; the graph may use others."""
+        self.model = model
+        self._pair = pair
+        self._input, self._output = input_name, output_name
+
+    def answer(self, body: bytes, head_length: int | None, number: int | None) -> Answer:
+        """Answer with one version, or with the live one.
+
+        Raises:
+            DecodeError: the request is malformed or not what the model takes.
+            HTTPException: 404 where the version is not loaded.
+            GraphError: inference failed.
+        """
+        version, session = self._session(number)
+        request = oip.decode(body, head_length)
+        x = self._samples(request, session)
+        binary = self._wants_binary(request)
+        logits = run(session, x)
+        id = checks.text(request.id, "id") if request.id else str(uuid4())
+        response = oip.Body({}, {self._output: logits}, id, self.model, str(version))
+        return Answer(id, x, logits, version, *oip.encode(response, binary=binary))
+
+    def metadata(self, number: int | None) -> dict[str, object]:
+        """Name, versions and tensors, as the protocol describes a model."""
+        _, session = self._session(number)
+        sample, classes = shapes(session)
+        loaded = [n for n in (self._pair.current()[0], self._pair.standby) if n is not None]
+        return {
+            "name": self.model,
+            "versions": [str(n) for n in loaded],
+            "platform": "onnxruntime_onnx",
+            "inputs": [_tensor(self._input, (None, *sample))],
+            "outputs": [_tensor(self._output, (None, classes))],
+        }
+
+    def _session(self, number: int | None) -> tuple[int, Session]:
+        if number is None:
+            return self._pair.current()
+        session = self._pair.get(number)
+        if session is None:
+            raise HTTPException(404, f"version {number} of {self.model} is not loaded")
+        return number, session
+
+    def _samples(self, request: oip.Body, session: Session) -> Array:
+        x = checks.only(request.inputs, "input")
+        if self._input not in request.inputs:
+            found = ", ".join(request.inputs)
+            raise DecodeError("input_name", f"input is called {found}; expected {self._input}")
+        return checks.samples(x, shapes(session)[0])
+
+    def _wants_binary(self, request: oip.Body) -> bool:
+        unknown = ", ".join(request.wanted.keys() - {self._output})
+        if unknown:
+            raise DecodeError("output_name", f"no output is called {unknown}; expected {self._output}")
+        wish = request.wanted.get(self._output)
+        return bool(request.parameters.get("binary_data_output", False) if wish is None else wish)
+
+
+def _tensor(name: str, shape: tuple[int | None, ...]) -> dict[str, object]:
+    return {"name": name, "datatype": "FP32", "shape": [-1 if n is None else n for n in shape]}

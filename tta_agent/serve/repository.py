@@ -1,0 +1,81 @@
+"""Versions in and out of the server. A load that fails leaves everything as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from starlette.exceptions import HTTPException
+
+from tta_agent.errors import GraphError
+from tta_agent.sessions import Session, SessionPair, open_version, run, shapes
+from tta_agent.types import Version
+
+
+class Repository:
+    """Loads versions of one model beside the live one. One thread at a time may load."""
+
+    def __init__(
+        self,
+        model: str,
+        pair: SessionPair,
+        find_version: Callable[[int], Version],
+        open: Callable[[Path], Session],
+    ) -> None:
+        """Plain parts; the caller shares the pair with whoever answers."""
+        self._model = model
+        self._pair = pair
+        self._find = find_version
+        self._open = open
+
+    def load(self, number: int, *, activate: bool, sha256: str | None = None) -> None:
+        """Load the version, unless it is loaded, and make it live where `activate` says so.
+
+        Args:
+            number: as the ledger knows it.
+            activate: false lets it stand by: then only its own URL answers with it.
+            sha256: what the caller believes that the file is.
+        """
+        version = self._find(number)
+        if sha256 is not None and sha256 != version.sha256:
+            raise HTTPException(
+                400,
+                f"version {number} has sha256 {version.sha256[:12]} here, not {sha256[:12]}: another ledger?",
+            )
+        if self._pair.get(number) is None:
+            session = open_version(version, self._open)
+            self._check_alike(number, session)
+            _warm(session)
+            self._pair.stage(number, session)
+        if activate:
+            self._pair.switch(number)
+
+    def index(self) -> list[dict[str, str]]:
+        """Versions; `reason` tells which is live, which served before, and which only stands by."""
+        live, standby, previous = self._pair.current()[0], self._pair.standby, self._pair.previous
+        entries = [self._entry(live, "READY", "live")]
+        if standby is not None:
+            entries.append(self._entry(standby, "READY", "previous" if standby == previous else "standby"))
+        if previous is not None and previous != standby:
+            entries.append(self._entry(previous, "UNAVAILABLE", "previous"))
+        return entries
+
+    def _entry(self, number: int, state: str, reason: str) -> dict[str, str]:
+        return {"name": self._model, "version": str(number), "state": state, "reason": reason}
+
+    def _check_alike(self, number: int, session: Session) -> None:
+        """Clients must not notice a swap but by the answers."""
+        found, expected = shapes(session), shapes(self._pair.current()[1])
+        if found != expected:
+            raise GraphError(
+                f"version {number} maps {found[0]} to {found[1]} classes; the live one {expected}"
+            )
+
+
+def _warm(session: Session) -> None:
+    """Run once: the first call of a session allocates, and is many times slower than the next."""
+    sample, _ = shapes(session)
+    fixed = [n for n in sample if n is not None]
+    if len(fixed) == len(sample):  # else we cannot know a size that the model takes
+        run(session, np.zeros((1, *fixed), np.float32))

@@ -1,0 +1,45 @@
+"""Settings to the embedded model server, over the same ledger as the agent."""
+
+from __future__ import annotations
+
+import functools
+
+from tta_agent.serve.app import make_app, serve
+from tta_agent.serve.tap import Tap
+from tta_agent.sessions import SessionPair, open_session
+from tta_agent.settings import Settings
+from tta_agent.streams import open_producer
+from tta_agent.versions import Ledger
+
+
+def run(settings: Settings) -> None:
+    """Answer with the version that the ledger calls `serving`, until told to stop.
+
+    Raises:
+        ConfigError: the ledger is empty and the settings name no model to fill it with.
+        StreamError: the tap's stream cannot be reached.
+    """
+    s = settings
+    ledger = _ledger(s)
+    number = ledger.aliases()["serving"] or 0
+    opener = functools.partial(open_session, threads=s.serve.threads)
+    pair = SessionPair(number, opener(ledger.get(number).path))
+    producer = open_producer(s) if s.serve.tap else None
+    tap = Tap(producer, s.stream.topic, s.model.served_as, capacity_bytes=s.serve.tap_bytes) if producer else None
+    app = make_app(s.model.served_as, pair, ledger.get, open=opener, tap=tap, threads=s.serve.workers)
+    where = f"http://{s.serve.host}:{s.serve.port}/v2/models/{s.model.served_as}"
+    print(f"version {number} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True)
+    try:
+        serve(app, s.serve.host, s.serve.port)
+    finally:
+        if producer:
+            producer.close()
+
+
+def _ledger(settings: Settings) -> Ledger:
+    ledger = Ledger(settings.store.path / "versions")
+    if 0 in ledger.numbers():
+        return ledger  # no need for torch in the server
+    from tta_agent import build
+
+    return build.open_ledger(settings, build.load_source(settings))

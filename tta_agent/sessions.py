@@ -1,0 +1,240 @@
+"""ONNX Runtime sessions, and the pair of them between which a swap moves one reference."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
+
+from tta_agent.errors import GraphError, SwapError
+from tta_agent.types import Array, Version
+
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_SEVERITY_ERROR = 3
+_SETTLE_S = 0.05  # from a session's last reference to its memory being free
+
+
+class Node(Protocol):
+    """An input or output of a graph."""
+
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
+
+
+class Session(Protocol):
+    """What we use of onnxruntime.InferenceSession."""
+
+    def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> Sequence[Array]:
+        """Outputs for the feeds."""
+
+    def get_inputs(self) -> Sequence[Node]:
+        """Inputs of the graph."""
+
+    def get_outputs(self) -> Sequence[Node]:
+        """Outputs of the graph."""
+
+
+def open_session(graph: Path | bytes, *, threads: int = 1, device: str = "cpu") -> Session:
+    """A session on exactly the device that was asked for.
+
+    Args:
+        graph: a path where there is one: a session from bytes keeps them for its life.
+        threads: of one call; they sleep rather than spin between calls.
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        GraphError: the graph cannot be loaded, the device cannot be had, or the graph is not of the form
+            [N, ...] -> [N, C] in floats.
+    """
+    name = graph.name if isinstance(graph, Path) else f"graph of {len(graph)} bytes"
+    provider = _provider(device)
+    try:
+        session = ort.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph),
+            _options(threads),
+            providers=[provider],
+            enable_fallback=0,  # or a failing device silently becomes the CPU
+        )
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise GraphError(f"{name} cannot be loaded on {device}: {error}") from error
+    if session.get_providers()[0] != provider[0]:
+        raise GraphError(
+            f"{name} was to run on {device}, but {provider[0]} does not start here.\n"
+            "Set the device to cpu, or install the driver and CUDA libraries that onnxruntime-gpu asks for."
+        )
+    _check_form(session, name)
+    _trim_after(session)
+    return session  # type: ignore[no-any-return,unused-ignore]
+
+
+def open_version(version: Version, open: Callable[[Path], Session]) -> Session:
+    """The session of a version whose file is what the ledger says."""
+    try:
+        with version.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise GraphError(f"version {version.number} cannot be read: {error}") from error
+    if found != version.sha256:
+        expected = f"expected {version.sha256[:12] or 'one'}"
+        raise GraphError(f"version {version.number}: {version.path.name} has sha256 {found[:12]}; {expected}")
+    return open(version.path)
+
+
+def run(session: Session, x: Array) -> Array:
+    """Logits [N, C], float32, of samples [N, ...].
+
+    Raises:
+        GraphError: the graph refuses the samples or fails.
+    """
+    node = session.get_inputs()[0]
+    feed = np.ascontiguousarray(x, dtype=_FLOATS[node.type])
+    try:
+        answer = session.run(None, {node.name: feed})[0]
+    except Exception as error:  # as above
+        raise GraphError(f"inference on input {list(x.shape)} failed: {error}") from error
+    return np.asarray(answer, dtype=np.float32)
+
+
+def shapes(session: Session) -> tuple[tuple[int | None, ...], int | None]:
+    """One sample's shape and the number of classes; None stands for any size."""
+    sample = (n if isinstance(n, int) else None for n in session.get_inputs()[0].shape[1:])
+    classes = session.get_outputs()[0].shape[-1]
+    return tuple(sample), classes if isinstance(classes, int) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All of a pair: one reference to it moves, so that readers see either side of a change."""
+
+    live: tuple[int, Session]
+    standby: tuple[int, Session] | None = None
+    previous: int | None = None
+
+
+class SessionPair:
+    """The live session and one standing by. Readers never wait; writers exclude each other.
+
+    A call that began on a session ends on it: the caller holds it. After a switch the session that was live
+    stands by, so that going back is instant; the next `stage` lets it go.
+    """
+
+    def __init__(self, number: int, session: Session) -> None:
+        """Begin with one live version and none standing by."""
+        self._state = _State((number, session))
+        self._writing = threading.Lock()
+
+    def current(self) -> tuple[int, Session]:
+        """The live version and its session."""
+        return self._state.live
+
+    def get(self, number: int) -> Session | None:
+        """The session of a version that is live or stands by."""
+        state = self._state
+        held = next((pair for pair in (state.live, state.standby) if pair and pair[0] == number), None)
+        return held and held[1]
+
+    @property
+    def standby(self) -> int | None:
+        """The version that stands by."""
+        state = self._state
+        return state.standby and state.standby[0]
+
+    @property
+    def previous(self) -> int | None:
+        """The version that served before; None after a step back, so that going back twice cannot return."""
+        return self._state.previous
+
+    def stage(self, number: int, session: Session) -> None:
+        """Let the session stand by, in place of the one that does."""
+        with self._writing:
+            if number == self._state.live[0]:
+                raise SwapError(f"version {number} is live already; expected another to stand by")
+            self._state = replace(self._state, standby=(number, session))
+
+    def switch(self, number: int) -> None:
+        """Make the version that stands by live; nothing changes where it is live already."""
+        with self._writing:
+            state = self._state
+            if number == state.live[0]:
+                return
+            if state.standby is None or state.standby[0] != number:
+                ready = "none" if state.standby is None else f"version {state.standby[0]}"
+                raise SwapError(f"version {number} does not stand by ({ready} does): load it first")
+            back = number == state.previous
+            self._state = _State(state.standby, state.live, None if back else state.live[0])
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    kind, _, index = device.partition(":")
+    if kind == "cpu" and not index:
+        return "CPUExecutionProvider", {}
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise GraphError(f"device is {device!r}; valid: cpu, cuda, cuda:N")
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the CUDA libraries that come as Python packages
+    # The exhaustive search, which is the default, makes the first call after each swap slow.
+    return "CUDAExecutionProvider", {"device_id": index or "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SEVERITY_ERROR
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _check_form(session: Session, name: str) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or inputs[0].type not in _FLOATS or not inputs[0].shape:
+        found = ", ".join(f"{node.name} {node.type}" for node in inputs)
+        raise GraphError(f"{name} takes {found or 'nothing'}; expected one float input [N, ...]")
+    if outputs[0].type not in _FLOATS or len(outputs[0].shape) != 2:
+        found = f"{outputs[0].name} {outputs[0].type} {list(outputs[0].shape)}"
+        raise GraphError(f"{name} answers {found}; expected float logits [N, C]")
+
+
+_released: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may be called from a finalizer
+
+
+def _trim_after(session: Session) -> None:
+    """Give the heap back to the system once the session is gone: free() alone keeps it for the process."""
+    weakref.finalize(session, _released.put, None).atexit = False
+    _start_trimmer()
+
+
+def _trim() -> None:
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _trim_forever() -> None:
+    while True:
+        _released.get()
+        time.sleep(_SETTLE_S)
+        _trim()
+
+
+_trimmer_lock = threading.Lock()
+_trimmer: threading.Thread | None = None
+
+
+def _start_trimmer() -> None:
+    global _trimmer
+    with _trimmer_lock:
+        if _trimmer is None:
+            _trimmer = threading.Thread(target=_trim_forever, name="tta-trim", daemon=True)
+            _trimmer.start()

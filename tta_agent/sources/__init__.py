@@ -1,0 +1,1 @@
+"""Where records come from: Apache Kafka, or a log of our own in one file."""

@@ -1,0 +1,178 @@
+"""A durable partitioned log in one file, for everybody who has no Kafka: the default source of the agent.
+
+It keeps Kafka's promises on one machine: order per partition, consumer groups with committed offsets, members
+that share partitions, and bounded retention. Several processes may read and write at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tta_agent.sources.appender import EmbeddedProducer
+from tta_agent.sources.groups import Membership
+from tta_agent.sources.rows import payload_bytes, read
+from tta_agent.sources.store import DEFAULT_PARTITIONS, explained, is_busy, open_log
+from tta_agent.types import Partition, Positions, RawRecord
+
+__all__ = ["EmbeddedProducer", "EmbeddedSource"]
+
+TICK_S = 0.01  # how often an idle poll looks whether the file has changed
+LEAST_PATIENCE_S = 0.02  # so that a poll of no time at all can join the group
+
+
+class EmbeddedSource:
+    """One member of a consumer group on the embedded log; fulfils Source.
+
+    Args:
+        path: the file; it is created, and so are missing topics.
+        topics: what to read.
+        group: its members share the partitions, and its committed offsets outlive them.
+        start: where to begin without a committed offset: "latest" or "earliest".
+        max_records: at most so many records a poll.
+        max_bytes: a poll ends with the record that reaches it.
+        partitions: of topics that do not exist yet.
+        session_timeout_s: a member that does not poll for so long loses its partitions.
+
+    Raises:
+        StreamError: the file is damaged or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        topics: Sequence[str],
+        group: str,
+        *,
+        start: Literal["latest", "earliest"] = "latest",
+        max_records: int = 500,
+        max_bytes: int = 32 << 20,
+        partitions: int = DEFAULT_PARTITIONS,
+        session_timeout_s: float = 10.0,
+    ) -> None:
+        self._path = Path(path)
+        self._log = open_log(self._path, durable=False)  # what is lost is read again
+        self._membership = Membership(self._log, group, topics, partitions, session_timeout_s)
+        self._from_start = start == "earliest"
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._slots: dict[Partition, int] = {}
+        self._positions: dict[Partition, int] = {}
+        self._sought: dict[Partition, int] = {}
+        self._turn = 0
+        self._paused = False
+        self._closed = False
+
+    def poll(self, timeout_s: float) -> Sequence[RawRecord]:
+        """See Source. Looks at the file every 10 ms and sleeps in between."""
+        deadline_s = time.monotonic() + timeout_s
+        with explained(self._path):
+            while True:
+                seen = self._file_version()
+                ready = self._keep_membership(deadline_s - time.monotonic())
+                records = self._read() if ready and not self._paused else []
+                if records or not self._await_change(seen, deadline_s):
+                    return records
+
+    def pause(self) -> None:
+        """See Source."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See Source."""
+        self._paused = False
+
+    def lag(self) -> int:
+        """See Source. Counts what is kept: records that were pruned unread are not behind us any more."""
+        with explained(self._path):
+            bounds = [(self._bounds(slot), self._positions[p]) for p, slot in self._slots.items()]
+        return sum(end - max(first, position) for (first, end), position in bounds)
+
+    def assignment(self) -> Sequence[Partition]:
+        """See Source."""
+        return sorted(self._slots)
+
+    def seek(self, positions: Positions) -> None:
+        """See Source. A position that is no longer kept becomes the oldest one that is."""
+        self._sought.update(positions)
+        with explained(self._path):
+            for partition in positions.keys() & self._slots.keys():
+                self._positions[partition] = self._first_position(partition)
+
+    def commit(self, positions: Positions) -> None:
+        """See Source."""
+        with explained(self._path):
+            self._membership.commit({self._slots[p]: n for p, n in positions.items() if p in self._slots})
+
+    def close(self) -> None:
+        """See Source."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(sqlite3.Error):  # others then wait for the session to time out
+            self._membership.leave()
+        self._log.close()
+
+    def _file_version(self) -> int:
+        """Changes when another connection has written; by far the cheapest question to ask."""
+        return int(self._log.execute("PRAGMA data_version").fetchone()[0])
+
+    def _await_change(self, seen: int, deadline_s: float) -> bool:
+        """Sleep until there may be something to do; False when the time is up."""
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            time.sleep(min(TICK_S, left_s))
+            if self._file_version() != seen or self._membership.due():
+                return True
+        return False
+
+    def _keep_membership(self, patience_s: float) -> bool:
+        """False while it is unknown what is ours, because others keep the file busy."""
+        if not self._membership.due():
+            return True
+        try:
+            slots = self._membership.sync(max(patience_s, LEAST_PATIENCE_S))
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
+                return False
+            raise
+        kept = slots.keys() & self._slots.keys()
+        self._slots = slots
+        self._positions = {p: self._positions[p] if p in kept else self._first_position(p) for p in slots}
+        return True
+
+    def _first_position(self, partition: Partition) -> int:
+        """What was sought, else what the group committed, else what `start` says; within what is kept."""
+        slot = self._slots[partition]
+        first, end = self._bounds(slot)
+        wanted = self._sought.pop(partition, None)
+        if wanted is None:
+            wanted = self._membership.committed(slot)
+        if wanted is None or wanted > end:  # beyond the end: of a log that was replaced since
+            return first if self._from_start else end
+        return max(wanted, first)
+
+    def _bounds(self, slot: int) -> tuple[int, int]:
+        sql = "SELECT first_offset, next_offset FROM partitions WHERE slot = ?"
+        first, end = self._log.execute(sql, (slot,)).fetchone()
+        return int(first), int(end)
+
+    def _read(self) -> list[RawRecord]:
+        """Up to max_records, beginning with another partition each time so that none starves."""
+        order = sorted(self._slots)
+        self._turn = (self._turn + 1) % max(1, len(order))
+        records: list[RawRecord] = []
+        room_bytes = self._max_bytes
+        for partition in order[self._turn :] + order[: self._turn]:
+            limit = self._max_records - len(records)
+            if limit <= 0 or room_bytes <= 0:
+                break
+            place = (self._slots[partition], self._positions[partition])
+            if part := read(self._log, partition, *place, limit, room_bytes):
+                self._positions[partition] = part[-1].offset + 1
+                room_bytes -= sum(map(payload_bytes, part))
+                records += part
+        return records

@@ -1,0 +1,169 @@
+"""Apache Kafka as the source of records: a member of a consumer group that commits by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
+
+from tta_agent.errors import StreamError
+from tta_agent.sources.kafka_cause import LastCause, unreachable
+from tta_agent.sources.kafka_client import CONNECT_TIMEOUT_S, connect, ensure_topics, is_transient
+from tta_agent.sources.kafka_places import Places
+from tta_agent.sources.kafka_producer import KafkaStreamProducer
+from tta_agent.types import Partition, Positions, RawRecord
+
+__all__ = ["KafkaSource", "KafkaStreamProducer", "ensure_topics"]
+
+SLICE_S = 0.2  # how soon a poll that waits looks after newly assigned partitions
+CALL_LIMIT_MS = 5000  # for commit, lag and close
+OPTIONS: Mapping[str, object] = {
+    "enable_auto_commit": False,
+    "max_partition_fetch_bytes": 8 << 20,  # a record of images easily has 600 KB
+    "metadata_max_age_ms": 30_000,  # a topic that is created later is found so soon
+    "metrics_sample_window_ms": 2_500,  # see KafkaSource._listen
+    "request_timeout_ms": 15_000,
+    "session_timeout_ms": 10_000,
+    "heartbeat_interval_ms": 1_000,
+}
+
+
+class KafkaSource:
+    """One member of a Kafka consumer group; fulfils Source.
+
+    The client's default assignment by ranges is kept: equal numbers of equally split topics fall to the same
+    member, so that a label is read where its record was.
+
+    Args:
+        bootstrap_servers: host:port, several separated by commas.
+        topics: what to read.
+        group: its members share the partitions, and its committed offsets outlive them.
+        start: where to begin without a committed offset: "latest" or "earliest".
+        max_records: at most so many records a poll.
+        connect_timeout_s: how long to try to reach a broker at first.
+        silence_limit_s: how long the brokers may be silent later before poll raises.
+        client_options: options of kafka-python, such as the security ones; they win over ours.
+
+    Raises:
+        StreamError: no broker answers.
+        ConfigError: an option is unknown or impossible.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topics: Sequence[str],
+        group: str,
+        *,
+        start: Literal["latest", "earliest"] = "latest",
+        max_records: int = 500,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        silence_limit_s: float = 60.0,
+        client_options: Mapping[str, object] | None = None,
+    ) -> None:
+        own = {**OPTIONS, "group_id": group, "auto_offset_reset": start, "max_poll_records": max_records}
+        self._servers = bootstrap_servers
+        self._silence_limit_s = silence_limit_s
+        self._consumer = connect(
+            KafkaConsumer, bootstrap_servers, own, client_options or {}, connect_timeout_s
+        )
+        self._places = Places(self._consumer)
+        self._cause = LastCause().__enter__()
+        self._heard_s = time.monotonic()
+        self._last_lag = 0
+        self._closed = False
+        self._consumer.subscribe(list(topics), listener=self._places)
+
+    def poll(self, timeout_s: float) -> Sequence[RawRecord]:
+        """See Source. Raises StreamError once the brokers have been silent for silence_limit_s."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            records = self._poll_slice(min(left_s, SLICE_S))
+            self._listen(bool(records))
+            left_s = deadline_s - time.monotonic()
+            if records or left_s <= 0:
+                return records
+            with self._getting_over():
+                self._places.settle(int(left_s * 1000))
+
+    def pause(self) -> None:
+        """See Source."""
+        self._places.pause()
+
+    def resume(self) -> None:
+        """See Source."""
+        self._places.resume()
+
+    def lag(self) -> int:
+        """See Source. The last known lag while the brokers do not answer."""
+        positions = self._places.settled()
+        with self._getting_over():
+            ends = self._consumer.end_offsets(list(positions), timeout_ms=CALL_LIMIT_MS)
+            self._last_lag = sum(max(0, ends[p] - n) for p, n in positions.items())
+        return self._last_lag
+
+    def assignment(self) -> Sequence[Partition]:
+        """See Source. Those of which it is settled where to read on."""
+        return sorted((p.topic, p.partition) for p in self._places.settled())
+
+    def seek(self, positions: Positions) -> None:
+        """See Source. A position that is no longer kept becomes the oldest one that is."""
+        self._places.seek(positions)
+
+    def commit(self, positions: Positions) -> None:
+        """See Source. Dropped while the group is rearranged or brokers are away: the next one follows."""
+        owned = self._places.settled()
+        wanted = {TopicPartition(*p): OffsetAndMetadata(n, "", -1) for p, n in positions.items()}
+        offsets = {p: offset for p, offset in wanted.items() if p in owned}
+        if offsets:
+            with self._getting_over():
+                self._consumer.commit(offsets, timeout_ms=CALL_LIMIT_MS)
+
+    def close(self) -> None:
+        """See Source."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._getting_over():
+            self._consumer.close(timeout_ms=CALL_LIMIT_MS)
+        self._cause.__exit__(None, None, None)
+
+    def _poll_slice(self, timeout_s: float) -> list[RawRecord]:
+        started_s = time.monotonic()
+        with self._getting_over():
+            batches = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+            self._places.delivered({p: batch[-1].offset + 1 for p, batch in batches.items()})
+            return [_record(record) for batch in batches.values() for record in batch]
+        # An error that comes back at once must not make us spin.
+        time.sleep(max(0.0, started_s + timeout_s - time.monotonic()))
+        return []
+
+    def _listen(self, heard: bool) -> None:
+        """The client never says that its brokers are gone; but then no bytes come in, not even heartbeats."""
+        metrics = self._consumer.metrics().get("consumer-metrics", {})
+        if heard or metrics.get("incoming-byte-rate", 1.0) > 0:
+            self._heard_s = time.monotonic()
+        silent_s = time.monotonic() - self._heard_s
+        if silent_s > self._silence_limit_s:
+            raise StreamError(unreachable(self._servers, self._cause.text, silent_s))
+
+    @contextlib.contextmanager
+    def _getting_over(self) -> Iterator[None]:
+        """Passes over errors that the client recovers from by itself."""
+        try:
+            yield
+        except KafkaError as error:
+            if not is_transient(error):
+                message = f"Kafka at {self._servers} refuses: {error}\n{self._cause.text}"
+                raise StreamError(message.strip()) from error
+
+
+def _record(record: Any) -> RawRecord:
+    place = (record.topic, record.partition, record.offset, record.timestamp)
+    headers = tuple((name, value or b"") for name, value in record.headers)
+    return RawRecord(*place, record.key, record.value, headers)

@@ -1,0 +1,124 @@
+"""Connecting to Kafka: options, errors in plain words, and topics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    KafkaConfigurationError,
+    KafkaError,
+    RebalanceInProgressError,
+    TopicAlreadyExistsError,
+    UnknownMemberIdError,
+)
+from kafka.net.compat import KafkaNetClient
+
+from tta_agent.errors import ConfigError, StreamError, nearest
+from tta_agent.sources.kafka_cause import LastCause, unreachable
+
+CONNECT_TIMEOUT_S = 10.0
+T = TypeVar("T")
+
+_GROUP_IN_MOTION = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+
+
+def is_transient(error: KafkaError) -> bool:
+    """Whether the client gets over it by itself: the group is being rearranged, or a broker is away."""
+    return bool(error.retriable) or isinstance(error, _GROUP_IN_MOTION)
+
+
+def connect(
+    make: Callable[..., T],
+    bootstrap_servers: str,
+    options: Mapping[str, object],
+    client_options: Mapping[str, object],
+    connect_timeout_s: float,
+) -> T:
+    """Make a client of kafka-python that has reached a broker.
+
+    Args:
+        make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
+        bootstrap_servers: host:port, several separated by commas.
+        options: our own choices for this client.
+        client_options: the user's, for all three clients; each takes what it knows, and they win over ours.
+        connect_timeout_s: how long to try.
+
+    Raises:
+        StreamError: no broker answered; names the address, the cause and what to check.
+        ConfigError: an option is unknown or impossible.
+    """
+    opened: list[Any] = []
+
+    def open_client(**config: object) -> object:
+        opened.append(KafkaNetClient(**config))
+        return opened[-1]
+
+    chosen = {**options, **_known(make, client_options)}
+    limit = {"bootstrap_timeout_ms": int(connect_timeout_s * 1000), "reconnect_backoff_max_ms": 1000}
+    with LastCause() as cause:
+        try:
+            return make(
+                bootstrap_servers=bootstrap_servers.split(","),
+                kafka_client=open_client,
+                **{**limit, **chosen},
+            )
+        except Exception as error:
+            for client in opened:  # a client that could not connect would leave its thread behind
+                client.close()
+            raise _explained(error, bootstrap_servers, cause.text, connect_timeout_s) from error
+
+
+def _explained(error: Exception, servers: str, cause: str, silent_s: float) -> StreamError | ConfigError:
+    if isinstance(error, KafkaError) and not isinstance(error, KafkaConfigurationError):
+        return StreamError(unreachable(servers, cause or str(error), silent_s))
+    return ConfigError(f"Kafka's client refuses its options: {error}\ncheck the client options")
+
+
+def _known(make: Any, client_options: Mapping[str, object]) -> dict[str, object]:
+    """Those that this client has; an option that none of the three has is a mistake."""
+    every = {
+        name for each in (KafkaConsumer, KafkaProducer, KafkaAdminClient) for name in each.DEFAULT_CONFIG
+    }
+    for name in client_options:
+        if name not in every:
+            raise ConfigError(f"Kafka's client has no option {name}; {nearest(name, every)}")
+    return {name: value for name, value in client_options.items() if name in make.DEFAULT_CONFIG}
+
+
+def ensure_topics(
+    bootstrap_servers: str,
+    topics: Sequence[str],
+    partitions: int,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    client_options: Mapping[str, object] | None = None,
+) -> None:
+    """Create the topics that are missing, and wait until they can be used.
+
+    Raises:
+        StreamError: no broker answers, or the topics may not be created.
+    """
+    admin = connect(KafkaAdminClient, bootstrap_servers, {}, client_options or {}, connect_timeout_s)
+    try:
+        missing = sorted(set(topics) - set(admin.list_topics()))
+        if missing:
+            _create(admin, missing, partitions)
+            admin.wait_for_topics(missing)
+    except KafkaError as error:
+        advice = "create the topics by hand, or allow this user to create them"
+        raise StreamError(f"cannot create topics {', '.join(topics)}: {error}\n{advice}") from error
+    finally:
+        admin.close()
+
+
+def _create(admin: Any, topics: Sequence[str], partitions: int) -> None:
+    """Somebody else may create them at the same time."""
+    for topic in topics:
+        try:
+            admin.create_topics({topic: {"num_partitions": partitions}})
+        except TopicAlreadyExistsError:
+            continue

@@ -1,0 +1,125 @@
+"""Appending to Kafka: compressed, idempotent, acknowledged by all replicas, bounded in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+from kafka.serializer import Serializer
+
+from tta_agent.errors import StreamError
+from tta_agent.sources.kafka_client import CONNECT_TIMEOUT_S, connect
+from tta_agent.types import Headers
+
+OPTIONS: Mapping[str, object] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "lz4",
+    "linger_ms": 5,
+    "batch_size": 256 << 10,
+    "max_request_size": 8 << 20,
+    "request_timeout_ms": 10_000,
+}
+_NOTHING = object()
+
+
+class KafkaStreamProducer:
+    """Appends to Kafka topics; fulfils Producer.
+
+    Args:
+        bootstrap_servers: host:port, several separated by commas.
+        connect_timeout_s: how long to try to reach a broker at first, and to find a topic later.
+        delivery_timeout_s: when a record that no broker took is given up; from then on send and flush raise.
+        buffer_bytes: what may be on its way; beyond it, send waits.
+        client_options: options of kafka-python, such as the security ones; they win over ours.
+
+    Raises:
+        StreamError: no broker answers.
+        ConfigError: an option is unknown or impossible.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        delivery_timeout_s: float = 20.0,
+        buffer_bytes: int = 32 << 20,
+        client_options: Mapping[str, object] | None = None,
+    ) -> None:
+        own = {
+            **OPTIONS,
+            "max_block_ms": int(connect_timeout_s * 1000),
+            "delivery_timeout_ms": int(delivery_timeout_s * 1000),
+            "value_serializer": _ValueSerializer(),
+        }
+        self._servers = bootstrap_servers
+        self._delivery_timeout_s = delivery_timeout_s
+        self._buffer_bytes = buffer_bytes
+        self._producer = connect(
+            KafkaProducer, bootstrap_servers, own, client_options or {}, connect_timeout_s
+        )
+        self._changed = threading.Condition()  # guards everything below
+        self._on_way_bytes = 0
+        self._error: BaseException | None = None
+        self._closed = False
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+        """See Producer. Also raises for an earlier record that could not be delivered."""
+        size_bytes = len(key or b"") + len(value or b"")
+        with self._changed:
+            self._changed.wait_for(lambda: self._on_way_bytes < self._buffer_bytes or self._error)
+            self._raise_error()
+            self._on_way_bytes += size_bytes
+        nothing = key is None and value is None
+        try:
+            sent = self._producer.send(topic, _NOTHING if nothing else value, key, list(headers))
+        except KafkaError as error:
+            self._done(size_bytes, None)
+            advice = f"check that the topic {topic} exists and may be written, and that the broker runs"
+            raise StreamError(f"Kafka at {self._servers} does not take records: {error}\n{advice}") from error
+        sent.add_callback(lambda _: self._done(size_bytes, None))
+        sent.add_errback(lambda error: self._done(size_bytes, error))
+
+    def flush(self) -> None:
+        """See Producer."""
+        try:
+            self._producer.flush(self._delivery_timeout_s + 5)  # by then each record is delivered or given up
+        except KafkaError as error:
+            raise StreamError(f"Kafka at {self._servers} does not take records: {error}") from error
+        with self._changed:
+            self._raise_error()
+
+    def close(self) -> None:
+        """See Producer. Raises StreamError where the last records could not be delivered."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush()
+        finally:
+            self._producer.close(timeout=5)
+
+    def _done(self, size_bytes: int, error: BaseException | None) -> None:
+        """Called by the client's thread for each record, delivered or given up."""
+        with self._changed:
+            self._on_way_bytes -= size_bytes
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def _raise_error(self) -> None:
+        """Raises once for what has failed since the last time."""
+        error, self._error = self._error, None
+        if error is not None:
+            message = f"Kafka at {self._servers} did not take records: {error}\ncheck that the broker runs"
+            raise StreamError(message) from error
+
+
+class _ValueSerializer(Serializer):  # type: ignore[misc]
+    """Lets a record pass that has neither key nor value, which the client refuses but Kafka allows."""
+
+    def serialize(self, topic: str, headers: object, data: object) -> object:
+        """Called by the client."""
+        return None if data is _NOTHING else data

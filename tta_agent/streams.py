@@ -1,0 +1,70 @@
+"""Kafka where brokers are named, the embedded log otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tta_agent.errors import ConfigError
+from tta_agent.protocols import Producer, Source
+from tta_agent.settings import Settings, StreamSettings
+
+
+def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> Source:
+    """A member of the consumer group, reading `topics`.
+
+    Raises:
+        StreamError: the broker or the log cannot be reached.
+    """
+    s = settings.stream
+    if s.bootstrap_servers:
+        from tta_agent.sources.kafka import KafkaSource, ensure_topics
+
+        options = client_options(s)
+        ensure_topics(s.bootstrap_servers, topics, s.partitions, client_options=options)
+        return KafkaSource(s.bootstrap_servers, topics, group or s.group, start=s.start, client_options=options)
+    from tta_agent.sources.embedded import EmbeddedSource
+
+    settings.store.path.mkdir(parents=True, exist_ok=True)
+    path = settings.store.path / "log.db"
+    return EmbeddedSource(path, topics, group or s.group, start=s.start, partitions=s.partitions)
+
+
+def open_producer(settings: Settings) -> Producer:
+    """Appends to the same stream.
+
+    Raises:
+        StreamError: the broker or the log cannot be reached.
+    """
+    s = settings.stream
+    if s.bootstrap_servers:
+        from tta_agent.sources.kafka import KafkaStreamProducer
+
+        return KafkaStreamProducer(s.bootstrap_servers, client_options=client_options(s))
+    from tta_agent.sources.embedded import EmbeddedProducer
+
+    settings.store.path.mkdir(parents=True, exist_ok=True)
+    return EmbeddedProducer(settings.store.path / "log.db", partitions=s.partitions)
+
+
+def client_options(stream: StreamSettings) -> dict[str, Any]:
+    """Security as kafka-python spells it."""
+    given = {
+        "security_protocol": stream.security_protocol,
+        "sasl_mechanism": stream.sasl_mechanism,
+        "sasl_plain_username": stream.sasl_username,
+        "sasl_plain_password": _password(stream),
+        "ssl_cafile": str(stream.ssl_cafile) if stream.ssl_cafile else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _password(stream: StreamSettings) -> str | None:
+    if stream.sasl_password is not None:
+        return stream.sasl_password.get_secret_value()
+    if stream.sasl_password_file is None:
+        return None
+    try:
+        return stream.sasl_password_file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"TTA_STREAM__SASL_PASSWORD_FILE={stream.sasl_password_file}: {error.strerror}") from None

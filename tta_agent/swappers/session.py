@@ -1,0 +1,76 @@
+"""Swap in this process: two ONNX Runtime sessions and one reference (replay, and users' own servers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tta_agent.errors import GraphError, SwapError
+from tta_agent.sessions import Session, SessionPair, open_version, run
+from tta_agent.swappers import TOLERANCE, check_golden
+from tta_agent.types import Golden, Version
+
+
+class SessionSwapper:
+    """A Swapper over a SessionPair.
+
+    Args:
+        pair: what the readers read.
+        open: makes a session of a file, e.g. `sessions.open_session` with its settings.
+        tolerance: largest difference of a logit from the golden batch.
+    """
+
+    def __init__(
+        self, pair: SessionPair, open: Callable[[Path], Session], *, tolerance: float = TOLERANCE
+    ) -> None:
+        """Touches nothing yet."""
+        self._pair = pair
+        self._open = open
+        self._tolerance = tolerance
+
+    def probe(self) -> None:
+        """A pair can always be swapped."""
+
+    def publish(self, version: Version, golden: Golden) -> None:
+        """Open the version, check it on the golden batch, then let it stand by."""
+        try:
+            session = open_version(version, self._open)
+            self._check(version.number, session, golden)
+        except GraphError as error:
+            raise SwapError(f"version {version.number} is not published: {error}") from error
+        if version.number != self._pair.current()[0]:
+            self._pair.stage(version.number, session)
+
+    def activate(self, version: Version) -> None:
+        """Make the published version answer."""
+        self._pair.switch(version.number)
+
+    def verify(self, golden: Golden) -> None:
+        """Run the live version on the golden batch."""
+        number, session = self._pair.current()
+        try:
+            self._check(number, session, golden)
+        except GraphError as error:
+            raise SwapError(f"version {number} is live but fails: {error}") from error
+
+    def live(self) -> int:
+        """Number of the live version."""
+        return self._pair.current()[0]
+
+    def rollback(self) -> None:
+        """Switch back to the session that stands by, if it is the one that served before."""
+        previous = self._pair.previous
+        if previous is None:
+            raise SwapError("no version served before the live one: publish and activate one instead")
+        if self._pair.get(previous) is None:
+            raise SwapError(
+                f"version {previous} served before, but another was loaded in its place since:\n"
+                f"publish version {previous} again, then activate it"
+            )
+        self._pair.switch(previous)
+
+    def close(self) -> None:
+        """Nothing to free: the pair is its owner's."""
+
+    def _check(self, number: int, session: Session, golden: Golden) -> None:
+        check_golden(run(session, golden.x), golden, f"version {number}", self._tolerance)

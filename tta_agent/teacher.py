@@ -1,0 +1,111 @@
+"""One round on the accelerator: score, select, adapt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tta_agent import scores
+from tta_agent.protocols import Adapter, Selector
+from tta_agent.telemetry import Telemetry
+from tta_agent.types import Array, Selection, StepReport, View
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round saw and did. Logits [B, C]; entropy in nats, confidence and margin [B]."""
+
+    logits: Array
+    entropy: Array
+    confidence: Array
+    margin: Array
+    dropped: Mapping[str, int]
+    report: StepReport
+
+
+class Teacher:
+    """The copy, and who may teach it.
+
+    Args:
+        adapter: the copy that learns.
+        source: the deployed module, inference mode, for selectors that compare with it.
+        selectors: applied one after the other to what the one before kept; weights multiply.
+        device: where the copy lives.
+        policy: name of the adapter, for telemetry.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        source: nn.Module,
+        selectors: Sequence[Selector],
+        device: torch.device,
+        telemetry: Telemetry,
+        policy: str = "",
+    ) -> None:
+        self.adapter, self._source, self._selectors, self._device = adapter, source, selectors, device
+        self._telemetry, self._policy = telemetry, policy
+        self.rounds = 0
+        self.learnt = 0  # rounds with a step since the last reset
+        self.totals: Counter[str] = Counter()
+
+    def round(self, x: Array) -> Round:
+        """One batch [B, ...], from numbers to weights."""
+        batch = torch.from_numpy(x).to(self._device)
+        with self._telemetry.score():
+            logits = self.adapter.forward(batch)
+            seen = logits.detach()
+            numbers = [score(seen).cpu().numpy() for score in (scores.entropy, scores.confidence, scores.margin)]
+        with self._telemetry.select() as stage:
+            selection = self._select(batch, seen)
+            stage.selected(len(selection.index), len(x))
+        with self._telemetry.adapt(self._policy) as stage:
+            report = self.adapter.step(batch, logits, selection)
+            stage.adapted(report)
+        self._count(selection, report)
+        self._telemetry.scores(numbers[0], numbers[1], seen.shape[1])
+        return Round(seen.cpu().numpy(), *numbers, dict(selection.dropped), report)
+
+    @torch.no_grad()
+    def _select(self, x: Tensor, logits: Tensor) -> Selection:
+        index = torch.arange(len(x), device=x.device)
+        weight = torch.ones(len(x), device=x.device)
+        dropped: Counter[str] = Counter()
+        for selector in self._selectors:
+            if not len(index):
+                break
+            part = index
+            view = View(x[part], logits[part], self.adapter.predict, lambda part=part: self._source(x[part]))
+            chosen = selector.select(view)
+            index, weight = part[chosen.index], weight[chosen.index] * chosen.weight
+            dropped.update(chosen.dropped)
+        return Selection(index, weight, dropped)
+
+    def _count(self, selection: Selection, report: StepReport) -> None:
+        self.rounds += 1
+        self.learnt = 0 if "nonfinite" in report.diagnostics else self.learnt + bool(report.used)
+        outcomes = {"kept": len(selection.index), **{f"rejected_{k}": n for k, n in selection.dropped.items()}}
+        for outcome, count in outcomes.items():
+            self.totals[outcome] += count
+            self._telemetry.samples(outcome, count)
+
+    def reset(self) -> None:
+        """Back to the source."""
+        self.adapter.reset()
+        self.learnt = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adapter, counters, and the random state that a bit-equal continuation needs."""
+        counts = {"rounds": self.rounds, "learnt": self.learnt, "totals": dict(self.totals)}
+        return {"adapter": self.adapter.state_dict(), "random": torch.get_rng_state(), **counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.adapter.load_state_dict(state["adapter"])
+        torch.set_rng_state(state["random"])
+        self.rounds, self.learnt, self.totals = state["rounds"], state["learnt"], Counter(state["totals"])

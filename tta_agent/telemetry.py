@@ -1,0 +1,220 @@
+"""What is seen of the agent: the span tree of a round and its metrics, behind typed one-liners.
+
+One trace a round: `process` is its root, linked (not parented) to the requests in it. Deciding and swapping
+happen later on another thread; they join the trace by the carrier that `context()` gives:
+
+    with telemetry.process(topic, traceparents):        # worker
+        with telemetry.adapt() as stage:
+            stage.adapted(report)
+        carrier = telemetry.context()
+    with telemetry.gate(carrier) as stage:              # publisher, later
+        stage.finding(finding)
+
+Names, units and buckets are in telemetry_names.py, exporters in telemetry_export.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from opentelemetry.trace import SpanKind
+
+from tta_agent import telemetry_names as names
+from tta_agent.telemetry_metrics import Attributes, Instruments
+from tta_agent.telemetry_spans import Spans, Stage
+from tta_agent.types import Array
+
+if TYPE_CHECKING:
+    from tta_agent.telemetry_export import Providers
+
+__all__ = ["Stage", "Telemetry"]
+
+_SCOPE = "tta_agent"
+
+
+class Telemetry:
+    """Spans and metrics of one agent. Thread-safe; no call raises or waits for a collector."""
+
+    def __init__(
+        self,
+        providers: Providers | None,
+        service_version: str = "",
+        *,
+        system: str = "kafka",
+        group: str = "",
+    ) -> None:
+        self._providers = providers
+        tracers, meters = (providers.tracer, providers.meter) if providers else (None, None)
+        tracer = tracers.get_tracer(_SCOPE, service_version) if tracers else None
+        self._metrics = Instruments(meters.get_meter(_SCOPE, service_version) if meters else None)
+        self._spans = Spans(tracer, self._metrics)
+        self._stream = {names.SYSTEM: system, **({names.GROUP: group} if group else {})}
+
+    @classmethod
+    def from_environment(cls, service_version: str, *, system: str = "kafka", group: str = "") -> Telemetry:
+        """As the OTEL_* variables say. Raises ConfigError where they cannot be understood.
+
+        Args:
+            service_version: release of the agent.
+            system: what the records come from, for `messaging.system`.
+            group: consumer group, where there is one.
+        """
+        from tta_agent.telemetry_export import (
+            build,
+        )  # the SDK and its exporters, only where they may be needed
+
+        return cls(build(service_version), service_version, system=system, group=group)
+
+    @classmethod
+    def off(cls) -> Telemetry:
+        """Records nothing and costs next to nothing."""
+        return cls(None)
+
+    def flush(self, timeout_s: float = 5.0) -> None:
+        """Send what is waiting; gives up after `timeout_s`."""
+        if self._providers is not None:
+            self._providers.flush(timeout_s)
+
+    def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Flush and stop; gives up after `timeout_s`. Idempotent."""
+        providers, self._providers = self._providers, None
+        if providers is not None:
+            providers.shutdown(timeout_s)
+
+    @property
+    def prometheus_port(self) -> int | None:
+        """Port of the scrape endpoint, or None."""
+        server = self._providers.prometheus if self._providers else None
+        return None if server is None else server.server_port
+
+    def context(self) -> str | None:
+        """Carrier of the span that is open on this thread (a W3C traceparent), or None."""
+        return self._spans.carrier()
+
+    # The spans of a round, in the order of the round. A carrier puts a span under the one it was taken from.
+
+    def poll(self, topic: str, count: int, started_s: float | None = None) -> AbstractContextManager[Stage]:
+        """Records came in; `started_s` (epoch) is when the poll began. Counts them too."""
+        about = self._messaging(names.POLL, "receive", topic)
+        self._metrics.add(names.CONSUMED, count, about.copy())
+        about[names.MESSAGE_COUNT] = count
+        return self._spans.open(f"{names.POLL} {topic}", about, kind=SpanKind.CLIENT, start_s=started_s)
+
+    @contextmanager
+    def process(
+        self, topic: str, traceparents: Sequence[str | None], carrier: str | None = None
+    ) -> Iterator[Stage]:
+        """The round, with one traceparent (or None) a record. Take `context()` directly inside of it."""
+        links, dropped = self._spans.links(traceparents)
+        about = self._messaging(names.PROCESS, "process", topic)
+        about |= {names.MESSAGE_COUNT: len(traceparents), names.LINKS_DROPPED: dropped}
+        span = self._spans.open(
+            f"{names.PROCESS} {topic}", about, kind=SpanKind.CONSUMER, carrier=carrier, links=links
+        )
+        with self._timed(names.PROCESS_DURATION), span as stage:
+            yield stage
+
+    def score(self) -> AbstractContextManager[Stage]:
+        """The learning forward pass and the scores."""
+        return self._spans.open(names.SCORE)
+
+    def select(self) -> AbstractContextManager[Stage]:
+        """Choosing who teaches; tell the stage what was `selected`."""
+        return self._spans.open(names.SELECT)
+
+    @contextmanager
+    def adapt(self, policy: str = "") -> Iterator[Stage]:
+        """One step; tell the stage what was `adapted`."""
+        span = self._spans.open(names.ADAPT, {names.POLICY: policy} if policy else None)
+        with self._timed(names.ADAPT_DURATION), span as stage:
+            yield stage
+
+    def gate(self, carrier: str | None = None) -> AbstractContextManager[Stage]:
+        """Deciding on a candidate; tell the stage each `finding`."""
+        return self._spans.open(names.GATE, carrier=carrier)
+
+    def export(self, carrier: str | None = None) -> AbstractContextManager[Stage]:
+        """Making the candidate's graph; tell the stage what was `exported`."""
+        return self._spans.open(names.EXPORT, carrier=carrier)
+
+    def swap(
+        self, driver: str, from_version: int, to_version: int, carrier: str | None = None
+    ) -> AbstractContextManager[Stage]:
+        """Putting a version into the server."""
+        about: Attributes = {
+            names.SWAP_DRIVER: driver,
+            names.SWAP_FROM: from_version,
+            names.SWAP_TO: to_version,
+        }
+        return self._spans.open(names.SWAP, about, carrier=carrier)
+
+    def verify(self, carrier: str | None = None) -> AbstractContextManager[Stage]:
+        """Asking the server for the golden answers."""
+        return self._spans.open(names.VERIFY, carrier=carrier)
+
+    def commit(self, topic: str, carrier: str | None = None) -> AbstractContextManager[Stage]:
+        """Storing the offsets of the group."""
+        about = self._messaging(names.COMMIT, "settle", topic)
+        return self._spans.open(f"{names.COMMIT} {topic}", about, kind=SpanKind.CLIENT, carrier=carrier)
+
+    # Metrics that no span above records.
+
+    def samples(self, outcome: str, count: int = 1) -> None:
+        """What became of samples: kept, rejected_<why>, stale, duplicate, undecodable."""
+        self._metrics.add(names.SAMPLES, count, {names.OUTCOME: outcome})
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Samples given up without a look, as when a queue is full."""
+        self._metrics.add(names.DROPPED, count, {names.REASON: reason})
+
+    def nonfinite(self, place: str, count: int = 1) -> None:
+        """NaN or infinite values met; what is handed to the other methods is counted by itself."""
+        self._metrics.add(names.NONFINITE, count, {names.PLACE: place})
+
+    def scores(self, entropy_nats: Array, confidence: Array, classes: int) -> None:
+        """Entropy and greatest probability of a batch, [B] each; 16 ranks of larger batches are recorded."""
+        if self._metrics.on:
+            self._metrics.record_batch(names.ENTROPY, entropy_nats / math.log(max(classes, 2)))
+            self._metrics.record_batch(names.CONFIDENCE, confidence)
+
+    def round_done(self, result: str, newest_s: float | None = None) -> None:
+        """A round ended, say adapted, skipped or failed; `newest_s` (epoch) is its newest record's time."""
+        self._metrics.add(names.ROUNDS, 1, {names.RESULT: result})
+        if newest_s is not None:
+            self._metrics.set(names.FRESHNESS, max(0.0, time.time() - newest_s))
+
+    def stream(self, lag: int, queue_bytes: int) -> None:
+        """How far behind the stream the agent is, and what waits in memory."""
+        self._metrics.set(names.LAG, lag)
+        self._metrics.set(names.QUEUE_BYTES, queue_bytes)
+
+    def swap_done(self, result: str, duration_s: float) -> None:
+        """A swap ended: activated, rejected, failed or rolled_back."""
+        self._metrics.add(names.SWAPS, 1, {names.RESULT: result})
+        self._metrics.record(names.SWAP_DURATION, duration_s)
+
+    def model(self, version: int, sha256: str, policy: str, source: str) -> None:
+        """The version that serves now; every span from here on is stamped with it."""
+        self._spans.version = version
+        about = {names.MODEL_SHA256: sha256, names.POLICY: policy, names.MODEL_SOURCE: source}
+        self._metrics.set(names.MODEL_INFO, 1, {names.MODEL_VERSION: version, **about})
+
+    def accuracy_realised(self, version: int, accuracy: float) -> None:
+        """Share of labelled records that a version answered rightly; the newest 8 versions are kept."""
+        self._metrics.set(names.ACCURACY, accuracy, {names.MODEL_VERSION: version})
+
+    def _messaging(self, operation: str, kind: str, topic: str) -> dict[str, str | int | float]:
+        about = {names.OPERATION_NAME: operation, names.OPERATION_TYPE: kind, names.DESTINATION: topic}
+        return {**self._stream, **about}
+
+    @contextmanager
+    def _timed(self, metric: names.Metric) -> Iterator[None]:
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._metrics.record(metric, time.perf_counter() - start_s)

@@ -1,0 +1,130 @@
+"""Every span, metric and attribute name of the agent, declared once.
+
+Messaging names follow the OpenTelemetry semantic conventions 1.44 (that area is still in development); names
+of our own begin with `tta.`. Units are UCUM. Nothing here may hold an id, an offset or a value of a tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# Spans. The three messaging ones are followed by the topic: `process inference.requests`.
+POLL = "poll"
+PROCESS = "process"
+COMMIT = "commit"
+SCORE = "tta.score"
+SELECT = "tta.select"
+ADAPT = "tta.adapt"
+GATE = "tta.gate"
+EXPORT = "tta.export"
+SWAP = "tta.swap"
+VERIFY = "tta.verify"
+SPANS = (POLL, PROCESS, COMMIT, SCORE, SELECT, ADAPT, GATE, EXPORT, SWAP, VERIFY)
+
+FINDING = "tta.gate.check"  # the event of one gate's answer on the gate span
+
+# Attributes of the conventions.
+SYSTEM = "messaging.system"
+OPERATION_NAME = "messaging.operation.name"
+OPERATION_TYPE = "messaging.operation.type"
+DESTINATION = "messaging.destination.name"
+GROUP = "messaging.consumer.group.name"
+MESSAGE_COUNT = "messaging.batch.message_count"
+ERROR_TYPE = "error.type"
+
+# Attributes of our own.
+LINKS_DROPPED = "tta.links.dropped"
+MODEL_VERSION = "tta.model.version"
+MODEL_SHA256 = "tta.model.sha256"
+POLICY = "tta.policy"
+MODEL_SOURCE = "tta.model.source"
+OUTCOME = "tta.outcome"
+REASON = "tta.reason"
+SELECT_KEPT = "tta.select.kept"
+SELECT_TOTAL = "tta.select.total"
+ADAPT_USED = "tta.adapt.used"
+LOSS = "tta.adapt.loss"
+GATE_NAME = "tta.gate.name"
+GATE_VALUE = "tta.gate.value"
+GATE_THRESHOLD = "tta.gate.threshold"
+GATE_VERDICT = "tta.gate.verdict"
+EXPORT_SHA256 = "tta.export.sha256"
+EXPORT_BYTES = "tta.export.bytes"
+SWAP_DRIVER = "tta.swap.driver"
+SWAP_FROM = "tta.swap.from"
+SWAP_TO = "tta.swap.to"
+PLACE = "tta.place"
+RESULT = "tta.result"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `buckets` are a histogram's upper bounds; `series` how many of a gauge are kept."""
+
+    name: str
+    kind: Literal["counter", "histogram", "gauge"]
+    unit: str
+    description: str
+    buckets: tuple[float, ...] = ()
+    series: int = 1
+
+
+_UNIT_BUCKETS = tuple(i / 20 for i in range(1, 21))
+_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+CONSUMED = Metric(
+    "messaging.client.consumed.messages", "counter", "{message}", "Records handed over by the stream"
+)
+PROCESS_DURATION = Metric(
+    "messaging.process.duration", "histogram", "s", "Duration of one round on its worker", _SECONDS_BUCKETS
+)
+ROUNDS = Metric("tta.rounds", "counter", "{round}", "Adaptation rounds, by result")
+SAMPLES = Metric("tta.samples", "counter", "{sample}", "Samples, by what became of them")
+DROPPED = Metric("tta.dropped", "counter", "{sample}", "Samples given up unseen, by reason")
+NONFINITE = Metric("tta.nonfinite", "counter", "{value}", "Values that were NaN or infinite, by place")
+ENTROPY = Metric(
+    "tta.entropy", "histogram", "1", "Entropy of the prediction over ln C (high = unsure)", _UNIT_BUCKETS
+)
+CONFIDENCE = Metric(
+    "tta.confidence", "histogram", "1", "Greatest probability of the prediction", _UNIT_BUCKETS
+)
+ADAPT_DURATION = Metric(
+    "tta.adapt.duration", "histogram", "s", "Duration of one adaptation step", _SECONDS_BUCKETS
+)
+ADAPT_STEPS = Metric("tta.adapt.steps", "counter", "{step}", "Adaptation steps that learnt something")
+ADAPT_LOSS = Metric("tta.adapt.loss", "gauge", "1", "Loss of the last step")
+GATE_CHECKS = Metric("tta.gate.checks", "counter", "{check}", "Answers of the gates, by name and verdict")
+SWAPS = Metric("tta.swaps", "counter", "{swap}", "Swaps of the served graph, by result")
+SWAP_DURATION = Metric("tta.swap.duration", "histogram", "s", "Duration of a swap", _SECONDS_BUCKETS)
+MODEL_INFO = Metric(
+    "tta.model.info", "gauge", "1", "1 for the version that serves; the rest is in attributes"
+)
+LAG = Metric("tta.consumer.lag", "gauge", "{message}", "Records between this member and the end of the log")
+FRESHNESS = Metric("tta.freshness", "gauge", "s", "Age of the newest record of the last round when it ended")
+QUEUE_BYTES = Metric("tta.queue.bytes", "gauge", "By", "Bytes waiting between the threads")
+ACCURACY = Metric(
+    "tta.accuracy.realised", "gauge", "1", "Accuracy of what was served, on labelled records", series=8
+)
+
+METRICS = (
+    CONSUMED,
+    PROCESS_DURATION,
+    ROUNDS,
+    SAMPLES,
+    DROPPED,
+    NONFINITE,
+    ENTROPY,
+    CONFIDENCE,
+    ADAPT_DURATION,
+    ADAPT_STEPS,
+    ADAPT_LOSS,
+    GATE_CHECKS,
+    SWAPS,
+    SWAP_DURATION,
+    MODEL_INFO,
+    LAG,
+    FRESHNESS,
+    QUEUE_BYTES,
+    ACCURACY,
+)

@@ -1,0 +1,215 @@
+"""For the tests of plugins, ours and yours: tiny nets, and the contract that every adapter keeps.
+
+    from tta_agent import testing
+    @pytest.mark.parametrize("check", testing.ADAPTER_CHECKS)
+    def test_contract(check): check(lambda model: MyAdapter(model), testing.tiny_net("batch"))
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tta_agent.norms import TargetNorm
+from tta_agent.protocols import Adapter
+from tta_agent.types import Selection
+
+Kind = Literal["batch", "group", "layer"]
+Make = Callable[[nn.Module], Adapter]
+CLASSES = 4
+
+
+class _ChannelsLast(nn.Module):
+    """LayerNorm over the channels of a map, as ConvNeXt does it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
+
+
+def tiny_net(kind: Kind, *, seed: int = 0) -> nn.Module:
+    """A convolutional net of a few hundred weights, [B, 1, 8, 8] -> [B, 4], inference mode."""
+    torch.manual_seed(seed)
+    norm: dict[str, Callable[[int], nn.Module]] = {
+        "batch": nn.BatchNorm2d,
+        "group": lambda channels: nn.GroupNorm(2, channels),
+        "layer": _ChannelsLast,
+    }
+    make = norm[kind]
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), make(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, stride=2, bias=False), make(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES),
+    )  # fmt: skip
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = torch.randn(8) * 0.1
+            module.running_var = torch.rand(8) + 0.5
+    return net.eval()
+
+
+def batch(n: int = 16, *, seed: int = 1, shift: float = 1.0) -> Tensor:
+    """[n, 1, 8, 8], moved away from zero mean by `shift`."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 1, 8, 8, generator=generator) + shift
+
+
+def everyone(x: Tensor) -> Selection:
+    """All samples teach."""
+    return Selection(torch.arange(len(x)), torch.ones(len(x)))
+
+
+def nobody(x: Tensor) -> Selection:
+    """None does."""
+    return Selection(torch.arange(0), torch.ones(0), {"test": len(x)})
+
+
+def learn(adapter: Adapter, steps: int = 3, *, seed: int = 1) -> None:
+    """A few rounds on different batches."""
+    for i in range(steps):
+        x = batch(seed=seed + i)
+        adapter.step(x, adapter.forward(x), everyone(x))
+
+
+def fingerprint(adapter: Adapter) -> list[Tensor]:
+    """Every tensor of its state, copied."""
+    return list(_tensors(copy.deepcopy(adapter.state_dict())))
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Bit for bit."""
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def check_reset_is_exact(make: Make, model: nn.Module) -> None:
+    """After a reset nothing of what was learnt is left, in weights, averages or optimiser."""
+    adapter, untouched = make(model), make(model)
+    learn(adapter)
+    adapter.reset()
+    assert same(fingerprint(adapter), fingerprint(untouched))
+    learn(adapter)
+    learn(untouched)
+    assert same(fingerprint(adapter), fingerprint(untouched))
+
+
+def check_empty_selection_touches_nothing(make: Make, model: nn.Module) -> None:
+    """Neither weights nor momentum nor statistics."""
+    adapter = make(model)
+    learn(adapter)
+    before, x = fingerprint(adapter), batch(seed=9)
+    report = adapter.step(x, adapter.forward(x), nobody(x))
+    assert (report.used, report.loss) == (0, None)
+    assert same(before, fingerprint(adapter))
+
+
+def check_predict_has_no_side_effect(make: Make, model: nn.Module) -> None:
+    """Not even between forward and step."""
+    adapter, other = make(model), make(model)
+    for each, disturb in ((adapter, True), (other, False)):
+        x = batch()
+        logits = each.forward(x)
+        if disturb:
+            each.predict(batch(5, seed=3))
+        each.step(x, logits, everyone(x))
+    assert same(fingerprint(adapter), fingerprint(other))
+
+
+def check_predict_equals_forward(make: Make, model: nn.Module) -> None:
+    """The same numbers, without graph."""
+    adapter, x = make(model), batch()
+    learn(adapter)
+    predicted = adapter.predict(x)
+    assert not predicted.requires_grad
+    assert torch.allclose(adapter.forward(x), predicted, atol=1e-6)
+
+
+def check_input_is_left_alone(make: Make, model: nn.Module) -> None:
+    """The batch and the model that was given do not change."""
+    before = copy.deepcopy(model.state_dict())
+    adapter, x = make(model), batch()
+    kept = x.clone()
+    adapter.step(x, adapter.forward(x), everyone(x))
+    assert torch.equal(x, kept)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def check_servable_answers_each_alone(make: Make, model: nn.Module) -> None:
+    """One sample's answer does not depend on what else is in the batch; plain layers only."""
+    adapter, x = make(model), batch()
+    learn(adapter)
+    served = adapter.servable()
+    assert not any(isinstance(module, TargetNorm) for module in served.modules())
+    assert served.state_dict().keys() == model.state_dict().keys()
+    with torch.no_grad():
+        alone = torch.cat([served(x[i : i + 1]) for i in range(len(x))])
+        assert torch.allclose(served(x), alone, atol=1e-5)
+
+
+def check_servable_stands_still(make: Make, model: nn.Module) -> None:
+    """Learning on does not move a snapshot."""
+    adapter = make(model)
+    served = adapter.servable()
+    before = copy.deepcopy(served.state_dict())
+    learn(adapter)
+    assert all(torch.equal(before[name], tensor) for name, tensor in served.state_dict().items())
+
+
+def check_state_round_trip(make: Make, model: nn.Module) -> None:
+    """A second adapter with the first one's state goes on bit-equal."""
+    one, other = make(model), make(model)
+    learn(one)
+    other.load_state_dict(one.state_dict())
+    learn(one, seed=20)
+    learn(other, seed=20)
+    assert same(fingerprint(one), fingerprint(other))
+
+
+def check_odd_batches(make: Make, model: nn.Module) -> None:
+    """One sample, a short batch and constant images raise nothing and write no NaN."""
+    adapter = make(model)
+    for x in (batch(1), batch(3), torch.zeros(8, 1, 8, 8), torch.ones(1, 1, 8, 8)):
+        adapter.step(x, adapter.forward(x), everyone(x))
+    assert all(torch.isfinite(t).all() for t in fingerprint(adapter) if t.is_floating_point())
+
+
+def check_nan_input_resets(make: Make, model: nn.Module) -> None:
+    """NaN never reaches the weights: reset, and reported."""
+    adapter, untouched = make(model), make(model)
+    learn(adapter)
+    x = torch.full((4, 1, 8, 8), float("nan"))
+    report = adapter.step(x, adapter.forward(x), everyone(x))
+    if report.used == 0 and not report.diagnostics:
+        return  # an adapter that learns nothing has nothing to protect
+    assert report.diagnostics["nonfinite"]
+    assert same(fingerprint(adapter), fingerprint(untouched))
+
+
+ADAPTER_CHECKS: tuple[Callable[[Make, nn.Module], None], ...] = (
+    check_reset_is_exact,
+    check_empty_selection_touches_nothing,
+    check_predict_has_no_side_effect,
+    check_predict_equals_forward,
+    check_input_is_left_alone,
+    check_servable_answers_each_alone,
+    check_servable_stands_still,
+    check_state_round_trip,
+    check_odd_batches,
+    check_nan_input_resets,
+)
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for part in value.values() for t in _tensors(part)]
+    if isinstance(value, list | tuple):
+        return [t for part in value for t in _tensors(part)]
+    return []

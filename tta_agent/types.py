@@ -1,0 +1,172 @@
+"""The values that travel. Everything speaks in these; they import nothing of ours.
+
+Letters: B samples in a batch, C classes, K selected samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array: TypeAlias = npt.NDArray[Any]
+Partition: TypeAlias = tuple[str, int]  # topic, number
+Positions: TypeAlias = Mapping[Partition, int]  # the next offset to read
+Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """One record as the log holds it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One inference on one sample.
+
+    Attributes:
+        id: inference id; labels are joined on it.
+        time_s: when it happened, seconds since the epoch.
+        x: the sample as the model takes it, without the batch axis, float32.
+        served: logits that the server answered, [C], or None where only the request was logged.
+        version: model version that answered, or None.
+        key: entity key (session, device, patient); decides who is held out for the gate. Defaults to the id.
+        traceparent: W3C trace context of the request, or None.
+        topic, partition, offset: where it stood.
+        identity: (source, id, type); equal identities are duplicates.
+    """
+
+    id: str
+    time_s: float
+    x: Array
+    served: Array | None
+    version: int | None
+    key: str
+    traceparent: str | None
+    topic: str
+    partition: int
+    offset: int
+    identity: tuple[str, str, str] = ("", "", "")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds in memory, for bounded queues."""
+        return self.x.nbytes + (self.served.nbytes if self.served is not None else 0) + 256
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The truth about one inference, arriving late."""
+
+    id: str
+    label: int
+    time_s: float
+    topic: str = ""
+    partition: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a selector may look at: inputs [B, ...], detached logits [B, C], side-effect-free second looks."""
+
+    x: Tensor
+    logits: Tensor
+    predict: Callable[[Tensor], Tensor]
+    source_logits: Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Who teaches: `index` [K] into the batch, `weight` [K] of each, and why the others do not."""
+
+    index: Tensor
+    weight: Tensor
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did. `loss` is None where nothing was learnt from."""
+
+    seen: int
+    used: int
+    loss: float | None
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the gates may look at: two graphs, in inference mode, on the same held-out records.
+
+    Attributes:
+        serving, candidate: logits of both graphs on the window, [N, C] each, in the same order.
+        wins, losses: labelled records of the window on which only the candidate (only serving) is right.
+        labels: labelled records of the window.
+        alpha: the share of the error budget that this candidate may spend.
+        parity: share of fixed inputs on which torch and the exported graph agree in argmax, and the largest
+            absolute difference of their logits there.
+        size_ratio: bytes of the candidate's graph over bytes of serving's.
+    """
+
+    serving: Array
+    candidate: Array
+    wins: int
+    losses: int
+    labels: int
+    alpha: float
+    parity: tuple[float, float] = (1.0, 0.0)
+    size_ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One gate's answer: the number, the side it must stay on, and a sentence for people."""
+
+    gate: str
+    value: float
+    threshold: float
+    verdict: Verdict
+    reason: str
+    bound: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A fixed batch and the answers a version must give to it, for verifying a swap."""
+
+    x: Array
+    logits: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One immutable graph of the ledger."""
+
+    number: int
+    sha256: str
+    path: Path
+    proof: Literal["source", "certified", "rehearsed", "guarded", "none"]
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities along the last axis, float64."""
+    z = np.asarray(logits, dtype=np.float64)
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
