@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from parts.kafka.broker import broker, start, stop
 
 from tta_agent.errors import ConfigError, StreamError
 from tta_agent.protocols import Producer, Source
@@ -24,6 +26,7 @@ from tta_agent.types import Partition, RawRecord
 
 LIMIT_S = 30.0  # generous: only a hang reaches it
 PARTITIONS = 4
+IGNORE_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 class Backend:
@@ -72,6 +75,13 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
         ensure_topics(address, [backend.topic], PARTITIONS)
     yield backend
     backend.close()
+
+
+@pytest.fixture
+def leaves_sockets() -> Iterator[None]:
+    """Kafka's client leaves sockets of refused connections to the garbage collector: let it run in this test."""
+    yield
+    gc.collect()
 
 
 def take(source: Source, count: int) -> list[RawRecord]:
@@ -541,6 +551,8 @@ def test_embedded_a_failed_write_is_told_and_made_good(tmp_path: Path) -> None:
     source.close()
 
 
+@pytest.mark.usefixtures("leaves_sockets")
+@IGNORE_SOCKETS
 def test_kafka_an_unreachable_broker_is_named_soon() -> None:
     started_s = time.monotonic()
     for make in (
@@ -557,6 +569,8 @@ def unreachable_producer() -> None:
     KafkaStreamProducer("127.0.0.1:1", connect_timeout_s=2.0)
 
 
+@pytest.mark.usefixtures("leaves_sockets")
+@IGNORE_SOCKETS
 def test_kafka_an_unknown_host_is_named() -> None:
     with pytest.raises(StreamError, match="check the host name"):
         KafkaSource("no-such-host.invalid:9092", ["t"], "agent", connect_timeout_s=1.0)
@@ -582,4 +596,43 @@ def test_kafka_a_missing_topic_is_named(kafka: str) -> None:
     producer = KafkaStreamProducer(kafka, connect_timeout_s=1.0)
     with pytest.raises(StreamError, match="no-such-topic"):
         producer.send("no-such-topic", b"k", b"v")
+    producer.close()
+
+
+@pytest.mark.kafka
+def test_kafka_very_short_polls_get_their_partitions(kafka: str) -> None:
+    """The client forgets joins that outlast a poll; with new topics each time it meets them on its way."""
+    for _ in range(8):
+        name = f"t-{uuid.uuid4().hex[:8]}"
+        ensure_topics(kafka, [name], PARTITIONS)
+        source = KafkaSource(kafka, [name], name)
+        deadline_s = time.monotonic() + LIMIT_S
+        while len(source.assignment()) < PARTITIONS and time.monotonic() < deadline_s:
+            source.poll(0.003)
+        assert len(source.assignment()) == PARTITIONS
+        source.close()
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@IGNORE_SOCKETS
+@pytest.mark.usefixtures("kafka", "leaves_sockets")
+def test_kafka_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
+    with broker(tmp_path) as address:
+        ensure_topics(address, ["t"], PARTITIONS)
+        source = KafkaSource(address, ["t"], "agent", start="earliest", silence_limit_s=12.0)
+        producer = KafkaStreamProducer(address, delivery_timeout_s=30.0)
+        producer.send("t", b"k", b"before")
+        records = take(source, 1)
+    assert nothing_comes(source)
+    source.commit(ends(records))  # is dropped
+    assert source.lag() == 0
+    producer.send("t", b"k", b"meanwhile")
+    process = start(tmp_path / "server.properties", tmp_path)
+    assert [r.value for r in take(source, 1)] == [b"meanwhile"]
+    producer.flush()
+    stop(process)
+    with pytest.raises(StreamError, match=f"{address} did not answer"):
+        take(source, 1)
+    source.close()
     producer.close()

@@ -16,40 +16,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tta_agent import checkpoint
 from tta_agent.batching import Batch, Batcher
-from tta_agent.court import Court, Proposal
+from tta_agent.court import Court
 from tta_agent.intake import Decoder, Sorted, Sorter
 from tta_agent.journal import Journal
-from tta_agent.pipes import Direct, Pipe, Threaded
+from tta_agent.messages import Chunk, Marker, Proposal
+from tta_agent.pipes import Rooms
 from tta_agent.protocols import Source
 from tta_agent.teacher import Round, Teacher
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Label, Partition, Positions, Record
+from tta_agent.types import Partition, Positions
 
 STOP_WITHIN_S = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Reader to learner: what one poll brought, and where to read on after it."""
-
-    items: list[Record | Label]
-    positions: Positions
-
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """Learner to decider: everything before this belongs to one checkpoint."""
-
-    learner: Mapping[str, Any]
-    positions: Positions
-    carrier: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +79,12 @@ class Agent:
         self._positions: dict[Partition, int] = {}
         self._proposed = self._marked = 0
         self.sorted_total: Counter[str] = Counter()
-        self._realised: dict[int, tuple[int, int]] = {}
         self._carrier: str | None = None
         self._propose, self._reset, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._commits: deque[tuple[Positions, str | None]] = deque()
-        self._rooms: list[Threaded] = []
-        self._to_decider = self._room("decider", self.decide, self._idle_decider, threaded)
-        self._to_learner = self._room("learner", self.learn, self._idle_learner, threaded)
+        self._rooms = Rooms(threaded, rhythm.queue_bytes)
+        self._to_decider = self._rooms.upstream_of_all("decider", self.decide, self._idle_decider)
+        self._to_learner = self._rooms.upstream_of_all("learner", self.learn, self._idle_learner)
 
     # reader
 
@@ -114,8 +96,9 @@ class Agent:
             items = self.decoder.read(raws)
             after = {(raw.topic, raw.partition): raw.offset + 1 for raw in raws}
             with self.telemetry.poll(raws[0].topic, len(raws)):
-                self.telemetry.stream(self.source.lag(), sum(room.held_bytes for room in self._rooms))
-            self._to_learner.put(Chunk(items, after), sum(i.nbytes for i in items if isinstance(i, Record)))
+                self.telemetry.stream(self.source.lag(), self._rooms.held_bytes)
+            chunk = Chunk(items, after)
+            self._to_learner.put(chunk, chunk.nbytes)
         self._commit()
         return len(raws)
 
@@ -166,11 +149,14 @@ class Agent:
             return
         self._propose.clear()
         self._proposed = self.teacher.rounds
-        history = {"rounds": self.teacher.rounds, "records": dict(self.teacher.totals)}
-        module = self.teacher.adapter.servable()
         positions = {f"{topic}/{partition}": offset for (topic, partition), offset in self._positions.items()}
-        proposal = Proposal(module, dict(self._positions), {**history, "positions": positions}, self._carrier)
-        self._to_decider.put(proposal)
+        history = {
+            "rounds": self.teacher.rounds,
+            "records": dict(self.teacher.totals),
+            "positions": positions,
+        }
+        module = self.teacher.adapter.servable()
+        self._to_decider.put(Proposal(module, dict(self._positions), history, self._carrier))
 
     def _maybe_mark(self) -> None:
         if self.teacher.rounds - self._marked >= self.rhythm.checkpoint_every:
@@ -192,9 +178,7 @@ class Agent:
             self.sorted_total[reason] += count
             self.telemetry.samples(reason, count)
         for outcome in piles.outcomes:
-            right, all_ = self._realised.get(outcome.version, (0, 0))
-            self._realised[outcome.version] = (right + outcome.correct, all_ + 1)
-            self.telemetry.accuracy_realised(outcome.version, (right + outcome.correct) / (all_ + 1))
+            self.telemetry.accuracy_realised(outcome.version, outcome.accuracy)
 
     # decider
 
@@ -214,7 +198,11 @@ class Agent:
             self._propose.set()
 
     def _save(self, marker: Marker) -> None:
-        state = {"learner": marker.learner, "court": self.court.state_dict(), "positions": dict(marker.positions)}
+        state = {
+            "learner": marker.learner,
+            "court": self.court.state_dict(),
+            "positions": dict(marker.positions),
+        }
         checkpoint.save(self._path, self._fingerprint, state)
         self._commits.append((marker.positions, marker.carrier))
 
@@ -239,42 +227,22 @@ class Agent:
         Raises:
             TtaError: what ended a room, after the others have been ended.
         """
-        for room in self._rooms:
-            room.start()
+        self._rooms.start()
         self.read(0.0)  # joins the group: what comes from here on is seen
         self.journal.status(ready=True)
         try:
             while not self._stop.is_set():
                 self.read()
-                self._raise_failure()
+                self._rooms.raise_failure()
         finally:
-            self._finish()
+            self._rooms.finish(STOP_WITHIN_S, after_first=self._mark)
+            self._commit()
+            self.source.close()
+        self._rooms.raise_failure()
 
     def stop(self) -> None:
         """Ask `run` to end. Safe from a signal handler."""
         self._stop.set()
-
-    def _finish(self) -> None:
-        learner, decider = self._rooms[1], self._rooms[0]
-        learner.finish(STOP_WITHIN_S)
-        if learner.error is None and decider.error is None:
-            self._mark()
-        decider.finish(STOP_WITHIN_S)
-        self._commit()
-        self.source.close()
-        self._raise_failure()
-
-    def _raise_failure(self) -> None:
-        for room in self._rooms:
-            if room.error is not None:
-                raise room.error
-
-    def _room(self, name: str, work: Callable[[Any], None], idle: Callable[[], None], threaded: bool) -> Pipe:
-        if not threaded:
-            return Direct(work)
-        room = Threaded(name, work, idle, self.rhythm.queue_bytes)
-        self._rooms.append(room)
-        return room
 
     def _idle_learner(self) -> None:
         self._obey_reset()

@@ -37,9 +37,7 @@ def load_source(settings: Settings) -> models.Source:
     """The deployed model, on its device."""
     torch.set_num_threads(settings.model.threads)
     m = settings.model
-    return models.load(
-        m.name, m.factory, m.weights, shape=m.input_shape, classes=m.classes, device=m.device
-    )
+    return models.load(m.name, m.factory, m.weights, shape=m.input_shape, classes=m.classes, device=m.device)
 
 
 def open_ledger(settings: Settings, source: models.Source, master: MasterGraph | None = None) -> Ledger:

@@ -55,7 +55,9 @@ def run(
     agent = build.agent(settings)
     print(build.describe(settings, build.load_source(settings)), flush=True)
     resumed = agent.resume()
-    print(f"resumed after {agent.teacher.rounds} rounds" if resumed else "starting from the source", flush=True)
+    print(
+        f"resumed after {agent.teacher.rounds} rounds" if resumed else "starting from the source", flush=True
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: agent.stop())
     try:
@@ -75,7 +77,9 @@ def serve() -> None:
 
 @app.command()
 def rollback(
-    to: Annotated[int | None, typer.Option(help="Version to go back to; default: the one that served before.")] = None,
+    to: Annotated[
+        int | None, typer.Option(help="Version to go back to; default: the one that served before.")
+    ] = None,
 ) -> None:
     """Put an earlier version back into the server. A running agent starts over and cools down."""
     settings = _settings()
@@ -114,8 +118,12 @@ def import_npz(
     npz: Annotated[Path, typer.Argument(help="Arrays inputs [N,C,H,W], labels [N]?, domain [N]?")],
     out: Annotated[Path, typer.Argument(help="Folder of the new recording.")],
     model: Annotated[str, typer.Option(help="Name of the model that it is for.")] = "model",
-    scale: Annotated[float, typer.Option(help="Inputs are multiplied by this (uint8 images: 0.00392156862745098).")] = 1.0,
-    mean: Annotated[str, typer.Option(help="Then minus this, one number or one a channel, comma-separated.")] = "0",
+    scale: Annotated[
+        float, typer.Option(help="Inputs are multiplied by this (uint8 images: 0.00392156862745098).")
+    ] = 1.0,
+    mean: Annotated[
+        str, typer.Option(help="Then minus this, one number or one a channel, comma-separated.")
+    ] = "0",
     std: Annotated[str, typer.Option(help="Then divided by this.")] = "1",
     rate: Annotated[float, typer.Option(help="Records per second of recorded time.")] = 100.0,
 ) -> None:
@@ -155,7 +163,9 @@ def replay(
     label_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of records that get a label.")] = 0.5,
     label_delay_s: Annotated[float, typer.Option(min=0, help="Recorded seconds until a label comes.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Chooses which records get a label.")] = 0,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the result here; default: print it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Write the result here; default: print it.")
+    ] = None,
 ) -> None:
     """Run one policy over a recording: selection, adapter, gate and swap, as fast as the machine allows."""
     settings = _settings(**({"policy": policy} if policy else {}))
@@ -180,9 +190,9 @@ def _settings(**flags: Any) -> Settings:
     return settings
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return [float(part) for part in text.split(",")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"{text!r} is not a number or a comma-separated list of them") from None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -15,31 +16,16 @@ from torch import nn
 from tta_agent.errors import GraphError, LedgerError, SwapError
 from tta_agent.graph import MasterGraph, answers, parity
 from tta_agent.journal import Journal
+from tta_agent.messages import Proposal
 from tta_agent.protocols import Gate, Swapper
 from tta_agent.sessions import Session, open_session, run
+from tta_agent.swap import bring_up, golden
 from tta_agent.telemetry import Telemetry
 from tta_agent.trial import Trial
-from tta_agent.types import Finding, Golden, Label, Positions, Record, Version
+from tta_agent.types import Finding, Label, Positions, Record, Version
 from tta_agent.versions import Ledger
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A frozen copy of the adapted model, and what it has learnt from.
-
-    Attributes:
-        module: inference mode; each sample's answer is its own.
-        born: offsets after the last record that it has learnt from.
-        history: counts for the manifest.
-        carrier: trace context of the round that made it.
-    """
-
-    module: nn.Module
-    born: Positions
-    history: Mapping[str, Any]
-    carrier: str | None
 
 
 class Court:
@@ -74,7 +60,7 @@ class Court:
         self._telemetry, self._journal, self._swap = telemetry, journal, swap
         self._driver = type(swapper).__name__
         self._alpha, self._patience_records, self._cooldown_s = alpha, patience_records, cooldown_s
-        self._open = lambda graph: open_session(graph, threads=threads, device=device)
+        self._open = functools.partial(open_session, threads=threads, device=device)
         self.trial: Trial | None = None
         self._tried = 0  # candidates since the last promotion
         self.labels_used = 0
@@ -96,8 +82,7 @@ class Court:
         """
         self._swapper.probe()
         if self._swapper.live() != self.serving.number:
-            self._swapper.publish(self.serving, self._golden(self._session))
-            self._swapper.activate(self.serving)
+            bring_up(self._swapper, self.serving, golden(self._session, self._master.fixed))
 
     def wants_candidate(self) -> bool:
         """No cool-down holds."""
@@ -139,13 +124,20 @@ class Court:
         self._carrier = proposal.carrier
         ratio = len(graph) / self.serving.path.stat().st_size
         self.trial = self._begin(version, candidate, proposal.born, agreement, ratio)
-        self._journal.event("candidate", version=version.number, parent=self.serving.number, **proposal.history)
+        self._journal.event(
+            "candidate", version=version.number, parent=self.serving.number, **proposal.history
+        )
 
     def _parity(self, module: nn.Module, session: Session) -> tuple[float, float]:
         return parity(answers(module, self._master.fixed), run(session, self._master.fixed))
 
     def _begin(
-        self, version: Version, session: Session, born: Positions, agreement: tuple[float, float], ratio: float
+        self,
+        version: Version,
+        session: Session,
+        born: Positions,
+        agreement: tuple[float, float],
+        ratio: float,
     ) -> Trial:
         alpha = 6 * self._alpha / (math.pi * self._tried) ** 2
         return Trial(
@@ -193,7 +185,9 @@ class Court:
         self._tell(number, outcome, findings)
 
     def _tell(self, number: int, outcome: str, findings: Sequence[Finding]) -> None:
-        self._journal.event("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])
+        self._journal.event(
+            "verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings]
+        )
         self._journal.status(trial=None, verdict={"version": number, "outcome": outcome})
 
     def _promote(self, trial: Trial, findings: Sequence[Finding]) -> None:
@@ -205,7 +199,8 @@ class Court:
         before, started_s = self.serving.number, time.monotonic()
         try:
             with self._telemetry.swap(self._driver, before, trial.version.number, self._carrier):
-                self._activate(trial)
+                expected = golden(trial.candidate, self._master.fixed)
+                bring_up(self._swapper, trial.version, expected, self._telemetry.verify(self._carrier))
         except SwapError as error:
             self._swap_failed(error, findings, time.monotonic() - started_s)
             return
@@ -225,26 +220,16 @@ class Court:
         self._drop("swap failed", findings)
         self._cool_down()
 
-    def _activate(self, trial: Trial) -> None:
-        golden = self._golden(trial.candidate)
-        self._swapper.publish(trial.version, golden)
-        self._swapper.activate(trial.version)
-        try:
-            with self._telemetry.verify(self._carrier):
-                self._swapper.verify(golden)
-        except SwapError:
-            self._swapper.rollback()
-            raise
-
-    def _golden(self, session: InferenceSession) -> Golden:
-        return Golden(self._master.fixed, run(session, self._master.fixed))
-
     def _cool_down(self) -> None:
         self._cool_until_s = time.monotonic() + self._cooldown_s
 
     def state_dict(self) -> dict[str, Any]:
         """The trial and its budget."""
-        return {"trial": self.trial.state_dict() if self.trial else None, "tried": self._tried, "labels_used": self.labels_used}
+        return {
+            "trial": self.trial.state_dict() if self.trial else None,
+            "tried": self._tried,
+            "labels_used": self.labels_used,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the trial where its candidate is still in the ledger and undecided."""
@@ -256,6 +241,8 @@ class Court:
             version = self._ledger.get(saved["number"])
             if not self._ledger.verdict(version.number):
                 session = self._open(version.path)
-                self.trial = self._begin(version, session, saved["born"], saved["parity"], saved["size_ratio"])
+                self.trial = self._begin(
+                    version, session, saved["born"], saved["parity"], saved["size_ratio"]
+                )
                 self.trial.alpha = saved["alpha"]
                 self.trial.load_state_dict(saved)

@@ -53,19 +53,23 @@ class MasterGraph:
         """The graph with the tensors of `module`, serialised."""
         module = copy.deepcopy(module).cpu()
         if not self.patchable:
-            return export(module, torch.from_numpy(self.fixed[:2])).SerializeToString()
+            return bytes(export(module, torch.from_numpy(self.fixed[:2])).SerializeToString())
         for name, tensor in floats(module).items():
             slot = self._slots[name]
             value = tensor.numpy()
             if onnx.numpy_helper.to_array(slot).shape != value.shape:
-                raise GraphError(f"tensor {name!r} has shape {value.shape}, the graph expects {list(slot.dims)}")
+                raise GraphError(
+                    f"tensor {name!r} has shape {value.shape}, the graph expects {list(slot.dims)}"
+                )
             slot.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return self._proto.SerializeToString()
+        return bytes(self._proto.SerializeToString())
 
     def _prove_map(self) -> bool:
         missing = floats(self._source).keys() - self._slots.keys()
         if missing:
-            log.warning("%s is not in the graph under its name: each candidate is exported anew", min(missing))
+            log.warning(
+                "%s is not in the graph under its name: each candidate is exported anew", min(missing)
+            )
             return False
         self.patchable = True
         try:
@@ -79,7 +83,9 @@ class MasterGraph:
     def _check(self, module: nn.Module, graph: bytes, what: str) -> None:
         apart = parity(answers(module, self.fixed), run(open_session(graph), self.fixed))[1]
         if not apart <= TOLERANCE:
-            raise GraphError(f"{what} answers otherwise in ONNX Runtime than in torch: logits differ by {apart:.2g}")
+            raise GraphError(
+                f"{what} answers otherwise in ONNX Runtime than in torch: logits differ by {apart:.2g}"
+            )
 
 
 def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
@@ -104,7 +110,18 @@ def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
             raise GraphError(f"the model cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
     if program is None:
         raise GraphError("the exporter gave no graph")
-    return program.model_proto  # type: ignore[no-any-return]
+    return _bare(program.model_proto)
+
+
+def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes: they hold file names and source lines of the machine that exported."""
+    for thing in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer, *proto.graph.value_info):
+        del thing.metadata_props[:]
+        thing.doc_string = ""
+    for function in proto.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    return proto
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:

@@ -51,10 +51,7 @@ def load(
             "or TTA_MODEL__FACTORY=<module:callable> (one of the two)"
         )
     state = _read(weights) if weights else None
-    if name is not None:
-        module = _from_timm(name, state, classes)
-    else:
-        module = _from_factory(str(factory))
+    module = _from_timm(name, state, classes) if name is not None else _from_factory(str(factory))
     if state is not None:
         _fill(module, state, weights)
     where = pick_device(device)
@@ -75,7 +72,9 @@ def pick_device(device: str) -> torch.device:
         index = int(device.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
             there = torch.cuda.device_count()
-            raise ConfigError(f"TTA_MODEL__DEVICE={device}: {there} CUDA devices are visible; use auto or cpu")
+            raise ConfigError(
+                f"TTA_MODEL__DEVICE={device}: {there} CUDA devices are visible; use auto or cpu"
+            )
     return torch.device(device)
 
 
@@ -83,17 +82,23 @@ def _from_timm(name: str, state: dict[str, Tensor] | None, classes: int | None) 
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
-        raise ConfigError(f"TTA_MODEL__NAME={name}: timm has no such model; {nearest(name, timm.list_models())}")
+        raise ConfigError(
+            f"TTA_MODEL__NAME={name}: timm has no such model; {nearest(name, timm.list_models())}"
+        )
     if state is None:
-        raise ConfigError(f"TTA_MODEL__NAME={name} needs TTA_MODEL__WEIGHTS=<the deployed weights> (nothing is downloaded)")
-    extra = {"num_classes": classes} if classes else {}
-    return timm.create_model(name, pretrained=False, **extra)  # type: ignore[no-any-return]
+        raise ConfigError(
+            f"TTA_MODEL__NAME={name} needs TTA_MODEL__WEIGHTS=<the deployed weights> (nothing is downloaded)"
+        )
+    extra: dict[str, Any] = {"num_classes": classes} if classes else {}
+    return timm.create_model(name, pretrained=False, **extra)
 
 
 def _from_factory(path: str) -> nn.Module:
     module = plugins.import_path(path)()
     if not isinstance(module, nn.Module):
-        raise ConfigError(f"TTA_MODEL__FACTORY={path} gave a {type(module).__name__}, expected a torch.nn.Module")
+        raise ConfigError(
+            f"TTA_MODEL__FACTORY={path} gave a {type(module).__name__}, expected a torch.nn.Module"
+        )
     return module
 
 
@@ -115,7 +120,9 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path | None) -> Non
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ConfigError(f"TTA_MODEL__WEIGHTS={path} does not fit the model: {str(error).splitlines()[-1].strip()}") from None
+        raise ConfigError(
+            f"TTA_MODEL__WEIGHTS={path} does not fit the model: {str(error).splitlines()[-1].strip()}"
+        ) from None
     lost = [key for key in missing if not key.endswith("num_batches_tracked")]
     if lost or unexpected:
         what = f"{lost[0]!r} is missing" if lost else f"{unexpected[0]!r} is not in the model"

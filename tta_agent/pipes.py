@@ -49,7 +49,12 @@ class Threaded:
     """
 
     def __init__(
-        self, name: str, work: Callable[[Any], None], idle: Callable[[], None], limit_bytes: int, tick_s: float = 0.2
+        self,
+        name: str,
+        work: Callable[[Any], None],
+        idle: Callable[[], None],
+        limit_bytes: int,
+        tick_s: float = 0.2,
     ) -> None:
         self.name = name
         self.error: BaseException | None = None
@@ -110,3 +115,41 @@ class Threaded:
             self._held_bytes -= entry[1]
             self._room.notify_all()
         return True
+
+
+class Rooms:
+    """The threads of an agent, in the order of the data; or none, where rooms are called directly."""
+
+    def __init__(self, threaded: bool, limit_bytes: int) -> None:
+        self._threaded, self._limit_bytes = threaded, limit_bytes
+        self._rooms: list[Threaded] = []
+
+    def upstream_of_all(self, name: str, work: Callable[[Any], None], idle: Callable[[], None]) -> Pipe:
+        """A room before those that there are: rooms are built from the last to the first."""
+        if not self._threaded:
+            return Direct(work)
+        self._rooms.insert(0, Threaded(name, work, idle, self._limit_bytes))
+        return self._rooms[0]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait between all rooms."""
+        return sum(room.held_bytes for room in self._rooms)
+
+    def start(self) -> None:
+        """All begin to work."""
+        for room in self._rooms:
+            room.start()
+
+    def raise_failure(self) -> None:
+        """What ended a room, if one has ended."""
+        for room in self._rooms:
+            if room.error is not None:
+                raise room.error
+
+    def finish(self, timeout_s: float, after_first: Callable[[], None]) -> None:
+        """End each when it has worked on what came from the one before; `after_first` between them."""
+        for i, room in enumerate(self._rooms):
+            room.finish(timeout_s)
+            if i == 0 and all(r.error is None for r in self._rooms):
+                after_first()

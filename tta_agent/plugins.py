@@ -28,7 +28,9 @@ def load(kind: Kind, name: str) -> Any:
     found = entry_points(group=f"tta_agent.{kind}", name=name)
     if not found:
         what = kind.removesuffix("s")
-        raise PluginNotFound(f"no {what} is called {name!r}; {nearest(name, available(kind))}, or module:Class")
+        raise PluginNotFound(
+            f"no {what} is called {name!r}; {nearest(name, available(kind))}, or module:Class"
+        )
     return next(iter(found)).load()
 
 

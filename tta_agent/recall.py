@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tta_agent.errors import LedgerError
 from tta_agent.journal import Journal
-from tta_agent.sessions import open_session, run
+from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
+from tta_agent.swap import bring_up, golden
 from tta_agent.swappers.oip import OipSwapper
-from tta_agent.types import Golden
 from tta_agent.versions import Ledger
 
 
@@ -26,13 +26,11 @@ def rollback(settings: Settings, to: int | None) -> int:
     version = ledger.get(number)
     if version.proof == "none":
         raise LedgerError(f"version {number} was never proved to be better; see `tta-agent versions`")
-    inputs = ledger.golden_inputs()
-    golden = Golden(inputs, run(open_session(version.path), inputs))
     swapper = OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
     swapper.probe()
-    swapper.publish(version, golden)
-    swapper.activate(version)
-    swapper.verify(golden)
+    bring_up(swapper, version, golden(open_session(version.path), ledger.golden_inputs()))
     ledger.serve(number)
-    Journal(settings.store.path).event("rollback", version=number, before=aliases.get("serving"), by="command")
+    Journal(settings.store.path).event(
+        "rollback", version=number, before=aliases.get("serving"), by="command"
+    )
     return number

@@ -15,8 +15,6 @@ from tta_agent.sources.recording import RecordingWriter, Row
 from tta_agent.streams import open_source
 from tta_agent.types import Label, RawRecord, Record
 
-ANY_SHAPE = (None,)
-
 
 def record(
     settings: Settings,
@@ -35,15 +33,12 @@ def record(
         StreamError: the stream cannot be reached.
     """
     s = settings.model_copy(update={"stream": settings.stream.model_copy(update={"start": "earliest"})})
-    classes = s.model.classes or 1 << 31
     labels = {
-        item.id: item.label
-        for item in _items(s, s.stream.labels_topic, follow_s, classes)
-        if isinstance(item, Label)
+        item.id: item.label for item in _items(s, s.stream.labels_topic, follow_s) if isinstance(item, Label)
     }
     done = 0
-    with RecordingWriter(folder, model=s.model.served_as) as writer:
-        for item in _items(s, s.stream.topic, follow_s, classes):
+    with RecordingWriter(folder, model=s.model.served_as, classes=s.model.classes) as writer:
+        for item in _items(s, s.stream.topic, follow_s):
             if isinstance(item, Record) and done < count:
                 writer.add(_row(item, labels.get(item.id)))
                 done += 1
@@ -55,23 +50,31 @@ def record(
 
 def _row(record: Record, label: int | None) -> Row:
     return Row(
-        record.id, record.time_s, record.key, record.x, label=label, served=record.served, version=record.version
+        record.id,
+        record.time_s,
+        record.key,
+        record.x,
+        label=label,
+        served=record.served,
+        version=record.version,
     )
 
 
-def _items(settings: Settings, topic: str, follow_s: float, classes: int) -> Iterator[Record | Label]:
+def _items(settings: Settings, topic: str, follow_s: float) -> Iterator[Record | Label]:
     # a group of its own: the agent's positions stay where they are
-    source = open_source(settings, [topic], group=f"{settings.stream.group}-record-{os.getpid()}-{time.time_ns()}")
+    source = open_source(
+        settings, [topic], group=f"{settings.stream.group}-record-{os.getpid()}-{time.time_ns()}"
+    )
     with closing(source):
         last_s = time.monotonic()
         while time.monotonic() - last_s < follow_s:
             for raw in source.poll(0.25):
                 last_s = time.monotonic()
-                yield from _decode(raw, settings.model.input_shape, classes)
+                yield from _decode(raw)
 
 
-def _decode(raw: RawRecord, shape: tuple[int, ...] | None, classes: int) -> list[Record | Label]:
+def _decode(raw: RawRecord) -> list[Record | Label]:
     try:
-        return cloudevents.decode(raw, shape or ANY_SHAPE, classes)
+        return cloudevents.decode(raw, None, None)
     except DecodeError:
-        return []
+        return []  # what the agent could not read, a replay could not either

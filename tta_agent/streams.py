@@ -22,7 +22,9 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
 
         options = client_options(s)
         ensure_topics(s.bootstrap_servers, topics, s.partitions, client_options=options)
-        return KafkaSource(s.bootstrap_servers, topics, group or s.group, start=s.start, client_options=options)
+        return KafkaSource(
+            s.bootstrap_servers, topics, group or s.group, start=s.start, client_options=options
+        )
     from tta_agent.sources.embedded import EmbeddedSource
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
@@ -67,4 +69,6 @@ def _password(stream: StreamSettings) -> str | None:
     try:
         return stream.sasl_password_file.read_text().strip()
     except OSError as error:
-        raise ConfigError(f"TTA_STREAM__SASL_PASSWORD_FILE={stream.sasl_password_file}: {error.strerror}") from None
+        raise ConfigError(
+            f"TTA_STREAM__SASL_PASSWORD_FILE={stream.sasl_password_file}: {error.strerror}"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ class Teacher:
         with self._telemetry.score():
             logits = self.adapter.forward(batch)
             seen = logits.detach()
-            numbers = [score(seen).cpu().numpy() for score in (scores.entropy, scores.confidence, scores.margin)]
+            entropy, confidence, margin = (
+                score(seen).cpu().numpy() for score in (scores.entropy, scores.confidence, scores.margin)
+            )
         with self._telemetry.select() as stage:
             selection = self._select(batch, seen)
             stage.selected(len(selection.index), len(x))
@@ -68,8 +71,8 @@ class Teacher:
             report = self.adapter.step(batch, logits, selection)
             stage.adapted(report)
         self._count(selection, report)
-        self._telemetry.scores(numbers[0], numbers[1], seen.shape[1])
-        return Round(seen.cpu().numpy(), *numbers, dict(selection.dropped), report)
+        self._telemetry.scores(entropy, confidence, seen.shape[1])
+        return Round(seen.cpu().numpy(), entropy, confidence, margin, dict(selection.dropped), report)
 
     @torch.no_grad()
     def _select(self, x: Tensor, logits: Tensor) -> Selection:
@@ -79,17 +82,20 @@ class Teacher:
         for selector in self._selectors:
             if not len(index):
                 break
-            part = index
-            view = View(x[part], logits[part], self.adapter.predict, lambda part=part: self._source(x[part]))
-            chosen = selector.select(view)
-            index, weight = part[chosen.index], weight[chosen.index] * chosen.weight
+            here = x[index]
+            source_logits = functools.partial(self._source, here)
+            chosen = selector.select(View(here, logits[index], self.adapter.predict, source_logits))
+            index, weight = index[chosen.index], weight[chosen.index] * chosen.weight
             dropped.update(chosen.dropped)
         return Selection(index, weight, dropped)
 
     def _count(self, selection: Selection, report: StepReport) -> None:
         self.rounds += 1
         self.learnt = 0 if "nonfinite" in report.diagnostics else self.learnt + bool(report.used)
-        outcomes = {"kept": len(selection.index), **{f"rejected_{k}": n for k, n in selection.dropped.items()}}
+        outcomes = {
+            "kept": len(selection.index),
+            **{f"rejected_{k}": n for k, n in selection.dropped.items()},
+        }
         for outcome, count in outcomes.items():
             self.totals[outcome] += count
             self._telemetry.samples(outcome, count)

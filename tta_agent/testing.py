@@ -1,8 +1,8 @@
 """For the tests of plugins, ours and yours: tiny nets, and the contract that every adapter keeps.
 
-    from tta_agent import testing
-    @pytest.mark.parametrize("check", testing.ADAPTER_CHECKS)
-    def test_contract(check): check(lambda model: MyAdapter(model), testing.tiny_net("batch"))
+from tta_agent import testing
+@pytest.mark.parametrize("check", testing.ADAPTER_CHECKS)
+def test_contract(check): check(lambda model: MyAdapter(model), testing.tiny_net("batch"))
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class Trial:
         pair = [run(session, x) for session in (self.serving, self.candidate)]
         for kept, logits in zip(self._logits, pair, strict=True):
             kept.append(logits)
-        for name, serving, candidate in zip(fresh, *(logits.argmax(1).tolist() for logits in pair), strict=True):
+        for name, serving, candidate in zip(
+            fresh, *(logits.argmax(1).tolist() for logits in pair), strict=True
+        ):
             self._waiting[name] = (serving, candidate)
             self._recent.append((fresh[name].x, serving, candidate))
         self._seen.update(fresh)

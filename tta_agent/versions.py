@@ -84,7 +84,9 @@ class Ledger:
         if path.exists():
             raise LedgerError(f"version {number} already has a verdict: {path.read_text()}")
         verdict = {"outcome": outcome, "proof": proof, "by": by, "time": time.time()}
-        write_atomic(path, json.dumps({**verdict, "findings": [asdict(f) for f in findings]}, indent=1).encode())
+        write_atomic(
+            path, json.dumps({**verdict, "findings": [asdict(f) for f in findings]}, indent=1).encode()
+        )
 
     def reject(self, number: int, outcome: str, findings: Sequence[Finding]) -> None:
         """Conclude without proof, and keep the explanation only."""
@@ -188,4 +190,3 @@ class Ledger:
         with (self.folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-

@@ -49,7 +49,9 @@ def test_only_normalisation_moves():
     learn(adapter)
     before, after = model.state_dict(), adapter.servable().state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {f"{i}.{leaf}" for i in (1, 4) for leaf in ("weight", "bias", "running_mean", "running_var")}
+    assert moved == {
+        f"{i}.{leaf}" for i in (1, 4) for leaf in ("weight", "bias", "running_mean", "running_var")
+    }
 
 
 def test_served_statistics_follow_the_formula():

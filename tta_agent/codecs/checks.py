@@ -29,13 +29,14 @@ def only(tensors: Mapping[str, Array], side: str) -> Array:
     return next(iter(tensors.values()))
 
 
-def samples(x: Array, shape: tuple[int | None, ...]) -> Array:
+def samples(x: Array, shape: tuple[int | None, ...] | None) -> Array:
     """The inputs as float32 [N, *shape]: a copy of its own, writable.
 
     Args:
         x: inputs of any numeric dtype.
-        shape: one sample's shape as the model takes it; None stands for any size.
+        shape: one sample's shape as the model takes it; None stands for any size, or for any shape at all.
     """
+    shape = (None,) * max(x.ndim - 1, 1) if shape is None else shape
     if x.ndim != len(shape) + 1:
         expected = f"{len(shape) + 1}: samples, then {_sizes(shape)}"
         raise DecodeError("input_rank", f"input has {x.ndim} dimensions {list(x.shape)}; expected {expected}")
@@ -48,25 +49,24 @@ def samples(x: Array, shape: tuple[int | None, ...]) -> Array:
     return _finite(x, "input")
 
 
-def logits(y: Array, count: int, classes: int) -> Array:
+def logits(y: Array, count: int, classes: int | None) -> Array:
     """The outputs as float32 [N, C]."""
     if y.ndim != 2:
         raise DecodeError("output_rank", f"output has shape {list(y.shape)}; expected [{count}, {classes}]")
     if y.shape[0] != count:
         raise DecodeError("output_count", f"output answers {y.shape[0]} samples; the input holds {count}")
-    if y.shape[1] != classes:
+    if classes is not None and y.shape[1] != classes:
         raise DecodeError("output_classes", f"output has {y.shape[1]} classes; expected {classes}")
     return _finite(y, "output")
 
 
-def label(value: object, classes: int) -> int:
+def label(value: object, classes: int | None) -> int:
     """A class index."""
+    expected = "expected an integer from 0" + ("" if classes is None else f" to {classes - 1}")
     if type(value) is not int:
-        raise DecodeError(
-            "label_type", f"label is {show(value)}; expected an integer from 0 to {classes - 1}"
-        )
-    if not 0 <= value < classes:
-        raise DecodeError("label_range", f"label is {show(value)}; expected 0 to {classes - 1}")
+        raise DecodeError("label_type", f"label is {show(value)}; {expected}")
+    if value < 0 or (classes is not None and value >= classes):
+        raise DecodeError("label_range", f"label is {show(value)}; {expected}")
     return value
 
 

@@ -61,13 +61,13 @@ def encode_label(id: str, label: int | Sequence[int], time_s: float, *, source: 
     return _message(_attributes(LABEL, id, source, time_s, "application/json"), body)
 
 
-def decode(raw: RawRecord, shape: tuple[int | None, ...], classes: int) -> list[Record | Label]:
+def decode(raw: RawRecord, shape: tuple[int | None, ...] | None, classes: int | None) -> list[Record | Label]:
     """The samples or labels of one record, checked against what the model takes.
 
     Args:
         raw: a record with CloudEvents headers.
-        shape: one sample's shape, without the batch axis; None stands for any size.
-        classes: logits of one sample.
+        shape: one sample's shape, without the batch axis; None stands for any size, or for any shape at all.
+        classes: logits of one sample; None takes any number.
 
     Raises:
         DecodeError: with a reason that says what is wrong.
@@ -155,7 +155,7 @@ def _headers(pairs: Headers) -> dict[str, bytes]:
 
 
 def _records(
-    raw: RawRecord, event: Mapping[str, Any], shape: tuple[int | None, ...], classes: int
+    raw: RawRecord, event: Mapping[str, Any], shape: tuple[int | None, ...] | None, classes: int | None
 ) -> Sequence[Record]:
     body = _body(raw, event)
     x = checks.samples(checks.only(body.inputs, "input"), shape)
@@ -215,7 +215,7 @@ def _names(id: str, count: int) -> list[str]:
     return [id] if count == 1 else [f"{id}#{i}" for i in range(count)]
 
 
-def _labels(raw: RawRecord, event: Mapping[str, Any], classes: int) -> Sequence[Label]:
+def _labels(raw: RawRecord, event: Mapping[str, Any], classes: int | None) -> Sequence[Label]:
     _content(event, ("application/json",))
     try:
         body = json.loads(raw.value or b"")

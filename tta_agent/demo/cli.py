@@ -16,12 +16,16 @@ from tta_agent import environment, threads
 from tta_agent.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from tta_agent.demo.story import Script
     from tta_agent.demo.traffic import Plan
     from tta_agent.settings import Settings
 
-Data = Annotated[str | None, typer.Option(help="npz:PATH with inputs uint8 [N,C,H,W] and labels [N]; default: Fashion-MNIST.")]
-Corruption = Annotated[str, typer.Option(help="Corruption families of the shift, comma-separated: a mixture, one an image.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="npz:PATH with inputs uint8 [N,C,H,W] and labels [N]; default: Fashion-MNIST."),
+]
+Corruption = Annotated[
+    str, typer.Option(help="Corruption families of the shift, comma-separated: a mixture, one an image.")
+]
 Severity = Annotated[int, typer.Option(min=1, max=5, help="1 (mild) to 5.")]
 Rate = Annotated[float, typer.Option(min=1, help="Requests per second.")]
 LabelRate = Annotated[float, typer.Option(min=0, max=1, help="Share of records whose label arrives at all.")]
@@ -33,14 +37,20 @@ def demo(
     corruption: Corruption = "gaussian_noise,impulse_noise",
     severity: Severity = 4,
     data: Data = None,
-    bootstrap_servers: Annotated[str | None, typer.Option(help="Kafka brokers; default: the embedded log.")] = None,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(help="Kafka brokers; default: the embedded log.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=20, help="How long the shifted act lasts.")] = 95.0,
     rate: Rate = 100.0,
     label_rate: LabelRate = 0.3,
     label_delay: LabelDelay = 5.0,
-    kill_agent: Annotated[bool, typer.Option(help="SIGKILL the agent in the middle, and start it again.")] = False,
+    kill_agent: Annotated[
+        bool, typer.Option(help="SIGKILL the agent in the middle, and start it again.")
+    ] = False,
     seed: Seed = 7,
-    out: Annotated[Path, typer.Option(help="Folder for plots, logs, ledger; its `state` is replaced.")] = Path("demo-out"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for plots, logs, ledger; its `state` is replaced.")
+    ] = Path("demo-out"),
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
 ) -> None:
     """The whole story on real images: a shift, accuracy drops, the agent adapts, proves, swaps.
@@ -48,7 +58,7 @@ def demo(
     Starts a model server, traffic with late labels, and the agent, each with its own thread budget.
     Exit status 0 only if no request failed, no answer came from an unknown version and no process died.
     """
-    from tta_agent.demo import report, story
+    from tta_agent.demo import report, story, tally
     from tta_agent.demo.screen import screen
 
     threads.budget(1)
@@ -62,7 +72,7 @@ def demo(
     stage = story.prepare(settings, environ, images, plan, script)
     with screen() as show:
         story.play(stage, show)
-    numbers = story.result(stage)
+    numbers = tally.result(stage)
     numbers["seconds_with_startup"] = round(time.monotonic() - began_s, 1)
     sys.exit(_close(numbers, report.write(numbers, out), report.table(numbers), json_out))
 
@@ -88,7 +98,9 @@ def _close(numbers: dict[str, Any], files: dict[str, Path], table: Any, json_out
     for line in wrong:
         print(f"tta-agent demo: {line}", file=sys.stderr)
     if not numbers["swaps"]:
-        print("no candidate was certified in this time: the source served on. More labels or seconds may help.")
+        print(
+            "no candidate was certified in this time: the source served on. More labels or seconds may help."
+        )
     return 1 if wrong else 0
 
 
@@ -112,7 +124,9 @@ def traffic(
     drive(settings, _images(data), plan, clean_s, seconds)
 
 
-def _plan(corruption: str, severity: int, rate: float, label_rate: float, label_delay: float, seed: int) -> Plan:
+def _plan(
+    corruption: str, severity: int, rate: float, label_rate: float, label_delay: float, seed: int
+) -> Plan:
     from tta_agent.demo.corruptions import NAMES
     from tta_agent.demo.traffic import Plan
 

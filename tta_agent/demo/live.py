@@ -19,7 +19,9 @@ def drive(settings: Settings, images: data.Images, plan: Plan, clean_s: float, s
     source = open_session(Ledger(settings.store.path / "versions").get(0).path)
     world = make_world(images, plan, source)
     producer = open_producer(settings)
-    traffic = Traffic(plan, world, settings.swap.url, settings.model.served_as, producer, settings.stream.labels_topic)
+    traffic = Traffic(
+        plan, world, settings.swap.url, settings.model.served_as, producer, settings.stream.labels_topic
+    )
     traffic.start()
     try:
         for name, seconds in (("clean", clean_s), ("shifted", shifted_s)):

@@ -7,12 +7,11 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tta_agent.demo import data
 from tta_agent.demo.processes import Child, answers, free_port
-from tta_agent.demo.traffic import Answer, Plan, Traffic, make_world, window
+from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.demo.view import Scene
 from tta_agent.errors import TtaError
 from tta_agent.sessions import open_session
@@ -21,6 +20,7 @@ from tta_agent.streams import open_producer
 from tta_agent.versions import Ledger
 
 WINDOW_S = 4.0  # "lately", for accuracies
+READY_S = 90.0  # longest start of the agent
 Show = Callable[[Scene], None]
 
 
@@ -55,7 +55,9 @@ class Stage:
         return time.time() - self.traffic.started_s
 
 
-def prepare(settings: Settings, environ: dict[str, str], images: data.Images, plan: Plan, script: Script) -> Stage:
+def prepare(
+    settings: Settings, environ: dict[str, str], images: data.Images, plan: Plan, script: Script
+) -> Stage:
     """Start the server on an empty store, and make the images that will be sent."""
     state = settings.store.path
     shutil.rmtree(state, ignore_errors=True)
@@ -83,7 +85,7 @@ def play(stage: Stage, show: Show) -> None:
     try:
         _act(stage, "alone", stage.script.alone_s, show)
         stage.agent.start()
-        _act(stage, "starting", READY_S, show, until=lambda: "ready" in _status(stage))
+        _act(stage, "starting", READY_S, show, until=lambda: "ready" in status(stage))
         _act(stage, "clean", stage.script.clean_s, show)
         stage.traffic.shift()
         if stage.script.kill_agent:
@@ -99,10 +101,7 @@ def play(stage: Stage, show: Show) -> None:
         if status:
             stage.failures.append(f"the agent ended with status {status}, see {stage.agent.log}")
         stage.server.stop()
-        stage.events = _events(stage)
-
-
-READY_S = 90.0
+        stage.events = events(stage)
 
 
 def _act(
@@ -126,11 +125,11 @@ def _kill_agent(stage: Stage) -> None:
 
 
 def _note(stage: Stage) -> None:
-    now_s, status = stage.now_s(), _status(stage)
+    now_s, numbers = stage.now_s(), status(stage)
     lately = window(stage.traffic.answers[-2000:], now_s - WINDOW_S, now_s)
     latest = next((a.version for a in reversed(stage.traffic.answers[-50:]) if a.version >= 0), None)
-    numbers = {name: status.get(name) for name in ("entropy", "kept")}
-    stage.timeline.append({"t": round(now_s, 2), **lately, "version": latest, **numbers})
+    told = {name: numbers.get(name) for name in ("entropy", "kept")}
+    stage.timeline.append({"t": round(now_s, 2), **lately, "version": latest, **told})
 
 
 def _scene(stage: Stage, phase: str) -> Scene:
@@ -152,8 +151,10 @@ def _scene(stage: Stage, phase: str) -> Scene:
         history=[(p["t"], p["served"], p["source"]) for p in stage.timeline if p["served"] is not None],
         serving_version=lately["version"] or 0,
         labels_sent=stage.traffic.labels_sent,
-        status=_status(stage),
-        events=_events(stage),
+        status=status(stage),
+        events=events(stage),
+        started_s=stage.traffic.started_s,
+        shifted_s=stage.marks.get("shifted"),
     )
 
 
@@ -162,80 +163,18 @@ def shift_name(plan: Plan) -> str:
     return f"{' + '.join(plan.families)}, severity {plan.severity}"
 
 
-def _status(stage: Stage) -> dict[str, Any]:
+def status(stage: Stage) -> dict[str, Any]:
+    """The agent's numbers of now; empty before it has written any."""
     try:
         return dict(json.loads((stage.settings.store.path / "status.json").read_text()))
     except (OSError, ValueError):
         return {}
 
 
-def _events(stage: Stage) -> list[dict[str, Any]]:
+def events(stage: Stage) -> list[dict[str, Any]]:
+    """The agent's decisions, with `t` in seconds since the first request."""
     path = stage.settings.store.path / "events.jsonl"
     if not path.exists():
         return []
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{**line, "t": round(line["time"] - stage.traffic.started_s, 2)} for line in lines]
-
-
-def result(stage: Stage) -> dict[str, Any]:
-    """The numbers of the whole story; accuracies in [0, 1], of answers that were really served."""
-    every = stage.traffic.answers
-    swaps = [event for event in stage.events if event["event"] == "swap"]
-    shift_s = stage.marks.get("shifted", float("inf"))
-    first_s = next((event["t"] for event in swaps if event["t"] > shift_s), float("inf"))
-    shifted = [a for a in every if a.shifted]
-    clean = window([a for a in every if not a.shifted], 0, shift_s)
-    before, after = window(shifted, 0, first_s), window(shifted, first_s, float("inf"))
-    known = set(stage.ledger.numbers())
-    return {
-        "clean_accuracy": clean["served"],
-        "source_accuracy_after_shift": window(shifted, 0, float("inf"))["source"],
-        "served_accuracy_before_swap": before["served"],
-        "served_accuracy_after_swap": after["served"],
-        "source_accuracy_after_swap": after["source"],
-        "recovered": _recovered(clean["served"], after),
-        "swaps": len(swaps),
-        "rollbacks": sum(event["event"] == "rollback" for event in stage.events),
-        "failed_requests": sum(stage.traffic.errors.values()),
-        "unknown_answers": sum(a.version >= 0 and a.version not in known for a in every),
-        "labels_used": _status(stage).get("labels_used", 0),
-        "labels_sent": stage.traffic.labels_sent,
-        "requests": len(every),
-        "seconds": round(stage.marks["end"], 1),
-        "seed": stage.plan.seed,
-        "shift": {
-            "name": shift_name(stage.plan),
-            "families": list(stage.plan.families),
-            "severity": stage.plan.severity,
-            "started_s": stage.marks.get("shifted"),
-        },
-        "seconds_to_first_swap": first_s - shift_s if first_s < float("inf") else None,
-        "latency_ms": _latencies(every, stage.marks, [event["t"] for event in swaps]),
-        "resumed": sum(event["event"] == "resumed" for event in stage.events),
-        "errors": dict(stage.traffic.errors),
-        "timeline": stage.timeline,
-        "events": stage.events,
-        "ledger": str(stage.ledger.folder),
-        "failures": stage.failures,
-    }
-
-
-def _recovered(clean: float | None, after: dict[str, Any]) -> float | None:
-    if clean is None or after["served"] is None or clean <= after["source"]:
-        return None
-    return float((after["served"] - after["source"]) / (clean - after["source"]))
-
-
-def _latencies(every: list[Answer], marks: dict[str, float], swaps: list[float]) -> dict[str, Any]:
-    def spread(part: list[float]) -> dict[str, float | None]:
-        part = sorted(part)
-        at = lambda share: round(part[int(len(part) * share)], 2) if part else None  # noqa: E731
-        return {"p50": at(0.5), "p99": at(0.99), "n": len(part)}
-
-    warm_s, agent_s = 2.0, marks.get("clean", float("inf"))
-    near = lambda t: any(abs(t - swap) < 1 for swap in swaps)  # noqa: E731
-    return {
-        "alone": spread([a.latency_ms for a in every if warm_s < a.t_s < marks.get("starting", 0)]),
-        "adapting": spread([a.latency_ms for a in every if a.t_s > agent_s and not near(a.t_s)]),
-        "swapping": spread([a.latency_ms for a in every if near(a.t_s)]),
-    }

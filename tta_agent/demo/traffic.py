@@ -81,7 +81,9 @@ class Traffic:
         producer, labels_topic: where labels go.
     """
 
-    def __init__(self, plan: Plan, world: World, url: str, model: str, producer: Producer, labels_topic: str) -> None:
+    def __init__(
+        self, plan: Plan, world: World, url: str, model: str, producer: Producer, labels_topic: str
+    ) -> None:
         self._plan, self._world, self._producer, self._labels_topic = plan, world, producer, labels_topic
         self._path = f"{url}/v2/models/{model}/infer"
         self._random = np.random.default_rng(plan.seed + 1)
@@ -109,7 +111,10 @@ class Traffic:
 
     async def _run(self) -> None:
         limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client, asyncio.TaskGroup() as tasks:
+        async with (
+            httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
             began_s, i = time.perf_counter(), 0
             while not self._stop.is_set():
                 due_s = began_s + i / self._plan.rate_per_s

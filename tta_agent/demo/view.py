@@ -83,6 +83,8 @@ def clock(seconds: Any) -> str:
 
 def clean(text: Any, most: int = 300) -> str:
     """One line without control characters: reasons may come from anywhere."""
+    if text is None:
+        return DASH
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
@@ -229,7 +231,7 @@ def _chart(scene: Scene, width: int) -> Iterator[Text]:
     served, source = _cells(_curve(levels[0])), _cells(_area(levels[1]))
     for y in range(CHART_ROWS):
         edge = {0: f"{high:.0%}", CHART_ROWS - 1: f"{low:.0%}"}.get(y, "")
-        row = Text(f"{edge:>{LABEL - 2}} ", SOFT).append("│" if not edge else "┤", SOFT)
+        row = Text.assemble((f"{edge:>{LABEL - 2}} {'┤' if edge else '│'}", SOFT))
         for over, under in zip(served[y], source[y], strict=True):
             row.append(chr(0x2800 + (over or under)) if over or under else " ", SERVED if over else SOURCE)
         yield row

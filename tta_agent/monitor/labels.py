@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from tta_agent.types import Label, Record
 
+VERSIONS = 8  # whose realised accuracy is remembered
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One served answer, judged."""
+    """One served answer, judged; `accuracy` of its version so far."""
 
     version: int
     correct: bool
+    accuracy: float
 
 
 class LabelJoin:
@@ -25,6 +28,7 @@ class LabelJoin:
     def __init__(self, horizon_records: int) -> None:
         self.horizon_records = horizon_records
         self.counts: Counter[str] = Counter()
+        self._realised: OrderedDict[int, tuple[int, int]] = OrderedDict()  # version -> right, judged
         self._answers: OrderedDict[str, tuple[int, int]] = OrderedDict()  # id -> version, class
         self._early: OrderedDict[str, Label] = OrderedDict()
 
@@ -43,7 +47,14 @@ class LabelJoin:
             self.counts["orphan"] += self._trim(self._early)
             return None
         self.counts["matched"] += 1
-        return Outcome(answer[0], answer[1] == label.label)
+        return self._judge(answer[0], answer[1] == label.label)
+
+    def _judge(self, version: int, correct: bool) -> Outcome:
+        right, judged = self._realised.pop(version, (0, 0))
+        self._realised[version] = (right + correct, judged + 1)
+        while len(self._realised) > VERSIONS:
+            self._realised.popitem(last=False)
+        return Outcome(version, correct, (right + correct) / (judged + 1))
 
     def _trim(self, waiting: OrderedDict[str, tuple[int, int]] | OrderedDict[str, Label]) -> int:
         over = max(len(waiting) - self.horizon_records, 0)

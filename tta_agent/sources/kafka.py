@@ -20,7 +20,8 @@ from tta_agent.types import Partition, Positions, RawRecord
 __all__ = ["KafkaSource", "KafkaStreamProducer", "ensure_topics"]
 
 SLICE_S = 0.2  # how soon a poll that waits looks after newly assigned partitions
-CALL_LIMIT_MS = 5000  # for commit, lag and close
+CALL_LIMIT_MS = 5000  # for commit and close
+LAG_LIMIT_MS = 1000
 OPTIONS: Mapping[str, object] = {
     "enable_auto_commit": False,
     "max_partition_fetch_bytes": 8 << 20,  # a record of images easily has 600 KB
@@ -79,17 +80,19 @@ class KafkaSource:
         self._consumer.subscribe(list(topics), listener=self._places)
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
-        """See Source. Raises StreamError once the brokers have been silent for silence_limit_s."""
+        """See Source. Raises StreamError once the brokers have been silent for silence_limit_s.
+
+        After a rebalance it may take two slices longer, so that also very short polls get their partitions.
+        """
         deadline_s = time.monotonic() + timeout_s
         while True:
+            with self._getting_over():
+                self._places.settle(int(SLICE_S * 1000))
             left_s = max(0.0, deadline_s - time.monotonic())
             records = self._poll_slice(min(left_s, SLICE_S))
             self._listen(bool(records))
-            left_s = deadline_s - time.monotonic()
-            if records or left_s <= 0:
+            if records or time.monotonic() >= deadline_s:
                 return records
-            with self._getting_over():
-                self._places.settle(int(left_s * 1000))
 
     def pause(self) -> None:
         """See Source."""
@@ -103,7 +106,7 @@ class KafkaSource:
         """See Source. The last known lag while the brokers do not answer."""
         positions = self._places.settled()
         with self._getting_over():
-            ends = self._consumer.end_offsets(list(positions), timeout_ms=CALL_LIMIT_MS)
+            ends = self._consumer.end_offsets(list(positions), timeout_ms=LAG_LIMIT_MS)
             self._last_lag = sum(max(0, ends[p] - n) for p, n in positions.items())
         return self._last_lag
 
@@ -136,12 +139,23 @@ class KafkaSource:
     def _poll_slice(self, timeout_s: float) -> list[RawRecord]:
         started_s = time.monotonic()
         with self._getting_over():
+            self._keep_joining()
             batches = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
             self._places.delivered({p: batch[-1].offset + 1 for p, batch in batches.items()})
             return [_record(record) for batch in batches.values() for record in batch]
         # An error that comes back at once must not make us spin.
         time.sleep(max(0.0, started_s + timeout_s - time.monotonic()))
         return []
+
+    def _keep_joining(self) -> None:
+        """Take up a join that outlasted the previous poll.
+
+        kafka-python 3.0.12 forgets it where the reason was new metadata, which it has noted by then: it would
+        stay without partitions and heartbeats for good, and say nothing.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining:
+            coordinator.request_rejoin()
 
     def _listen(self, heard: bool) -> None:
         """The client never says that its brokers are gone; but then no bytes come in, not even heartbeats."""

@@ -11,11 +11,8 @@ from types import TracebackType
 _CAUSE = re.compile(
     r"(?:failed|lost|failure)(?: for [^,]+,|:) (?P<cause>.+?)(?: \(backoff .*\))?$", re.DOTALL
 )
-_EMPTY = (
-    "Unable to bootstrap",
-    "KafkaConnectionError: DNS",
-    "Cancelled",
-)  # says less than the line before it
+# These say less than the line before them.
+_EMPTY = ("Unable to bootstrap", "DNS Resolution failure", "Cancelled")
 
 _ADVICE = (
     ("Name or service", "check the host name: it cannot be resolved from here"),
@@ -45,7 +42,7 @@ class LastCause(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called by any thread of the client."""
         found = _CAUSE.search(record.getMessage())
-        if found and not found["cause"].startswith(_EMPTY):
+        if found and not any(phrase in found["cause"] for phrase in _EMPTY):
             self.text = " ".join(found["cause"].split())[:300]
 
     def __enter__(self) -> LastCause:

@@ -35,4 +35,6 @@ class Certificate:
         count = f"{evidence.wins} wins, {evidence.losses} losses among {evidence.labels} labels"
         if value >= threshold:
             return Finding("certificate", value, threshold, "pass", f"certified: {count}")
-        return Finding("certificate", value, threshold, "inconclusive", f"{count}, E = {value:.3g} of {threshold:.3g}")
+        return Finding(
+            "certificate", value, threshold, "inconclusive", f"{count}, E = {value:.3g} of {threshold:.3g}"
+        )

@@ -34,9 +34,7 @@ class Collapse:
         spread = _entropy(candidate) / max(_entropy(serving), 1e-9)
         largest = candidate.max() / serving.max()
         if spread < self.ratio or largest > self.growth:
-            reason = (
-                f"class entropy falls to {spread:.2f} x serving's, the largest class holds {candidate.max():.0%}"
-            )
+            reason = f"class entropy falls to {spread:.2f} x serving's, the largest class holds {candidate.max():.0%}"
             return Finding("collapse", spread, self.ratio, "fail", reason)
         return Finding("collapse", spread, self.ratio, "pass", f"class entropy is {spread:.2f} x serving's")
 

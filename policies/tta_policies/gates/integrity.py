@@ -25,9 +25,13 @@ class Integrity:
         if not (math.isfinite(apart) and _finite(evidence)):
             return self._finding(same, "fail", "the candidate answers NaN or infinity")
         if same < self.agreement:
-            return self._finding(same, "fail", f"torch and ONNX Runtime agree on only {same:.1%} of fixed inputs")
+            return self._finding(
+                same, "fail", f"torch and ONNX Runtime agree on only {same:.1%} of fixed inputs"
+            )
         if evidence.size_ratio > self.size:
-            return self._finding(same, "fail", f"the graph is {evidence.size_ratio:.2f} x the size of serving's")
+            return self._finding(
+                same, "fail", f"the graph is {evidence.size_ratio:.2f} x the size of serving's"
+            )
         return self._finding(same, "pass", f"equals torch within {apart:.1e} on fixed inputs")
 
     def _finding(self, value: float, verdict: str, reason: str) -> Finding:

@@ -1,0 +1,177 @@
+import io
+import math
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tta_agent.demo import view
+from tta_agent.demo.view import Scene
+
+START_S = 1_700_000_000.0
+WIDTHS = pytest.mark.parametrize("width", [40, 80, 100, 160])
+
+
+def finding(gate: str, verdict: str, reason: str) -> dict[str, Any]:
+    return {"gate": gate, "value": 1.0, "threshold": 0.9, "verdict": verdict, "reason": reason, "bound": None}
+
+
+PASSED = [
+    finding("integrity", "pass", "equals torch"),
+    finding("certificate", "pass", "certified: 31 wins, 4 losses"),
+]
+FAILED = [
+    finding("collapse", "fail", "class entropy falls"),
+    finding("certificate", "inconclusive", "2 wins"),
+]
+
+
+def event(at_s: float, name: str, **data: Any) -> dict[str, Any]:
+    return {"time": START_S + at_s, "event": name, **data}
+
+
+def full() -> Scene:
+    history = [(float(t), 0.9 if t < 20 else 0.5, 0.9 if t < 20 else 0.45) for t in range(40)]
+    events = [
+        event(9, "candidate", version=1, parent=0, rounds=16),
+        event(15, "verdict", version=1, outcome="rejected", findings=FAILED),
+        event(34, "verdict", version=3, outcome="certified", findings=PASSED),
+        event(34.1, "swap", version=3, before=0, seconds=0.062),
+    ]
+    status = {"rounds": 34, "entropy": 0.42, "kept": 0.71, "loss": 0.1, "labels_used": 88, "trial": 4}
+    return Scene(
+        elapsed_s=39, duration_s=60, phase="shifted", shift_name="contrast", sent=3120, failed=2,
+        rate_per_s=60.0, p50_ms=3.1, p99_ms=9.4, served_accuracy=0.811, source_accuracy=0.472,
+        history=history, serving_version=3, labels_sent=1500, status={**status, "findings": FAILED},
+        events=events, started_s=START_S, shifted_s=20.0,
+    )  # fmt: skip
+
+
+def empty_of_numbers() -> Scene:
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("rounds", "entropy", "kept", "loss", "trial", "findings", "verdict")
+    )
+    return Scene(history=[(0.0, None, None), (1.0, None, 0.5), (2.0, math.nan, None)], status=nothing)
+
+
+def drawn(scene: Scene, width: int, color: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, force_terminal=color, color_system="truecolor" if color else None
+    )
+    console.print(view.render(scene))
+    return out.getvalue()
+
+
+@WIDTHS
+@pytest.mark.parametrize("scene", [full(), empty_of_numbers(), Scene(), Scene(elapsed_s=90, duration_s=60)])
+def test_it_always_fits_and_never_jumps(scene: Scene, width: int) -> None:
+    lines = drawn(scene, width).splitlines()
+    assert len(lines) == 23
+    assert max(len(line) for line in lines) <= min(width, 100)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_says_what_matters_without_colour(width: int) -> None:
+    text = drawn(full(), width)
+    for words in (
+        "shifted: contrast", "0:39 of 1:00", "3,120 sent", "2 failed", "81.1%", "47.2%", "+33.9 points",
+        "version 3", "entropy 0.42 nats", "71% kept", "34 rounds", "version 4 under test",
+        "✗ fail", "class entropy falls", "· not yet", "0:15  version 1 rejected by collapse",
+        "0:34  version 3 certified: 31 wins, 4 losses", "swapped 0 -> 3 in 62 ms", "▲shift", "▲swap 3",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_colour_changes_no_word() -> None:
+    colored = drawn(full(), 100, color=True)
+    assert "\x1b[" in colored
+    assert re.sub(r"\x1b\[[\d;]*m", "", colored) == drawn(full(), 100)
+
+
+def test_unknown_numbers_are_dashes() -> None:
+    text = drawn(empty_of_numbers(), 100)
+    assert "None" not in text and "nan" not in text
+    assert "waits for its first batch" in text and "none yet" in text
+
+
+def test_the_chart_keeps_both_curves_apart() -> None:
+    rows = drawn(full(), 100).splitlines()[5:10]
+    assert rows[0].lstrip().startswith("100%") and rows[-1].lstrip().startswith("40%")
+    assert any("⢕" in row for row in rows)  # the frozen source's texture
+    assert any("⣀" in row or "⠤" in row or "⠒" in row or "⠉" in row for row in rows)  # the served curve
+
+
+def test_the_last_candidate_is_told_between_trials() -> None:
+    scene = full()
+    scene.status = {**scene.status, "trial": None, "verdict": {"version": 3, "outcome": "certified"}}
+    assert "none now; the last was version 3: certified" in drawn(scene, 100)
+
+
+def test_what_blocks_comes_first() -> None:
+    scene = full()
+    gates = [finding(f"gate{i}", "pass", "fine") for i in range(6)] + [finding("last", "fail", "broken")]
+    scene.status = {**scene.status, "findings": gates}
+    assert "broken" in drawn(scene, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("candidate", {"version": 4, "rounds": 48}, "version 4 proposed after 48 rounds"),
+        ("verdict", {"version": 3, "outcome": "certified", "findings": PASSED},
+         "version 3 certified: 31 wins, 4 losses"),
+        ("verdict", {"version": 1, "outcome": "rejected", "findings": FAILED},
+         "version 1 rejected by collapse: class entropy falls"),
+        ("verdict", {"version": 2, "outcome": "expired", "findings": FAILED}, "version 2 expired: 2 wins"),
+        ("verdict", {"version": 2, "outcome": "overruled", "findings": []}, "version 2 overruled"),
+        ("swap", {"version": 3, "before": 0, "seconds": 0.062}, "swapped 0 -> 3 in 62 ms"),
+        ("swap_failed", {"error": "golden\nbatch"},
+         "swap failed, the version before serves on: golden batch"),
+        ("rollback", {"version": 0}, "rolled back to version 0"),
+        ("reset", {}, "adaptation starts over from the source"),
+        ("resumed", {"rounds": 3}, "resumed after 3 rounds"),
+        ("shift_on", {}, "shift on"),
+    ],
+)  # fmt: skip
+def test_decisions_in_words(name: str, data: dict[str, Any], said: str) -> None:
+    assert view.words(event(65, name, **data)) == said
+    assert view.event_line(event(65, name, **data), START_S) == f"  1:05  * {said}"
+
+
+@pytest.mark.parametrize("name", ["candidate", "verdict", "swap", "swap_failed", "rollback", "resumed", None])
+def test_events_without_details_do_not_crash(name: str | None) -> None:
+    assert view.event_line({"event": name}, START_S).startswith("  0:00  * ")
+
+
+def test_reasons_cannot_steer_the_terminal() -> None:
+    scene = full()
+    scene.events = [event(1, "swap_failed", error="\x1b[2Jgone [bold red]x[/] \u202e")]
+    text = drawn(scene, 100)
+    assert "\x1b" not in text and "\u202e" not in text
+    assert "[bold red]x[/]" in text  # shown, not obeyed
+
+
+def test_one_line_for_logs() -> None:
+    text = view.line(full())
+    assert "\n" not in text
+    for words in (
+        "0:39",
+        "shifted: contrast",
+        "served 81.1%",
+        "frozen source 47.2%",
+        "3,120 sent",
+        "2 failed",
+    ):
+        assert words in text
+    assert "version 4 under test" in text
+    assert "served –" in view.line(Scene())
+
+
+def test_bounds_hold_every_share() -> None:
+    assert view.bounds([0.47, 0.905, None, math.nan]) == (0.4, 1.0)
+    assert view.bounds([]) == (0.0, 1.0)
+    for share in (0.0, 0.05, 0.5, 0.97, 1.0):
+        low, high = view.bounds([share])
+        assert 0.0 <= low <= share <= high <= 1.0 and high - low >= 0.19

@@ -1,0 +1,72 @@
+"""What becomes of records and labels before anything is learnt."""
+
+import numpy as np
+import pytest
+
+from tta_agent.batching import Batcher, held_out
+from tta_agent.intake import Sorter
+from tta_agent.monitor.labels import LabelJoin
+from tta_agent.types import Label, Record
+
+
+def record(i, *, time_s=100.0, key=None, served=(0.0, 1.0), offset=None):
+    logits = None if served is None else np.asarray(served, np.float32)
+    name = f"r{i}"
+    return Record(
+        name, time_s, np.zeros((1, 2, 2), np.float32), logits, 3, key or name, None, "t", 0,
+        i if offset is None else offset, ("s", name, "type"),
+    )  # fmt: skip
+
+
+def sorter(**more):
+    return Sorter(LabelJoin(more.pop("horizon", 100)), 0.2, 10.0, lambda: 105.0, **more)
+
+
+def test_an_entity_is_always_on_the_same_side():
+    piles = sorter().sort([record(i, key=f"user-{i % 7}") for i in range(700)])
+    held = {r.key for r in piles.held}
+    assert held
+    assert held.isdisjoint(r.key for r in piles.teach)
+
+
+def test_the_hash_holds_out_the_share():
+    share = np.mean([held_out(str(i), 0.2) for i in range(20_000)])
+    assert 0.19 < share < 0.21
+
+
+def test_duplicates_and_stale_records_are_counted_not_used():
+    piles = sorter().sort([record(1), record(1), record(2, time_s=94.0)])
+    assert len(piles.teach) + len(piles.held) == 1
+    assert piles.dropped == {"duplicate": 1, "stale": 1}
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_label_finds_its_record_before_or_after_it(early):
+    items = [record(1), Label("r1", 1, 0.0)]
+    piles = sorter().sort(reversed(items) if early else items)
+    assert [(o.version, o.correct) for o in piles.outcomes] == [(3, True)]
+    assert {label.id for label in piles.labels} == {"r1"}
+
+
+def test_joins_are_bounded_and_counted():
+    join = LabelJoin(horizon_records=2)
+    for i in range(5):
+        join.expect(record(i))
+        join.arrive(Label(f"unknown-{i}", 0, 0.0))
+    assert join.arrive(Label("r0", 1, 0.0)) is None
+    assert join.arrive(Label("r4", 0, 0.0)).correct is False
+    assert join.counts["expired"] == 3
+    assert join.counts["orphan"] == 4
+    assert join.counts["matched"] == 1
+
+
+def test_batches_by_size_and_age():
+    batcher = Batcher(3, 2.0)
+    assert [batcher.add(record(i), now_s=0.0) for i in range(2)] == [None, None]
+    assert batcher.due(1.9) is None
+    assert batcher.oldest() == {("t", 0): 0}
+    assert len(batcher.due(2.0).records) == 2
+    assert batcher.oldest() == {}
+    assert batcher.due(99.0) is None
+    full = [batcher.add(record(i), now_s=50.0) for i in range(3)][-1]
+    assert full.x.shape == (3, 1, 2, 2)

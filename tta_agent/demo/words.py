@@ -1,0 +1,101 @@
+"""Numbers, times and decisions in words: what the live view and the report say alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any, TypeAlias, TypeGuard
+
+Event: TypeAlias = Mapping[str, Any]
+
+DASH = "–"
+PASS, FAIL, OPEN = ("✓ pass", "green"), ("✗ fail", "bold red"), ("· not yet", "yellow")
+VERDICTS = {"pass": PASS, "fail": FAIL, "inconclusive": OPEN}
+MOVES = {"swap": "swap", "rollback": "back"}  # events after which another version serves, for charts
+
+
+def known(value: Any) -> TypeGuard[float]:
+    """A finite number."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def number(value: Any, form: str) -> str:
+    """The number in this form, or a dash where there is none."""
+    return form.format(value) if known(value) else DASH
+
+
+def percent(value: Any) -> str:
+    """A share, for people."""
+    return number(value, "{:.1%}")
+
+
+def clock(seconds: Any) -> str:
+    """Minutes and seconds."""
+    if not known(seconds):
+        return DASH
+    minutes, rest = divmod(int(max(seconds, 0.0)), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def clean(text: Any, most: int = 300) -> str:
+    """One line without control characters: reasons may come from anywhere."""
+    if text is None:
+        return DASH
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def seconds_since(event: Event, started_s: float) -> float:
+    """When it happened, seconds since the start."""
+    t = event.get("t")
+    return float(t) if known(t) else float(event.get("time") or started_s) - started_s
+
+
+def bounds(values: Iterable[Any]) -> tuple[float, float]:
+    """A range of whole tens of percent that holds all of these shares."""
+    shares = [value for value in values if known(value)] or [0.0, 1.0]
+    low = max(math.floor(min(shares) * 10 - 0.3) / 10, 0.0)
+    high = min(math.ceil(max(shares) * 10 + 0.3) / 10, 1.0)
+    return (low, high) if high - low > 0.15 else (max(high - 0.2, 0.0), max(high, 0.2))
+
+
+def words(event: Event) -> str:
+    """One decision in a sentence."""
+    version = event.get("version", "?")
+    match event.get("event"):
+        case "candidate":
+            said = f"version {version} proposed after {event.get('rounds', '?')} rounds"
+        case "verdict":
+            said = f"version {version} {_outcome(event)}"
+        case "swap":
+            milliseconds = number((event.get("seconds") or 0) * 1000, "{:.0f} ms")
+            said = f"swapped {event.get('before', '?')} -> {version} in {milliseconds}"
+        case "swap_failed":
+            said = f"swap failed, the version before serves on: {event.get('error', '')}"
+        case "rollback":
+            said = f"rolled back to version {version}"
+        case "reset":
+            said = "adaptation starts over from the source"
+        case "resumed":
+            said = f"resumed after {event.get('rounds', '?')} rounds"
+        case name:
+            said = str(name).replace("_", " ")
+    return clean(said)
+
+
+def _outcome(event: Event) -> str:
+    outcome, findings = str(event.get("outcome", "judged")), event.get("findings") or []
+    telling = {"certified": "pass", "rejected": "fail", "expired": "inconclusive"}.get(outcome.split(",")[0])
+    picked = [finding for finding in findings if finding.get("verdict") == telling]
+    if not picked:
+        return outcome
+    # the certificate speaks of wins and losses, which say more than that a graph is intact
+    chosen = next((finding for finding in picked if finding.get("gate") == "certificate"), picked[0])
+    by = f" by {chosen.get('gate')}" if telling == "fail" else ""
+    return f"{outcome}{by}: {str(chosen.get('reason', '')).removeprefix('certified: ')}"
+
+
+def event_line(event: Event, started_s: float) -> str:
+    """One decision for a log."""
+    return f"{clock(seconds_since(event, started_s)):>6}  * {words(event)}"

@@ -1,0 +1,36 @@
+"""The one order in which a version comes into service."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from tta_agent.errors import SwapError
+from tta_agent.protocols import Swapper
+from tta_agent.sessions import Session, run
+from tta_agent.types import Array, Golden, Version
+
+
+def golden(session: Session, inputs: Array) -> Golden:
+    """Fixed inputs and the answers that a version must give to them."""
+    return Golden(inputs, run(session, inputs))
+
+
+def bring_up(
+    swapper: Swapper,
+    version: Version,
+    expected: Golden,
+    verifying: AbstractContextManager[object] | None = None,
+) -> None:
+    """Publish beside the live version, activate, verify; put the old one back where the last step fails.
+
+    Raises:
+        SwapError: and then the version that served before serves on.
+    """
+    swapper.publish(version, expected)
+    swapper.activate(version)
+    try:
+        with verifying or nullcontext():
+            swapper.verify(expected)
+    except SwapError:
+        swapper.rollback()
+        raise
