@@ -205,6 +205,11 @@ def test_the_table_holds_the_numbers() -> None:
         assert words in text
 
 
+def test_before_any_swap_the_server_is_the_source() -> None:
+    [row] = [line for line in printed(full(), 80).splitlines() if "clean, before the shift" in line]
+    assert row.count("90.5%") == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

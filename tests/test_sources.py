@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -79,9 +80,16 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
 
 @pytest.fixture
 def leaves_sockets() -> Iterator[None]:
-    """Kafka's client leaves sockets of refused connections to the garbage collector: let it run in this test."""
+    """Kafka's client leaves the sockets of refused connections to the garbage collector: close them here."""
+    before = open_sockets()
     yield
-    gc.collect()
+    for left in open_sockets() - before:
+        left.close()
+
+
+def open_sockets() -> set[socket.socket]:
+    """All that this process has."""
+    return {thing for thing in gc.get_objects() if type(thing) is socket.socket}
 
 
 def take(source: Source, count: int) -> list[RawRecord]:
@@ -107,6 +115,11 @@ def settle(*sources: Source, until: Callable[[], bool] | None = None) -> None:
         for source in sources:
             assert not source.poll(0.05)
     assert done()
+
+
+def split_evenly(first: Source, second: Source) -> bool:
+    """Whether each of two members has half of the partitions."""
+    return len(first.assignment()) == len(second.assignment()) == PARTITIONS // 2
 
 
 def keys(records: Sequence[RawRecord]) -> list[str]:
@@ -290,7 +303,7 @@ def test_a_poll_returns_no_more_than_asked_for(log: Backend) -> None:
 
 def test_members_split_the_partitions_and_inherit_them(log: Backend) -> None:
     first, second = log.source(), log.source()
-    settle(first, second, until=lambda: len(first.assignment()) == len(second.assignment()) == 2)
+    settle(first, second, until=lambda: split_evenly(first, second))
     assert sorted([*first.assignment(), *second.assignment()]) == [(log.topic, n) for n in range(PARTITIONS)]
     log.put(*some_keys(40))
     mine = take_all(first, second, count=40)
@@ -311,10 +324,10 @@ def test_positions_outlive_a_rebalance(log: Backend) -> None:
     second = log.source(start="latest")
     received: list[RawRecord] = []
     deadline_s = time.monotonic() + LIMIT_S
-    while len(second.assignment()) < 2 and time.monotonic() < deadline_s:
+    while not split_evenly(first, second) and time.monotonic() < deadline_s:
         received += [*first.poll(0.05), *second.poll(0.05)]
     kept = first.assignment()
-    assert len(kept) == 2
+    assert split_evenly(first, second)
     assert not [r for r in received if (r.topic, r.partition) in kept]
     assert len(records) == 40
 
@@ -323,7 +336,7 @@ def test_commits_of_others_partitions_are_ignored(log: Backend) -> None:
     log.put(*some_keys(40))
     first, second = log.source(), log.source()
     deadline_s = time.monotonic() + LIMIT_S
-    while not (len(first.assignment()) == len(second.assignment()) == 2) and time.monotonic() < deadline_s:
+    while not split_evenly(first, second) and time.monotonic() < deadline_s:
         first.poll(0.05)
         second.poll(0.05)
     first.commit({p: 1 for p in second.assignment()} | {("elsewhere", 0): 7})
@@ -421,7 +434,7 @@ def test_embedded_a_silent_member_loses_its_partitions(tmp_path: Path) -> None:
     other = EmbeddedSource(path, ["requests"], "agent", session_timeout_s=0.3)
     settle(other, until=lambda: len(other.assignment()) == PARTITIONS)
     silent.commit({p: 5 for p in silent.assignment()})  # it does not know yet
-    settle(silent, other, until=lambda: len(silent.assignment()) == len(other.assignment()) == 2)
+    settle(silent, other, until=lambda: split_evenly(silent, other))
     with sqlite3.connect(path) as file:
         assert file.execute("SELECT count(*) FROM commits").fetchone() == (0,)
     file.close()
@@ -620,19 +633,21 @@ def test_kafka_very_short_polls_get_their_partitions(kafka: str) -> None:
 def test_kafka_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
     with broker(tmp_path) as address:
         ensure_topics(address, ["t"], PARTITIONS)
-        source = KafkaSource(address, ["t"], "agent", start="earliest", silence_limit_s=12.0)
-        producer = KafkaStreamProducer(address, delivery_timeout_s=30.0)
+        source = KafkaSource(address, ["t"], "patient", start="earliest", silence_limit_s=300.0)
+        hasty = KafkaSource(address, ["t"], "hasty", silence_limit_s=3.0)
+        producer = KafkaStreamProducer(address, delivery_timeout_s=120.0)
         producer.send("t", b"k", b"before")
         records = take(source, 1)
+    with pytest.raises(StreamError, match=f"{address} did not answer"):
+        take(hasty, 1)
     assert nothing_comes(source)
     source.commit(ends(records))  # is dropped
     assert source.lag() == 0
     producer.send("t", b"k", b"meanwhile")
     process = start(tmp_path / "server.properties", tmp_path)
-    assert [r.value for r in take(source, 1)] == [b"meanwhile"]
-    producer.flush()
-    stop(process)
-    with pytest.raises(StreamError, match=f"{address} did not answer"):
-        take(source, 1)
-    source.close()
-    producer.close()
+    try:
+        assert [r.value for r in take(source, 1)] == [b"meanwhile"]
+        for opened in (source, hasty, producer):
+            opened.close()
+    finally:
+        stop(process)

@@ -133,15 +133,8 @@ class Agent:
         self.telemetry.round_done(result, batch.records[-1].time_s)
         if self._observer:
             self._observer(batch, done)
-        self.journal.status(
-            rounds=self.teacher.rounds,
-            entropy=float(done.entropy.mean()),
-            confidence=float(done.confidence.mean()),
-            margin=float(done.margin.mean()),
-            kept=1 - sum(done.dropped.values()) / len(batch.records),
-            loss=done.report.loss,
-            totals=dict(self.teacher.totals),
-        )
+        teacher = self.teacher
+        self.journal.status(rounds=teacher.rounds, totals=dict(teacher.totals), **done.numbers())
 
     def _maybe_propose(self) -> None:
         ready = self.teacher.learnt and self.teacher.rounds - self._proposed >= self.rhythm.candidate_every
@@ -164,8 +157,11 @@ class Agent:
 
     def _mark(self) -> None:
         self._marked = self.teacher.rounds
-        waiting = self.batcher.oldest()  # read, but not yet learnt from: they must come again
-        self._to_decider.put(Marker(self.teacher.state_dict(), {**self._positions, **waiting}, self._carrier))
+        oldest = self.batcher.oldest()  # read, but not yet learnt from: they must come again, the others not
+        again = {record.identity for record in self.batcher.waiting()}
+        done = [identity for identity in self.sorter.dealt_with(oldest) if identity not in again]
+        learner = {**self.teacher.state_dict(), "done": done}
+        self._to_decider.put(Marker(learner, {**self._positions, **oldest}, self._carrier))
 
     def _obey_reset(self) -> None:
         if self._reset.is_set():
@@ -214,6 +210,7 @@ class Agent:
         if state is None:
             return False
         self.teacher.load_state_dict(state["learner"])
+        self.sorter.remember(state["learner"]["done"])
         self.court.load_state_dict(state["court"])
         self._positions = dict(state["positions"])
         self._proposed = self._marked = self.teacher.rounds

@@ -49,6 +49,10 @@ class Batcher:
         late = self._waiting and now_s - self._since_s >= self.max_wait_s
         return self._take() if late else None
 
+    def waiting(self) -> tuple[Record, ...]:
+        """Read, but in no batch yet."""
+        return tuple(self._waiting)
+
     def oldest(self) -> Positions:
         """Offset of the first record of every partition that still waits."""
         return {(r.topic, r.partition): r.offset for r in reversed(self._waiting)}

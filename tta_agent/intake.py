@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +13,11 @@ from tta_agent.batching import held_out
 from tta_agent.errors import DecodeError, StreamError
 from tta_agent.monitor.labels import LabelJoin, Outcome
 from tta_agent.protocols import Producer
-from tta_agent.types import Headers, Label, RawRecord, Record
+from tta_agent.types import Headers, Label, Partition, Positions, RawRecord, Record
 
 log = logging.getLogger(__name__)
 REMEMBERED = 100_000  # identities kept for dropping duplicates
+Identity = tuple[str, ...]  # source, id, type
 Letter = tuple[bytes | None, bytes | None, Headers]
 
 
@@ -91,7 +93,7 @@ class Sorter:
         self, join: LabelJoin, holdout: float, max_age_s: float, clock: Callable[[], float] = time.time
     ) -> None:
         self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
-        self._identities: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()
 
     def sort(self, items: Iterable[Record | Label]) -> Sorted:
         """Each item to one pile; labels that came before their record follow it."""
@@ -104,6 +106,15 @@ class Sorter:
             else:
                 self._record(item, out)
         return out
+
+    def dealt_with(self, waiting: Positions) -> list[Identity]:
+        """Who stands at or after these offsets and has been sorted: they will be read again after a restart."""
+        known = self._identities.items()
+        return [identity for identity, (where, offset) in known if offset >= waiting.get(where, sys.maxsize)]
+
+    def remember(self, identities: Iterable[Identity]) -> None:
+        """Take these for duplicates when they come again."""
+        self._identities.update((identity, (("", 0), -1)) for identity in map(tuple, identities))
 
     def _record(self, record: Record, out: Sorted) -> None:
         early = self._join.expect(record)
@@ -125,7 +136,7 @@ class Sorter:
     def _is_duplicate(self, record: Record) -> bool:
         if record.identity in self._identities:
             return True
-        self._identities[record.identity] = None
+        self._identities[record.identity] = ((record.topic, record.partition), record.offset)
         if len(self._identities) > REMEMBERED:
             self._identities.popitem(last=False)
         return False

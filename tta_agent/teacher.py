@@ -28,6 +28,11 @@ class Round:
     dropped: Mapping[str, int]
     report: StepReport
 
+    def numbers(self) -> dict[str, float | None]:
+        """Means of the batch, the share that was kept, and the loss: for people."""
+        means = {name: float(getattr(self, name).mean()) for name in ("entropy", "confidence", "margin")}
+        return {**means, "kept": 1 - sum(self.dropped.values()) / len(self.logits), "loss": self.report.loss}
+
 
 class Teacher:
     """The copy, and who may teach it.

@@ -97,9 +97,9 @@ def play(stage: Stage, show: Show) -> None:
     finally:
         stage.marks["end"] = stage.now_s()
         stage.traffic.stop()
-        status = stage.agent.stop()
-        if status:
-            stage.failures.append(f"the agent ended with status {status}, see {stage.agent.log}")
+        code = stage.agent.stop()
+        if code:
+            stage.failures.append(f"the agent ended with status {code}, see {stage.agent.log}")
         stage.server.stop()
         stage.events = events(stage)
 

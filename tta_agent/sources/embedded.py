@@ -152,7 +152,7 @@ class EmbeddedSource:
         if wanted is None:
             wanted = self._membership.committed(slot)
         if wanted is None or wanted > end:  # beyond the end: of a log that was replaced since
-            return first if self._from_start else end
+            return first if not self._from_start else end
         return max(wanted, first)
 
     def _bounds(self, slot: int) -> tuple[int, int]:

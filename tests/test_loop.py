@@ -1,0 +1,268 @@
+"""The real agent in its threads: certified swap, crash and resume, bad records, a roll-back by command.
+
+The same loop runs over the embedded log and, marked `kafka`, over a real broker.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import worlds
+from tta_agent import build, environment, streams
+from tta_agent.codecs import cloudevents, oip
+from tta_agent.sessions import SessionPair, open_session, run
+from tta_agent.swappers.session import SessionSwapper
+from tta_agent.telemetry import Telemetry
+from tta_agent.versions import Ledger
+
+PATIENCE_S = 90.0
+
+
+class World:
+    """A stream, a server in this process, users who send shifted images, and labels that come at once."""
+
+    def __init__(self, path: Path, monkeypatch, brokers: str | None = None, **env: str) -> None:
+        name = f"loop-{path.name}-{time.time_ns()}"
+        given = {
+            **worlds.FASHION,
+            "TTA_STORE__PATH": str(path / "store"),
+            "TTA_STORE__CHECKPOINT_EVERY": "4",
+            "TTA_STREAM__TOPIC": name,
+            "TTA_STREAM__LABELS_TOPIC": f"{name}.labels",
+            "TTA_STREAM__GROUP": name,
+            "TTA_STREAM__START": "earliest",
+            "TTA_SCHEDULE__CANDIDATE_EVERY": "4",
+            **({"TTA_STREAM__BOOTSTRAP_SERVERS": brokers} if brokers else {}),
+            **env,
+        }
+        for key, value in given.items():
+            monkeypatch.setenv(key, value)
+        self.settings = environment.load()
+        self.source = build.load_source(self.settings)
+        self.ledger: Ledger = build.open_ledger(self.settings, self.source)
+        session = open_session(self.ledger.get(0).path)
+        self.pair = SessionPair(0, session)
+        self.producer = streams.open_producer(self.settings)
+        self.sent = 0
+        self.right: list[tuple[int, bool]] = []
+
+    def agent(self):
+        stream = self.settings.stream
+        source = streams.open_source(self.settings, [stream.topic, stream.labels_topic])
+        swapper = SessionSwapper(self.pair, open_session)
+        return build.assemble(self.settings, self.source, source, self.producer, swapper, Telemetry.off())
+
+    def send(self, n: int, label_rate: float = 1.0) -> None:
+        """n shifted images, answered by what is live, each with its label."""
+        _, shifted, labels = worlds.images(6000)
+        topic, labels_topic = self.settings.stream.topic, self.settings.stream.labels_topic
+        for i in range(self.sent, self.sent + n):
+            row, name, now_s = i % 6000, f"{topic}-{i}", time.time()
+            x = shifted[row : row + 1]
+            number, session = self.pair.current()
+            answer = run(session, x)
+            self.right.append((number, int(answer.argmax()) == int(labels[row])))
+            event = cloudevents.encode_inference(name, x, answer, number, source="t", model="m", time_s=now_s)
+            self.producer.send(topic, *event)
+            if np.random.default_rng(i).random() < label_rate:
+                self.producer.send(labels_topic, *cloudevents.encode_label(name, int(labels[row]), now_s))
+        self.sent += n
+        self.producer.flush()
+
+    def events(self, agent, name: str) -> list[dict]:
+        return [event for event in agent.journal.read_events() if event["event"] == name]
+
+
+class Running:
+    """The agent in a thread; leaving the block stops it and raises what it raised."""
+
+    def __init__(self, agent) -> None:
+        self.agent, self.error = agent, None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.agent.run()
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self):
+        self._thread.start()
+        return self.agent
+
+    def __exit__(self, *_: object) -> None:
+        self.agent.stop()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self.error:
+            raise self.error
+
+
+def until(condition, feed=lambda: time.sleep(0.05)) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        feed()
+
+
+def loop_to_a_certified_swap(world: World) -> None:
+    agent = world.agent()
+    with Running(agent):
+        until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
+        world.send(300)
+    swap = world.events(agent, "swap")[0]
+    assert world.ledger.get(swap["version"]).proof == "certified"
+    assert world.ledger.aliases()["serving"] == world.pair.current()[0]
+    before = [right for number, right in world.right if number == 0]
+    after = [right for number, right in world.right if number != 0]
+    assert np.mean(after) > np.mean(before) + 0.2
+    manifest = world.ledger.manifest(swap["version"])
+    assert manifest["records"]["kept"] > 0
+    assert any(world.settings.stream.topic in position for position in manifest["positions"])
+
+
+def test_the_loop_on_the_embedded_log(tmp_path, monkeypatch):
+    loop_to_a_certified_swap(World(tmp_path, monkeypatch))
+
+
+@pytest.mark.kafka
+def test_the_loop_on_a_real_broker(tmp_path, monkeypatch, kafka):
+    loop_to_a_certified_swap(World(tmp_path, monkeypatch, brokers=kafka))
+
+
+def test_shadow_tests_candidates_and_swaps_nothing(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, TTA_MODE="shadow")
+    agent = world.agent()
+    with Running(agent):
+        until(lambda: world.events(agent, "verdict"), lambda: (world.send(64), time.sleep(0.2)))
+    assert world.pair.current()[0] == 0
+    assert world.ledger.aliases()["serving"] == 0
+    assert "not swapped" in world.events(agent, "verdict")[-1]["outcome"]
+
+
+def test_a_restart_resumes_weights_trial_and_offsets(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, TTA_GATE__ALPHA="1e-300")
+    first = world.agent()
+    with Running(first):
+        until(
+            lambda: first.court.trial and first.court.trial.labels > 5,
+            lambda: (world.send(64), time.sleep(0.2)),
+        )
+    second = world.agent()
+    assert second.resume()
+    assert second.teacher.rounds == first.teacher.rounds > 0
+    assert second.court.trial.version == first.court.trial.version
+    assert second.court.trial.labels == first.court.trial.labels
+    state = first.teacher.adapter.state_dict()["model"]
+    again = second.teacher.adapter.state_dict()["model"]
+    assert all(np.array_equal(state[name], again[name]) for name in state)
+    kept = dict(second.teacher.totals)
+    with Running(second):
+        world.send(200)
+        until(lambda: sum(second.teacher.totals.values()) > sum(kept.values()) + 64)
+        time.sleep(3.0)  # the last short batch
+    learnt = (
+        sum(second.teacher.totals.values()) + second.sorted_total["held_out"] + first.sorted_total["held_out"]
+    )
+    assert learnt == world.sent  # nothing lost, nothing twice
+
+
+def test_a_rollback_by_somebody_else_resets_and_cools_down(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, TTA_SCHEDULE__COOLDOWN_S="3600")
+    agent = world.agent()
+    with Running(agent):
+        until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
+        world.ledger.serve(0)
+        until(lambda: world.events(agent, "reset"))
+        candidates = len(world.events(agent, "candidate"))
+        rounds = agent.teacher.rounds
+        until(lambda: agent.teacher.rounds > rounds + 10, lambda: (world.send(64), time.sleep(0.1)))
+    assert agent.court.serving.number == 0
+    assert agent.court.trial is None
+    assert len(world.events(agent, "candidate")) == candidates
+
+
+def malformed() -> dict[str, tuple[bytes | None, bytes | None, tuple]]:
+    """Twenty-odd ways to be unreadable, by name."""
+    x = np.zeros((1, 1, 28, 28), np.float32)
+    logits = np.zeros((1, 10), np.float32)
+
+    def event(x=x, logits=logits, id="bad", **more):
+        return cloudevents.encode_inference(
+            id, x, logits, 0, source="t", model="m", time_s=more.pop("time_s", time.time()), **more
+        )
+
+    def headers(message, **change):
+        kept = [(n, v) for n, v in message[2] if n not in change]
+        return message[0], message[1], (*kept, *((n, v) for n, v in change.items() if v is not None))
+
+    def label(body: bytes):
+        return headers((b"bad", body, cloudevents.encode_label("bad", 1, 0.0)[2]))
+
+    good, nan = event(), np.full_like(x, np.nan)
+    json_body, _ = oip.encode(oip.Body({"input": x}, {}, "bad", None, None), binary=False)
+    return {
+        "no value": (b"k", None, good[2]),
+        "empty value": (b"k", b"", good[2]),
+        "no headers": (b"k", good[1], ()),
+        "not json": (b"k", b"\x00\xff garbage", good[2]),
+        "cut off": (b"k", good[1][:200], good[2]),
+        "too long": (b"k", good[1] + b"12", good[2]),
+        "no id": headers(good, ce_id=None),
+        "no source": headers(good, ce_source=None),
+        "old spec version": headers(good, ce_specversion=b"0.1"),
+        "another type": headers(good, ce_type=b"org.example.other"),
+        "bad time": headers(good, ce_time=b"yesterday"),
+        "bad model version": headers(good, ce_modelversion=b"latest"),
+        "bad content type": headers(good, **{"content-type": b"text/html"}),
+        "head length lies": headers(good, ce_inferenceheadercontentlength=b"7"),
+        "head length is a word": headers(good, ce_inferenceheadercontentlength=b"seven"),
+        "wrong shape": event(np.zeros((1, 1, 28, 27), np.float32)),
+        "wrong rank": event(np.zeros((1, 784), np.float32)),
+        "no sample": event(np.zeros((0, 1, 28, 28), np.float32), np.zeros((0, 10), np.float32)),
+        "nan input": event(nan),
+        "infinite output": event(logits=np.full((1, 10), np.inf, np.float32)),
+        "other classes": event(logits=np.zeros((1, 11), np.float32)),
+        "two answers": event(logits=np.zeros((2, 10), np.float32)),
+        "string tensor": (b"k", json_body.replace(b"FP32", b"BYTES"), good[2]),
+        "label is a word": label(b'{"id": "bad", "label": "cat"}'),
+        "label out of range": label(b'{"id": "bad", "label": 10}'),
+        "label without id": label(b'{"label": 1}'),
+        "label is no json": label(b"{"),
+    }
+
+
+def test_malformed_records_are_counted_explained_and_kept_and_the_loop_goes_on(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    bad = malformed()
+    assert len(bad) >= 20
+    agent = world.agent()
+    with Running(agent):
+        world.send(130, label_rate=0.2)
+        for message in bad.values():
+            world.producer.send(world.settings.stream.topic, *message)
+        world.send(130, label_rate=0.2)
+        until(lambda: agent.decoder.refused.total() == len(bad) and agent.teacher.rounds >= 3)
+    assert len(agent.decoder.refused) >= 15
+    letters = dead_letters(world)
+    assert len(letters) == len(bad)
+    assert {(raw.key, raw.value or None) for raw in letters} == {(k, v or None) for k, v, _ in bad.values()}
+    for raw in letters:
+        told = dict(raw.headers)
+        assert told["tta_dlq_topic"].decode() == world.settings.stream.topic
+        assert told["tta_dlq_reason"].decode() in agent.decoder.refused
+        assert len(told["tta_dlq_exception"]) > 10
+
+
+def dead_letters(world: World) -> list:
+    topic = build.dead_letter_topic(world.settings)
+    source = streams.open_source(world.settings, [topic], group="reader-of-dead-letters")
+    found: list = []
+    until(lambda: (not (part := source.poll(0.5)) and found) or found.extend(part))
+    source.close()
+    return found

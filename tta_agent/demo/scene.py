@@ -1,0 +1,66 @@
+"""One moment of the demo: everything that is known, and how a log tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from tta_agent.demo.words import Event, clean, clock, number, percent
+
+Point: TypeAlias = tuple[float, float | None, float | None]  # seconds, served, source
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything that is known at one moment.
+
+    Attributes:
+        served_accuracy, source_accuracy: of the answers served lately, and of the frozen source on the same.
+        history: seconds, served, source; one point a second.
+        status, events: what the agent's journal holds, newest event last.
+        started_s: epoch seconds at which the demo began; events are told relative to it.
+        shifted_s: seconds since then at which the shift began.
+    """
+
+    elapsed_s: float = 0.0
+    duration_s: float = 0.0
+    phase: str = "clean"
+    shift_name: str = ""
+    sent: int = 0
+    failed: int = 0
+    rate_per_s: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    served_accuracy: float | None = None
+    source_accuracy: float | None = None
+    history: Sequence[Point] = field(default_factory=list)
+    serving_version: int | None = None
+    labels_sent: int = 0
+    status: Mapping[str, Any] = field(default_factory=dict)
+    events: Sequence[Event] = field(default_factory=list)
+    started_s: float = 0.0
+    shifted_s: float | None = None
+
+    def span_s(self) -> float:
+        """Length of the time axis."""
+        return max(self.duration_s, self.elapsed_s, 1.0)
+
+    def act(self, most: int = 60) -> str:
+        """What is being played, in words; a name of at most so many characters."""
+        shifted = self.phase == "shifted"
+        return f"shifted: {clean(self.shift_name, most)}" if shifted else clean(self.phase, most)
+
+
+def line(scene: Scene) -> str:
+    """The moment in one line, for a log."""
+    parts = [
+        f"{clock(scene.elapsed_s):>6}  {scene.act()}",
+        f"served {percent(scene.served_accuracy)}, frozen source {percent(scene.source_accuracy)}",
+        f"version {number(scene.serving_version, '{}')}",
+        f"{scene.sent:,} sent, {scene.failed:,} failed",
+        f"p99 {number(scene.p99_ms, '{:.1f} ms')}",
+        f"entropy {number(scene.status.get('entropy'), '{:.2f}')}",
+    ]
+    trial = scene.status.get("trial")
+    return " | ".join(parts + ([f"version {trial} under test"] if trial is not None else []))
