@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from parts.kafka.broker import broker, unavailable
+
+from tests.parts.kafka.broker import broker, unavailable
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,7 +31,7 @@ def _one_torch_thread() -> None:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bootstrap address of a real Kafka. TTA_REQUIRE_PARTS=kafka makes its absence a failure."""
+    """The bootstrap address of a real Kafka. PARTS_REQUIRED=kafka makes its absence a failure."""
     reason = unavailable()
     if reason is not None:
         require_or_skip("kafka", reason)
@@ -40,6 +41,6 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def require_or_skip(part: str, reason: str) -> None:
     """Skip a test whose server cannot be started here, or fail where the environment asks for that server."""
-    if part in os.environ.get("TTA_REQUIRE_PARTS", ""):
+    if part in os.environ.get("PARTS_REQUIRED", ""):
         pytest.fail(f"{part}: {reason}")
     pytest.skip(f"{part}: {reason}")

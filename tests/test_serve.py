@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from parts import serving
 
+from tests.parts import serving
 from tta_agent.codecs import cloudevents, oip
 from tta_agent.serve.app import make_app
 from tta_agent.serve.stats import Stats
@@ -348,8 +348,8 @@ def test_close_does_not_wait_for_ever() -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1]]
-from parts import serving
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+from tests.parts import serving
 from tta_agent.serve.app import make_app, serve
 from tta_agent.serve.tap import Tap
 from tta_agent.sessions import SessionPair, open_session, open_version

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from parts import serving
 
+from tests.parts import serving
 from tta_agent import sessions
 from tta_agent.errors import GraphError, SwapError
 from tta_agent.sessions import Session, SessionPair, open_session, open_version, run, shapes

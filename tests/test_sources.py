@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from parts.kafka.broker import broker, start, stop
 
+from tests.parts.kafka.broker import broker, start, stop
 from tta_agent.errors import ConfigError, StreamError
 from tta_agent.protocols import Producer, Source
 from tta_agent.sources.embedded import EmbeddedProducer, EmbeddedSource
@@ -382,7 +382,7 @@ path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 producer = EmbeddedProducer(path)
 for i in range(count):
     producer.send("requests", None, b"%s-%d" % (name.encode(), i))
-    if i % 100 == 99:
+    if i % 20 == 19:
         producer.flush()
         print(i + 1, flush=True)
 producer.close()
@@ -439,6 +439,18 @@ def test_embedded_a_silent_member_loses_its_partitions(tmp_path: Path) -> None:
         assert file.execute("SELECT count(*) FROM commits").fetchone() == (0,)
     file.close()
     silent.close()
+    other.close()
+
+
+def test_embedded_a_partition_never_has_two_owners(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    busy, other = (EmbeddedSource(path, ["requests"], "agent") for _ in range(2))
+    settle(busy)
+    assert not other.poll(0.2)
+    assert (len(busy.assignment()), len(other.assignment())) == (PARTITIONS, 0)
+    settle(busy, other, until=lambda: split_evenly(busy, other))
+    assert not {*busy.assignment()} & {*other.assignment()}
+    busy.close()
     other.close()
 
 
@@ -520,8 +532,10 @@ def test_embedded_damage_in_the_middle_is_reported(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(10 * 16384)
         file.write(b"\xff" * 40 * 16384)
+    source = EmbeddedSource(path, ["t"], "agent", start="earliest")
     with pytest.raises(StreamError, match="malformed"):
-        take(EmbeddedSource(path, ["t"], "agent", start="earliest"), 100)
+        take(source, 100)
+    source.close()
 
 
 def test_embedded_refuses_the_database_of_another_program(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parts import serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from tests.parts import serving
 from tta_agent.errors import SwapError
 from tta_agent.protocols import Swapper
 from tta_agent.serve.app import make_app

@@ -85,15 +85,16 @@ def assemble(
         agent_options: `observer` and `threaded` of `Agent`.
     """
     journal = Journal(settings.store.path)
+    teacher = make_teacher(settings, source, telemetry)
+    gates = [plugins.make("gates", name, settings.gate.options) for name in settings.gate.gates]
     master = MasterGraph(source.module, source.shape)
     ledger = open_ledger(settings, source, master)
-    teacher = make_teacher(settings, source, telemetry)
     decode = functools.partial(cloudevents.decode, shape=source.shape, classes=source.classes)
     s = settings
     court = Court(
         master,
         ledger,
-        [plugins.make("gates", name, s.gate.options) for name in s.gate.gates],
+        gates,
         swapper,
         telemetry,
         journal,
@@ -127,13 +128,13 @@ def assemble(
 def _when_up(court: Court, timeout_s: float) -> None:
     """The server may start later than its sidecar: try until `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
+    log.info("waiting %.0f s at most for the model server", timeout_s)
     while True:
         try:
             return court.align()
-        except SwapError as error:
+        except SwapError:
             if time.monotonic() > deadline_s:
                 raise
-            log.info("waiting for the server: %s", error)
             time.sleep(0.5)
 
 

@@ -185,8 +185,11 @@ def _settings(**flags: Any) -> Settings:
     settings = environment.load(**flags)
     threads.budget(settings.model.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "httpcore", "kafka", "onnxscript", "torch.onnx"):
+    for noisy in ("httpx", "httpcore", "onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger(
+        "kafka"
+    ).propagate = False  # a line a retry; sources/kafka.py keeps the cause for its errors
     return settings
 
 

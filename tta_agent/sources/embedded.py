@@ -145,15 +145,15 @@ class EmbeddedSource:
         return True
 
     def _first_position(self, partition: Partition) -> int:
-        """What was sought, else what the group committed, else what `start` says; within what is kept."""
+        """What was sought, else what the group committed, else what `start` says."""
         slot = self._slots[partition]
         first, end = self._bounds(slot)
         wanted = self._sought.pop(partition, None)
         if wanted is None:
             wanted = self._membership.committed(slot)
         if wanted is None or wanted > end:  # beyond the end: of a log that was replaced since
-            return first if not self._from_start else end
-        return max(wanted, first)
+            return first if self._from_start else end
+        return wanted  # of what is no longer kept, reading continues with the oldest that is
 
     def _bounds(self, slot: int) -> tuple[int, int]:
         sql = "SELECT first_offset, next_offset FROM partitions WHERE slot = ?"

@@ -83,10 +83,9 @@ class Membership:
         return None if row is None else int(row[0])
 
     def leave(self) -> None:
-        """Give everything up at once."""
+        """Give everything up: what a member owns that is gone, the next sync of another one frees."""
         with transaction(self._log):
             self._log.execute("DELETE FROM members WHERE member = ?", (self._member,))
-            self._log.execute("DELETE FROM owners WHERE member = ?", (self._member,))
             self._tell_others()
 
     def _beat(self) -> int:

@@ -166,7 +166,7 @@ class OipSwapper:
         except httpx.HTTPError as error:
             raise SwapError(
                 f"{self._url} does not answer ({type(error).__name__}: {error}).\n"
-                "Is the model server running there, and is its REST port the one in swap.url?"
+                "Is the model server running there, and is its REST port the one in TTA_SWAP__URL?"
             ) from error
         if response.is_success:
             return response

@@ -1,6 +1,6 @@
 """Starts a real single-node Apache Kafka (KRaft) on loopback, from the jars that Maven fetches once.
 
-The jars are kept in `.parts/kafka` under the repository root; TTA_PARTS names another folder than `.parts`.
+The jars are kept in `.parts/kafka` under the repository root; PARTS_CACHE names another folder than `.parts`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def unavailable() -> str | None:
 
 def jars() -> Path:
     """The folder in which the broker's jars are, or will be."""
-    return Path(os.environ.get("TTA_PARTS") or REPOSITORY / ".parts") / "kafka" / "libs"
+    return Path(os.environ.get("PARTS_CACHE") or REPOSITORY / ".parts") / "kafka" / "libs"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,52 @@
+"""What goes wrong at the start is said in one to three lines, with what to do; status 2, no traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests import worlds
+
+TINY = {"TTA_MODEL__FACTORY": "tests.worlds:tiny_batch_net", "TTA_MODEL__INPUT_SHAPE": "[1,8,8]"}
+AUTO = {"TTA_MODE": "auto", "TTA_SWAP__TIMEOUT_S": "1", "TTA_SWAP__URL": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    ("command", "environ", "message"),
+    [
+        ("run", {"TTA_ADAPT__METHD": "tent"}, "did you mean TTA_ADAPT__METHOD?"),
+        ("run", {"TTA_ADAPT__METHOD": "tnet", **TINY}, "did you mean tent?"),
+        ("run", {"TTA_ADAPT__OPTIONS": '{"tent": {"rate": 1}}', **TINY}, "adapter 'tent' with options"),
+        (
+            "run",
+            {**TINY, "TTA_MODEL__WEIGHTS": "/nowhere/weights.pt"},
+            "TTA_MODEL__WEIGHTS=/nowhere/weights.pt",
+        ),
+        ("serve", {**TINY, "TTA_MODEL__WEIGHTS": "/nowhere/weights.pt"}, "no such file"),
+        ("run", {**TINY, "TTA_MODEL__FACTORY": "tests.worlds:no_norm_net"}, "TTA_ADAPT__METHOD=frozen"),
+        ("run", {**TINY, "TTA_STREAM__BOOTSTRAP_SERVERS": "127.0.0.1:9"}, "127.0.0.1:9"),
+        ("run", {**TINY, **AUTO}, "http://127.0.0.1:9"),
+        ("rollback", {}, "name one with --to"),
+        ("versions", {"TTA_STORE__PATH": "/proc/nowhere"}, "TTA_STORE__PATH"),
+    ],
+)
+def test_a_clear_end(tmp_path, command, environ, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "tta_agent", command],
+        env={**worlds.clean_environ(), "TTA_STORE__PATH": str(tmp_path), **environ},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    told = [line for line in done.stderr.splitlines() if " INFO " not in line and " WARNING " not in line]
+    assert message in "\n".join(told)
+    assert 1 <= len(told) <= 3, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_replay_of_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tta_agent", "replay", str(tmp_path)],
+        env={**worlds.clean_environ(), **TINY}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "not a recording" in done.stderr

@@ -1,0 +1,49 @@
+"""The demo as a newcomer starts it, shortened; its agent is killed in the middle."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import worlds
+
+BAR = {
+    "clean_accuracy", "source_accuracy_after_shift", "served_accuracy_before_swap", "served_accuracy_after_swap",
+    "swaps", "rollbacks", "failed_requests", "unknown_answers", "labels_used", "seconds",
+}  # fmt: skip
+
+
+def play(tmp_path, *more: str) -> dict:
+    out = tmp_path / "numbers.json"
+    command = [sys.executable, "-m", "tta_agent", "demo", "--seed", "7", "--json", str(out), *more]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, env=worlds.clean_environ(), timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(out.read_text())
+
+
+def check(numbers: dict) -> None:
+    assert numbers.keys() >= BAR
+    assert numbers["swaps"] >= 1
+    assert (numbers["failed_requests"], numbers["unknown_answers"], numbers["failures"]) == (0, 0, [])
+    lost = numbers["clean_accuracy"] - numbers["source_accuracy_after_swap"]
+    assert numbers["served_accuracy_after_swap"] - numbers["source_accuracy_after_swap"] >= lost / 2
+    assert all(0 <= numbers[name] <= 1 for name in BAR if "accuracy" in name)
+
+
+@pytest.mark.slow
+def test_a_killed_agent_resumes_and_the_server_never_stops_answering(tmp_path):
+    numbers = play(tmp_path, "--seconds", "60", "--kill-agent", "--label-rate", "0.6")
+    check(numbers)
+    assert numbers["resumed"] == 1
+    for name in ("demo.png", "demo.html"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_the_story_on_a_real_broker(tmp_path, kafka):
+    check(play(tmp_path, "--seconds", "45", "--label-rate", "0.6", "--bootstrap-servers", kafka))
