@@ -93,7 +93,10 @@ class Agent:
         self.source.pause() if self._to_learner.full() else self.source.resume()
         raws = self.source.poll(timeout_s)
         if raws:
+            known = self.decoder.refused.total()
             items = self.decoder.read(raws)
+            self.telemetry.samples("undecodable", self.decoder.refused.total() - known)
+            self.journal.status(undecodable=dict(self.decoder.refused))
             after = {(raw.topic, raw.partition): raw.offset + 1 for raw in raws}
             with self.telemetry.poll(raws[0].topic, len(raws)):
                 self.telemetry.stream(self.source.lag(), self._rooms.held_bytes)
@@ -123,7 +126,8 @@ class Agent:
         self._to_decider.wait_for_room()
         self._to_decider.put(piles, piles.nbytes)
         self._maybe_propose()
-        self._maybe_mark()
+        if self.teacher.rounds - self._marked >= self.rhythm.checkpoint_every:
+            self._mark()
 
     def _round(self, batch: Batch) -> None:
         with self.telemetry.process(batch.topic, [record.traceparent for record in batch.records]):
@@ -142,18 +146,8 @@ class Agent:
             return
         self._propose.clear()
         self._proposed = self.teacher.rounds
-        positions = {f"{topic}/{partition}": offset for (topic, partition), offset in self._positions.items()}
-        history = {
-            "rounds": self.teacher.rounds,
-            "records": dict(self.teacher.totals),
-            "positions": positions,
-        }
-        module = self.teacher.adapter.servable()
-        self._to_decider.put(Proposal(module, dict(self._positions), history, self._carrier))
-
-    def _maybe_mark(self) -> None:
-        if self.teacher.rounds - self._marked >= self.rhythm.checkpoint_every:
-            self._mark()
+        module, born = self.teacher.adapter.servable(), dict(self._positions)
+        self._to_decider.put(Proposal(module, born, self.teacher.history(born), self._carrier))
 
     def _mark(self) -> None:
         self._marked = self.teacher.rounds

@@ -52,14 +52,13 @@ def open_ledger(settings: Settings, source: models.Source, master: MasterGraph |
     return ledger
 
 
-def agent(settings: Settings) -> Agent:
-    """Everything, wired.
+def agent(settings: Settings, source: models.Source) -> Agent:
+    """Everything, wired around the deployed model.
 
     Raises:
         ConfigError: a setting, file or plugin that does not fit.
         StreamError, SwapError: broker or server cannot be reached.
     """
-    source = load_source(settings)
     stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
     telemetry = Telemetry.from_environment(
         tta_agent.__version__, system=_system(settings), group=settings.stream.group

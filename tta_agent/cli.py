@@ -52,8 +52,9 @@ def run(
     threads.yield_to_others(settings.model.nice)
     from tta_agent import build
 
-    agent = build.agent(settings)
-    print(build.describe(settings, build.load_source(settings)), flush=True)
+    source = build.load_source(settings)
+    print(build.describe(settings, source), flush=True)
+    agent = build.agent(settings, source)
     resumed = agent.resume()
     print(
         f"resumed after {agent.teacher.rounds} rounds" if resumed else "starting from the source", flush=True

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tta_agent import scores
 from tta_agent.protocols import Adapter, Selector
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Array, Selection, StepReport, View
+from tta_agent.types import Array, Positions, Selection, StepReport, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,16 @@ class Teacher:
         for outcome, count in outcomes.items():
             self.totals[outcome] += count
             self._telemetry.samples(outcome, count)
+
+    def history(self, positions: Positions) -> dict[str, Any]:
+        """What the copy has learnt from, for the manifest of a candidate."""
+        read = {f"{topic}/{partition}": offset for (topic, partition), offset in positions.items()}
+        return {
+            "policy": self._policy,
+            "rounds": self.rounds,
+            "records": dict(self.totals),
+            "positions": read,
+        }
 
     def reset(self) -> None:
         """Back to the source."""

@@ -62,11 +62,11 @@ def logits(y: Array, count: int, classes: int | None) -> Array:
 
 def label(value: object, classes: int | None) -> int:
     """A class index."""
-    expected = "expected an integer from 0" + ("" if classes is None else f" to {classes - 1}")
+    span = "0 or more" if classes is None else f"0 to {classes - 1}"
     if type(value) is not int:
-        raise DecodeError("label_type", f"label is {show(value)}; {expected}")
+        raise DecodeError("label_type", f"label is {show(value)}; expected an integer from {span}")
     if value < 0 or (classes is not None and value >= classes):
-        raise DecodeError("label_range", f"label is {show(value)}; {expected}")
+        raise DecodeError("label_range", f"label is {show(value)}; expected {span}")
     return value
 
 
