@@ -88,7 +88,7 @@ def test_a_trial_survives_a_restart(trial, tmp_path):
     assert np.array_equal(again.evidence().candidate, trial.evidence().candidate)
 
 
-def test_outdated_when_the_copy_moved_further_than_the_candidate_stands_from_serving(tmp_path):
+def test_outdated_when_the_copy_moved_much_further_than_the_candidate_stands_from_serving(tmp_path):
     version = Version(1, "", tmp_path, "none")
     near = Trial(version, linear(KEEP), linear(KEEP), alpha=0.01, born={}, parity=(1, 0), size_ratio=1)
     near.observe([record(i, i % 3) for i in range(64)])

@@ -103,8 +103,8 @@ class Court:
         """7: compose the candidate's graph, pin it in the ledger, and begin its trial.
 
         While a trial runs, a proposal only shows whether its candidate is outdated: it is when the copy has moved
-        further from it than it stands from what serves (a shift came meanwhile). Then the trial ends, and the next
-        proposal, when the copy has had time to settle, is taken. Otherwise the candidate stays pinned.
+        much further from it than it stands from what serves (a shift came meanwhile). Then the trial ends, and
+        the next proposal, when the copy has had time to settle, is taken. Otherwise the candidate stays pinned.
         """
         try:
             with self._telemetry.export(proposal.carrier) as stage:

@@ -13,6 +13,7 @@ from tta_agent.sessions import Session, run
 from tta_agent.types import Array, Evidence, Label, Positions, Record, Version
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
+FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show
 
 
 class Trial:
@@ -76,12 +77,16 @@ class Trial:
         return newer and record.id not in self._seen
 
     def outdated_by(self, newer: Session) -> bool:
-        """Whether `newer` differs from this candidate on more of the latest records than this from serving."""
+        """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
+
+        Distance is the share of the latest records that are answered otherwise. A copy that only wanders about a
+        good place stays nearer, and its candidate keeps the evidence that it has gathered.
+        """
         if len(self._recent) < RECENT // 2:
             return False
         x, serving, candidate = (np.stack(column) for column in zip(*self._recent, strict=True))
         moved = (run(newer, x).argmax(1) != candidate).mean()
-        return bool(moved > (candidate != serving).mean())
+        return bool(moved > FAR * (candidate != serving).mean())
 
     def label(self, label: Label) -> bool:
         """Count one label; labels of other records are ignored, as are second labels."""
