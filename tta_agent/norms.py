@@ -49,16 +49,15 @@ class TargetNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, ...] -> the same shape, normalised by the batch itself."""
         single = x.numel() // x.shape[1] < 2
+        batch = None
         if torch.is_grad_enabled():  # predict() runs without: it must leave nothing behind
-            self._batch = None if single else self._statistics(x.detach())
+            batch = None if single else (torch.zeros_like(self.mean), torch.zeros_like(self.var))
+            self._batch = batch
         if single:
             return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, False, 0.0, self.eps)
-        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-
-    @staticmethod
-    def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-        var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())])
-        return mean, var
+        # at momentum 1 the kernel leaves this batch's mean and unbiased variance behind: no second pass for them
+        mean, var = batch or (None, None)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
 
     @torch.no_grad()
     def absorb(self) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tta_agent.errors import ConfigError
+from tta_agent.files import write_atomic
 from tta_agent.sources.recording_format import COLUMNS, INDEX, Index, Preprocessing, Row, to_columns
 from tta_agent.types import Array
 
@@ -116,13 +117,7 @@ class RecordingWriter:
             shape,
             tuple(self._parts),
         )
-        draft = self._folder / (INDEX + ".tmp")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(index.dump())
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._folder / INDEX)
-        _sync_folder(self._folder)
+        write_atomic(self._folder / INDEX, index.dump().encode())
 
 
 def _refuse_used(folder: Path) -> None:
@@ -138,12 +133,3 @@ def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
 
 def _text(dtype: str, shape: tuple[int, ...]) -> str:
     return f"{dtype} {list(shape)}"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names of new files durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
