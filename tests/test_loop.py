@@ -172,6 +172,38 @@ def test_a_restart_resumes_weights_trial_and_offsets(tmp_path, monkeypatch):
     assert learnt == world.sent  # nothing lost, nothing twice
 
 
+def test_a_swap_after_the_last_checkpoint_is_no_rollback(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    first = world.agent()
+    with Running(first):
+        until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
+    live = world.ledger.get(world.pair.current()[0])
+    newer = world.ledger.add(live.path.read_bytes(), live, {})
+    world.ledger.conclude(newer.number, "certified", "certified", [])
+    world.ledger.serve(newer.number)
+    second = world.agent()
+    assert second.resume()
+    assert second.teacher.rounds == first.teacher.rounds
+    assert second.court.trial is None
+    second.source.close()
+
+
+def test_a_rollback_while_the_agent_was_away_is_respected(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    first = world.agent()
+    with Running(first):
+        until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
+    world.ledger.add(b"left over by a crash", world.ledger.get(0), {})
+    world.ledger.serve(0)
+    world.pair.switch(0)
+    second = world.agent()
+    assert second.resume()
+    assert (second.teacher.rounds, second.court.trial, second.court.serving.number) == (0, None, 0)
+    assert any("abandoned" in (row["outcome"] or "") for row in world.ledger.rows())
+    assert world.ledger.undecided() == []
+    second.source.close()
+
+
 def test_a_rollback_by_somebody_else_resets_and_cools_down(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, TTA_SCHEDULE__COOLDOWN_S="3600")
     agent = world.agent()

@@ -199,18 +199,22 @@ class Agent:
     # life
 
     def resume(self) -> bool:
-        """Continue from the checkpoint, if there is one; its offsets win over the group's."""
+        """Continue from the checkpoint, if there is one; its offsets win over the group's.
+
+        What was learnt is left behind where `serving` has gone back meanwhile: that was a roll-back.
+        """
         state = checkpoint.load(self._path, self._fingerprint)
-        if state is None:
-            return False
-        self.teacher.load_state_dict(state["learner"])
-        self.sorter.remember(state["learner"]["done"])
-        self.court.load_state_dict(state["court"])
-        self._positions = dict(state["positions"])
-        self._proposed = self._marked = self.teacher.rounds
-        self.source.seek(self._positions)
-        self.journal.event("resumed", rounds=self.teacher.rounds)
-        return True
+        if state is not None:
+            self._positions = dict(state["positions"])
+            self.source.seek(self._positions)
+            self.sorter.remember(state["learner"]["done"])
+            if self.court.serving.number >= state["court"]["serving"]:
+                self.teacher.load_state_dict(state["learner"])
+                self.court.load_state_dict(state["court"])
+                self._proposed = self._marked = self.teacher.rounds
+            self.journal.event("resumed", rounds=self.teacher.rounds)
+        self.court.clear_up()
+        return state is not None
 
     def run(self) -> None:
         """Until `stop()`; then a last checkpoint and commit.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
@@ -13,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from tta_agent.errors import GraphError, LedgerError, SwapError
+from tta_agent.errors import GraphError, SwapError
 from tta_agent.graph import MasterGraph, answers, parity
 from tta_agent.journal import Journal
 from tta_agent.messages import Proposal
@@ -225,24 +224,26 @@ class Court:
 
     def state_dict(self) -> dict[str, Any]:
         """The trial and its budget."""
-        return {
-            "trial": self.trial.state_dict() if self.trial else None,
-            "tried": self._tried,
-            "labels_used": self.labels_used,
-        }
+        trial = self.trial.state_dict() if self.trial else None
+        counts = {"tried": self._tried, "labels_used": self.labels_used}
+        return {"serving": self.serving.number, "trial": trial, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the trial where its candidate is still in the ledger and undecided."""
-        self._tried, self.labels_used = state["tried"], state["labels_used"]
-        saved = state["trial"]
-        if saved is None:
+        """Continue the trial, where its candidate is still undecided and faces the same opponent."""
+        self.labels_used, saved = state["labels_used"], state["trial"]
+        if state["serving"] != self.serving.number:
+            return  # a swap came after the checkpoint
+        self._tried = state["tried"]
+        if saved is None or saved["number"] not in self._ledger.undecided():
             return
-        with contextlib.suppress(LedgerError):
-            version = self._ledger.get(saved["number"])
-            if not self._ledger.verdict(version.number):
-                session = self._open(version.path)
-                self.trial = self._begin(
-                    version, session, saved["born"], saved["parity"], saved["size_ratio"]
-                )
-                self.trial.alpha = saved["alpha"]
-                self.trial.load_state_dict(saved)
+        version = self._ledger.get(saved["number"])
+        session = self._open(version.path)
+        self.trial = self._begin(version, session, saved["born"], saved["parity"], saved["size_ratio"])
+        self.trial.alpha = saved["alpha"]
+        self.trial.load_state_dict(saved)
+
+    def clear_up(self) -> None:
+        """Conclude candidates that a crash has left without a trial."""
+        running = self.trial.version.number if self.trial else None
+        for number in set(self._ledger.undecided()) - {running}:
+            self._ledger.reject(number, "abandoned by a restart", [])

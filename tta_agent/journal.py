@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 STATUS_EVERY_S = 0.5
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _forgiving() -> Iterator[None]:
+    """A full disk is told, and the agent goes on."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("the journal cannot be written: %s", error)
 
 
 class Journal:
@@ -25,7 +38,7 @@ class Journal:
     def event(self, name: str, **data: Any) -> None:
         """Append one decision."""
         line = json.dumps({"time": time.time(), "event": name, **data}, default=str)
-        with self._lock, self._events.open("a") as file:
+        with self._lock, _forgiving(), self._events.open("a") as file:
             file.write(line + "\n")
 
     def read_events(self) -> list[dict[str, Any]]:
@@ -36,7 +49,7 @@ class Journal:
 
     def status(self, **numbers: Any) -> None:
         """Update the numbers of now; written at most twice a second."""
-        with self._lock:
+        with self._lock, _forgiving():
             self._now.update(numbers)
             if time.monotonic() - self._written_s < STATUS_EVERY_S:
                 return

@@ -123,6 +123,10 @@ class Ledger:
         """All versions, rejected ones included."""
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
 
+    def undecided(self) -> list[int]:
+        """Candidates without a verdict."""
+        return [number for number in self.numbers() if not self.verdict(number)]
+
     def aliases(self) -> dict[str, int | None]:
         """Where each alias points."""
         path = self.folder / "aliases.json"

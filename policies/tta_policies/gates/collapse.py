@@ -20,7 +20,7 @@ class Collapse:
         window: records to see first.
     """
 
-    def __init__(self, ratio: float = 0.9, growth: float = 1.5, window: int = 50) -> None:
+    def __init__(self, ratio: float = 0.9, growth: float = 1.5, window: int = 100) -> None:
         self.ratio = ratio
         self.growth = growth
         self.window = window

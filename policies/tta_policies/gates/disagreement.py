@@ -19,7 +19,7 @@ class Disagreement:
         window: records to see first.
     """
 
-    def __init__(self, least: float = 0.005, most: float = 0.99, window: int = 50) -> None:
+    def __init__(self, least: float = 0.005, most: float = 0.99, window: int = 100) -> None:
         self.least = least
         self.most = most
         self.window = window
