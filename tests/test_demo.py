@@ -36,7 +36,7 @@ def check(numbers: dict) -> None:
 
 @pytest.mark.slow
 def test_a_killed_agent_resumes_and_the_server_never_stops_answering(tmp_path):
-    numbers = play(tmp_path, "--seconds", "60", "--kill-agent", "--label-rate", "0.6")
+    numbers = play(tmp_path, "--seconds", "52", "--kill-agent", "--label-rate", "0.6")
     check(numbers)
     assert numbers["resumed"] == 1
     for name in ("demo.png", "demo.html"):
@@ -46,4 +46,4 @@ def test_a_killed_agent_resumes_and_the_server_never_stops_answering(tmp_path):
 @pytest.mark.slow
 @pytest.mark.kafka
 def test_the_story_on_a_real_broker(tmp_path, kafka):
-    check(play(tmp_path, "--seconds", "45", "--label-rate", "0.6", "--bootstrap-servers", kafka))
+    check(play(tmp_path, "--seconds", "38", "--label-rate", "0.6", "--bootstrap-servers", kafka))

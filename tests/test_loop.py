@@ -51,10 +51,10 @@ class World:
         self.sent = 0
         self.right: list[tuple[int, bool]] = []
 
-    def agent(self):
+    def agent(self, swapper=None):
         stream = self.settings.stream
         source = streams.open_source(self.settings, [stream.topic, stream.labels_topic])
-        swapper = SessionSwapper(self.pair, open_session)
+        swapper = swapper or SessionSwapper(self.pair, open_session)
         return build.assemble(self.settings, self.source, source, self.producer, swapper, Telemetry.off())
 
     def send(self, n: int, label_rate: float = 1.0) -> None:

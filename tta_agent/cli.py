@@ -38,6 +38,8 @@ def main() -> None:
     except TtaError as error:
         print(f"tta-agent: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 @app.command()
