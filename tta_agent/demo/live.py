@@ -5,17 +5,25 @@ from __future__ import annotations
 import time
 
 from tta_agent.demo import data
+from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
+from tta_agent.errors import ConfigError
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer
 from tta_agent.versions import Ledger
 
 EVERY_S = 5.0
+SERVER_WITHIN_S = 60.0  # it may have been started a moment ago
 
 
 def drive(settings: Settings, images: data.Images, plan: Plan, clean_s: float, shifted_s: float) -> None:
-    """Send, shift after `clean_s`, and print the accuracy of what was served every few seconds."""
+    """Send, shift after `clean_s`, and print the accuracy of what was served every few seconds.
+
+    Raises:
+        ConfigError: no server answers at TTA_SWAP__URL.
+    """
+    _wait_for(settings.swap.url)
     source = open_session(Ledger(settings.store.path / "versions").get(0).path)
     world = make_world(images, plan, source)
     producer = open_producer(settings)
@@ -31,6 +39,14 @@ def drive(settings: Settings, images: data.Images, plan: Plan, clean_s: float, s
     finally:
         traffic.stop()
         producer.close()
+
+
+def _wait_for(url: str) -> None:
+    until_s = time.monotonic() + SERVER_WITHIN_S
+    while not answers(url):
+        if time.monotonic() > until_s:
+            raise ConfigError(f"no model server answers at TTA_SWAP__URL={url}; start one: tta-agent serve")
+        time.sleep(0.5)
 
 
 def _watch(traffic: Traffic, name: str, seconds: float) -> None:
