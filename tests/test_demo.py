@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests import worlds
+from tta_agent.demo.processes import answers
 
 BAR = {
     "clean_accuracy", "source_accuracy_after_shift", "served_accuracy_before_swap", "served_accuracy_after_swap",
@@ -47,3 +49,23 @@ def test_a_killed_agent_resumes_and_the_server_never_stops_answering(tmp_path):
 @pytest.mark.kafka
 def test_the_story_on_a_real_broker(tmp_path, kafka):
     check(play(tmp_path, "--seconds", "38", "--label-rate", "0.6", "--bootstrap-servers", kafka))
+
+
+def test_a_demo_that_is_told_to_stop_leaves_no_process_behind(tmp_path):
+    command = [sys.executable, "-m", "tta_agent", "demo", "--out", str(tmp_path / "out")]
+    log = (tmp_path / "log").open("w+")
+    demo = subprocess.Popen(command, stdout=log, stderr=log, env=worlds.clean_environ())
+    server_log = tmp_path / "out" / "state" / "server.log"
+    try:
+        deadline_s = time.monotonic() + 60
+        while not (server_log.exists() and "version 0 at" in server_log.read_text()):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        url = server_log.read_text().split("version 0 at ")[1].split("/v2")[0]
+        assert any(answers(url) or time.sleep(0.2) for _ in range(50))
+        demo.terminate()
+        assert demo.wait(60) == 130
+    finally:
+        demo.kill()
+        log.close()
+    assert not answers(url)

@@ -5,6 +5,7 @@ The same loop runs over the embedded log and, marked `kafka`, over a real broker
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests import worlds
+from tests.parts.otlp import OtlpReceiver
 from tta_agent import build, environment, streams
 from tta_agent.codecs import cloudevents, oip
 from tta_agent.sessions import SessionPair, open_session, run
@@ -51,11 +53,13 @@ class World:
         self.sent = 0
         self.right: list[tuple[int, bool]] = []
 
-    def agent(self, swapper=None):
+    def agent(self, swapper=None, telemetry=None):
         stream = self.settings.stream
         source = streams.open_source(self.settings, [stream.topic, stream.labels_topic])
         swapper = swapper or SessionSwapper(self.pair, open_session)
-        return build.assemble(self.settings, self.source, source, self.producer, swapper, Telemetry.off())
+        return build.assemble(
+            self.settings, self.source, source, self.producer, swapper, telemetry or Telemetry.off()
+        )
 
     def send(self, n: int, label_rate: float = 1.0) -> None:
         """n shifted images, answered by what is live, each with its label."""
@@ -67,7 +71,16 @@ class World:
             number, session = self.pair.current()
             answer = run(session, x)
             self.right.append((number, int(answer.argmax()) == int(labels[row])))
-            event = cloudevents.encode_inference(name, x, answer, number, source="t", model="m", time_s=now_s)
+            event = cloudevents.encode_inference(
+                name,
+                x,
+                answer,
+                number,
+                source="t",
+                model="m",
+                time_s=now_s,
+                traceparent=f"00-{i + 1:032x}-{1:016x}-01",
+            )
             self.producer.send(topic, *event)
             if np.random.default_rng(i).random() < label_rate:
                 self.producer.send(labels_topic, *cloudevents.encode_label(name, int(labels[row]), now_s))
@@ -133,6 +146,41 @@ def test_the_loop_on_the_embedded_log(tmp_path, monkeypatch):
 @pytest.mark.kafka
 def test_the_loop_on_a_real_broker(tmp_path, monkeypatch, kafka):
     loop_to_a_certified_swap(World(tmp_path, monkeypatch, brokers=kafka))
+
+
+def test_one_trace_leads_from_the_requests_to_the_swap(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    with OtlpReceiver() as collector:
+        for name in [name for name in os.environ if name.startswith("OTEL_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        telemetry = Telemetry.from_environment("test")
+        agent = world.agent(telemetry=telemetry)
+        with Running(agent):
+            until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
+        telemetry.shutdown()
+        assert collector.wait(lambda c: any(s.name == "tta.swap" for s in c.spans))
+        spans = list(collector.spans)
+        swap = next(s for s in spans if s.name == "tta.swap")
+        trace = [s for s in spans if s.trace_id == swap.trace_id]
+        names = {s.name for s in trace}
+        assert names >= {
+            "tta.score",
+            "tta.select",
+            "tta.adapt",
+            "tta.export",
+            "tta.gate",
+            "tta.swap",
+            "tta.verify",
+        }
+        process = next(s for s in trace if s.name.startswith("process "))
+        assert {link.trace_id.hex() for link in process.links} <= {f"{i + 1:032x}" for i in range(world.sent)}
+        assert len(process.links) == 64
+        assert sum(value for attributes, value in collector.points("tta.swaps")) == 1
+        kept = {a["tta.outcome"]: v for a, v in collector.points("tta.samples")}
+        assert kept["kept"] == agent.teacher.totals["kept"]
+        assert kept["held_out"] == agent.sorted_total["held_out"]
 
 
 def test_shadow_tests_candidates_and_swaps_nothing(tmp_path, monkeypatch):

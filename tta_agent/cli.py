@@ -33,6 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 def main() -> None:
     """Entry point: what we raise on purpose is a message, not a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that `finally` runs: the demo ends its children
     try:
         app()
     except TtaError as error:
@@ -182,6 +183,10 @@ def replay(
         )  # fmt: skip
     text = json.dumps(result, indent=1)
     out.write_text(text + "\n") if out else print(text)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _settings(**flags: Any) -> Settings:
