@@ -90,10 +90,11 @@ class Threaded:
         with self._room:
             self._room.wait_for(lambda: not self.full() or self.error is not None, timeout_s)
 
-    def finish(self, timeout_s: float) -> None:
-        """Work on what is queued, then end."""
+    def finish(self, timeout_s: float) -> bool:
+        """Work on what is queued, then end; whether all was worked on in time."""
         self._queue.put(None)
         self._thread.join(timeout_s)
+        return not self._thread.is_alive() and self.error is None
 
     def _loop(self) -> None:
         try:
@@ -148,8 +149,10 @@ class Rooms:
                 raise room.error
 
     def finish(self, timeout_s: float, after_first: Callable[[], None]) -> None:
-        """End each when it has worked on what came from the one before; `after_first` between them."""
+        """End each when it has worked on what came from the one before.
+
+        `after_first` is called when the first has ended well; where it has not, nobody may touch its state.
+        """
         for i, room in enumerate(self._rooms):
-            room.finish(timeout_s)
-            if i == 0 and all(r.error is None for r in self._rooms):
+            if room.finish(timeout_s) and i == 0:
                 after_first()

@@ -1,0 +1,79 @@
+"""Rooms: order, limits, idling, failures, and an end that loses nothing."""
+
+import threading
+import time
+
+import pytest
+
+from tta_agent.pipes import Rooms
+
+
+def rooms(**work):
+    built = Rooms(threaded=True, limit_bytes=100)
+    pipes = {name: built.upstream_of_all(name, do, lambda: None) for name, do in work.items()}
+    return built, pipes
+
+
+def test_items_come_in_order_and_the_end_waits_for_all_of_them():
+    seen = []
+    built, pipes = rooms(last=lambda item: (time.sleep(0.001), seen.append(item)))
+    built.start()
+    for i in range(50):
+        pipes["last"].put(i)
+    built.finish(10, after_first=lambda: seen.append("after"))
+    assert seen == [*range(50), "after"]
+
+
+def test_full_is_by_bytes_and_waiting_ends_when_there_is_room():
+    gate = threading.Event()
+    built, pipes = rooms(slow=lambda item: gate.wait(10))
+    built.start()
+    pipes["slow"].put("a", 60)
+    assert not pipes["slow"].full()
+    pipes["slow"].put("b", 60)
+    assert pipes["slow"].full()
+    assert built.held_bytes == 120
+    gate.set()
+    pipes["slow"].wait_for_room(10)
+    assert not pipes["slow"].full()
+    built.finish(10, after_first=lambda: None)
+
+
+def test_a_failure_is_raised_and_its_state_is_left_alone():
+    def fail(item):
+        raise ValueError(item)
+
+    touched = []
+    built, pipes = rooms(bad=fail)
+    built.start()
+    pipes["bad"].put("why")
+    built.finish(10, after_first=lambda: touched.append(1))
+    with pytest.raises(ValueError, match="why"):
+        built.raise_failure()
+    assert touched == []
+
+
+def test_a_room_that_does_not_end_in_time_is_not_touched():
+    gate, touched = threading.Event(), []
+    built, pipes = rooms(stuck=lambda item: gate.wait(10))
+    built.start()
+    pipes["stuck"].put("x")
+    built.finish(0.05, after_first=lambda: touched.append(1))
+    assert touched == []
+    gate.set()
+
+
+def test_idle_rooms_are_called():
+    called = threading.Event()
+    built = Rooms(threaded=True, limit_bytes=1)
+    built.upstream_of_all("idle", lambda item: None, called.set)
+    built.start()
+    assert called.wait(10)
+    built.finish(10, after_first=lambda: None)
+
+
+def test_without_threads_a_room_is_a_call():
+    seen = []
+    pipe = Rooms(threaded=False, limit_bytes=1).upstream_of_all("x", seen.append, lambda: None)
+    pipe.put("a", 10**9)
+    assert (seen, pipe.full()) == (["a"], False)
