@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before anything imports numpy or torch: several test processes share few cores.
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import sys
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -36,7 +38,16 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if reason is not None:
         require_or_skip("kafka", reason)
     with broker(tmp_path_factory.mktemp("kafka")) as address:
+        _collect_sockets()  # those of the attempts before it was up
         yield address
+    _collect_sockets()
+
+
+def _collect_sockets() -> None:
+    """kafka-python leaves refused sockets to the garbage collector, where they would warn later, anywhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def require_or_skip(part: str, reason: str) -> None:

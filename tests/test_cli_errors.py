@@ -8,6 +8,7 @@ import pytest
 from tests import worlds
 
 TINY = {"TTA_MODEL__FACTORY": "tests.worlds:tiny_batch_net", "TTA_MODEL__INPUT_SHAPE": "[1,8,8]"}
+NO_BROKER = {"TTA_STREAM__BOOTSTRAP_SERVERS": "127.0.0.1:9", "TTA_STREAM__CONNECT_TIMEOUT_S": "2"}
 AUTO = {"TTA_MODE": "auto", "TTA_SWAP__TIMEOUT_S": "1", "TTA_SWAP__URL": "http://127.0.0.1:9"}
 
 
@@ -24,7 +25,7 @@ AUTO = {"TTA_MODE": "auto", "TTA_SWAP__TIMEOUT_S": "1", "TTA_SWAP__URL": "http:/
         ),
         ("serve", {**TINY, "TTA_MODEL__WEIGHTS": "/nowhere/weights.pt"}, "no such file"),
         ("run", {**TINY, "TTA_MODEL__FACTORY": "tests.worlds:no_norm_net"}, "TTA_ADAPT__METHOD=frozen"),
-        ("run", {**TINY, "TTA_STREAM__BOOTSTRAP_SERVERS": "127.0.0.1:9"}, "127.0.0.1:9"),
+        ("run", {**TINY, **NO_BROKER}, "Kafka at 127.0.0.1:9 did not answer within 2 s"),
         ("run", {**TINY, **AUTO}, "http://127.0.0.1:9"),
         ("rollback", {}, "name one with --to"),
         ("versions", {"TTA_STORE__PATH": "/proc/nowhere"}, "TTA_STORE__PATH"),

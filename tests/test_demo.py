@@ -48,7 +48,7 @@ def test_a_killed_agent_resumes_and_the_server_never_stops_answering(tmp_path):
 @pytest.mark.slow
 @pytest.mark.kafka
 def test_the_story_on_a_real_broker(tmp_path, kafka):
-    check(play(tmp_path, "--seconds", "38", "--label-rate", "0.6", "--bootstrap-servers", kafka))
+    check(play(tmp_path, "--seconds", "32", "--label-rate", "0.6", "--bootstrap-servers", kafka))
 
 
 def test_a_demo_that_is_told_to_stop_leaves_no_process_behind(tmp_path):

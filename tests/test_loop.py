@@ -145,7 +145,9 @@ def test_the_loop_on_the_embedded_log(tmp_path, monkeypatch):
 
 @pytest.mark.kafka
 def test_the_loop_on_a_real_broker(tmp_path, monkeypatch, kafka):
-    loop_to_a_certified_swap(World(tmp_path, monkeypatch, brokers=kafka))
+    world = World(tmp_path, monkeypatch, brokers=kafka)
+    loop_to_a_certified_swap(world)
+    world.producer.close()  # or it would look for the broker after the tests
 
 
 def test_one_trace_leads_from_the_requests_to_the_swap(tmp_path, monkeypatch):

@@ -20,11 +20,9 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
     if s.bootstrap_servers:
         from tta_agent.sources.kafka import KafkaSource, ensure_topics
 
-        options = client_options(s)
-        ensure_topics(s.bootstrap_servers, topics, s.partitions, client_options=options)
-        return KafkaSource(
-            s.bootstrap_servers, topics, group or s.group, start=s.start, client_options=options
-        )
+        brokers, common = s.bootstrap_servers, connection(s)
+        ensure_topics(brokers, topics, s.partitions, **common)
+        return KafkaSource(brokers, topics, group or s.group, start=s.start, **common)
     from tta_agent.sources.embedded import EmbeddedSource
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
@@ -42,15 +40,15 @@ def open_producer(settings: Settings) -> Producer:
     if s.bootstrap_servers:
         from tta_agent.sources.kafka import KafkaStreamProducer
 
-        return KafkaStreamProducer(s.bootstrap_servers, client_options=client_options(s))
+        return KafkaStreamProducer(s.bootstrap_servers, **connection(s))
     from tta_agent.sources.embedded import EmbeddedProducer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
     return EmbeddedProducer(settings.store.path / "log.db", partitions=s.partitions)
 
 
-def client_options(stream: StreamSettings) -> dict[str, Any]:
-    """Security as kafka-python spells it."""
+def connection(stream: StreamSettings) -> dict[str, Any]:
+    """How long to try, and security as kafka-python spells it."""
     given = {
         "security_protocol": stream.security_protocol,
         "sasl_mechanism": stream.sasl_mechanism,
@@ -58,7 +56,8 @@ def client_options(stream: StreamSettings) -> dict[str, Any]:
         "sasl_plain_password": _password(stream),
         "ssl_cafile": str(stream.ssl_cafile) if stream.ssl_cafile else None,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in given.items() if value is not None}
+    return {"connect_timeout_s": stream.connect_timeout_s, "client_options": options}
 
 
 def _password(stream: StreamSettings) -> str | None:
