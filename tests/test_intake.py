@@ -70,3 +70,17 @@ def test_batches_by_size_and_age():
     assert batcher.due(99.0) is None
     full = [batcher.add(record(i), now_s=50.0) for i in range(3)][-1]
     assert full.x.shape == (3, 1, 2, 2)
+
+
+def test_what_was_dealt_with_is_known_after_any_number_of_restarts():
+    waiting, identity = {("t", 0): 1}, record(2).identity
+    first = sorter()
+    first.sort([record(1), record(2)])
+    done = first.dealt_with(waiting)
+    assert identity in done
+    for _ in range(2):
+        again = sorter()
+        again.remember(done)
+        assert again.sort([record(2)]).dropped == {"duplicate": 1}
+        done = again.dealt_with(waiting)
+        assert identity in done

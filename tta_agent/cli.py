@@ -195,9 +195,8 @@ def _settings(**flags: Any) -> Settings:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "httpcore", "onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    logging.getLogger(
-        "kafka"
-    ).propagate = False  # a line a retry; sources/kafka.py keeps the cause for its errors
+    # a line a retry; sources/kafka.py keeps the cause for its errors
+    logging.getLogger("kafka").propagate = False
     return settings
 
 

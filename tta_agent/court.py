@@ -145,8 +145,8 @@ class Court:
 
     def hear(self, records: Sequence[Record], labels: Sequence[Label]) -> None:
         """8: held-out records, then labels; a verdict where there is one."""
-        if self.trial is None:
-            return
+        if self.trial is None or not (records or labels):
+            return  # an idle tick brings no new evidence to judge
         self.trial.observe(records)
         for label in labels:
             self.labels_used += self.trial.label(label)

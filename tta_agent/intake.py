@@ -134,9 +134,8 @@ class Sorter:
             out.outcomes.append(outcome)
 
     def _is_duplicate(self, record: Record) -> bool:
-        if record.identity in self._identities:
-            return True
+        known = record.identity in self._identities
         self._identities[record.identity] = ((record.topic, record.partition), record.offset)
         if len(self._identities) > REMEMBERED:
             self._identities.popitem(last=False)
-        return False
+        return known

@@ -14,6 +14,7 @@ from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.demo.view import Scene
 from tta_agent.errors import TtaError
+from tta_agent.journal import Journal
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer
@@ -173,8 +174,5 @@ def status(stage: Stage) -> dict[str, Any]:
 
 def events(stage: Stage) -> list[dict[str, Any]]:
     """The agent's decisions, with `t` in seconds since the first request."""
-    path = stage.settings.store.path / "events.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = Journal(stage.settings.store.path).read_events()
     return [{**line, "t": round(line["time"] - stage.traffic.started_s, 2)} for line in lines]
