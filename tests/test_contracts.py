@@ -8,7 +8,7 @@ import torch
 from tta_agent import plugins, testing
 from tta_agent.errors import CannotAdapt, PluginNotFound
 
-NEEDS_BATCHNORM = {"norm"}
+NEEDS_BATCHNORM = {"norm", "adamixbn"}
 
 
 @pytest.mark.parametrize("check", testing.ADAPTER_CHECKS, ids=lambda check: check.__name__)
@@ -22,7 +22,22 @@ def test_adapter_contract(name, kind, check):
     check(plugins.load("adapters", name), testing.tiny_net(kind))
 
 
-@pytest.mark.parametrize("name", ["norm", "tent"])
+@pytest.mark.parametrize("name", set(plugins.available("adapters")) - {"frozen", "norm"})
+@pytest.mark.parametrize("kind", ["batch"])
+def test_what_learns_is_named_with_its_source_value(name, kind):
+    model = testing.tiny_net(kind)
+    options = {"margin": 1.0, "recovery": 0.0} if name == "sar" else {}  # a random net is sure of nothing
+    adapter = plugins.load("adapters", name)(model, **options)
+    source = dict(model.named_parameters())
+    moved = adapter.moved()
+    assert moved
+    assert all(torch.equal(value, source[key]) for key, (_, value) in moved.items())
+    assert all(torch.equal(now, value) for now, value in moved.values())
+    testing.learn(adapter, 5)
+    assert any(not torch.equal(now, value) for now, value in adapter.moved().values())
+
+
+@pytest.mark.parametrize("name", ["norm", "adamixbn", "tent", "eata", "sar", "deyo", "roid"])
 def test_a_model_without_normalisation_is_refused(name):
     with pytest.raises(CannotAdapt, match="frozen"):
         plugins.load("adapters", name)(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)))

@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PLUGINS_MAY = {"types", "protocols", "errors", "scores", "norms", "servable"}
-STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "demo"}
+STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "demo", "bench"}
 ONLY_IN = {
     "kafka": lambda name: name.startswith("tta_agent.sources.kafka"),
     "opentelemetry": lambda name: name.startswith("tta_agent.telemetry"),
     "onnxruntime": lambda name: name == "tta_agent.sessions",
-    "onnx": lambda name: name == "tta_agent.graph",
-    "typer": lambda name: name in ("tta_agent.cli", "tta_agent.demo.cli"),
+    "onnx": lambda name: name == "tta_agent.graph" or name.startswith("tta_agent.onnx_model"),
+    "typer": lambda name: name in ("tta_agent.cli", "tta_agent.demo.cli", "tta_agent.bench.cli"),
+    "torch_ttt": lambda name: name == "tta_agent.bench.peers",
     "timm": lambda name: name == "tta_agent.models",
 }
 
@@ -62,7 +63,7 @@ def test_the_foundation_stands_on_nothing():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in ALL if n.split(".")[1:2] and n.split(".")[1] in STAGES - {"serve", "demo"}]
+    "name", [n for n in ALL if n.split(".")[1:2] and n.split(".")[1] in STAGES - {"serve", "demo", "bench"}]
 )
 def test_stages_do_not_import_each_other(name):
     stage = name.split(".")[1]
@@ -76,6 +77,7 @@ def test_the_loop_knows_no_settings_and_no_concrete_stage():
         seen = {i.removeprefix("tta_agent.").split(".")[0] for i in ours(f"tta_agent.{name}")}
         assert not seen & {
             "settings",
+            "setting_groups",
             "environment",
             "build",
             "sources",

@@ -18,6 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from tta_agent import checkpoint
@@ -117,10 +118,9 @@ class Agent:
         """3 sort, 4 batch, 5 the round, 6 propose; then the marker of the next checkpoint."""
         self._obey_reset()
         piles = self.sorter.sort(chunk.items)
-        for record in piles.teach:
-            batch = self.batcher.add(record, self._clock())
-            if batch is not None:
-                self._round(batch)
+        batches = self.batcher.full(piles.teach, self._clock)
+        for batch, following in zip_longest(batches, batches[1:]):
+            self._round(batch, following)
         self._positions.update(chunk.positions)
         self._report(piles)
         self._to_decider.wait_for_room()
@@ -129,10 +129,11 @@ class Agent:
         if self.teacher.rounds - self._marked >= self.rhythm.checkpoint_every:
             self._mark()
 
-    def _round(self, batch: Batch) -> None:
+    def _round(self, batch: Batch, following: Batch | None = None) -> None:
         with self.telemetry.process(batch.topic, [record.traceparent for record in batch.records]):
             self._carrier = self.telemetry.context()
-            done = self.teacher.round(batch.x)
+            self.teacher.accelerator.expect(following.x if following else None)
+            done = self.teacher.round(batch.x, batch.served_by_source())
         result = "adapted" if done.report.used else "skipped"
         self.telemetry.round_done(result, batch.records[-1].time_s)
         if self._observer:

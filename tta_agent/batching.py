@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +23,15 @@ class Batch:
         """[B, ...] float32."""
         return np.stack([record.x for record in self.records])
 
+    def served_by_source(self) -> Array | None:
+        """Answers [B, C] of the model as deployed, NaN where another version answered; None where it gave none."""
+        answers = [r.served if r.version == 0 else None for r in self.records]
+        known = [answer for answer in answers if answer is not None]
+        if not known:
+            return None
+        unknown = np.full_like(known[0], np.nan)
+        return np.stack([unknown if answer is None else answer for answer in answers])
+
     @property
     def topic(self) -> str:
         """Where it came from."""
@@ -36,6 +46,11 @@ class Batcher:
         self.max_wait_s = max_wait_s
         self._waiting: list[Record] = []
         self._since_s = 0.0
+
+    def full(self, records: Iterable[Record], clock: Callable[[], float]) -> list[Batch]:
+        """The batches that these records complete."""
+        found = [self.add(record, clock()) for record in records]
+        return [batch for batch in found if batch is not None]
 
     def add(self, record: Record, now_s: float) -> Batch | None:
         """A full batch, or None."""

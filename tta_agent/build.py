@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from torch import nn
 
 import tta_agent
 from tta_agent import models, plugins
+from tta_agent.accelerator import Accelerator
 from tta_agent.agent import Agent, Rhythm
 from tta_agent.batching import Batcher
 from tta_agent.codecs import cloudevents
@@ -23,12 +25,16 @@ from tta_agent.graph import MasterGraph, floats
 from tta_agent.intake import Decoder, Sorter
 from tta_agent.journal import Journal
 from tta_agent.monitor.labels import LabelJoin
-from tta_agent.protocols import Producer, Source, Swapper
+from tta_agent.norms import census
+from tta_agent.origin import read_source_data
+from tta_agent.protocols import Adapter, Producer, Source, Swapper
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer, open_source
 from tta_agent.teacher import Teacher
 from tta_agent.telemetry import Telemetry
+from tta_agent.types import Origin
 from tta_agent.versions import Ledger
+from tta_agent.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +43,17 @@ def load_source(settings: Settings) -> models.Source:
     """The deployed model, on its device."""
     torch.set_num_threads(settings.model.threads)
     m = settings.model
-    return models.load(m.name, m.factory, m.weights, shape=m.input_shape, classes=m.classes, device=m.device)
+    return models.load(
+        m.name,
+        m.factory,
+        m.weights,
+        onnx=m.onnx,
+        shape=m.input_shape,
+        classes=m.classes,
+        mean=m.mean,
+        std=m.std,
+        device=m.device,
+    )
 
 
 def open_ledger(settings: Settings, source: models.Source, master: MasterGraph | None = None) -> Ledger:
@@ -138,12 +154,40 @@ def _when_up(court: Court, timeout_s: float) -> None:
 
 
 def make_teacher(settings: Settings, source: models.Source, telemetry: Telemetry) -> Teacher:
-    """The adapter and its selectors; the frozen one in mode observe."""
+    """The adapter with its selectors and schedules; the frozen one in mode observe."""
     s = settings
     method = "frozen" if s.mode == "observe" else s.adapt.method
-    adapter = plugins.make("adapters", method, s.adapt.options, source.module)
-    selectors = [plugins.make("selectors", name, s.select.options) for name in s.select.selectors]
-    return Teacher(adapter, source.module, selectors, source.device, telemetry, method)
+    adapter = make_adapter(settings, source, method)
+    own: Mapping[str, Mapping[str, Any]] = getattr(adapter, "selectors", {})
+    names = list(own) if s.select.selectors is None else s.select.selectors
+    options = {name: {**own.get(name, {}), **s.select.options.get(name, {})} for name in names}
+    selectors = [plugins.make("selectors", name, options) for name in names]
+    schedules = [plugins.make("schedules", name, s.schedule.options) for name in s.schedule.schedules]
+    if s.adapt.window:
+        coupled = bool(census(source.module).get("BatchNorm"))
+        adapter = Window(adapter, s.adapt.window, coupled=coupled)
+    accelerator = Accelerator(source.device, s.adapt.precision, s.adapt.memory)
+    return Teacher(adapter, source.module, selectors, accelerator, telemetry, method, schedules)
+
+
+def make_adapter(settings: Settings, source: models.Source, method: str) -> Adapter:
+    """The adapter, with what is known of the source where it asks for that."""
+    asks = "origin" in inspect.signature(plugins.load("adapters", method)).parameters
+    known = {"origin": load_origin(settings, source)} if asks else {}
+    options = {method: {**known, **settings.adapt.options.get(method, {})}}
+    adapter: Adapter = plugins.make("adapters", method, options, source.module)
+    return adapter
+
+
+def load_origin(settings: Settings, source: models.Source) -> Origin:
+    """What is known of the source besides its weights: pixel facts, and data where the settings name some."""
+    path = settings.model.source_data
+    if path is None:
+        return Origin(source.mean, source.std)
+    inputs, labels = read_source_data(path, source.shape, source.mean, source.std)
+    on_device = torch.from_numpy(inputs).to(source.device)
+    classes = None if labels is None else torch.from_numpy(labels).to(source.device)
+    return Origin(source.mean, source.std, on_device, classes, settings.store.path / "source")
 
 
 def open_swapper(settings: Settings) -> Swapper:
@@ -176,7 +220,7 @@ def fingerprint(module: nn.Module) -> str:
 def describe(settings: Settings, source: models.Source) -> str:
     """One line on what runs where."""
     device = torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else "CPU"
-    model = settings.model.name or settings.model.factory
+    model = settings.model.name or settings.model.factory or settings.model.onnx
     where = settings.stream.bootstrap_servers or f"embedded log in {settings.store.path}"
     return (
         f"mode {settings.mode}, {settings.adapt.method} on {model}, copy on {source.device} ({device}, "

@@ -213,11 +213,13 @@ def _progress() -> Any:
     return Progress(console=Console(stderr=True), transient=True)
 
 
-def _add_demo() -> None:
+def _add_others() -> None:
+    from tta_agent.bench.cli import bench
     from tta_agent.demo.cli import demo, traffic
 
     app.command()(demo)
     app.command()(traffic)
+    app.add_typer(bench, name="bench")
 
 
-_add_demo()
+_add_others()

@@ -1,7 +1,8 @@
-"""A timm name or an import path, and local weights, to the torch module as deployed."""
+"""A timm name or an import path with local weights, or the served ONNX file alone, to the module as deployed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tta_agent import plugins
+from tta_agent import onnx_model, plugins
 from tta_agent.errors import ConfigError, nearest
+
+Floats = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The deployed model: inference mode, on `device`; `shape` of one sample; number of classes."""
+    """The deployed model.
+
+    Attributes:
+        module: inference mode, on `device`.
+        shape: of one sample.
+        classes: number of them.
+        mean, std: how pixels in 0 .. 1 became inputs, per channel: x = (pixel - mean) / std.
+        graph: the graph of the served file, where the model was built from it.
+    """
 
     module: nn.Module
     shape: tuple[int, ...]
     classes: int
     device: torch.device
+    mean: Floats = (0.0,)
+    std: Floats = (1.0,)
+    graph: onnx_model.Graph | None = None
 
 
 def load(
@@ -28,36 +42,47 @@ def load(
     factory: str | None,
     weights: Path | None,
     *,
+    onnx: Path | None = None,
     shape: tuple[int, ...] | None = None,
     classes: int | None = None,
+    mean: Floats | None = None,
+    std: Floats | None = None,
     device: str = "auto",
 ) -> Source:
     """Build the model and load its weights.
 
     Args:
-        name: timm name. Exactly one of `name` and `factory`.
+        name: timm name. Exactly one of `name`, `factory` and `onnx`.
         factory: import path of a callable without required arguments.
-        weights: local .safetensors or torch state dict; required with `name`.
+        weights: local .safetensors or torch checkpoint; required with `name`, none with `onnx`.
+        onnx: the served file.
         shape: of one sample; asked from the model where None.
         classes: asked from the model's answer where None.
+        mean, std: of the preprocessing, per channel or one for all; timm models know theirs, else 0 and 1.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
         ConfigError: with the setting to change.
     """
-    if (name is None) == (factory is None):
-        raise ConfigError(
-            "name the model that is deployed: TTA_MODEL__NAME=<timm name> with TTA_MODEL__WEIGHTS=<file>,\n"
-            "or TTA_MODEL__FACTORY=<module:callable> (one of the two)"
-        )
-    state = _read(weights) if weights else None
-    module = _from_timm(name, state, classes) if name is not None else _from_factory(str(factory))
-    if state is not None:
-        _fill(module, state, weights)
+    _one_of(name, factory, onnx, weights)
+    graph = None
+    if onnx is not None:
+        served = onnx_model.load(onnx, shape)
+        onnx_model.tell(served, onnx)
+        module, graph = served.module, served.graph
+    else:
+        state = _read(weights) if weights else None
+        module = _from_timm(name, state, classes) if name is not None else _from_factory(str(factory))
+        if state is not None:
+            _fill(module, state, weights)
     where = pick_device(device)
     module = module.to(where).eval().requires_grad_(False)
     shape = shape or _shape(module)
-    return Source(module, shape, classes or _count_classes(module, shape, where), where)
+    found = _count_classes(module, shape, where) if onnx or not classes else classes
+    if classes not in (None, found):
+        raise ConfigError(f"TTA_MODEL__CLASSES={classes}: {onnx} answers with {found} classes")
+    centre, scale = _pixels(module, shape, mean, std)
+    return Source(module, shape, found, where, centre, scale, graph)
 
 
 def pick_device(device: str) -> torch.device:
@@ -76,6 +101,16 @@ def pick_device(device: str) -> torch.device:
                 f"TTA_MODEL__DEVICE={device}: {there} CUDA devices are visible; use auto or cpu"
             )
     return torch.device(device)
+
+
+def _one_of(name: str | None, factory: str | None, onnx: Path | None, weights: Path | None) -> None:
+    if sum(way is not None for way in (name, factory, onnx)) != 1:
+        raise ConfigError(
+            "name the model that is deployed: TTA_MODEL__NAME=<timm name> with TTA_MODEL__WEIGHTS=<file>,\n"
+            "or TTA_MODEL__FACTORY=<module:callable>, or TTA_MODEL__ONNX=<the served file> (one of the three)"
+        )
+    if onnx is not None and weights is not None:
+        raise ConfigError(f"TTA_MODEL__WEIGHTS={weights}: the ONNX file holds its weights; give only one")
 
 
 def _from_timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> nn.Module:
@@ -113,10 +148,28 @@ def _read(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise whatever the reader meets first
         raise ConfigError(f"TTA_MODEL__WEIGHTS={path} cannot be read as weights: {error}") from None
-    return dict(state.get("state_dict", state))
+    return _tensors(state, path)
+
+
+def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint: itself, or what lies under `state_dict` or `model`."""
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        what = (
+            f"holds {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else "holds no dict"
+        )
+        raise ConfigError(
+            f"TTA_MODEL__WEIGHTS={path} {what}; expected a state dict of tensors, or one under state_dict or model"
+        )
+    return dict(state)
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], path: Path | None) -> None:
+    wrapped = "module."  # by nn.DataParallel
+    if all(name.startswith(wrapped) for name in state) and not hasattr(module, "module"):
+        state = {name.removeprefix(wrapped): tensor for name, tensor in state.items()}
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -137,6 +190,31 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
     if shape is None:
         raise ConfigError("TTA_MODEL__INPUT_SHAPE is needed: the model does not say the shape of a sample")
     return tuple(int(n) for n in shape)
+
+
+def _pixels(
+    module: nn.Module, shape: tuple[int, ...], mean: Floats | None, std: Floats | None
+) -> tuple[Floats, Floats]:
+    known = getattr(module, "default_cfg", {})
+    centre = _per_channel("MEAN", mean, known.get("mean"), 0.0, shape[0])
+    scale = _per_channel("STD", std, known.get("std"), 1.0, shape[0])
+    if min(scale) <= 0:
+        raise ConfigError(
+            f"TTA_MODEL__STD={list(scale)}: expected numbers above 0, inputs are divided by them"
+        )
+    return centre, scale
+
+
+def _per_channel(what: str, given: Floats | None, known: Any, otherwise: float, channels: int) -> Floats:
+    if given is not None:
+        if len(given) not in (1, channels):
+            raise ConfigError(
+                f"TTA_MODEL__{what}={list(given)}: expected 1 number, or {channels}, one for each channel"
+            )
+        return tuple(given) * (channels if len(given) == 1 else 1)
+    if known is not None and len(known) == channels:
+        return tuple(float(v) for v in known)
+    return (otherwise,) * channels
 
 
 @torch.no_grad()

@@ -6,48 +6,110 @@ request at a time and needs statistics of its own. `TargetNorm` does the first a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 AFFINE_NORMS = (nn.GroupNorm, nn.LayerNorm)
+TINY = 1e-5  # keeps ratios of variances finite where a channel is dead
+QUIET = 0.2  # share of the newest batch in the estimate of how far batches lie apart
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How BatchNorm statistics are learnt and used.
+
+    Attributes:
+        momentum: least share of the newest batch in the averages that are served, in (0, 1].
+        change: a batch that lies this many times further from the averages than batches lie from each other is
+            the start of another domain: the averages follow it at once; >= 1, infinity never.
+        prior: how many samples the anchor counts for when a batch is normalised; 0 is the batch's own
+            statistics, as in most papers.
+        anchor: with what a batch is mixed: the source's statistics, or the averages so far.
+    """
+
+    momentum: float = 0.1
+    change: float = 3.0
+    prior: float = 0.0
+    anchor: Literal["source", "average"] = "source"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"momentum {self.momentum} is not a share in (0, 1]")
+        if self.change < 1:
+            raise ValueError(f"change {self.change} is not a ratio of at least 1")
+        if self.prior < 0:
+            raise ValueError(f"prior {self.prior} is a number of samples and cannot be negative")
+        if self.anchor not in ("source", "average"):
+            raise ValueError(f"anchor {self.anchor!r} is neither 'source' nor 'average'")
 
 
 class TargetNorm(nn.Module):
     """A BatchNorm that answers with batch statistics and averages them for the graph to be served.
 
-    The averages start at the source's statistics, which count as one batch. The first batches therefore weigh
-    1/2, 1/3, ... and none less than `momentum`:
+    The averages start at the source's statistics, which count as one batch:
 
-        mean <- mean + a (mean_B - mean),  var <- var + a (var_B - var),  a = max(momentum, 1 / (n + 1))
+        var  <- var + a (var_B - var) + a (1 - a) (mean_B - mean)^2
+        mean <- mean + a (mean_B - mean),  a = max(momentum, 1 / (n + 1), a_change),  n <- 1 / a
 
-    with `var_B` unbiased, as nn.BatchNorm2d does it. `forward` only remembers the batch's statistics;
-    `absorb` moves the averages. So a batch from which nothing is learnt leaves no trace.
+    with `var_B` unbiased, as nn.BatchNorm2d does it: quick at first, quiet later. The last term is the variance
+    between batches, without which a stream of one class at a time would look narrower than it is. What a change
+    of domain is, the batches say themselves. With the distance of two sets of statistics, averaged over the channels,
 
-    A feature map with one value per channel (one sample, one pixel) has no variance: it is normalised with the
-    averages instead, and adds nothing to them.
+        d(B, A) = (mean_B - mean_A)^2 / var_A + ln(var_B / var_A)^2 / 2
+
+    two batches of one domain lie r = d(B, B_before) / 2 apart from its truth. A batch for which
+    q = d(B, averages) / (r (1 + 1/n)) exceeds `change` gets a_change = 1 - 1/q, the share under which the
+    averages would lie as far from the batch as batches of one domain do.
+
+    `forward` only remembers the batch's statistics; `absorb` moves the averages. So a batch from which nothing
+    is learnt leaves no trace. A feature map with one value per channel (one sample, one pixel) has no variance:
+    it is normalised with the averages instead, and adds nothing to them.
     """
 
     mean: Tensor
     var: Tensor
     count: Tensor
+    apart: Tensor
+    before: Tensor
+    batches: Tensor
+    kept: Tensor
+    source_mean: Tensor
+    source_var: Tensor
 
-    def __init__(self, layer: _BatchNorm, momentum: float) -> None:
+    def __init__(self, layer: _BatchNorm, estimate: Estimate) -> None:
         super().__init__()
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError("a BatchNorm without running statistics has no source statistics to start from")
         self.weight = None if layer.weight is None else nn.Parameter(layer.weight.detach().clone())
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
         self.eps = layer.eps
-        self.momentum = momentum
-        self.register_buffer("mean", layer.running_mean.detach().clone())
-        self.register_buffer("var", layer.running_var.detach().clone())
-        self.register_buffer("count", torch.ones((), dtype=torch.int64))
+        self.estimate = estimate
+        mean, var = layer.running_mean.detach(), layer.running_var.detach()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("var", var.clone())
+        self.register_buffer("source_mean", mean.clone(), persistent=False)
+        self.register_buffer("source_var", var.clone(), persistent=False)
+        self.register_buffer(
+            "count", torch.ones((), device=mean.device)
+        )  # batches that the averages are worth
+        self.register_buffer("apart", torch.zeros((), device=mean.device))  # r, from the second batch on
+        self.register_buffer("before", torch.zeros(2, *mean.shape, device=mean.device))  # the batch before
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=mean.device))  # absorbed
+        self.register_buffer(
+            "kept", torch.zeros((), device=mean.device)
+        )  # share of the source in what is served
         self._batch: tuple[Tensor, Tensor] | None = None
+        self._kept = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, ...] -> the same shape, normalised by the batch itself."""
+        """[B, channels, ...] -> the same shape, normalised by the batch itself (mixed with the anchor)."""
         single = x.numel() // x.shape[1] < 2
         batch = None
         if torch.is_grad_enabled():  # predict() runs without: it must leave nothing behind
@@ -55,9 +117,38 @@ class TargetNorm(nn.Module):
             self._batch = batch
         if single:
             return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, False, 0.0, self.eps)
+        if self.estimate.prior:
+            return self._mixed(x, *(batch or (torch.zeros_like(self.mean), torch.zeros_like(self.var))))
         # at momentum 1 the kernel leaves this batch's mean and unbiased variance behind: no second pass for them
         mean, var = batch or (None, None)
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+
+    def _mixed(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """As if by (prior anchor + B batch) / (prior + B), with gradients through the batch's statistics."""
+        plain = F.batch_norm(x, mean, var, None, None, True, 1.0, self.eps)
+        kept = self.estimate.prior / (self.estimate.prior + len(x))
+        if torch.is_grad_enabled():
+            self._kept = kept
+        mean_a, var_a = self.anchor()
+        values = x.numel() // x.shape[1]
+        biased = var * ((values - 1) / values)  # the kernel divided by this one
+        return self.rescale(plain, mean, biased, mean.lerp(mean_a, kept), var.lerp(var_a, kept))
+
+    def anchor(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance [channels] that batches are mixed with."""
+        if self.estimate.anchor == "average":
+            return self.mean.clone(), self.var.clone()
+        return self.source_mean, self.source_var
+
+    def rescale(self, plain: Tensor, mean: Tensor, var: Tensor, mean_to: Tensor, var_to: Tensor) -> Tensor:
+        """What was normalised by (mean, var), as if by (mean_to, var_to), with scale and shift."""
+        scale = torch.sqrt((var + self.eps) / (var_to + self.eps))
+        shift = (mean - mean_to) / torch.sqrt(var_to + self.eps)
+        weight = scale if self.weight is None else scale * self.weight
+        bias = shift if self.weight is None else shift * self.weight
+        bias = bias if self.bias is None else bias + self.bias
+        shape = (1, -1, *[1] * (plain.dim() - 2))
+        return plain * weight.view(shape) + bias.view(shape)
 
     @torch.no_grad()
     def absorb(self) -> None:
@@ -65,20 +156,52 @@ class TargetNorm(nn.Module):
         if self._batch is None:
             return
         mean, var = self._batch
-        self.count += 1
-        share = max(self.momentum, 1.0 / float(self.count))
+        count = float(self.count)
+        share = max(self.estimate.momentum, 1.0 / (count + 1.0), self._change(mean, var, count))
+        between = (mean - self.mean).square_().mul_(share * (1 - share))
         self.mean.lerp_(mean, share)
-        self.var.lerp_(var, share)
+        self.var.lerp_(var, share).add_(between)
+        self.count.fill_(1.0 / share)
+        self.before.copy_(torch.stack((mean, var)))
+        self.batches += 1
+        self.kept.fill_(self._kept if self.estimate.anchor == "source" else 0.0)
         self._batch = None
 
+    def served(self) -> dict[str, Tensor]:
+        """The tensors of the plain inference-mode BatchNorm to serve, by their names there."""
+        affine = {"weight": self.weight, "bias": self.bias}
+        mean, var = self.mean.lerp(self.source_mean, self.kept), self.var.lerp(self.source_var, self.kept)
+        given = {name: p.detach() for name, p in affine.items() if p is not None}
+        return {**given, "running_mean": mean, "running_var": var}
 
-def convert(model: nn.Module, momentum: float) -> dict[str, TargetNorm]:
+    def _change(self, mean: Tensor, var: Tensor, count: float) -> float:
+        """Share of the batch if it starts another domain, else 0; learns how far batches lie apart."""
+        batches = int(self.batches)
+        if not batches or math.isinf(self.estimate.change):
+            return 0.0
+        newest = apart(mean, var, *self.before) / 2
+        known = newest if batches == 1 else float(self.apart)
+        self.apart.fill_(known + QUIET * (min(newest, 4 * known) - known))
+        ratio = apart(mean, var, self.mean, self.var) / max(known * (1 + 1 / count), 1e-12)
+        return 1 - 1 / ratio if ratio > self.estimate.change else 0.0
+
+
+def apart(mean: Tensor, var: Tensor, mean_a: Tensor, var_a: Tensor) -> float:
+    """Distance of two sets of statistics [channels], >= 0, in units of the variance; twice a divergence."""
+    spread = (var + TINY) / (var_a + TINY)
+    return float(((mean - mean_a) ** 2 / (var_a + TINY) + spread.log() ** 2 / 2).mean())
+
+
+Make = Callable[[_BatchNorm], TargetNorm]
+
+
+def convert(model: nn.Module, make: Make) -> dict[str, TargetNorm]:
     """Replace every BatchNorm of `model`, in place, by a TargetNorm; returns them by module name."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    learning = {name: TargetNorm(m, momentum) for name, m in found.items() if m.running_mean is not None}
+    learning = {name: make(m) for name, m in found.items() if m.running_mean is not None}
     for name, layer in learning.items():
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer.to(next(found[name].buffers()).device))
+        setattr(model.get_submodule(parent), leaf, layer)
     return learning
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tta_agent.errors import ConfigError, PluginNotFound, nearest
 
-Kind = Literal["adapters", "selectors", "gates"]
+Kind = Literal["adapters", "selectors", "schedules", "gates"]
 
 
 def available(kind: Kind) -> list[str]:

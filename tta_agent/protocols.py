@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tta_agent.types import (
     Evidence,
     Finding,
     Golden,
     Headers,
+    Moment,
     Partition,
     Positions,
     RawRecord,
@@ -67,8 +68,28 @@ class Producer(Protocol):
         """Flush and free. Idempotent."""
 
 
-class Adapter(Protocol):
-    """A copy of the model that changes while it answers."""
+@runtime_checkable
+class Stateful(Protocol):
+    """Something with a memory: it survives a restart, and a reset clears it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bit-equal continuation needs: tensors and plain values only."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+
+    def reset(self) -> None:
+        """Back to how it was built, bit for bit."""
+
+
+class Adapter(Stateful, Protocol):
+    """A copy of the model that changes while it answers.
+
+    Built as `Class(model, **options)`; where the constructor has a parameter `origin`, it is given the `Origin`.
+    Two class attributes may say more: `selectors`, the selectors (with options) that its paper uses, which are
+    taken where the settings name none; `answers_after_step = True`, where the paper reports the answers after
+    the step on the same batch.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] -> logits [B, C] with graph attached: the one learning forward pass."""
@@ -86,21 +107,22 @@ class Adapter(Protocol):
     def servable(self) -> nn.Module:
         """A frozen inference-mode copy in which each sample's answer is its own."""
 
-    def reset(self) -> None:
-        """Back to the source, optimiser and averages included, bit for bit."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a bit-equal continuation needs: tensors and plain values only."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+    def moved(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Every parameter that learns, by name, with its value in the source; schedules may pull it back."""
 
 
 class Selector(Protocol):
-    """Decides which samples teach."""
+    """Decides which samples teach. One with a memory is `Stateful` too; rows of one batch keep their order."""
 
     def select(self, view: View) -> Selection:
         """Index [K] and weight [K] of the teachers, and the count of the others by reason."""
+
+
+class Schedule(Stateful, Protocol):
+    """Looks at every round after its step; may pull parameters towards the source, may ask for a reset."""
+
+    def after(self, moment: Moment) -> bool:
+        """True: reset copy, selectors and schedules to the source now."""
 
 
 class Gate(Protocol):

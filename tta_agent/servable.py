@@ -18,15 +18,10 @@ from tta_agent.norms import TargetNorm
 
 def served_names(learning: nn.Module) -> dict[str, Tensor]:
     """The learning copy's tensors under the source model's names."""
-    norms = {name for name, module in learning.named_modules() if isinstance(module, TargetNorm)}
-    tensors = {}
-    for name, tensor in learning.state_dict().items():
-        parent, _, leaf = name.rpartition(".")
-        if parent in norms:
-            leaf = {"mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
-        if not (parent in norms and leaf == "count"):
-            tensors[f"{parent}.{leaf}" if parent else leaf] = tensor
-    return tensors
+    norms = {name: module for name, module in learning.named_modules() if isinstance(module, TargetNorm)}
+    plain = {n: t for n, t in learning.state_dict().items() if n.rpartition(".")[0] not in norms}
+    served = {f"{n}.{leaf}": t for n, module in norms.items() for leaf, t in module.served().items()}
+    return {**plain, **served}
 
 
 @torch.no_grad()

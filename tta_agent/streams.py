@@ -7,7 +7,8 @@ from typing import Any
 
 from tta_agent.errors import ConfigError
 from tta_agent.protocols import Producer, Source
-from tta_agent.settings import Settings, StreamSettings
+from tta_agent.setting_groups import StreamSettings
+from tta_agent.settings import Settings
 
 
 def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> Source:

@@ -1,20 +1,26 @@
-"""One round on the accelerator: score, select, adapt."""
+"""One round on the accelerator: score, select, adapt, and what the schedules make of it."""
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tta_agent import scores
-from tta_agent.protocols import Adapter, Selector
+from tta_agent.accelerator import Accelerator, Room
+from tta_agent.original import Original
+from tta_agent.protocols import Adapter, Schedule, Selector, Stateful
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Array, Positions, Selection, StepReport, View
+from tta_agent.types import Array, Moment, Positions, Selection, StepReport, View
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,14 @@ class Round:
 
 
 class Teacher:
-    """The copy, and who may teach it.
+    """The copy, who may teach it, and when it is called back.
 
     Args:
         adapter: the copy that learns.
-        source: the deployed module, inference mode, for selectors that compare with it.
+        source: the deployed module, inference mode, on the device.
         selectors: applied one after the other to what the one before kept; weights multiply.
-        device: where the copy lives.
+        schedules: asked after every round; one that says so resets everything.
+        accelerator: where the copy lives.
         policy: name of the adapter, for telemetry.
     """
 
@@ -50,52 +57,103 @@ class Teacher:
         adapter: Adapter,
         source: nn.Module,
         selectors: Sequence[Selector],
-        device: torch.device,
+        accelerator: Accelerator,
         telemetry: Telemetry,
         policy: str = "",
+        schedules: Sequence[Schedule] = (),
     ) -> None:
-        self.adapter, self._source, self._selectors, self._device = adapter, source, selectors, device
+        self.adapter, self._selectors, self._schedules = adapter, selectors, schedules
+        self.accelerator, self._original, self._room = accelerator, Original(source), Room()
         self._telemetry, self._policy = telemetry, policy
         self.rounds = 0
         self.learnt = 0  # rounds with a step since the last reset
         self.totals: Counter[str] = Counter()
 
-    def round(self, x: Array) -> Round:
-        """One batch [B, ...], from numbers to weights."""
-        batch = torch.from_numpy(x).to(self._device)
+    def round(self, x: Array, served: Array | None = None) -> Round:
+        """One batch [B, ...], from numbers to weights.
+
+        Args:
+            served: the source's answers [B, C] as far as they are known (other rows NaN).
+        """
+        with self.accelerator.working():
+            batch = self.accelerator.put(x)
+            known = None if served is None else torch.from_numpy(served).to(batch.device)
+            done = self._fitting(batch, known)
+        self.rounds += 1
+        self._telemetry.scores(done.entropy, done.confidence, done.logits.shape[1])
+        return done
+
+    def _fitting(self, x: Tensor, served: Tensor | None) -> Round:
+        """The batch in pieces that fit into memory; a piece that does not is tried again, halved."""
+        done: list[Round] = []
+        while sum(len(one.logits) for one in done) < len(x):
+            start = sum(len(one.logits) for one in done)
+            piece = self._room.pieces(len(x) - start)[0]
+            here = slice(start, start + piece.stop)
+            try:
+                done.append(self._piece(x[here], None if served is None else served[here]))
+            except torch.OutOfMemoryError:
+                if x.is_cuda:
+                    torch.cuda.empty_cache()
+                self._room.shrink(piece.stop)
+        return done[0] if len(done) == 1 else _joined(done)
+
+    def _piece(self, x: Tensor, served: Tensor | None) -> Round:
         with self._telemetry.score():
-            logits = self.adapter.forward(batch)
-            seen = logits.detach()
+            logits = self.adapter.forward(x) if self._room.learns else self.adapter.predict(x)
+            seen = logits.detach().float()
             entropy, confidence, margin = (
                 score(seen).cpu().numpy() for score in (scores.entropy, scores.confidence, scores.margin)
             )
+        if not self._room.learns:
+            report = StepReport(len(x), 0, None, {"paused": 1.0})
+            return Round(seen.cpu().numpy(), entropy, confidence, margin, {"paused": len(x)}, report)
         with self._telemetry.select() as stage:
-            selection = self._select(batch, seen)
+            selection = self._select(x, seen, served)
             stage.selected(len(selection.index), len(x))
         with self._telemetry.adapt(self._policy) as stage:
-            report = self.adapter.step(batch, logits, selection)
+            report = self.adapter.step(x, logits.float(), selection)
             stage.adapted(report)
         self._count(selection, report)
-        self._telemetry.scores(entropy, confidence, seen.shape[1])
+        self._after(Moment(seen, report, self.adapter.moved()) if self._schedules else None)
         return Round(seen.cpu().numpy(), entropy, confidence, margin, dict(selection.dropped), report)
 
     @torch.no_grad()
-    def _select(self, x: Tensor, logits: Tensor) -> Selection:
+    def _select(self, x: Tensor, logits: Tensor, served: Tensor | None) -> Selection:
         index = torch.arange(len(x), device=x.device)
         weight = torch.ones(len(x), device=x.device)
         dropped: Counter[str] = Counter()
+        whole = functools.cache(lambda: self._original.batch_logits(x))
         for selector in self._selectors:
             if not len(index):
                 break
-            here = x[index]
-            source_logits = functools.partial(self._source, here)
-            chosen = selector.select(View(here, logits[index], self.adapter.predict, source_logits))
+            chosen = selector.select(self._view(x, logits, served, index, whole))
             index, weight = index[chosen.index], weight[chosen.index] * chosen.weight
             dropped.update(chosen.dropped)
         return Selection(index, weight, dropped)
 
+    def _view(
+        self, x: Tensor, logits: Tensor, served: Tensor | None, index: Tensor, whole: Callable[[], Tensor]
+    ) -> View:
+        known = None if served is None else served[index]
+        return View(
+            x[index],
+            logits[index],
+            self.adapter.predict,
+            lambda: self._original.logits(x[index], known),
+            lambda: whole()[index],
+        )
+
+    def _after(self, moment: Moment | None) -> None:
+        if moment is None:
+            return
+        asked = [type(schedule).__name__ for schedule in self._schedules if schedule.after(moment)]
+        if asked:
+            log.info("reset to the source after %d rounds, by %s", self.rounds, ", ".join(asked))
+            self.totals["resets"] += 1
+            self.reset()
+
     def _count(self, selection: Selection, report: StepReport) -> None:
-        self.rounds += 1
         self.learnt = 0 if "nonfinite" in report.diagnostics else self.learnt + bool(report.used)
         outcomes = {
             "kept": len(selection.index),
@@ -116,17 +174,44 @@ class Teacher:
         }
 
     def reset(self) -> None:
-        """Back to the source."""
+        """Back to the source: copy, selectors and schedules."""
         self.adapter.reset()
+        for part in self._with_memory():
+            part.reset()
         self.learnt = 0
 
+    def _with_memory(self) -> list[Stateful]:
+        return [part for part in (*self._selectors, *self._schedules) if isinstance(part, Stateful)]
+
     def state_dict(self) -> dict[str, Any]:
-        """Adapter, counters, and the random state that a bit-equal continuation needs."""
+        """Adapter, policies, counters, and the random state that a bit-equal continuation needs."""
         counts = {"rounds": self.rounds, "learnt": self.learnt, "totals": dict(self.totals)}
-        return {"adapter": self.adapter.state_dict(), "random": torch.get_rng_state(), **counts}
+        policies = [part.state_dict() for part in self._with_memory()]
+        random = torch.get_rng_state()
+        return {"adapter": self.adapter.state_dict(), "policies": policies, "random": random, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.adapter.load_state_dict(state["adapter"])
+        for part, memory in zip(self._with_memory(), state["policies"], strict=True):
+            part.load_state_dict(memory)
         torch.set_rng_state(state["random"])
         self.rounds, self.learnt, self.totals = state["rounds"], state["learnt"], Counter(state["totals"])
+
+
+def _joined(parts: Sequence[Round]) -> Round:
+    """Several pieces as one round."""
+
+    def rows(name: str) -> Array:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    dropped: Counter[str] = Counter()
+    for part in parts:
+        dropped.update(part.dropped)
+    reports = [part.report for part in parts]
+    losses = [(r.loss, r.used) for r in reports if r.loss is not None]
+    used = sum(r.used for r in reports)
+    mean = sum(loss * n for loss, n in losses) / max(used, 1) if losses else None
+    diagnostics = {name: value for r in reports for name, value in r.diagnostics.items()}
+    report = StepReport(sum(r.seen for r in reports), used, mean, diagnostics)
+    return Round(rows("logits"), rows("entropy"), rows("confidence"), rows("margin"), dropped, report)

@@ -179,6 +179,17 @@ def check_odd_batches(make: Make, model: nn.Module) -> None:
     assert all(torch.isfinite(t).all() for t in fingerprint(adapter) if t.is_floating_point())
 
 
+def check_equal_logits(make: Make, model: nn.Module) -> None:
+    """A net that cannot tell any class from another raises nothing and gets no NaN."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in list(model.parameters())[-2:]:  # the classifier
+            parameter.zero_()
+    adapter = make(model)
+    learn(adapter)
+    assert all(torch.isfinite(t).all() for t in fingerprint(adapter) if t.is_floating_point())
+
+
 def check_nan_input_resets(make: Make, model: nn.Module) -> None:
     """NaN never reaches the weights: reset, and reported."""
     adapter, untouched = make(model), make(model)
@@ -201,6 +212,7 @@ ADAPTER_CHECKS: tuple[Callable[[Make, nn.Module], None], ...] = (
     check_servable_stands_still,
     check_state_round_trip,
     check_odd_batches,
+    check_equal_logits,
     check_nan_input_resets,
 )
 

@@ -83,13 +83,52 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What is known of the deployed model besides its weights, for adapters that need more than the stream.
+
+    Attributes:
+        mean, std: how pixels in 0 .. 1 became inputs, per channel: x = (pixel - mean) / std.
+        inputs: source samples as the model takes them, [N, ...], or None where none were given.
+        labels: their classes [N], int64, or None.
+        cache: folder for what is computed once from source data, or None.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    inputs: Tensor | None = None
+    labels: Tensor | None = None
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class View:
-    """What a selector may look at: inputs [B, ...], detached logits [B, C], side-effect-free second looks."""
+    """What a selector may look at: inputs [B, ...], detached logits [B, C], side-effect-free second looks.
+
+    `predict(x)` asks the copy as it is now. `source_logits()` [B, C] are the deployed model's, in inference mode:
+    what was served, where the source served it. `source_batch_logits()` are the source's weights under the
+    statistics of this batch.
+    """
 
     x: Tensor
     logits: Tensor
     predict: Callable[[Tensor], Tensor]
     source_logits: Callable[[], Tensor]
+    source_batch_logits: Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a schedule sees after a round.
+
+    Attributes:
+        logits: answers of the batch before the step, [B, C], detached.
+        report: what the step did.
+        moved: every parameter that moves, by name, with its value in the source: (parameter, source value).
+    """
+
+    logits: Tensor
+    report: StepReport
+    moved: Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,10 @@ class Frozen:
         """A copy of the source."""
         return snapshot(self.model, {})
 
+    def moved(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Nothing."""
+        return {}
+
     def reset(self) -> None:
         """Nothing to undo."""
 

@@ -76,7 +76,7 @@ def test_integrity():
 
 def view(logits):
     logits = torch.tensor(logits)
-    return View(torch.zeros(len(logits), 1), logits, lambda x: x, lambda: logits)
+    return View(torch.zeros(len(logits), 1), logits, lambda x: x, lambda: logits, lambda: logits)
 
 
 def test_entropy_selector_drops_at_the_threshold_and_weighs():

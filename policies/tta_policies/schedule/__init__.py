@@ -1,0 +1,1 @@
+"""When the copy is pulled back to the source: one file a schedule."""

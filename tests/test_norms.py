@@ -1,0 +1,126 @@
+"""The statistics that are served: quick after a change, quiet after it, never more than asked for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tta_adapters.norm import Norm
+from tta_agent.norms import Estimate, TargetNorm
+from tta_agent.servable import served_names
+from tta_agent.testing import batch, everyone, tiny_net
+
+
+def layer(**estimate):
+    return TargetNorm(nn.BatchNorm2d(8), Estimate(**estimate))
+
+
+def draws(n, *, mean=0.0, scale=1.0, seed=0):
+    """n batches [64, 8, 4, 4] of one domain."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(64, 8, 4, 4, generator=generator) * scale + mean for _ in range(n)]
+
+
+def feed(norm, batches):
+    shares = []
+    for x in batches:
+        norm(x)
+        norm.absorb()
+        shares.append(1 / float(norm.count))
+    return shares
+
+
+def numpy_distance(a, b):
+    """a, b: (mean, var) [channels]."""
+    (mean_a, var_a), (mean_b, var_b) = a, b
+    tiny = 1e-5
+    return np.mean((mean_a - mean_b) ** 2 / (var_b + tiny) + np.log((var_a + tiny) / (var_b + tiny)) ** 2 / 2)
+
+
+def test_shares_follow_the_formula_in_numpy():
+    batches = [*draws(4, seed=1), *draws(3, mean=1.0, scale=2.0, seed=2)]
+    norm = layer(momentum=0.1, change=3.0)
+    shares = feed(norm, batches)
+
+    mean, var, n, apart, before, expected = np.zeros(8), np.ones(8), 1.0, None, None, []
+    for x in batches:
+        maps = x.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(8, -1)
+        now = maps.mean(1), maps.var(1, ddof=1)
+        jump = 0.0
+        if before is not None:
+            newest = numpy_distance(now, before) / 2
+            known = newest if apart is None else apart
+            apart = known + 0.2 * (min(newest, 4 * known) - known)
+            q = numpy_distance(now, (mean, var)) / (known * (1 + 1 / n))
+            jump = 1 - 1 / q if q > 3.0 else 0.0
+        a = max(0.1, 1 / (n + 1), jump)
+        var = var + a * (now[1] - var) + a * (1 - a) * (now[0] - mean) ** 2
+        mean, n, before = mean + a * (now[0] - mean), 1 / a, now
+        expected.append(a)
+    assert np.allclose(shares, expected, rtol=1e-3)
+    assert np.allclose(norm.mean, mean, atol=1e-4)
+
+
+def test_a_change_of_domain_is_followed_at_once():
+    norm = layer(momentum=0.05)
+    feed(norm, draws(20))
+    share = feed(norm, draws(1, mean=2.0, scale=0.5, seed=5))[0]
+    assert share > 0.9
+    assert torch.allclose(norm.mean, torch.full((8,), 2.0), atol=0.25)
+
+
+def test_without_a_change_the_averages_grow_quiet():
+    norm = layer(momentum=0.05)
+    shares = feed(norm, draws(40))
+    assert np.mean(shares[20:]) < 0.08
+    assert float(norm.mean.abs().max()) < 0.05
+
+
+def test_one_class_at_a_time_is_as_wide_as_all_together():
+    norm = layer(momentum=0.02, change=math.inf)
+    batches = [x + (2.0 if i % 2 else -2.0) for i, x in enumerate(draws(200))]
+    feed(norm, batches)
+    assert torch.allclose(norm.var, torch.full((8,), 5.0), atol=0.3)  # 1 within, 4 between
+
+
+def test_infinity_never_follows_a_change():
+    norm = layer(momentum=0.05, change=math.inf)
+    feed(norm, draws(20))
+    assert feed(norm, draws(1, mean=2.0))[0] == pytest.approx(0.05, abs=1e-3)
+
+
+def test_a_prior_mixes_batch_and_source_as_in_the_paper():
+    x = draws(1, mean=0.7, scale=1.5)[0]
+    norm = layer(prior=16)
+    maps = x.numpy().transpose(1, 0, 2, 3).reshape(8, -1)
+    kept = 16 / (16 + 64)
+    mean, var = (1 - kept) * maps.mean(1), kept + (1 - kept) * maps.var(1, ddof=1)
+    expected = (x.numpy() - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None]
+    assert np.allclose(norm(x).detach().numpy(), expected, atol=1e-3)
+
+
+def test_what_is_served_is_mixed_alike():
+    adapter = Norm(tiny_net("batch"), prior=16)
+    x = batch()
+    adapter.step(x, adapter.forward(x), everyone(x))
+    norm = next(iter(adapter.norms.values()))
+    kept = 16 / (16 + len(x))
+    served = served_names(adapter.model)
+    name = f"{next(iter(adapter.norms))}.running_mean"
+    assert torch.allclose(served[name], kept * norm.source_mean + (1 - kept) * norm.mean, atol=1e-6)
+
+
+def test_gradients_go_through_the_batch_statistics_with_a_prior():
+    x = draws(1)[0].requires_grad_()
+    layer(prior=16)(x)[:, 0].sum().backward()
+    assert float(x.grad.sum(dim=(0, 2, 3)).abs().max()) < 1e-3  # a shift of the whole channel changes nothing
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"momentum": 0}, {"momentum": 1.5}, {"change": 0.5}, {"prior": -1}, {"anchor": "sea"}]
+)
+def test_bad_values_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Estimate(**wrong)

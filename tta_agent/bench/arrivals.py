@@ -1,0 +1,131 @@
+"""What arrives when: protocols as plain index arrays.
+
+A protocol turns K domains (corruptions) of N images into *segments*, arrays [n, 2] of (domain, image) in order of
+arrival. Batches never straddle a segment, and one adapter goes through all segments of a stream.
+
+References:
+    Gong et al., "NOTE: Robust Continual Test-time Adaptation Against Temporal Correlation", NeurIPS 2022,
+    arXiv:2208.05117 (class runs by Dirichlet shares). Press et al., "RDumb", NeurIPS 2023, arXiv:2306.05401
+    (long streams). Gao et al., "Unified Entropy Optimization for Open-Set Test-Time Adaptation", CVPR 2024
+    (unknown classes among the known ones).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tta_agent.types import Array
+
+UNKNOWN_SHARE = 0.3  # of the records of `unknown`
+UNKNOWN = -1  # their label
+REPEATS = 20  # of `long`
+SLOTS, DELTA = 10, 0.1  # of `correlated`: stretches of time, and how unevenly a class spreads over them
+TAIL = 10.0  # of `label_shift`: the most frequent class over the rarest
+SINGLE_SHARE = 10  # `single` is slow: it takes one image in so many
+
+Segments = list[Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What a protocol deals out: the domains' names, labels [N] of the images, batch size, seed of the order."""
+
+    names: Sequence[str]
+    labels: Array
+    batch: int
+    order: int
+
+    def shuffled(self, name: str) -> Array:
+        """The images in this order's own shuffle for one domain: the same one in every protocol."""
+        return self.random(name).permutation(len(self.labels))
+
+    def random(self, name: str) -> np.random.Generator:
+        """Random numbers of this order for one purpose."""
+        return np.random.default_rng([self.order, zlib.crc32(name.encode())])
+
+    def sequence(self) -> list[int]:
+        """The domains one after the other: as given in order 0, shuffled in the others."""
+        given = list(range(len(self.names)))
+        return given if not self.order else self.random("domains").permutation(given).tolist()
+
+
+def _in_turn(deal: Deal, pick: Callable[[str], Array] | None = None) -> Segments:
+    pick = pick or deal.shuffled
+    return [_of(domain, pick(deal.names[domain])) for domain in deal.sequence()]
+
+
+def _of(domain: int, images: Array) -> Array:
+    return np.stack([np.full(len(images), domain), images], axis=1)
+
+
+def _correlated(deal: Deal) -> Segments:
+    def runs(name: str) -> Array:
+        random, images = deal.random(f"{name} runs"), deal.shuffled(name)
+        slots: list[list[Array]] = [[] for _ in range(SLOTS)]
+        for label in random.permutation(np.unique(deal.labels)):
+            mine = images[deal.labels[images] == label]
+            cuts = (np.cumsum(random.dirichlet([DELTA] * SLOTS))[:-1] * len(mine)).round().astype(int)
+            for slot, part in zip(slots, np.split(mine, cuts), strict=True):
+                slot.append(part)
+        return np.concatenate([slot[i] for slot in slots for i in random.permutation(len(slot))])
+
+    return _in_turn(deal, runs)
+
+
+def _label_shift(deal: Deal) -> Segments:
+    classes = np.unique(deal.labels)
+    ranks = deal.random("classes").permutation(len(classes))
+    share = dict(zip(classes.tolist(), TAIL ** (-ranks / max(len(classes) - 1, 1)), strict=True))
+
+    def rare(name: str) -> Array:
+        images = deal.shuffled(name)
+        kept = [
+            images[deal.labels[images] == c][: round(s * np.sum(deal.labels == c))] for c, s in share.items()
+        ]
+        return deal.random(f"{name} rare").permutation(np.concatenate(kept))
+
+    return _in_turn(deal, rare)
+
+
+def _mixed(deal: Deal) -> Segments:
+    return [deal.random("mixed").permutation(np.concatenate(_in_turn(deal)))]
+
+
+def _single(deal: Deal) -> Segments:
+    return [part[: max(len(part) // SINGLE_SHARE, 1)] for part in _in_turn(deal)]
+
+
+def _long(deal: Deal) -> Segments:
+    n = len(deal.labels)
+    size = min(n, max(deal.batch, n // REPEATS // deal.batch * deal.batch))
+    once = _in_turn(deal)
+    return [
+        np.take(part, range(r * size, (r + 1) * size), axis=0, mode="wrap")
+        for r in range(REPEATS)
+        for part in once
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How records arrive, and what a person has to know of it."""
+
+    deal: Callable[[Deal], Segments]
+    told: str
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "reset": Protocol(_in_turn, "a fresh adapter for each corruption"),
+    "continual": Protocol(_in_turn, "one adapter through all corruptions, one after the other"),
+    "correlated": Protocol(_correlated, f"continual, classes in runs (Dirichlet {DELTA}, {SLOTS} stretches)"),
+    "mixed": Protocol(_mixed, "all corruptions shuffled into one stream"),
+    "single": Protocol(_single, f"continual, one image at a time, a {SINGLE_SHARE}th of the images"),
+    "unknown": Protocol(_in_turn, f"continual, {UNKNOWN_SHARE:.0%} images of unknown classes (not counted)"),
+    "long": Protocol(_long, f"the corruptions {REPEATS} times over, a {REPEATS}th of the images each time"),
+    "label_shift": Protocol(_label_shift, f"continual, the commonest class {TAIL:.0f} times the rarest"),
+    "clean": Protocol(_in_turn, "no corruption: what adapting costs where nothing has changed"),
+}

@@ -1,0 +1,118 @@
+"""What the user asked for, as text, to a plan; every text is checked before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tta_agent import build
+from tta_agent.bench import contenders, subjects
+from tta_agent.bench.arrivals import PROTOCOLS
+from tta_agent.bench.plan import Plan
+from tta_agent.bench.quick import CORRUPTIONS
+from tta_agent.bench.streams import StreamSpec
+from tta_agent.demo import corruptions
+from tta_agent.demo.data import read_npz
+from tta_agent.errors import ConfigError, nearest
+
+FULL = {"protocols": "reset,continual", "batches": "200,64", "lags": "1,5,20", "corruptions": "all"}
+QUICK = {"protocols": "reset", "batches": "100", "lags": "5", "corruptions": ",".join(CORRUPTIONS)}
+ORDERS = 3  # of a full run
+TIMING_S, QUICK_TIMING_S = 6.0, 4.0  # seconds of one timing, once it has enough rounds
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `tta-agent bench methods`; None where one was not given.
+
+    Attributes:
+        protocols, batches, lags, corruptions, methods: lists with commas.
+        mean, std: the same, of numbers.
+    """
+
+    quick: bool
+    methods: str
+    preset: str | None
+    protocols: str | None
+    data: str | None
+    model: str | None
+    weights: Path | None
+    source_data: Path | None
+    mean: str
+    std: str
+    corruptions: str | None
+    severity: int
+    images: int | None
+    batches: str | None
+    lags: str | None
+    orders: int | None
+
+    def plan(self) -> Plan:
+        """The plan; loads the model, to know it by its weights.
+
+        Raises:
+            ConfigError: an option that does not fit, with what would.
+        """
+        path = subjects.data_path(self.data)
+        inputs = read_npz(path).inputs
+        if (self.images or 0) > len(inputs):
+            raise ConfigError(f"--images {self.images}: {path} holds {len(inputs)}")
+        model = subjects.model_flags(self.model, self.weights, self.source_data, inputs.shape[1:])
+        who = contenders.parse(self.methods, self.preset)
+        stream = StreamSpec(
+            path.resolve(), "reset", names("--corruptions", self._or_default("corruptions"), corruptions.NAMES),
+            self.severity, self.images or len(inputs),
+            mean=numbers("--mean", self.mean), std=numbers("--std", self.std),
+        )  # fmt: skip
+        source = build.load_source(who[0].settings(model, "reset"))
+        return Plan(
+            who, model, build.fingerprint(source.module), stream,
+            names("--protocol", self._or_default("protocols"), tuple(PROTOCOLS)),
+            counts("--batch", self._or_default("batches")), counts("--lags", self._or_default("lags")),
+            self.orders or (1 if self.quick else ORDERS),
+            QUICK_TIMING_S if self.quick else TIMING_S,
+        )  # fmt: skip
+
+    def _or_default(self, name: str) -> str:
+        given: str | None = getattr(self, name)
+        return (QUICK if self.quick else FULL)[name] if given is None else given
+
+
+def names(option: str, text: str, valid: Sequence[str]) -> tuple[str, ...]:
+    """A list of names, or `all`.
+
+    Raises:
+        ConfigError: one that is not valid.
+    """
+    if text == "all":
+        return tuple(valid)
+    given = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in given:
+        if name not in valid:
+            raise ConfigError(f"{option}: no {name!r}; {nearest(name, valid)}")
+    return given
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """A list of numbers.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{option} {text}: expected a number, or several with commas between") from None
+
+
+def counts(option: str, text: str) -> tuple[int, ...]:
+    """A list of whole numbers from 1 on, each once.
+
+    Raises:
+        ConfigError: something else.
+    """
+    given = numbers(option, text)
+    if any(number < 1 or number % 1 for number in given):
+        raise ConfigError(f"{option} {text}: expected whole numbers from 1 on")
+    return tuple(dict.fromkeys(int(number) for number in given))

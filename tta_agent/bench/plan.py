@@ -1,0 +1,164 @@
+"""Cells: what is measured, one by one, each under a key that names everything its numbers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tta_agent import plugins
+from tta_agent.bench import digest, peers
+from tta_agent.bench.contenders import Contender
+from tta_agent.bench.streams import StreamSpec
+from tta_agent.settings import Settings
+
+Kind = Literal["timing", "accuracy", "peer"]
+BENCH = ("protocol", "timing", "peers", "streams", "arrivals", "tally", "lagged", "cost")
+ENGINE = ("tta_agent.window", "tta_agent.origin")  # what build leads to, which is not followed
+# Groups of settings that what is measured here does not depend on; the model counts by its weights.
+ELSEWHERE = {"model", "stream", "labels", "gate", "swap", "store", "serve", "policy", "mode"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement.
+
+    Attributes:
+        kind: seconds of a round; a contender on a stream; a peer on a stream.
+        contender: who; for a peer, whose counterpart.
+        model: settings of the group `model`.
+        stream: what arrives.
+        lags: rounds between two snapshots.
+        peer: name of the peer, to be timed beside the contender or measured itself.
+        limit_s: of a timing.
+        key: names all of this and the code, weights and data behind it.
+    """
+
+    kind: Kind
+    contender: Contender
+    model: Mapping[str, Any]
+    stream: StreamSpec
+    lags: tuple[int, ...] = ()
+    peer: str | None = None
+    limit_s: float = 0.0
+    key: str = ""
+
+    def tags(self) -> dict[str, Any]:
+        """For people, and for grouping."""
+        s = self.stream
+        return {
+            "kind": self.kind, "method": self.contender.name, "protocol": s.protocol, "batch": s.batch,
+            "order": s.order, "corruptions": list(s.domains), "images": s.images, "severity": s.severity,
+        }  # fmt: skip
+
+    def name(self) -> str:
+        """For people, in short."""
+        who = f"torch-ttt's {self.peer}" if self.kind == "peer" else self.contender.name
+        domains = self.stream.domains
+        what = domains[0] if len(domains) == 1 else f"{len(domains)} corruptions"
+        return f"{who}, {self.stream.protocol}, {what}, batch {self.stream.batch}, order {self.stream.order}"
+
+    def settings(self, store: Path | None = None) -> Settings:
+        """What the engine is built from; methods keep what they know of the source in `store`."""
+        return self.contender.settings(self.model, self.stream.protocol, store)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user asked for."""
+
+    contenders: Sequence[Contender]
+    model: Mapping[str, Any]
+    fingerprint: str  # of the model's weights
+    stream: StreamSpec  # protocol, batch and order are filled in
+    protocols: tuple[str, ...]
+    batches: tuple[int, ...]
+    lags: tuple[int, ...]
+    orders: int
+    timing_limit_s: float
+
+    def timings(self) -> list[Cell]:
+        """Every contender at every batch size, on the first corruption."""
+        first = dataclasses.replace(self.stream, protocol="reset", corruptions=self.stream.corruptions[:1])
+        return [
+            self._keyed(
+                Cell("timing", who, self.model, dataclasses.replace(first, batch=batch),
+                     peer=peer_of(who), limit_s=self.timing_limit_s)
+            )
+            for batch in self.batches for who in self.contenders
+        ]  # fmt: skip
+
+    def accuracies(self, images: Mapping[str, int] | None = None) -> list[Cell]:
+        """Every contender on every stream.
+
+        Args:
+            images: of each corruption by contender, where it is not the same for all.
+        """
+        streams = list(self._streams())
+        return [
+            self._keyed(Cell("accuracy", who, self.model, _of(stream, images, who), self.lags))
+            for who in self.contenders for stream in streams
+        ]  # fmt: skip
+
+    def peers(self, images: Mapping[str, int] | None = None) -> list[Cell]:
+        """The peers of the contenders, on the streams of protocol reset in their first order."""
+        streams = [s for s in self._streams() if s.protocol == "reset" and s.order == 0]
+        return [
+            self._keyed(Cell("peer", who, self.model, _of(stream, images, who), peer=peer))
+            for who in self.contenders for stream in streams for peer in (peer_of(who),) if peer
+        ]  # fmt: skip
+
+    def _streams(self) -> Iterator[StreamSpec]:
+        for protocol in self.protocols:
+            for batch in (1,) if protocol == "single" else self.batches:
+                for order in range(self.orders):
+                    stream = dataclasses.replace(self.stream, protocol=protocol, batch=batch, order=order)
+                    each = stream.corruptions if protocol == "reset" else ()
+                    yield from (dataclasses.replace(stream, corruptions=(name,)) for name in each)
+                    yield from () if each else (stream,)
+
+    def _keyed(self, cell: Cell) -> Cell:
+        settings = cell.settings()
+        seen = {
+            **cell.tags(), "lags": cell.lags, "peer": cell.peer, "pixels": [cell.stream.mean, cell.stream.std],
+            "settings": settings.model_dump(mode="json", exclude=ELSEWHERE),
+            "device": settings.model.device, "weights": self.fingerprint,
+            "data": [digest.data(path) for path in (cell.stream.data, _source_data(settings)) if path],
+            "code": digest.code(*_modules(settings)), "torch": torch.__version__,
+            "theirs": metadata.version("torch-ttt") if cell.peer else None,
+        }  # fmt: skip
+        text = json.dumps({k: v for k, v in seen.items() if k != "method"}, sort_keys=True)
+        return dataclasses.replace(cell, key=hashlib.sha256(text.encode()).hexdigest()[:24])
+
+
+def peer_of(contender: Contender) -> str | None:
+    """The peer that does the same: presets and files, which may do something else, have none."""
+    name = contender.name
+    plain = contender.flags == {"adapt": {"method": name}}
+    return name if plain and name in peers.names() else None
+
+
+def _of(stream: StreamSpec, images: Mapping[str, int] | None, who: Contender) -> StreamSpec:
+    return dataclasses.replace(stream, images=images[who.name]) if images else stream
+
+
+def _modules(settings: Settings) -> list[str]:
+    adapter = plugins.load("adapters", settings.adapt.method)
+    own = (
+        getattr(adapter, "selectors", {}) if settings.select.selectors is None else settings.select.selectors
+    )
+    found = [adapter, *(plugins.load("selectors", name) for name in own)]
+    found += [plugins.load("schedules", name) for name in settings.schedule.schedules]
+    return [*(plugin.__module__ for plugin in found), *ENGINE, *(f"tta_agent.bench.{name}" for name in BENCH)]
+
+
+def _source_data(settings: Settings) -> Path | None:
+    path = settings.model.source_data
+    return path if path and path.is_file() else None  # a folder of images is taken at its word

@@ -1,0 +1,56 @@
+"""How long a cell will take, from what the timing cells found: for the order of work, and for how much fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tta_agent.bench.plan import Cell
+from tta_agent.bench.work import Result
+
+UNKNOWN_S = 5e-3  # a record of a method that could not be timed
+REFUSED_S = 1e-2
+PEER_FORWARDS = 4.5  # of torch-ttt's engines: forward, backward, and one more forward
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Seconds by cell, from the timings by (method, batch)."""
+
+    timings: Mapping[tuple[str, int], Result]
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell], results: Mapping[str, Result]) -> Predictor:
+        """From the timing cells that have a result."""
+        return cls({(c.contender.name, c.stream.batch): results[c.key] for c in cells if c.key in results})
+
+    def __call__(self, cell: Cell) -> float:
+        """Seconds of one cell in one process."""
+        if cell.kind == "timing":
+            return cell.limit_s
+        records = cell.stream.images * len(cell.stream.domains)
+        return self.build_s(cell) + records * self.record_s(cell)
+
+    def build_s(self, cell: Cell) -> float:
+        """What a fresh adapter costs before its first record."""
+        return float(self._timing(cell).get("build_s", 0.0))
+
+    def record_s(self, cell: Cell) -> float:
+        """Seconds for one record: the round's share, and an inference for every lag."""
+        found = self._timing(cell)
+        if "refused" in found:
+            return REFUSED_S / cell.stream.images
+        if "step_s" not in found:
+            return UNKNOWN_S
+        # a single image costs a look at the whole window
+        batch = 1 if cell.stream.protocol == "single" else self._batch(cell)
+        step_s = found["forward_s"] * PEER_FORWARDS if cell.kind == "peer" else found["step_s"]
+        return float(step_s + len(cell.lags) * found["forward_s"]) / batch
+
+    def _timing(self, cell: Cell) -> Result:
+        return self.timings.get((cell.contender.name, self._batch(cell)), {})
+
+    def _batch(self, cell: Cell) -> int:
+        """The batch size itself, or the nearest that was timed."""
+        timed = [batch for name, batch in self.timings if name == cell.contender.name]
+        return min(timed, key=lambda batch: abs(batch - cell.stream.batch), default=cell.stream.batch)

@@ -1,0 +1,159 @@
+"""The stream of one measurement: images corrupted once and kept, dealt out in batches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tta_agent.bench import subjects
+from tta_agent.bench.arrivals import PROTOCOLS, UNKNOWN, UNKNOWN_SHARE, Deal
+from tta_agent.demo import corruptions
+from tta_agent.demo import data as images
+from tta_agent.errors import ConfigError
+from tta_agent.files import write_atomic
+from tta_agent.types import Array
+
+CLEAN = "clean"
+CHUNK = 500  # images corrupted at once: the first n of a file look the same, however many are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """All that decides what arrives.
+
+    Attributes:
+        data: .npz file of the test images.
+        protocol: of `arrivals.PROTOCOLS`.
+        corruptions: names of `demo.corruptions.NAMES`; ignored by `clean`.
+        severity: 1 to 5.
+        images: of the file's beginning, for each corruption.
+        batch: records of one round.
+        order: seed of the order of arrival; the pixels do not depend on it.
+        mean, std: the model takes (x - mean) / std, x in [0, 1]; one number, or one a channel.
+    """
+
+    data: Path
+    protocol: str
+    corruptions: tuple[str, ...]
+    severity: int = 5
+    images: int = 2000
+    batch: int = 100
+    order: int = 0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """What the stream goes through."""
+        return (CLEAN,) if self.protocol == "clean" else self.corruptions
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """x [B, ...] as the model takes it; per record the label (-1: unknown class), domain and image."""
+
+    x: Array
+    labels: Array
+    domains: Array
+    images: Array
+
+
+class Stream:
+    """Batches in order of arrival, the same ones each time.
+
+    Args:
+        spec: what arrives.
+        cache: folder in which corrupted images are kept.
+
+    Raises:
+        ConfigError: the file or the number of images does not fit.
+    """
+
+    def __init__(self, spec: StreamSpec, cache: Path) -> None:
+        self.spec, self._cache = spec, cache
+        self.pool, self.labels = _pool(spec.data, spec.images, spec.protocol == "unknown")
+        deal = Deal(spec.domains, self.labels, spec.batch, spec.order)
+        self.segments = PROTOCOLS[spec.protocol].deal(deal)
+        self._pixels: dict[int, Array] = {}
+        self._pool_digest = hashlib.sha256(np.ascontiguousarray(self.pool).tobytes()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return sum(len(segment) for segment in self.segments)
+
+    def batches(self) -> Iterator[Batch]:
+        """One after the other; the last of a segment may be short."""
+        for segment in self.segments:
+            for start in range(0, len(segment), self.spec.batch):
+                domains, chosen = segment[start : start + self.spec.batch].T
+                yield Batch(self.gather(domains, chosen), self.labels[chosen], domains, chosen)
+
+    def gather(self, domains: Array, chosen: Array) -> Array:
+        """Images [B, ...] float32 as the model takes them."""
+        raw = np.empty((len(chosen), *self.pool.shape[1:]), np.uint8)
+        for domain in np.unique(domains):
+            here = domains == domain
+            raw[here] = self.pixels(int(domain))[chosen[here]]
+        mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.spec.mean, self.spec.std))
+        return np.asarray((raw.astype(np.float32) / 255 - mean) / std)
+
+    def pixels(self, domain: int) -> Array:
+        """All images of one domain, uint8 [N, ...]."""
+        if domain not in self._pixels:
+            name = self.spec.domains[domain]
+            path = self._cache / f"{self.digest(domain)}.npy"
+            self._pixels[domain] = self.pool if name == CLEAN else kept(path, lambda: self._corrupted(name))
+        return self._pixels[domain]
+
+    def digest(self, domain: int) -> str:
+        """Names the pixels of one domain."""
+        return f"{self._pool_digest}-{self.spec.domains[domain]}-{self.spec.severity}"
+
+    def _corrupted(self, name: str) -> Array:
+        parts = []
+        for i, start in enumerate(range(0, len(self.pool), CHUNK)):
+            x = torch.from_numpy(self.pool[start : start + CHUNK]).float() / 255
+            y = corruptions.corrupt(x, name, self.spec.severity, seed=i, constants="cifar")
+            parts.append((y * 255).round().to(torch.uint8).numpy())
+        return np.concatenate(parts)
+
+
+def kept(path: Path, make: Callable[[], Array]) -> Array:
+    """The array in a file, made if it is not there. Two processes may make it at once: both are right."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = io.BytesIO()
+        np.save(file, make())
+        write_atomic(path, file.getvalue())
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _pool(data: Path, count: int, with_strangers: bool) -> tuple[Array, Array]:
+    known = _read(data)
+    strange = round(UNKNOWN_SHARE * count) if with_strangers else 0
+    inputs, labels = known.inputs[: count - strange], known.labels[: count - strange]
+    if count > len(known.inputs):
+        raise ConfigError(f"--images {count}: {data} holds {len(known.inputs)}")
+    if not strange:
+        return inputs, labels
+    others = _like(subjects.strangers(inputs.shape[1:]).inputs[:strange], inputs.shape[1:])
+    return np.concatenate([inputs, others]), np.concatenate([labels, np.full(len(others), UNKNOWN)])
+
+
+@functools.cache
+def _read(path: Path) -> images.Images:
+    return images.read_npz(path)
+
+
+def _like(inputs: Array, shape: tuple[int, ...]) -> Array:
+    """Other images in this shape: grey, resized, the grey in every channel."""
+    x = torch.from_numpy(inputs).float().mean(1, keepdim=True)
+    x = F.interpolate(x, size=shape[1:], mode="bilinear", align_corners=False)
+    return x.round().to(torch.uint8).expand(-1, shape[0], -1, -1).numpy()

@@ -1,0 +1,108 @@
+"""What was answered to each record, and the numbers that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tta_agent.bench.arrivals import UNKNOWN
+from tta_agent.bench.lagged import NOBODY, change_cost
+from tta_agent.bench.streams import Batch, Stream
+from tta_agent.types import Array
+
+TAIL = 0.1  # how a stream ends: its last tenth
+
+
+class Tally:
+    """Online answers and costs, in order of arrival."""
+
+    def __init__(self) -> None:
+        self._batches: list[Batch] = []
+        self._online: list[Array] = []
+        self._costs: list[tuple[int, int, int]] = []  # forwards, backwards, records: of each round
+
+    def add(self, batch: Batch, online: Array, forwards: int, backwards: int) -> None:
+        """One batch, its online classes [B], and the rows that went forwards and backwards for them."""
+        self._batches.append(batch)
+        self._online.append(online)
+        self._costs.append((forwards, backwards, len(online)))
+
+    def per_batch(self) -> tuple[float, float]:
+        """Forwards and backwards in batches' worth of images, over the later half of the batches."""
+        forwards, backwards, records = np.sum(self._costs[len(self._costs) // 2 :], axis=0)
+        return float(forwards / records), float(backwards / records)
+
+    def column(self, name: str) -> Array:
+        """A field of all batches as one array [N]."""
+        return np.concatenate([getattr(batch, name) for batch in self._batches])
+
+    def online(self) -> Array:
+        """Classes [N]."""
+        return np.concatenate(self._online)
+
+
+def numbers(
+    stream: Stream, tally: Tally, by_source: Sequence[Array], served: Mapping[int, Array]
+) -> dict[str, Any]:
+    """Accuracies in 0 .. 1 over the records of known classes; None where there is no record.
+
+    Args:
+        stream: what arrived.
+        tally: the online answers.
+        by_source: the frozen model's classes of each image, by domain.
+        served: by lag the classes [N] that snapshots gave; NOBODY where there was none yet.
+    """
+    labels, domains, images = (tally.column(name) for name in ("labels", "domains", "images"))
+    known, online = labels != UNKNOWN, tally.online() == labels
+    source = np.stack(by_source)[domains, images] == labels
+    tail = known & (_place(len(labels)) >= 1 - TAIL)
+    forwards, backwards = tally.per_batch()
+    starts = np.cumsum([len(segment) for segment in stream.segments])[:-1]
+    by_domain = {name: known & (domains == i) for i, name in enumerate(stream.spec.domains)}
+    return {
+        "records": len(labels),
+        "source": mean(source, known),
+        "online": mean(online, known),
+        "source_tail": mean(source, tail),
+        "online_tail": mean(online, tail),
+        "forwards": forwards,
+        "backwards": backwards,
+        "lags": {
+            str(lag): _at_lag(answers == labels, online, source, known & (answers != NOBODY), starts)
+            for lag, answers in served.items()
+        },
+        "domains": {
+            name: {"source": mean(source, here), "online": mean(online, here)}
+            | {f"served@{lag}": mean(a == labels, here & (a != NOBODY)) for lag, a in served.items()}
+            | {f"online_same@{lag}": mean(online, here & (a != NOBODY)) for lag, a in served.items()}
+            for name, here in by_domain.items()
+        },
+    }
+
+
+def _at_lag(served: Array, online: Array, source: Array, counted: Array, starts: Array) -> dict[str, Any]:
+    """All on the records that a snapshot has answered: the whole stream, its second half, its end."""
+    place = _place(len(served))
+    late, tail = counted & (place >= 0.5), counted & (place >= 1 - TAIL)
+    gap = (online.astype(float) - served)[counted]
+    return {
+        "served": mean(served, counted),
+        "online_same": mean(online, counted),
+        "source_same": mean(source, counted),
+        "served_second_half": mean(served, late),
+        "online_second_half": mean(online, late),
+        "served_tail": mean(served, tail),
+        "change_cost": change_cost(gap, np.searchsorted(np.flatnonzero(counted), starts).tolist()),
+    }
+
+
+def mean(right: Array, counted: Array) -> float | None:
+    """Share of the counted records that are right."""
+    return float(right[counted].mean()) if counted.any() else None
+
+
+def _place(n: int) -> Array:
+    """Where in the stream each record stands, 0 .. 1."""
+    return np.arange(n) / n

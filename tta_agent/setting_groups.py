@@ -1,0 +1,189 @@
+"""The groups of settings: what there is, its default, and what it means.
+
+Every group is frozen and forbids unknown names; the text under a field becomes its description in the JSON schema.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Options = dict[str, dict[str, Any]]
+
+
+class Group(BaseModel):
+    """What all groups share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(Group):
+    """The model as deployed."""
+
+    name: str | None = None
+    """timm name, for instance resnet18; needs `weights`. Exactly one of `name`, `factory` and `onnx`."""
+    factory: str | None = None
+    """Import path of a callable that makes the module, for instance my_package.nets:make."""
+    onnx: Path | None = None
+    """The served ONNX file: the model is built from it alone. It needs a batch axis, and BatchNorms not folded."""
+    weights: Path | None = None
+    """Local file with the deployed weights: .safetensors, or a torch checkpoint (read with weights_only)."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one sample, for instance [3,224,224]; timm models and modules with `input_shape` know theirs."""
+    classes: int | None = Field(default=None, ge=2)
+    """Number of classes; asked from the model where not given."""
+    mean: tuple[float, ...] | None = None
+    """What preprocessing took off pixels in 0 .. 1, per channel or one for all; timm models know theirs, else 0."""
+    std: tuple[float, ...] | None = None
+    """What preprocessing then divided by, likewise; else 1."""
+    source_data: Path | None = None
+    """Source samples for methods that want some (prototypes, Fisher information): .npz with `inputs` and perhaps
+    `labels`, or a folder of images, one folder a class."""
+    served_as: str = "model"
+    """Name of the model in the server."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where the adapted copy lives: auto, cpu, cuda or cuda:N."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of the agent's torch and ONNX Runtime, each. More than half of the cores starve the server."""
+    nice: int = Field(default=10, ge=0, le=19)
+    """Niceness of the agent's process: where cores are scarce, the server beside it goes first."""
+
+
+class StreamSettings(Group):
+    """Where inferences and labels come from."""
+
+    bootstrap_servers: str | None = None
+    """Kafka brokers, host:port[,host:port]; the embedded log under `store.path` where not given."""
+    topic: str = "inference"
+    """Topic of inferences."""
+    labels_topic: str = "inference.labels"
+    """Topic of late labels, keyed by inference id."""
+    dead_letter_topic: str | None = None
+    """Topic for records that cannot be read; default <topic>.tta.dlq, empty for none."""
+    group: str = "tta-agent"
+    """Consumer group."""
+    start: Literal["latest", "earliest"] = "latest"
+    """Where a group without a position begins."""
+    partitions: int = Field(default=4, ge=1)
+    """Partitions of topics that have to be created."""
+    max_age_s: float = Field(default=600.0, gt=0)
+    """Records older than this are skipped and counted, not adapted to."""
+    queue_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    """High-water mark of each queue inside the agent; above it the partitions are paused."""
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    """How long to look for a broker before giving up."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How to talk to Kafka."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """SASL mechanism."""
+    sasl_username: str | None = None
+    """SASL user."""
+    sasl_password: SecretStr | None = None
+    """SASL password; better from a file."""
+    sasl_password_file: Path | None = None
+    """File that holds the SASL password."""
+    ssl_cafile: Path | None = None
+    """PEM file of the authority that signed the brokers' certificates."""
+
+
+class LabelSettings(Group):
+    """How late labels are joined."""
+
+    horizon_records: int = Field(default=100_000, ge=1)
+    """Inferences kept waiting for a label; the oldest expire."""
+
+
+class SelectSettings(Group):
+    """Which samples teach."""
+
+    selectors: list[str] | None = None
+    """Names or module:Class, applied one after the other; [] keeps all; the method's own where not given."""
+    options: Options = {}
+    """Constructor arguments by selector, for instance {"entropy": {"margin": 0.4}}."""
+    holdout: float = Field(default=0.2, gt=0, lt=1)
+    """Share of entities (by hash of their key) that only the gate sees and nothing is learnt from."""
+
+
+class AdaptSettings(Group):
+    """How the copy changes."""
+
+    method: str = "tent"
+    """Adapter: a name (tent, norm, deyo, ...; adapters/README.md has the table) or module:Class."""
+    options: Options = {}
+    """Constructor arguments by adapter, for instance {"tent": {"lr": 0.001, "momentum": 0.1}}."""
+    batch_size: int = Field(default=64, ge=1)
+    """Samples of one round."""
+    max_wait_s: float = Field(default=2.0, gt=0)
+    """A round starts with what there is after this long."""
+    window: int = Field(default=0, ge=0)
+    """Samples of the sliding window, for streams that come one by one; 0 for none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the copy's activations; bfloat16 halves memory and time on recent accelerators."""
+    memory: float = Field(default=1.0, gt=0, le=1)
+    """Share of the accelerator's memory that the agent may use."""
+
+
+class ScheduleSettings(Group):
+    """When there is something to decide, and when the copy is pulled back to the source."""
+
+    schedules: list[str] = []
+    """Names or module:Class, asked after every round: resets and pulls towards the source."""
+    options: Options = {}
+    """Constructor arguments by schedule, for instance {"periodic_reset": {"samples": 64000}}."""
+
+    candidate_every: int = Field(default=8, ge=1)
+    """Rounds between two candidates; one is under test at a time."""
+    cooldown_s: float = Field(default=60.0, ge=0)
+    """After a roll-back: no candidate for this long."""
+
+
+class GateSettings(Group):
+    """When a candidate may serve."""
+
+    gates: list[str] = ["integrity", "disagreement", "collapse", "certificate"]
+    """Names or module:Class; all must pass."""
+    options: Options = {}
+    """Constructor arguments by gate, for instance {"collapse": {"ratio": 0.9}}."""
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """Bound on the probability of promoting a candidate that is not better, between two promotions."""
+    patience_records: int = Field(default=1000, ge=1)
+    """A candidate that is not certified after this many held-out records gives way to a fresher one."""
+
+
+class SwapSettings(Group):
+    """How a version becomes the served one."""
+
+    driver: Literal["oip", "none"] = "oip"
+    """oip: a server with the model-repository extension; none: only write versions to the ledger."""
+    url: str = "http://127.0.0.1:8080"
+    """Base address of the model server."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Longest wait for one call."""
+
+
+class StoreSettings(Group):
+    """What survives a crash."""
+
+    path: Path = Path("tta-state")
+    """Folder of ledger, checkpoint and embedded log."""
+    checkpoint_every: int = Field(default=16, ge=1)
+    """Rounds between two checkpoints; offsets are committed with them."""
+
+
+class ServeSettings(Group):
+    """The embedded model server (`tta-agent serve`)."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Port to listen on."""
+    threads: int = Field(default=1, ge=1)
+    """ONNX Runtime threads per request."""
+    workers: int = Field(default=2, ge=1)
+    """Requests computed at the same time."""
+    tap: bool = True
+    """Log every inference to the stream."""
+    tap_bytes: int = Field(default=32 << 20, ge=1 << 16)
+    """What the tap may hold back; beyond it records are dropped and counted, never requests."""
