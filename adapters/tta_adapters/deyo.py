@@ -44,6 +44,7 @@ class Deyo(Learner):
     """
 
     name = "deyo"
+    of_selected = True
     selectors: ClassVar = {"deyo": {}}
 
     def __init__(

@@ -47,6 +47,7 @@ class Eata(Learner):
     """
 
     name = "eata"
+    of_selected = True
     selectors: ClassVar = {"entropy": {"margin": 0.4, "weighted": True}, "redundancy": {"d": 0.4}}
 
     def __init__(

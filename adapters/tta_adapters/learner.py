@@ -25,6 +25,8 @@ Parameters = dict[str, nn.Parameter]
 Choose = Callable[[nn.Module], Parameters]
 Optimizer = Literal["adam", "sgd"]
 Loss = tuple[Tensor, int]  # the value, and how many samples it was learnt from
+FEW = 0.4  # share of selected samples below which they are forwarded again rather than all with a graph
+RECENT = 0.1  # share of the newest batch in the average share of selected samples
 
 
 class Copy:
@@ -120,6 +122,7 @@ class Learner(Copy):
     """
 
     needs = "the scale and shift of BatchNorm, GroupNorm or LayerNorm"
+    of_selected: ClassVar[bool] = False  # the loss depends on the logits of selected samples only
 
     def __init__(
         self,
@@ -142,6 +145,29 @@ class Learner(Copy):
             parameter.requires_grad_(True)
         self.optimizer = _optimizer(optimizer, list(self.parameters.values()), lr)
         self.parts["optimizer"] = self.optimizer
+        self.apart = self.of_selected and not self.norms and not marginal
+        if self.apart:
+            self.memory["selected"] = torch.ones(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] -> logits [B, C] with graph; the layers remember the batch.
+
+        Without a graph where no sample influences another and few were selected of late: the step then forwards
+        the few again, which is exact and cheaper than going back through all.
+        """
+        if self.apart and float(self.memory["selected"]) < FEW:
+            return self.predict(x)
+        return super().forward(x)
+
+    def _again(self, x: Tensor, logits: Tensor, selection: Selection) -> Tensor:
+        """The logits [B, C] with a graph in the rows of the selected."""
+        if not self.apart:
+            return logits
+        self.memory["selected"].lerp_(torch.tensor(len(selection.index) / len(x)), RECENT)
+        if logits.requires_grad:
+            return logits
+        few = super().forward(x[selection.index])
+        return logits.detach().float().index_copy(0, selection.index, few.float())
 
     def loss(self, x: Tensor, logits: Tensor, selection: Selection) -> Loss | None:
         """What to go down, from the whole batch and who was selected; None: no one is left to learn from."""
@@ -152,7 +178,10 @@ class Learner(Copy):
 
     def step(self, x: Tensor, logits: Tensor, selection: Selection) -> StepReport:
         """One guarded step. Nobody selected: nothing at all is touched, not even momentum."""
-        found = self.loss(x, logits, selection) if len(selection.index) else None
+        if not len(selection.index):
+            return StepReport(seen=len(x), used=0, loss=None)
+        logits = self._again(x, logits, selection)
+        found = self.loss(x, logits, selection)
         if found is None:
             return StepReport(seen=len(x), used=0, loss=None)
         value, used = found

@@ -36,6 +36,7 @@ class Tent(Learner):
     """
 
     name = "tent"
+    of_selected = True
     selectors: ClassVar[Mapping[str, Mapping[str, Any]]] = {"entropy": {}}
 
     def __init__(self, model: nn.Module, *, lr: float = 1e-3, **rest: Any) -> None:

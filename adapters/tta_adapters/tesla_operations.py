@@ -157,7 +157,8 @@ def _blend(zero: Tensor, one: Tensor, v: Tensor) -> Tensor:
 
 
 def _levels(x: Tensor) -> Tensor:
-    return (255 * x.detach()).long().clamp(0, 255)
+    """0 .. 255, rounded: what was a whole level before it was standardised is the same level again."""
+    return (255 * x.detach()).round().long().clamp(0, 255)
 
 
 def _straight(out: Tensor, x: Tensor, v: Tensor) -> Tensor:

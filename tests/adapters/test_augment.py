@@ -55,6 +55,19 @@ def test_the_map_is_pad_affine_blur_crop(padding, mode):
     assert torch.allclose(augment.blurred(turned, 0.4), expected, atol=1e-4)
 
 
+def test_the_map_is_drawn_from_the_ranges_of_the_paper(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(augment, "affine", lambda x, *drawing: (drawn.append(drawing), x)[1])
+    stack, generator = Augment(FACTS, soften=False), random()
+    for _ in range(400):
+        stack(torch.zeros(1, 3, 32, 16), generator)
+    angles, scales = ([d[i] * 180 / torch.pi if i == 0 else d[i] for d in drawn] for i in (0, 2))
+    across, down = ([d[1][i] for d in drawn] for i in (0, 1))
+    assert (-15 <= min(angles) < -14, 14 < max(angles) <= 15) == (True, True)
+    assert (0.9 <= min(scales) < 0.91, 1.09 < max(scales) <= 1.1) == (True, True)
+    assert (min(across), max(across), min(down), max(down)) == (-2, 2, -4, 4)  # 1/16 of 32 and of 64
+
+
 def test_the_identity_map_changes_nothing():
     x = images(side=9)
     assert torch.allclose(augment.affine(x, 0.0, (0, 0), 1.0, "replicate", 0), x, atol=1e-5)

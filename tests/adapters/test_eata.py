@@ -10,10 +10,15 @@ from torch import nn
 from tta_adapters import fisher
 from tta_adapters.eata import Eata
 from tta_adapters.tent import Tent
-from tta_agent.testing import batch, everyone, fingerprint, learn, same, tiny_net
+from tta_agent.testing import ADAPTER_CHECKS, batch, everyone, fingerprint, learn, same, tiny_net
 from tta_agent.types import Origin, Selection
 
 SOURCE = Origin(inputs=batch(100, seed=50, shift=0.0))
+
+
+@pytest.mark.parametrize("check", ADAPTER_CHECKS, ids=lambda check: check.__name__)
+def test_the_contract_with_an_anchor(check):
+    check(lambda model: Eata(model, fisher_alpha=100.0, origin=SOURCE), tiny_net("batch"))
 
 
 def softmax(logits):

@@ -1,15 +1,34 @@
 """SAR against an independent computation of its two passes, and its recovery."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from tta_adapters.sar import Sar
-from tta_agent.testing import batch, everyone, fingerprint, learn, nobody, same, tiny_net
+from tta_agent.testing import (
+    ADAPTER_CHECKS,
+    Kind,
+    batch,
+    everyone,
+    fingerprint,
+    learn,
+    nobody,
+    same,
+    tiny_net,
+)
 from tta_agent.types import Selection
 
 WIDE = {"margin": 1.0, "recovery": 0.0}
+
+
+@pytest.mark.parametrize("check", ADAPTER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("options", [WIDE, {"margin": 1.0, "recovery": 5.0}], ids=["learning", "recovering"])
+def test_the_contract_where_it_learns_and_where_it_recovers(options, kind, check):
+    """With the paper's margin a random net is sure of nothing, and the contract holds for want of a step."""
+    check(lambda model: Sar(model, lr=0.05, **options), tiny_net(kind))
 
 
 def norms(model):

@@ -43,7 +43,7 @@ def shuffle_patches(x: Tensor, patches: int, generator: torch.Generator) -> Tens
 def shuffle_pixels(x: Tensor, generator: torch.Generator) -> Tensor:
     """[B, channels, H, W] -> the same shape, one permutation of the H W positions for all images."""
     order = torch.randperm(x.shape[2] * x.shape[3], generator=generator).to(x.device)
-    return x.flatten(2)[..., order].view(x.shape)
+    return x.flatten(2)[..., order].reshape(x.shape)
 
 
 def occlude(x: Tensor, share: float) -> Tensor:
