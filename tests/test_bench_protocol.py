@@ -192,6 +192,13 @@ def test_the_cost_of_a_change_is_where_the_gap_closes_for_good_measure():
     assert change_cost(np.ones(2000), [1000]) == 1000
 
 
+def test_a_change_before_the_first_snapshot_is_not_one_of_served(tmp_path):
+    rest = {"name": "long", "images": 40, "batch": 8, "corruptions": ("contrast", "brightness")}
+    found = measure(tmp_path, "frozen", lags=(3,), **rest)
+    assert found["lags"]["3"]["change_cost"] == 0
+    assert measure(tmp_path, "frozen", lags=(99,), **rest)["lags"]["99"]["change_cost"] is None
+
+
 def test_a_method_and_its_peer_are_timed_on_the_same_batches(monkeypatch, tmp_path):
     seen = {"peer": [], "forward": []}
     monkeypatch.setattr(peers, "make", lambda name, source: lambda x: seen["peer"].append(x.sum()))

@@ -1,11 +1,14 @@
-"""Models by timm name and import path, and what is said when they do not fit."""
+"""Models by timm name, import path and served file, and what is said when they do not fit."""
 
+from pathlib import Path
+
+import onnx
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
-from tta_agent import models
+from tta_agent import build, environment, graph, models, testing
 from tta_agent.errors import ConfigError
 
 TINY = "tests.worlds:tiny_batch_net"
@@ -35,10 +38,78 @@ def test_a_torch_file_and_an_import_path(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state, "optimizer": {"lr": 0.1}},
+        lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    ],
+    ids=["state_dict", "model", "model of DataParallel", "DataParallel"],
+)
+def test_a_training_checkpoint_is_unwrapped(wrap, tmp_path):
+    state = testing.tiny_net("batch", seed=5).state_dict()
+    torch.save(wrap(state), tmp_path / "w.pt")
+    loaded = models.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8)).module.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_a_model_whose_own_names_begin_with_module_keeps_them(tmp_path):
+    state = torch.nn.DataParallel(testing.tiny_net("batch", seed=5)).state_dict()
+    save_file({name: tensor for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    loaded = models.load(None, "tests.test_models:wrapped", tmp_path / "w.safetensors", shape=(1, 8, 8))
+    assert loaded.module.state_dict().keys() == state.keys()
+
+
+def wrapped():
+    """For TTA_MODEL__FACTORY."""
+    return torch.nn.DataParallel(testing.tiny_net("batch"))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    path = tmp_path_factory.mktemp("served") / "model.onnx"
+    onnx.save(graph.export(testing.tiny_net("batch"), testing.batch(2)), path)
+    return path
+
+
+def test_the_served_file_alone(served, monkeypatch):
+    for name in environment.env_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TTA_MODEL__ONNX", str(served))
+    settings = environment.load(model={"device": "cpu"})
+    source = build.load_source(settings)
+    assert (source.classes, source.shape, source.mean, source.std) == (4, (1, 8, 8), (0.0,), (1.0,))
+    assert not any(p.requires_grad for p in source.module.parameters())
+    assert torch.allclose(
+        source.module(testing.batch()), testing.tiny_net("batch")(testing.batch()), atol=1e-6
+    )
+    assert str(served) in build.describe(settings, source)
+
+
+def test_how_pixels_became_inputs(weights, served):
+    known = models.load("resnet10t", None, weights, classes=7, device="cpu")
+    assert known.mean == timm.create_model("resnet10t").default_cfg["mean"]
+    assert known.std == timm.create_model("resnet10t").default_cfg["std"]
+    said = models.load("resnet10t", None, weights, classes=7, device="cpu", mean=(0.5,), std=(0.1, 0.2, 0.3))
+    assert (said.mean, said.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+    unknown = models.load(None, TINY, None, shape=(1, 8, 8))
+    assert (unknown.mean, unknown.std) == ((0.0,), (1.0,))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "TTA_MODEL__NAME"),
-        ({"name": "resnet18", "factory": TINY}, "one of the two"),
+        ({"name": "resnet18", "factory": TINY}, "one of the three"),
+        ({"factory": TINY, "onnx": "/nowhere/m.onnx"}, "one of the three"),
+        ({"onnx": "/nowhere/m.onnx"}, "no such file"),
+        ({"onnx": "/nowhere/m.onnx", "weights": "/nowhere/w.pt"}, "the ONNX file holds its weights"),
+        (
+            {"factory": TINY, "shape": (1, 8, 8), "mean": (0.1, 0.2)},
+            "TTA_MODEL__MEAN=[0.1, 0.2]: expected 1 number",
+        ),
+        ({"factory": TINY, "shape": (1, 8, 8), "std": (0.0,)}, "expected numbers above 0"),
         ({"name": "resnet81"}, "did you mean resnet"),
         ({"name": "resnet18"}, "needs TTA_MODEL__WEIGHTS"),
         ({"factory": "tests.worlds:missing"}, "cannot import 'tests.worlds:missing'"),
@@ -53,12 +124,9 @@ def test_a_torch_file_and_an_import_path(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_said(arguments, message):
-    from pathlib import Path
-
-    if "weights" in arguments:
-        arguments = {**arguments, "weights": Path(arguments["weights"])}
+    paths = {key: Path(arguments[key]) for key in ("weights", "onnx") if key in arguments}
     with pytest.raises(ConfigError) as refused:
-        models.load(**{"name": None, "factory": None, "weights": None, **arguments})
+        models.load(**{"name": None, "factory": None, "weights": None, **arguments, **paths})
     assert message in str(refused.value)
 
 
@@ -67,6 +135,18 @@ def test_weights_of_another_model_are_refused(weights):
         models.load(None, TINY, weights, shape=(1, 8, 8))
     with pytest.raises(ConfigError, match="does not fit the model"):
         models.load("resnet10t", None, weights, classes=9)
+
+
+def test_a_file_with_another_number_of_classes_than_was_said_is_refused(served):
+    with pytest.raises(ConfigError, match=r"TTA_MODEL__CLASSES=9: .* answers with 4 classes"):
+        models.load(None, None, None, onnx=served, classes=9)
+
+
+@pytest.mark.parametrize("content", [{"weights": {"a": torch.ones(1)}}, [torch.ones(1)], {"epoch": 3}])
+def test_a_checkpoint_without_a_state_dict_says_what_it_holds(content, tmp_path):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"holds (no dict|weights|epoch); expected a state dict"):
+        models.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8))
 
 
 def test_a_damaged_file_is_refused(tmp_path):

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
+from tta_adapters.adamixbn import AdaMixBN
 from tta_adapters.norm import Norm
 from tta_agent.norms import Estimate, TargetNorm
 from tta_agent.servable import served_names
@@ -116,6 +118,21 @@ def test_gradients_go_through_the_batch_statistics_with_a_prior():
     x = draws(1)[0].requires_grad_()
     layer(prior=16)(x)[:, 0].sum().backward()
     assert float(x.grad.sum(dim=(0, 2, 3)).abs().max()) < 1e-3  # a shift of the whole channel changes nothing
+
+
+@pytest.mark.parametrize("make", [Norm, AdaMixBN])
+def test_an_activation_inside_the_layer_is_kept(make):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU), nn.Flatten(), nn.Linear(288, 4)
+    )
+    adapter, x = make(net.eval()), batch()
+    seen = []
+    adapter.norms["1"].register_forward_hook(lambda layer, given, answer: seen.append(answer))
+    adapter.predict(x)
+    assert float(seen[0].min()) > -0.28  # of SiLU; without it a normalised map goes far below
+    if make is Norm:
+        assert torch.allclose(adapter.forward(x), net.train()(x), atol=1e-4)
 
 
 @pytest.mark.parametrize(

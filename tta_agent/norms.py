@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 AFFINE_NORMS = (nn.GroupNorm, nn.LayerNorm)
+AFTER = ("drop", "act")  # what timm's BatchNormAct2d does after normalising, in this order
 TINY = 1e-5  # keeps ratios of variances finite where a channel is dead
 QUIET = 0.2  # share of the newest batch in the estimate of how far batches lie apart
 
@@ -91,6 +92,9 @@ class TargetNorm(nn.Module):
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
         self.eps = layer.eps
         self.estimate = estimate
+        self.after = [
+            getattr(layer, part) for part in AFTER if isinstance(getattr(layer, part, None), nn.Module)
+        ]
         mean, var = layer.running_mean.detach(), layer.running_var.detach()
         self.register_buffer("mean", mean.clone())
         self.register_buffer("var", var.clone())
@@ -110,6 +114,13 @@ class TargetNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, ...] -> the same shape, normalised by the batch itself (mixed with the anchor)."""
+        y = self.normalise(x)
+        for part in self.after:
+            y = part(y)
+        return y
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Without what comes after; on a learning pass the batch is remembered."""
         single = x.numel() // x.shape[1] < 2
         batch = None
         if torch.is_grad_enabled():  # predict() runs without: it must leave nothing behind

@@ -154,7 +154,10 @@ class Teacher:
             self.reset()
 
     def _count(self, selection: Selection, report: StepReport) -> None:
-        self.learnt = 0 if "nonfinite" in report.diagnostics else self.learnt + bool(report.used)
+        if report.diagnostics.keys() & {"nonfinite", "recovered"}:  # the copy has reset itself
+            self.reset()
+        else:
+            self.learnt += bool(report.used)
         outcomes = {
             "kept": len(selection.index),
             **{f"rejected_{k}": n for k, n in selection.dropped.items()},

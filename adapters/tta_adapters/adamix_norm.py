@@ -27,8 +27,8 @@ class AdaMixNorm(TargetNorm):
         self.transform = transform
         self._alpha = self.kept.clone()  # of the batch that was last forwarded
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, ...] -> the same shape, normalised by the mixture."""
+    def normalise(self, x: Tensor) -> Tensor:
+        """[B, channels, ...] -> the same shape, by the mixture."""
         learns = torch.is_grad_enabled()
         if x.numel() // x.shape[1] < 2:
             self._batch = None if learns else self._batch

@@ -13,12 +13,17 @@ In every layer, for every batch, with the statistics (mean, deviation) of an ins
     gamma' = gamma sqrt(var_t + eps) / sqrt(var + eps),   beta' = beta + gamma (mean_t - mean) / sqrt(var + eps)
 
 which gives the same numbers; alpha then carries no gradient. Without it, gradients pass through alpha too.
-The loss is one of `tta_adapters.gem`; one SGD step a batch; the answers are those of a second pass, after the step.
+The loss is one of `tta_adapters.gem`; one step a batch; the answers are those of a second pass, after the step.
 
-Two modes. *Episodic*, the paper's: every batch starts from the source's gamma and beta, and nothing of it stays.
-*Online*: gamma and beta go on. The authors' code warns against that, since it stores gamma' and beta', and the next
-batch's transformation would come on top. Here the transformation is computed anew in every pass from gamma, beta
-and this batch, and is never stored, so that there is nothing that could compound.
+Two modes. *Episodic*, the paper's: every batch starts from the source's gamma and beta, takes one plain SGD step,
+and nothing of it stays. *Online*, ours: gamma and beta go on. The authors' code warns against that, since it stores
+gamma' and beta', and the next batch's transformation would come on top. Two things compound, and both are taken away:
+
+    the transformation   is computed anew in every pass from gamma, beta and this batch, and never stored
+    the factor T^2       grows with the logits that it makes grow: the loss is in units of its mean
+
+and after every step gamma <- (1 - pull) gamma + pull gamma_source, beta alike, so that with Adam, whose steps are
+about lr, neither gets further from the source than about lr / pull.
 
 Deviations. The step is taken on gamma and beta, not on gamma' and beta' (they differ by the factor
 sqrt(var_t + eps) / sqrt(var + eps)), and the second pass makes its own alpha. A map of one value per channel (one
@@ -39,7 +44,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tta_adapters.adamix_norm import AdaMixNorm
 from tta_adapters.crops import random_crops
 from tta_adapters.gem import gem
-from tta_adapters.learner import Learner, Loss, Parameters
+from tta_adapters.learner import Learner, Loss, Optimizer, Parameters
+from tta_adapters.ranges import between
 from tta_agent.norms import TargetNorm
 from tta_agent.types import Selection, StepReport
 
@@ -52,18 +58,20 @@ class AdaMixBN(Learner):
 
     Args:
         model: the source; it is copied.
-        lr: learning rate; the authors' 1e-3.
+        lr: learning rate; 1e-3, the authors'.
         loss: gem-t, gem-skd or gem-aug.
         temperature: per-sample T^2, or the literal product of the means.
         transform: statistic transformation; False lets gradients pass through alpha.
         episodic: the paper's mode; an answer then depends on its batch alone.
-        optimizer: sgd or adam. Episodic starts it anew with every batch: SGD's momentum then does nothing.
+        pull: share of the way back to the source after every step, 0 .. 1; online only.
+        optimizer: sgd or adam; where not given sgd in episodes, and adam online. An episode begins with a fresh one:
+            SGD's momentum does nothing there.
         views: augmented views of gem-aug, >= 1.
         rest: arguments of `Learner` and `tta_agent.norms.Estimate`, but not `prior`.
 
     Raises:
         CannotAdapt: the model has no BatchNorm with scale or shift.
-        ValueError: an option that is none.
+        ValueError: an option outside its range.
     """
 
     name = "adamixbn"
@@ -79,17 +87,19 @@ class AdaMixBN(Learner):
         temperature: Temperature = "per-sample",
         transform: bool = True,
         episodic: bool = False,
+        pull: float = 0.01,
+        optimizer: Optimizer | None = None,
         views: int = 3,
         **rest: Any,
     ) -> None:
-        _check(loss, temperature, views, rest)
-        self._loss, self._literal, self._views = loss, temperature == "literal", views
-        self._transform, self.episodic = transform, episodic
-        super().__init__(model, lr=lr, choose=batch_affine, **{"optimizer": "sgd", **rest})
+        _check(loss, temperature, rest)
+        self._loss, self._literal = loss, temperature == "literal"
+        self._views = int(between("views", views, 1))
+        self._transform, self.episodic, self._pull = transform, episodic, between("pull", pull, 0, 1)
+        optimizer = optimizer or ("sgd" if episodic else "adam")
+        super().__init__(model, lr=lr, optimizer=optimizer, choose=batch_affine, **rest)
         self._idle = self.optimizer.state_dict()
-        self._episode: tuple[Tensor, dict[str, Tensor]] | None = (
-            None  # the batch, and what was learnt from it
-        )
+        self._episode: tuple[Tensor, dict[str, Tensor]] | None = None  # a batch, and what was learnt from it
         self.settle()
 
     def norm(self, layer: _BatchNorm) -> AdaMixNorm:
@@ -110,8 +120,8 @@ class AdaMixBN(Learner):
 
     def loss(self, x: Tensor, logits: Tensor, selection: Selection) -> Loss:
         """GEM over the selected samples."""
-        target = self._target(x, logits)
-        return gem(logits, target, selection, literal=self._literal), len(selection.index)
+        target, relative = self._target(x, logits), not self.episodic
+        return gem(logits, target, selection, literal=self._literal, relative=relative), len(selection.index)
 
     @torch.no_grad()
     def _target(self, x: Tensor, logits: Tensor) -> Tensor | None:
@@ -129,14 +139,19 @@ class AdaMixBN(Learner):
         if self.episodic and report.loss is not None:
             learnt = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
             self._episode = (x.detach().clone(), learnt)
-            self._back()
+            self._back(1.0)
+            self.optimizer.load_state_dict(self._idle)
         return report
 
+    def finish(self) -> None:
+        """Online: a little back."""
+        if not self.episodic:
+            self._back(self._pull)
+
     @torch.no_grad()
-    def _back(self) -> None:
+    def _back(self, share: float) -> None:
         for parameter, start in self.moved().values():
-            parameter.copy_(start)
-        self.optimizer.load_state_dict(self._idle)
+            parameter.lerp_(start, share)
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from `state_dict()`; an episode ends with that."""
@@ -154,13 +169,11 @@ def batch_affine(model: nn.Module) -> Parameters:
     }
 
 
-def _check(loss: str, temperature: str, views: int, rest: dict[str, Any]) -> None:
+def _check(loss: str, temperature: str, rest: dict[str, Any]) -> None:
     if loss not in get_args(Gem):
         raise ValueError(f"loss {loss!r} is none of {', '.join(get_args(Gem))}")
     if temperature not in get_args(Temperature):
         raise ValueError(f"temperature {temperature!r} is neither 'per-sample' nor 'literal'")
-    if views < 1:
-        raise ValueError(f"views {views} is not a number of at least 1")
     if rest.get("prior"):
         raise ValueError(
             f"prior {rest['prior']} has no meaning here: alpha says how much of the source is mixed in"

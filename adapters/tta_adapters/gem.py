@@ -13,6 +13,10 @@ With logits z [N, C], a temperature T = 2 std_c(z) of each sample and q = softma
 T and, but for gem-t, t carry no gradient. The paper centres z by its mean over the classes; softmax and deviation
 do not notice. The authors' code multiplies a column by a row, so that its loss is the product of the means,
 mean_i T_i^2 mean_i h_i; that is "literal".
+
+Each step that makes the logits larger makes T, and so the next step, larger still: repeated on the same weights, the
+loss grows without bound within a hundred small batches. One step from the source, as in the paper, does not notice.
+For more, `relative` divides by mean_i T_i^2: the proportions between samples stay, that feedback goes.
 """
 
 from __future__ import annotations
@@ -35,7 +39,14 @@ def cross_entropy_at(logits: Tensor, temperature: Tensor, target: Tensor | None)
     return -((log_q.exp() if target is None else target.detach()) * log_q).sum(dim=1)
 
 
-def gem(logits: Tensor, target: Tensor | None, selection: Selection, *, literal: bool = False) -> Tensor:
+def gem(
+    logits: Tensor,
+    target: Tensor | None,
+    selection: Selection,
+    *,
+    literal: bool = False,
+    relative: bool = False,
+) -> Tensor:
     """The loss over the selected samples, each h_k times its weight w_k.
 
     Args:
@@ -43,8 +54,10 @@ def gem(logits: Tensor, target: Tensor | None, selection: Selection, *, literal:
         target: probabilities [B, C], or None for gem-t.
         selection: K of the B samples.
         literal: the product of the means instead of the mean of the products.
+        relative: in units of the mean of T^2: 0 .. ln C for gem-t.
     """
     chosen = logits[selection.index]
     hot = temperatures(chosen)
     h = selection.weight * cross_entropy_at(chosen, hot, None if target is None else target[selection.index])
-    return h.mean() * (hot**2).mean() if literal else (h * hot**2).mean()
+    square = hot**2 / (hot**2).mean() if relative else hot**2
+    return h.mean() * square.mean() if literal else (h * square).mean()

@@ -86,10 +86,8 @@ class Rmt(Taught):
         ema: float = 0.999,
         **rest: Any,
     ) -> None:
-        self.contrast, self.temperature = (
-            between("contrast", contrast, 0),
-            between("temperature", temperature, 1e-3),
-        )
+        self.contrast = between("contrast", contrast, 0)
+        self.temperature = between("temperature", temperature, 1e-3)
         super().__init__(model, lr=lr, ema=ema, **rest)
         self.sample = Sample.of(origin, int(between("source_batch", source_batch, 2)))
         self.replay = self._replay(replay)

@@ -46,7 +46,7 @@ from tta_agent.types import Origin, Selection, StepReport
 
 
 class SwitchNorm(TargetNorm):
-    """A BatchNorm that answers with the batch, or with its averages while `settled`."""
+    """A BatchNorm that answers with the batch or, while `settled`, as it is served."""
 
     settled = False
 
@@ -54,7 +54,9 @@ class SwitchNorm(TargetNorm):
         """[B, channels, ...] -> the same shape."""
         if not self.settled:
             return super().forward(x)
-        return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, False, 0.0, self.eps)
+        plain = self.served()
+        mean, var = plain["running_mean"], plain["running_var"]
+        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class Tesla(Taught):
@@ -73,7 +75,7 @@ class Tesla(Taught):
         drift: weight of the drift in the choice of pairs, >= 0.
         policy_reset: batches after which the policy starts anew (not its optimiser); 0 for never.
         origin: pixel facts of the model.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner`, but not `marginal`, and of `tta_agent.norms.Estimate`.
 
     Raises:
         CannotAdapt: no classifier, or nothing before it, or (at the first step) inputs that are no images.
@@ -101,6 +103,10 @@ class Tesla(Taught):
         origin: Origin | None = None,
         **rest: Any,
     ) -> None:
+        if rest.get("marginal"):
+            raise ValueError(
+                f"marginal {rest['marginal']}: the loss of tesla has this term already, with weight 1"
+            )
         if rotation not in ("corrected", "literal"):
             raise ValueError(f"rotation {rotation!r} is neither 'corrected' nor 'literal'")
         self._views = int(between("views", views, 0))

@@ -150,8 +150,9 @@ def test_what_has_no_derivative_passes_it_straight_through(name):
     assert torch.allclose(got, float(operation.high - operation.low) * inside)
 
 
-def test_without_colour_there_is_none_to_change():
-    x, v = photos(channels=1), torch.tensor([0.1, 0.5, 1.9])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_without_colour_there_is_none_to_change(channels):
+    x, v = photos(channels=channels), torch.tensor([0.1, 0.5, 1.9])
     assert torch.equal(ops.colour(x, v), x)
     for operation in ops.OPERATIONS:
         assert ops.applied(operation, x, torch.rand(3), torch.ones(3)).shape == x.shape

@@ -19,7 +19,7 @@ from tta_agent.errors import ConfigError, nearest
 FULL = {"protocols": "reset,continual", "batches": "200,64", "lags": "1,5,20", "corruptions": "all"}
 QUICK = {"protocols": "reset", "batches": "100", "lags": "5", "corruptions": ",".join(CORRUPTIONS)}
 ORDERS = 3  # of a full run
-TIMING_S, QUICK_TIMING_S = 6.0, 4.0  # seconds of one timing, once it has enough rounds
+TIMING_S, QUICK_TIMING_S = 6.0, 3.0  # seconds of one timing, once it has enough rounds
 
 
 @dataclass(frozen=True)

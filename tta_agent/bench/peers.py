@@ -72,7 +72,11 @@ def make(name: str, source: Source) -> Peer:
 
 
 def measure(name: str, source: Source, stream: Stream, tick: Tick) -> dict[str, Any]:
-    """Run the stream once: its online accuracy and passes."""
+    """Run the stream once: online accuracy and passes.
+
+    Raises:
+        CannotAdapt: it finds nothing to adapt in this model.
+    """
     torch.manual_seed(stream.spec.order)
     hooked = own_copy(source)
     counter = Counter(hooked.module, source.classes)

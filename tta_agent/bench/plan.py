@@ -17,6 +17,7 @@ from tta_agent import plugins
 from tta_agent.bench import digest, peers
 from tta_agent.bench.contenders import Contender
 from tta_agent.bench.streams import StreamSpec
+from tta_agent.bench.tally import HEAD
 from tta_agent.settings import Settings
 
 Kind = Literal["timing", "accuracy", "peer"]
@@ -108,8 +109,12 @@ class Plan:
         ]  # fmt: skip
 
     def peers(self, images: Mapping[str, int] | None = None) -> list[Cell]:
-        """The peers of the contenders, on the streams of protocol reset in their first order."""
-        streams = [s for s in self._streams() if s.protocol == "reset" and s.order == 0]
+        """The peers of the contenders, on the beginning of each stream of protocol reset in its first order."""
+        streams = [
+            dataclasses.replace(s, take=HEAD)
+            for s in self._streams()
+            if s.protocol == "reset" and s.order == 0
+        ]
         return [
             self._keyed(Cell("peer", who, self.model, _of(stream, images, who), peer=peer))
             for who in self.contenders for stream in streams for peer in (peer_of(who),) if peer
@@ -128,6 +133,7 @@ class Plan:
         settings = cell.settings()
         seen = {
             **cell.tags(), "lags": cell.lags, "peer": cell.peer, "pixels": [cell.stream.mean, cell.stream.std],
+            "take": cell.stream.take,
             "settings": settings.model_dump(mode="json", exclude=ELSEWHERE),
             "device": settings.model.device, "weights": self.fingerprint,
             "data": [digest.data(path) for path in (cell.stream.data, _source_data(settings)) if path],

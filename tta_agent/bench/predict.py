@@ -10,7 +10,13 @@ from tta_agent.bench.work import Result
 
 UNKNOWN_S = 5e-3  # a record of a method that could not be timed
 REFUSED_S = 1e-2
+TOGETHER = 0.75  # how much of a core is left when all work: they share caches and memory
 PEER_FORWARDS = 4.5  # of torch-ttt's engines: forward, backward, and one more forward
+
+
+def at_once(workers: int) -> float:
+    """Seconds of one process that so many get done in a second."""
+    return max(workers * TOGETHER, 1.0)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Predictor:
         """Seconds of one cell in one process."""
         if cell.kind == "timing":
             return cell.limit_s
-        records = cell.stream.images * len(cell.stream.domains)
+        whole = cell.stream.images * len(cell.stream.domains)
+        records = min(whole, cell.stream.take or whole)
         return self.build_s(cell) + records * self.record_s(cell)
 
     def build_s(self, cell: Cell) -> float:

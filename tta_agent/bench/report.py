@@ -129,13 +129,21 @@ def _any_source(table: Table, domain: str) -> Figure | None:
 
 
 def _of_peers(peers: Mapping[str, Mapping[str, Any]]) -> Sheet:
-    head = ["torch-ttt", "images", "online", "F", "B", "time", "ours / theirs, time"]
-    keys = ("forwards", "backwards", "step_over_forward", "ours_over_theirs")
-    rows = [
-        [name, str(p["images"]), f"{100 * p['online']:.1f}" if "online" in p else NONE,
-         *(f"{p[key]:.2f}" if key in p else NONE for key in keys)]
-        for name, p in peers.items()
-    ]  # fmt: skip
+    head = ["torch-ttt", "images", "online", "ours", "F", "B", "time", "ours / theirs, time"]
+    rows = []
+    for name, peer in peers.items():
+        online = [
+            f"{100 * peer[key]:.1f}" if peer[key] is not None else NONE for key in ("online", "ours_online")
+        ]
+        keys = ("forwards", "backwards", "step_over_forward", "ours_over_theirs")
+        rows.append(
+            [
+                name,
+                str(peer["images"]),
+                *online,
+                *(NONE if peer[k] is None else f"{peer[k]:.2f}" for k in keys),
+            ]
+        )
     return Sheet("Beside the peer", head, rows, "same model, batches and process; time in plain forwards")
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from tta_agent.bench import peers, quick, report, run, summary
 from tta_agent.bench.plan import Cell, Plan
-from tta_agent.bench.predict import Predictor
+from tta_agent.bench.predict import Predictor, at_once
 from tta_agent.bench.work import Result, Work
 
 
@@ -80,10 +80,8 @@ def carry_out(plan: Plan, work: Work, *, workers: int, few: bool, console: Conso
     # one at a time, so that nobody is disturbed
     timed = _run(timing, work, min(workers, 1), Predictor({}), "timing", console)
     predict = Predictor.of(timing, timed.results)
-    images, peer_images = (
-        quick.fit(plan, predict, time.monotonic() - started_s, workers) if few else (None, None)
-    )
-    cells = [*plan.accuracies(images), *plan.peers(peer_images)]
+    images = quick.fit(plan, predict, time.monotonic() - started_s, workers) if few else None
+    cells = [*plan.accuracies(images), *plan.peers(images)]
     _announce(cells, work, predict, workers, console)
     found = _run(cells, work, workers, predict, "measuring", console)
     results = {**timed.results, **found.results}
@@ -94,7 +92,7 @@ def _announce(
     cells: Sequence[Cell], work: Work, predict: Callable[[Cell], float], workers: int, console: Console
 ) -> None:
     left = [cell for cell in cells if work.get(cell.key) is None]
-    seconds = sum(map(predict, left)) / max(workers, 1)
+    seconds = sum(map(predict, left)) / at_once(workers)
     why = peers.missing()
     if why:
         console.print(why)

@@ -37,6 +37,7 @@ class StreamSpec:
         images: of the file's beginning, for each corruption.
         batch: records of one round.
         order: seed of the order of arrival; the pixels do not depend on it.
+        take: batches end after so many records; None: all.
         mean, std: the model takes (x - mean) / std, x in [0, 1]; one number, or one a channel.
     """
 
@@ -47,6 +48,7 @@ class StreamSpec:
     images: int = 2000
     batch: int = 100
     order: int = 0
+    take: int | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
@@ -90,9 +92,13 @@ class Stream:
 
     def batches(self) -> Iterator[Batch]:
         """One after the other; the last of a segment may be short."""
+        left = len(self) if self.spec.take is None else self.spec.take
         for segment in self.segments:
             for start in range(0, len(segment), self.spec.batch):
+                if left <= 0:
+                    return
                 domains, chosen = segment[start : start + self.spec.batch].T
+                left -= len(chosen)
                 yield Batch(self.gather(domains, chosen), self.labels[chosen], domains, chosen)
 
     def gather(self, domains: Array, chosen: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 from tta_agent.bench.plan import Cell
 from tta_agent.bench.work import Result
 
-PLAIN = ("source", "online", "source_tail", "online_tail", "forwards", "backwards", "taught")
+PLAIN = ("source", "online", "online_head", "source_tail", "online_tail", "forwards", "backwards", "taught")
 AT_LAG = (
     "served", "online_same", "source_same", "served_second_half", "online_second_half", "served_tail", "change_cost",
 )  # fmt: skip
@@ -54,19 +54,28 @@ def timings(cells: Sequence[Cell], results: Mapping[str, Result]) -> dict[tuple[
 
 
 def peers(cells: Sequence[Cell], results: Mapping[str, Result], batch: int) -> dict[str, dict[str, Any]]:
-    """The peers' accuracy and passes, averaged over the corruptions, and their times beside ours."""
+    """The peers' accuracy and passes, averaged over the corruptions, and their times beside ours.
+
+    `online` and `ours_online` are of the same records: the first ones of each stream.
+    """
     timed = {
         name: found["peer"]
         for (name, b), found in timings(cells, results).items()
         if b == batch and "peer" in found
     }
-    found: dict[str, dict[str, Any]] = {}
+    here = [
+        (c, results[c.key]) for c in cells if c.stream.batch == batch and "online" in results.get(c.key, {})
+    ]
+    found = {}
     for name in timed:
-        mine = [(c, results[c.key]) for c in cells
-                if c.kind == "peer" and c.peer == name and c.stream.batch == batch and c.key in results]  # fmt: skip
-        means = {metric: _mean(r[metric] for _, r in mine) for metric in ("online", "forwards", "backwards")}
-        images = mine[0][0].stream.images if mine else 0
-        found[name] = {**{k: v for k, v in means.items() if v is not None}, **timed[name], "images": images}
+        theirs = [(c, r) for c, r in here if c.kind == "peer" and c.peer == name]
+        ours = [r["online_head"] for c, r in here if c.kind == "accuracy" and c.contender.name == name
+                and c.stream.protocol == "reset" and c.stream.order == 0]  # fmt: skip
+        means = {
+            metric: _mean(r[metric] for _, r in theirs) for metric in ("online", "forwards", "backwards")
+        }
+        images = theirs[0][1]["records"] if theirs else 0
+        found[name] = {**means, "ours_online": _mean(ours), **timed[name], "images": images}
     return found
 
 

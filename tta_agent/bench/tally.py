@@ -13,6 +13,7 @@ from tta_agent.bench.streams import Batch, Stream
 from tta_agent.types import Array
 
 TAIL = 0.1  # how a stream ends: its last tenth
+HEAD = 500  # records of a stream's beginning, on which peers are measured too
 
 
 class Tally:
@@ -65,6 +66,7 @@ def numbers(
         "records": len(labels),
         "source": mean(source, known),
         "online": mean(online, known),
+        "online_head": mean(online[:HEAD], known[:HEAD]),
         "source_tail": mean(source, tail),
         "online_tail": mean(online, tail),
         "forwards": forwards,
@@ -87,6 +89,8 @@ def _at_lag(served: Array, online: Array, source: Array, counted: Array, starts:
     place = _place(len(served))
     late, tail = counted & (place >= 0.5), counted & (place >= 1 - TAIL)
     gap = (online.astype(float) - served)[counted]
+    there = np.flatnonzero(counted)
+    changes = np.searchsorted(there, starts[starts >= there[0]]) if len(there) else starts[:0]
     return {
         "served": mean(served, counted),
         "online_same": mean(online, counted),
@@ -94,7 +98,7 @@ def _at_lag(served: Array, online: Array, source: Array, counted: Array, starts:
         "served_second_half": mean(served, late),
         "online_second_half": mean(online, late),
         "served_tail": mean(served, tail),
-        "change_cost": change_cost(gap, np.searchsorted(np.flatnonzero(counted), starts).tolist()),
+        "change_cost": change_cost(gap, changes.tolist()),
     }
 
 

@@ -1,0 +1,19 @@
+"""A served ONNX file as a torch module that can be adapted.
+
+`load` reads the graph, makes torch modules of its layers and small functions of the rest, under the file's names,
+and proves that the module answers as the file does. What it gives back can be trained, copied, moved, exported
+anew and, by `Graph.patched`, written back into the file's own graph.
+
+    reading, regular                    the file, its graph made regular
+    operators, sums, shapes, spatial    what each operator computes
+    values, tracing                     what is known before any sample comes
+    layers, parts                       nodes that are layers, whole or in parts
+    builder, naming, module             the module
+    proof                               that it is the file, and the way back
+    remaining                           what can adapt it, where something was folded away
+"""
+
+from tta_agent.onnx_model.proof import Graph, OnnxModel, load
+from tta_agent.onnx_model.remaining import can_adapt, tell
+
+__all__ = ["Graph", "OnnxModel", "can_adapt", "load", "tell"]

@@ -1,0 +1,149 @@
+"""The torch module: runs the graph step by step. Its layers are real modules, its tensors have the file's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from tta_agent.onnx_model.values import Size
+
+CONSTANTS = "onnx_constants"
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A value that is computed earlier."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A parameter or buffer of the module, by its path."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call.
+
+    Attributes:
+        call: a function, or the path of a submodule.
+        inputs: values, held tensors, sizes, plain numbers, lists of them, None.
+        outputs: names of what comes out; "" is dropped.
+        last: names that nobody needs afterwards.
+    """
+
+    call: Callable[..., Any] | str
+    inputs: tuple[Any, ...]
+    outputs: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    last: tuple[str, ...] = ()
+
+
+class OnnxModule(nn.Module):
+    """A graph as a torch module, [B, ...] -> [B, C], for any B.
+
+    Args:
+        steps: in the order of computation.
+        takes, answers: names of the input and the logits.
+        shape: of one sample.
+        modules: layers by path. tensors: parameters by path. constants: by name, under `CONSTANTS`.
+
+    The state dict holds weights and statistics, not the constants.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        takes: str,
+        answers: str,
+        shape: tuple[int, ...],
+        modules: Mapping[str, nn.Module],
+        tensors: Mapping[str, Tensor],
+        constants: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.steps = tuple(steps)
+        self.takes, self.answers = takes, answers
+        self.input_shape = shape
+        for path, module in modules.items():
+            parent, leaf = self._place(path)
+            parent.add_module(leaf, module)
+        for path, tensor in tensors.items():
+            parent, leaf = self._place(path)
+            parent.register_parameter(leaf, nn.Parameter(tensor.clone()))
+        for name, tensor in constants.items():
+            parent, leaf = self._place(f"{CONSTANTS}.{name}")
+            parent.register_buffer(leaf, tensor, persistent=False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, C]."""
+        values = {self.takes: x}
+        samples = x.shape[0]
+        for step in self.steps:
+            call = self.get_submodule(step.call) if isinstance(step.call, str) else step.call
+            inputs = [self._input(value, values, samples) for value in step.inputs]
+            options = {k: self._input(v, values, samples) for k, v in step.options.items()}
+            outputs = call(*inputs, **options)
+            if isinstance(outputs, Tensor):
+                outputs = (outputs,)
+            values.update(zip(step.outputs, outputs, strict=False))
+            for name in step.last:
+                del values[name]
+        return values[self.answers]
+
+    def _input(self, value: Any, values: Mapping[str, Tensor], samples: int) -> Any:
+        match value:
+            case Ref(name):
+                return values[name]
+            case Held(path):
+                parent, _, leaf = path.rpartition(".")
+                return getattr(self.get_submodule(parent), leaf)
+            case Size():
+                return value.of(samples)
+            case list():
+                return [self._input(item, values, samples) for item in value]
+        return value
+
+    def _place(self, path: str) -> tuple[nn.Module, str]:
+        """The submodule for a path, made where it is missing, and the name in it."""
+        *parents, leaf = path.split(".")
+        module: nn.Module = self
+        for name in parents:
+            if name not in module._modules:
+                module.add_module(name, nn.Module())
+            module = module.get_submodule(name)
+        return module, leaf
+
+
+def prune(steps: Sequence[Step], answers: str) -> list[Step]:
+    """Only the steps that the answer needs, each knowing what nobody needs after it."""
+    needed, kept = {answers}, []
+    for step in reversed(steps):
+        if not needed.intersection(step.outputs):
+            continue
+        taken = {ref.name for ref in references(step) if isinstance(ref, Ref)}
+        unused = {name for name in step.outputs if name and name not in needed}
+        last = tuple(sorted((taken - needed) | unused))
+        needed |= taken
+        kept.append(Step(step.call, step.inputs, step.outputs, step.options, last))
+    return kept[::-1]
+
+
+def references(step: Step) -> list[Ref | Held]:
+    """Everything that a step takes from elsewhere."""
+    found: list[Ref | Held] = []
+    waiting: list[Any] = [*step.inputs, *step.options.values()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, (Ref, Held)):
+            found.append(value)
+    return found

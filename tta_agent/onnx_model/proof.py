@@ -1,0 +1,154 @@
+"""The served file as a module, proved by its answers, and the way back into its graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from tta_agent.errors import ConfigError, GraphError
+from tta_agent.graph import TOLERANCE, answers
+from tta_agent.norms import census
+from tta_agent.onnx_model.builder import build
+from tta_agent.onnx_model.naming import Slot
+from tta_agent.onnx_model.reading import INSTEAD, File, read
+from tta_agent.sessions import open_session, run
+from tta_agent.types import Array
+
+_SAMPLES = 5  # neither of the batch sizes that the module was built from
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The file's own graph: same inputs and outputs, same operators, other tensors."""
+
+    proto: onnx.ModelProto
+    slots: Mapping[str, Slot]
+
+    def patched(self, tensors: Mapping[str, Tensor]) -> bytes:
+        """The graph with these tensors of the module's state dict, serialised.
+
+        Raises:
+            GraphError: a name that the module does not have, or another shape.
+        """
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        items = {item.name: item for item in proto.graph.initializer}
+        for name, tensor in tensors.items():
+            if name not in self.slots:
+                raise GraphError(f"tensor {name!r} is not in the served graph")
+            slot = self.slots[name]
+            item = items[slot.initializer]
+            value = (tensor.t() if slot.transposed else tensor).detach().cpu().numpy()
+            if value.size != math.prod(item.dims):
+                raise GraphError(
+                    f"tensor {name!r} has shape {list(tensor.shape)}, the graph has {list(item.dims)}"
+                )
+            value = np.ascontiguousarray(value.reshape(tuple(item.dims)))
+            item.CopyFrom(numpy_helper.from_array(value, slot.initializer))
+        return bytes(proto.SerializeToString())
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """A module that answers as the file does.
+
+    Attributes:
+        module: inference mode, on the CPU.
+        shape: of one sample.
+        graph: the file's graph, to be patched.
+        folded: how many BatchNorms look to have been folded into convolutions when the file was exported.
+    """
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    graph: Graph
+    folded: int
+
+
+def load(path: Path, shape: tuple[int, ...] | None = None) -> OnnxModel:
+    """The module of a served file.
+
+    Args:
+        path: of the file.
+        shape: of one sample; needed where the file leaves a size open.
+
+    Raises:
+        ConfigError: the file cannot be read, has operators that are not supported, insists on its batch size, or
+            the module answers otherwise than the file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"TTA_MODEL__ONNX={path}: no such file")
+    file = read(path)
+    shape = _shape(file, shape, path)
+    module, slots = build(file, shape)
+    graph = Graph(file.proto, slots)
+    try:
+        _prove(path, file, module, graph, shape)
+    except GraphError as error:
+        raise ConfigError(f"TTA_MODEL__ONNX={path}: {error}") from error
+    return OnnxModel(module, shape, graph, _folded(module, graph))
+
+
+def _shape(file: File, given: tuple[int, ...] | None, path: Path) -> tuple[int, ...]:
+    sizes = tuple(n for n in file.shape if n)
+    fits = given is not None and len(given) == len(file.shape)
+    if given is None and len(sizes) == len(file.shape):
+        return sizes
+    if given is not None and fits and all(n in (None, m) for n, m in zip(file.shape, given, strict=True)):
+        return given
+    says = [n or "?" for n in file.shape]
+    raise ConfigError(
+        f"TTA_MODEL__INPUT_SHAPE={list(given) if given else 'not given'}: "
+        f"{path.name} takes samples of shape {says}"
+    )
+
+
+def _prove(path: Path, file: File, module: nn.Module, graph: Graph, shape: tuple[int, ...]) -> None:
+    batch = file.batch or _SAMPLES
+    calls = 1 if file.batch is None else max(2, -(-_SAMPLES // batch))
+    x = np.random.default_rng(0).standard_normal((calls * batch, *shape), dtype=np.float32)
+    served = open_session(path)
+    expected = np.concatenate([run(served, part) for part in np.split(x, calls)])
+    if not np.isfinite(expected).all():
+        raise GraphError("its answers to normally distributed inputs are not finite: nothing can be compared")
+    try:
+        got = {"the module": answers(module, x), "the graph": run(open_session(graph.patched({})), x)}
+    except (RuntimeError, GraphError) as error:
+        raise GraphError(file.stuck if file.batch else f"the module fails: {error}") from error
+    for what, values in got.items():
+        apart = _apart(expected, values)
+        if not apart <= TOLERANCE:
+            otherwise = f"{what} built from it answers otherwise: logits differ by {apart:.2g};\n{INSTEAD}"
+            raise GraphError(file.stuck if file.batch else otherwise)
+
+
+def _apart(expected: Array, got: Array) -> float:
+    """Largest difference of logits, relative to the largest logit where that is above 1."""
+    if expected.shape != got.shape:
+        return float("inf")
+    return float(np.abs(expected - got).max() / max(1.0, float(np.abs(expected).max())))
+
+
+def _folded(module: nn.Module, graph: Graph) -> int:
+    """BatchNorms that became a part of convolutions: by what exporters call the result.
+
+    A bias of the model's own stands beside its weight as `<path>.weight`, `<path>.bias`. Where nothing says so and
+    the model has no normalisation at all, every convolution without a bias of its own counts.
+    """
+    convs = [name for name, m in module.named_modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    own = [name for name in convs if _own_bias(name, graph.slots)]
+    biased = [name for name in convs if f"{name}.bias" in graph.slots]
+    merged = len(set(biased) - set(own))
+    return merged if merged or census(module) else len(set(convs) - set(own))
+
+
+def _own_bias(name: str, slots: Mapping[str, Slot]) -> bool:
+    weight, bias = slots[f"{name}.weight"].initializer, slots.get(f"{name}.bias")
+    return bias is not None and weight == f"{name}.weight" and bias.initializer == f"{name}.bias"

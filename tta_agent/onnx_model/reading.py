@@ -1,0 +1,148 @@
+"""An ONNX file as a plain list of nodes, after its graph was made regular."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from tta_agent.errors import ConfigError
+from tta_agent.onnx_model.regular import adaptable, free_batch, lift_constants, own_weights
+
+INSTEAD = "give the model by TTA_MODEL__NAME, or TTA_MODEL__FACTORY, with TTA_MODEL__WEIGHTS instead"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator: names of what goes in ("" where an optional input is left out) and of what comes out."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What the file holds.
+
+    Attributes:
+        proto: the regular graph; its answers are the file's.
+        nodes: in the order of computation.
+        weights: floats that may be adapted, by initializer.
+        constants: integers, numbers, masks.
+        takes, answers: names of the input and of the logits.
+        shape: of one sample; None where the file leaves a size open.
+        batch: the fixed batch size that the file insists on, or None.
+    """
+
+    proto: onnx.ModelProto
+    nodes: list[Node]
+    weights: dict[str, Tensor]
+    constants: dict[str, Tensor]
+    takes: str
+    answers: str
+    shape: tuple[int | None, ...]
+    batch: int | None
+
+    @property
+    def stuck(self) -> str:
+        """What to say where the graph does not follow another batch size."""
+        return (
+            f"the ONNX file was exported for batches of {self.batch} and does not follow another size; "
+            "export it with a dynamic batch axis"
+        )
+
+
+def read(path: Path) -> File:
+    """The file's graph, regular.
+
+    Raises:
+        ConfigError: not an ONNX file, not one float32 input, or not logits at the end.
+    """
+    try:
+        proto = onnx.load(path)
+        if proto.functions:
+            proto = onnx.inliner.inline_local_functions(proto)
+    except Exception as error:  # a damaged file raises whatever the parser meets first
+        raise ConfigError(f"TTA_MODEL__ONNX={path} cannot be read as an ONNX file: {error}") from None
+    graph = proto.graph
+    takes = _input(graph, path)
+    batch = free_batch(graph, takes)
+    lift_constants(graph)
+    weights = {item.name for item in graph.initializer if adaptable(item)}
+    weights |= own_weights(graph, weights)
+    tensors = {item.name: _tensor(item) for item in graph.initializer}
+    opset = max((o.version for o in proto.opset_import if not o.domain), default=1)
+    nodes = [_node(node, opset) for node in graph.node]
+    _refuse_probabilities(nodes, graph.output[0].name, path)
+    return File(
+        proto,
+        nodes,
+        {name: t for name, t in tensors.items() if name in weights},
+        {name: t for name, t in tensors.items() if name not in weights},
+        takes.name,
+        graph.output[0].name,
+        tuple(d.dim_value or None for d in takes.type.tensor_type.shape.dim[1:]),
+        batch,
+    )
+
+
+def _input(graph: onnx.GraphProto, path: Path) -> onnx.ValueInfoProto:
+    held = {item.name for item in graph.initializer}  # old files list them among the inputs
+    inputs = [value for value in graph.input if value.name not in held]
+    wanted = onnx.TensorProto.FLOAT
+    if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != wanted:
+        kinds = ", ".join(
+            f"{v.name} {onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type).lower()}" for v in inputs
+        )
+        raise ConfigError(
+            f"TTA_MODEL__ONNX={path} takes {kinds or 'nothing'}; expected one float input [batch, ...];\n"
+            + INSTEAD
+        )
+    del graph.input[:]
+    graph.input.append(inputs[0])
+    taken: onnx.ValueInfoProto = graph.input[0]
+    return taken
+
+
+def _node(node: onnx.NodeProto, opset: int) -> Node:
+    attributes = {a.name: _attribute(a) for a in node.attribute}
+    if node.op_type in ("Softmax", "LogSoftmax") and opset < 13:
+        attributes.setdefault("axis", 1)
+    if node.op_type == "Split" and "split" not in attributes and len(node.input) < 2:
+        attributes["num_outputs"] = len(node.output)
+    op = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    name = node.name or node.output[0]
+    return Node(op, name, tuple(node.input), tuple(node.output), attributes)
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        return _tensor(value)
+    if attribute.name == "to":
+        return torch.from_numpy(np.zeros(0, onnx.helper.tensor_dtype_to_np_dtype(value))).dtype
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _tensor(item: onnx.TensorProto) -> Tensor:
+    return torch.from_numpy(numpy_helper.to_array(item).copy())
+
+
+def _refuse_probabilities(nodes: list[Node], answers: str, path: Path) -> None:
+    last = next((node for node in nodes if answers in node.outputs), None)
+    if last is not None and last.op in ("Softmax", "Sigmoid"):
+        raise ConfigError(
+            f"TTA_MODEL__ONNX={path} ends in {last.op} (node {last.name!r}) and answers probabilities;\n"
+            "adaptation and the gates need logits: export the model without it"
+        )

@@ -1,0 +1,146 @@
+"""What the operators compute: layers, as functions. `layers` makes modules of those that hold weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tta_agent.onnx_model.operators import Number, register
+
+Window = Sequence[int]
+
+
+def padding(
+    x: Tensor, kernel: Window, strides: Window, dilations: Window, pads: Window, auto_pad: str
+) -> tuple[list[int], list[int]]:
+    """What is added at the begin and at the end of each spatial axis."""
+    n = len(kernel)
+    if not auto_pad.startswith("SAME"):
+        given = list(pads or [0] * 2 * n) if auto_pad == "NOTSET" else [0] * 2 * n
+        return given[:n], given[n:]
+    begin, end = [], []
+    for size, k, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
+        total = max((-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        begin.append(small if auto_pad == "SAME_UPPER" else large)
+        end.append(large if auto_pad == "SAME_UPPER" else small)
+    return begin, end
+
+
+def widths(begin: Window, end: Window) -> list[int]:
+    """As torch pads: the last axis first."""
+    pairs = list(zip(begin, end, strict=True))
+    return [width for pair in reversed(pairs) for width in pair]
+
+
+@register("Conv")
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, strides: Window = (), dilations: Window = (),
+    pads: Window = (), auto_pad: str = "NOTSET", group: int = 1, **_: Any,
+) -> Tensor:  # fmt: skip
+    """Convolution over any number of spatial axes."""
+    kernel = weight.shape[2:]
+    strides, dilations = strides or [1] * len(kernel), dilations or [1] * len(kernel)
+    begin, end = padding(x, kernel, strides, dilations, pads, auto_pad)
+    if begin != end:
+        x, begin = F.pad(x, widths(begin, end)), [0] * len(kernel)
+    function: Any = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
+    answer: Tensor = function(x, weight, bias, list(strides), begin, list(dilations), group)
+    return answer
+
+
+def _pool(kind: str, x: Tensor, kernel: Window, below: float, options: dict[str, Any], **more: Any) -> Tensor:
+    n = len(kernel)
+    strides = options.get("strides") or [1] * n
+    dilations = options.get("dilations") or [1] * n
+    auto_pad = options.get("auto_pad", "NOTSET")
+    begin, end = padding(x, kernel, strides, dilations, options.get("pads", ()), auto_pad)
+    if begin != end or any(2 * p > k for p, k in zip(begin, kernel, strict=True)):
+        if more.get("count_include_pad") is False:
+            raise NotImplementedError("uneven padding that is not counted")
+        x, begin = F.pad(x, widths(begin, end), value=below), [0] * n
+    if kind == "max":
+        more["dilation"] = list(dilations)
+    function: Any = getattr(F, f"{kind}_pool{n}d")
+    ceil = bool(options.get("ceil_mode", 0))
+    answer: Tensor = function(x, list(kernel), list(strides), begin, ceil_mode=ceil, **more)
+    return answer
+
+
+@register("MaxPool")
+def max_pool(x: Tensor, *, kernel_shape: Window, **options: Any) -> Tensor:
+    """Largest value of each window."""
+    return _pool("max", x, kernel_shape, float("-inf"), options)
+
+
+@register("AveragePool")
+def average_pool(x: Tensor, *, kernel_shape: Window, count_include_pad: int = 0, **options: Any) -> Tensor:
+    """Mean of each window."""
+    return _pool("avg", x, kernel_shape, 0.0, options, count_include_pad=bool(count_include_pad))
+
+
+@register("GlobalAveragePool")
+def global_average(x: Tensor) -> Tensor:
+    """Mean over all spatial axes, which stay with size 1."""
+    return x.mean(list(range(2, x.dim())), keepdim=True)
+
+
+@register("GlobalMaxPool")
+def global_max(x: Tensor) -> Tensor:
+    """Maximum over all spatial axes, which stay with size 1."""
+    return x.amax(list(range(2, x.dim())), keepdim=True)
+
+
+@register("Gemm")
+def gemm(
+    a: Tensor, b: Tensor, c: Tensor | Number | None = None, *, alpha: float = 1.0, beta: float = 1.0,
+    transA: int = 0, transB: int = 0,
+) -> Tensor:  # fmt: skip
+    """alpha A B + beta C."""
+    product = (a.t() if transA else a) @ (b.t() if transB else b)
+    product = product if alpha == 1.0 else product * alpha
+    return product if c is None else product + (c if beta == 1.0 else c * beta)
+
+
+@register("BatchNormalization")
+def batch_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, epsilon: float = 1e-5,
+    training_mode: int = 0, **_: Any,
+) -> Tensor:  # fmt: skip
+    """By statistics that are given, and that may be computed: gradients flow into them."""
+    if training_mode:
+        raise NotImplementedError("training_mode")
+    sizes = [1, -1, *[1] * (x.dim() - 2)]
+    factor = scale * torch.rsqrt(var + epsilon)
+    return x * factor.view(sizes) + (bias - mean * factor).view(sizes)
+
+
+@register("InstanceNormalization")
+def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
+    """Each channel of each sample by itself: as many groups as channels."""
+    return F.group_norm(x, x.shape[1], scale, bias, epsilon)
+
+
+@register("GroupNormalization")
+def group_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
+) -> Tensor:
+    """Scale and shift for each channel, or (before opset 21) for each group."""
+    if len(scale) != x.shape[1]:
+        scale, bias = (t.repeat_interleave(x.shape[1] // num_groups) for t in (scale, bias))
+    return F.group_norm(x, num_groups, scale, bias, epsilon)
+
+
+@register("LayerNormalization")
+def layer_norm(
+    x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> Tensor:  # fmt: skip
+    """Over all axes from `axis` on."""
+    sizes = list(x.shape[axis % x.dim() :])
+    normal = F.layer_norm(x, sizes, None, None, epsilon) * scale
+    return normal if bias is None else normal + bias
