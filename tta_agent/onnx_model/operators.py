@@ -162,8 +162,10 @@ def clip(x: Tensor, min: Number | None = None, max: Number | None = None) -> Ten
 
 
 @register("Cast")
-def cast(x: Tensor, to: torch.dtype, saturate: int = 1) -> Tensor:
+def cast(x: Tensor, to: torch.dtype | None, saturate: int = 1) -> Tensor:
     """Another type."""
+    if to is None:
+        raise NotImplementedError("a type that torch does not have")
     return x.to(to)
 
 

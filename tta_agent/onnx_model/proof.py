@@ -120,7 +120,7 @@ def _prove(path: Path, file: File, module: nn.Module, graph: Graph, shape: tuple
         raise GraphError("its answers to normally distributed inputs are not finite: nothing can be compared")
     try:
         got = {"the module": answers(module, x), "the graph": run(open_session(graph.patched({})), x)}
-    except (RuntimeError, GraphError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, GraphError) as error:
         raise GraphError(file.stuck if file.batch else f"the module fails: {error}") from error
     for what, values in got.items():
         apart = _apart(expected, values)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx.inliner
 import torch
@@ -131,8 +130,15 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     if isinstance(value, onnx.TensorProto):
         return _tensor(value)
     if attribute.name == "to":
-        return torch.from_numpy(np.zeros(0, onnx.helper.tensor_dtype_to_np_dtype(value))).dtype
+        return _dtype(value)
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _dtype(number: int) -> torch.dtype | None:
+    """Torch's type for ONNX's; None where it has none."""
+    name = onnx.TensorProto.DataType.Name(number).lower()
+    found = getattr(torch, {"float": "float32", "double": "float64"}.get(name, name), None)
+    return found if isinstance(found, torch.dtype) else None
 
 
 def _tensor(item: onnx.TensorProto) -> Tensor:

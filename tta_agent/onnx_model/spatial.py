@@ -53,34 +53,50 @@ def conv(
     return answer
 
 
-def _pool(kind: str, x: Tensor, kernel: Window, below: float, options: dict[str, Any], **more: Any) -> Tensor:
-    n = len(kernel)
-    strides = options.get("strides") or [1] * n
-    dilations = options.get("dilations") or [1] * n
+def _window(
+    x: Tensor, kernel: Window, options: dict[str, Any]
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Strides and dilations, and what is added at the begin and at the end of each spatial axis."""
+    strides, dilations = (list(options.get(name) or [1] * len(kernel)) for name in ("strides", "dilations"))
     auto_pad = options.get("auto_pad", "NOTSET")
     begin, end = padding(x, kernel, strides, dilations, options.get("pads", ()), auto_pad)
-    if begin != end or any(2 * p > k for p, k in zip(begin, kernel, strict=True)):
-        if more.get("count_include_pad") is False:
-            raise NotImplementedError("uneven padding that is not counted")
-        x, begin = F.pad(x, widths(begin, end), value=below), [0] * n
-    if kind == "max":
-        more["dilation"] = list(dilations)
-    function: Any = getattr(F, f"{kind}_pool{n}d")
-    ceil = bool(options.get("ceil_mode", 0))
-    answer: Tensor = function(x, list(kernel), list(strides), begin, ceil_mode=ceil, **more)
-    return answer
+    return strides, dilations, begin, end
+
+
+def _fits(kernel: Window, begin: Window, end: Window) -> bool:
+    """Whether torch's pooling can pad so itself."""
+    return begin == end and all(2 * p <= k for p, k in zip(begin, kernel, strict=True))
 
 
 @register("MaxPool")
 def max_pool(x: Tensor, *, kernel_shape: Window, **options: Any) -> Tensor:
     """Largest value of each window."""
-    return _pool("max", x, kernel_shape, float("-inf"), options)
+    strides, dilations, begin, end = _window(x, kernel_shape, options)
+    if not _fits(kernel_shape, begin, end):
+        x, begin = F.pad(x, widths(begin, end), value=float("-inf")), [0] * len(kernel_shape)
+    function: Any = getattr(F, f"max_pool{len(kernel_shape)}d")
+    ceil = bool(options.get("ceil_mode", 0))
+    answer: Tensor = function(x, list(kernel_shape), strides, begin, dilations, ceil_mode=ceil)
+    return answer
 
 
 @register("AveragePool")
 def average_pool(x: Tensor, *, kernel_shape: Window, count_include_pad: int = 0, **options: Any) -> Tensor:
-    """Mean of each window."""
-    return _pool("avg", x, kernel_shape, 0.0, options, count_include_pad=bool(count_include_pad))
+    """Mean of each window; what was padded counts as 0, or not at all."""
+    strides, dilations, begin, end = _window(x, kernel_shape, options)
+    if set(dilations) != {1}:
+        raise NotImplementedError("dilations")
+    pool: Any = getattr(F, f"avg_pool{len(kernel_shape)}d")
+    more = {"ceil_mode": bool(options.get("ceil_mode", 0)), "count_include_pad": bool(count_include_pad)}
+    if _fits(kernel_shape, begin, end):
+        means: Tensor = pool(x, list(kernel_shape), strides, begin, **more)
+        return means
+    around = widths(begin, end)
+    means = pool(F.pad(x, around), list(kernel_shape), strides, **more)
+    if count_include_pad:
+        return means
+    counted: Tensor = pool(F.pad(torch.ones_like(x), around), list(kernel_shape), strides, **more)
+    return means / counted
 
 
 @register("GlobalAveragePool")
