@@ -6,7 +6,7 @@ import timm
 import torch
 
 from tta_adapters.tent import Tent
-from tta_agent import graph, testing
+from tta_agent import graph, models, testing
 from tta_agent.errors import GraphError
 from tta_agent.sessions import open_session, run
 
@@ -90,3 +90,24 @@ def test_timm_models_keep_every_name(name):
     model = timm.create_model(name, num_classes=5).eval()
     master = graph.MasterGraph(model, (3, 64, 64) if name != "vit_tiny_patch16_224" else (3, 224, 224))
     assert master.patchable
+
+
+def test_versions_of_a_served_file_keep_its_own_names(tmp_path):
+    torch.manual_seed(0)
+    model = testing.tiny_net("batch")
+    path = tmp_path / "served.onnx"
+    program = torch.onnx.export(
+        model, (torch.zeros(2, 1, 8, 8),), dynamo=True, optimize=False, verbose=False,
+        input_names=["pixels"], output_names=["scores"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )  # fmt: skip
+    program.save(path)
+    source = models.load(None, None, None, onnx=path, device="cpu")
+    master = graph.MasterGraph(source.module, source.shape, source.graph)
+    adapter = Tent(source.module)
+    testing.learn(adapter)
+    served = adapter.servable()
+    session = open_session(master.compose(served))
+    assert master.patchable
+    assert [item.name for item in (*session.get_inputs(), *session.get_outputs())] == ["pixels", "scores"]
+    x = testing.batch(5, seed=4)
+    assert np.allclose(run(session, x.numpy()), served(x).numpy(), atol=1e-5)

@@ -355,6 +355,21 @@ def test_layers_that_share_a_tensor_get_one_each(tmp_path):
     assert not np.allclose(got, graph.answers(built.module, x), atol=1e-3)
 
 
+def test_layers_that_share_a_view_of_a_tensor_get_one_each(tmp_path):
+    body = """m = ReduceMean<axes=[2,3], keepdims=0>(x) t = Transpose<perm=[1,0]>(w)
+    a = MatMul(m, t) b = Relu(a) y = MatMul(b, t)"""
+    built = onnx_model.load(parsed(body, tmp_path, weights=W))
+    assert sum(isinstance(m, nn.Linear) for m in built.module.modules()) == 2
+    assert len({slot.initializer for slot in built.graph.slots.values()}) == 2
+
+
+def test_a_tensor_that_an_exporter_named_by_an_operation_cannot_meet_the_next_exporters_names(tmp_path):
+    body = "n = Mul(x, view)" + HEAD
+    built = onnx_model.load(parsed(body, tmp_path, weights=f"{W}, float[2,1,1] view = {{1.0, 2.0}}"))
+    assert built.graph.slots["onnx_weights.view"].initializer == "view"
+    assert graph.MasterGraph(built.module, built.shape).patchable
+
+
 def test_a_fixed_batch_is_opened_where_the_graph_follows(tmp_path):
     body = "n = Relu(x) m = ReduceMean<axes=[2,3]>(n) f = Reshape(m, sizes) y = Gemm(f, w)"
     weights = f"{W}, int64[2] sizes = {{1, 2}}"
@@ -452,10 +467,7 @@ def test_operators_compute_what_the_standard_says():
         like = {"like": torch.empty(0)} if operator.makes else {}
         try:
             answer = operator.call(*inputs, **node.attributes, **like)
-        except (
-            NotImplementedError,
-            TypeError,
-        ):  # TypeError: an input or attribute that the function does not know
+        except (NotImplementedError, TypeError):  # an input or attribute that is refused
             continue
         except (RuntimeError, IndexError):
             assert any(word in case.name for word in REFUSED), case.name
@@ -464,6 +476,6 @@ def test_operators_compute_what_the_standard_says():
         if "training" not in case.name:
             for got, expected in zip(answers, case.data_sets[0][1], strict=False):
                 assert got.shape == expected.shape, case.name
-                assert np.allclose(got.numpy(), expected, rtol=1e-3, atol=1e-5), case.name
+                assert np.allclose(got.numpy(), expected, rtol=1e-3, atol=1e-5, equal_nan=True), case.name
             checked += 1
     assert checked > 380

@@ -32,6 +32,9 @@ class Accelerator:
         self._transfers: torch.cuda.Stream | None = None
         self._coming: tuple[Array, Tensor] | None = None
         if device.type == "cuda":
+            device = torch.device(
+                "cuda", torch.cuda.current_device() if device.index is None else device.index
+            )
             torch.cuda.set_per_process_memory_fraction(memory, device)
             self._stream = _patient_stream(device)
             self._transfers = _patient_stream(device)

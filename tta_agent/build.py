@@ -61,7 +61,7 @@ def open_ledger(settings: Settings, source: models.Source, master: MasterGraph |
     ledger = Ledger(settings.store.path / "versions")
 
     def make() -> tuple[bytes, Any]:
-        graph = master or MasterGraph(source.module, source.shape)
+        graph = master or MasterGraph(source.module, source.shape, source.graph)
         return graph.compose(source.module), graph.fixed
 
     ledger.ensure_source(fingerprint(source.module), make)
@@ -102,7 +102,7 @@ def assemble(
     journal = Journal(settings.store.path)
     teacher = make_teacher(settings, source, telemetry)
     gates = [plugins.make("gates", name, settings.gate.options) for name in settings.gate.gates]
-    master = MasterGraph(source.module, source.shape)
+    master = MasterGraph(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, master)
     decode = functools.partial(cloudevents.decode, shape=source.shape, classes=source.classes)
     s = settings

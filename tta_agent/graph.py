@@ -3,7 +3,8 @@
 A swap changes tensors, not structure. So the source is exported once, normalisation unfused (ONNX Runtime
 fuses when it loads), and each candidate is that graph with other initializers: milliseconds, no tracing.
 The map from names to initializers is proved at start by the answers of a perturbed copy. Where it cannot be
-made (an exporter that merged or renamed tensors), each candidate is exported anew.
+made (an exporter that merged or renamed tensors), each candidate is exported anew. A model that was built from
+the served file brings the file's own graph, which is then patched instead of an export.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -30,23 +32,38 @@ TOLERANCE = 1e-3
 log = logging.getLogger(__name__)
 
 
+class Served(Protocol):
+    """The graph of the served file, and where the module's tensors stand in it."""
+
+    @property
+    def slots(self) -> Mapping[str, Any]:
+        """By name in the module's state dict."""
+
+    def patched(self, tensors: Mapping[str, Tensor]) -> bytes:
+        """The graph with these tensors, serialised."""
+
+
 class MasterGraph:
     """The source's graph, from which every version is composed.
 
     Args:
         source: the deployed module, inference mode.
         shape: of one sample.
+        served: the served file's graph, where the source was built from it.
 
     Raises:
         GraphError: it cannot be exported, or answers otherwise than torch.
     """
 
-    def __init__(self, source: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, source: nn.Module, shape: tuple[int, ...], served: Served | None = None) -> None:
         self.fixed = np.random.default_rng(0).standard_normal((16, *shape), dtype=np.float32)
         self._source = copy.deepcopy(source).cpu().eval()
-        self._proto = export(self._source, torch.from_numpy(self.fixed[:2]))
-        self._slots = {item.name: item for item in self._proto.graph.initializer}
-        self._check(self._source, self._proto.SerializeToString(), "the exported source")
+        self._served = served
+        if served is None:
+            self._proto = export(self._source, torch.from_numpy(self.fixed[:2]))
+            self._slots = {item.name: item for item in self._proto.graph.initializer}
+        graph = served.patched({}) if served else self._proto.SerializeToString()
+        self._check(self._source, graph, "the source's graph")
         self.patchable = self._prove_map()
 
     def compose(self, module: nn.Module) -> bytes:
@@ -54,6 +71,8 @@ class MasterGraph:
         module = copy.deepcopy(module).cpu()
         if not self.patchable:
             return bytes(export(module, torch.from_numpy(self.fixed[:2])).SerializeToString())
+        if self._served is not None:
+            return self._served.patched(floats(module))
         for name, tensor in floats(module).items():
             slot = self._slots[name]
             value = tensor.numpy()
@@ -65,7 +84,7 @@ class MasterGraph:
         return bytes(self._proto.SerializeToString())
 
     def _prove_map(self) -> bool:
-        missing = floats(self._source).keys() - self._slots.keys()
+        missing = floats(self._source).keys() - (self._served.slots if self._served else self._slots).keys()
         if missing:
             log.warning(
                 "%s is not in the graph under its name: each candidate is exported anew", min(missing)

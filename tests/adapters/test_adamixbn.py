@@ -19,6 +19,7 @@ CHANNELS, EPS = 3, 1e-5
 
 def norm_net(channels=CHANNELS, seed=0):
     """One BatchNorm between pixels and answers, far from standard."""
+    torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
     net = nn.Sequential(
         nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 4)
@@ -170,7 +171,7 @@ def test_equal_logits_have_a_finite_loss_and_gradient():
 def test_an_augmented_teacher_is_the_mean_of_the_views_logits():
     model, x = tiny_net("batch"), batch()
     model[-1].weight.data *= 30  # so that the mean of the logits is not that of the probabilities
-    adapter = AdaMixBN(model, loss="gem-aug", views=2)
+    adapter = AdaMixBN(model, loss="gem-aug", views=2, episodic=True)
     generator = torch.Generator().manual_seed(0)
     views = torch.cat([random_crops(x, generator) for _ in range(2)])
     logits = adapter.forward(x)
@@ -243,18 +244,47 @@ def literal_rewrite(layer, x):
 def test_online_nothing_compounds_over_200_batches():
     """On a stream of constant shift, beside the stored rewrite, which doubles every few batches."""
     model = norm_net()
-    adapter, literal = AdaMixBN(model), copy.deepcopy(model)
-    distances = {"ours": [], "literal": []}
+    adapter, literal = AdaMixBN(model, lr=1e-3, pull=0.01), copy.deepcopy(model)
+    ours, stored = [], []
     for i in range(200):
         x = images(8, seed=i)
         adapter.step(x, adapter.forward(x), everyone(x))
         literal_rewrite(literal[0], x)
-        ours = [(now - start).detach().norm() for now, start in adapter.moved().values()]
-        distances["ours"].append(float(torch.stack(ours).norm()))
-        distances["literal"].append(float((literal[0].weight - model[0].weight).detach().norm()))
-    assert distances["literal"][19] > 1
-    assert not distances["literal"][-1] < 1e6
-    assert max(distances["ours"]) < 0.5
+        ours.append(max(float((now - start).detach().abs().max()) for now, start in adapter.moved().values()))
+        stored.append(float((literal[0].weight - model[0].weight).detach().abs().max()))
+    assert stored[19] > 1
+    assert not stored[-1] < 1e6
+    assert 0.01 < max(ours) < 0.11  # lr / pull, and a little for Adam's momentum
+
+
+def test_the_pull_closes_a_share_of_the_distance():
+    one, other = AdaMixBN(norm_net(), pull=0.0), AdaMixBN(norm_net(), pull=0.25)
+    x = images()
+    for adapter in (one, other):
+        adapter.step(x, adapter.forward(x), everyone(x))
+    for (free, start), (pulled, _) in zip(one.moved().values(), other.moved().values(), strict=True):
+        assert torch.allclose(pulled - start, 0.75 * (free - start), atol=1e-6)
+
+
+def test_relative_losses_do_not_push_harder_where_logits_are_larger():
+    z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+    def push(scale, relative):
+        logits = (scale * z).requires_grad_()
+        loss = gem(logits, None, everyone(z), relative=relative)
+        return float(torch.autograd.grad(loss, logits)[0].norm())
+
+    assert abs(push(10, False) / push(1, False) - 10) < 1e-3
+    assert abs(push(10, True) / push(1, True) - 0.1) < 1e-3
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_online_the_loss_is_in_units_of_its_mean_square_temperature(literal):
+    adapter, x = AdaMixBN(norm_net(), temperature="literal" if literal else "per-sample"), images()
+    logits = adapter.forward(x)
+    heat = 2 * logits.detach().double().numpy().std(1, ddof=1)
+    expected = numpy_gem(logits.detach(), np.ones(6), literal=literal) / (heat**2).mean()
+    assert abs(adapter.step(x, logits, everyone(x)).loss - expected) < 1e-5
 
 
 def test_without_learning_the_transformation_of_the_200th_batch_is_that_of_the_first():
@@ -289,7 +319,9 @@ def test_a_model_without_batchnorm_is_refused(kind):
         AdaMixBN(tiny_net(kind))
 
 
-@pytest.mark.parametrize("wrong", [{"loss": "gem"}, {"temperature": "hot"}, {"views": 0}, {"prior": 8.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"loss": "gem"}, {"temperature": "hot"}, {"views": 0}, {"pull": 1.5}, {"prior": 8.0}]
+)
 def test_options_that_are_none_are_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         AdaMixBN(tiny_net("batch"), **wrong)
