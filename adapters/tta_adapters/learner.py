@@ -222,7 +222,7 @@ def cannot(name: str, needs: str, model: nn.Module) -> str:
     return (
         f"adapter {name!r} adapts {needs}, and this model has none of it (it has: {has}); "
         f"use TTA_ADAPT__METHOD=tent, eata, sar, deyo or roid with BatchNorm, GroupNorm or LayerNorm, "
-        f"rmt, cotta or tesla with any weights, frozen to only monitor"
+        f"rmt, cotta or tesla with any weights, TTA_ADAPT__METHOD=frozen to only monitor"
     )
 
 

@@ -11,14 +11,14 @@ from tta_agent.testing import batch, everyone, tiny_net
 def test_every_plugin_of_a_preset_can_be_made(name):
     settings = presets.preset(name)
     adapt, select, schedule = (settings.get(group, {}) for group in ("adapt", "select", "schedule"))
-    adapter = plugins.make("adapters", adapt["method"], adapt.get("options", {}), tiny_net("batch"))
-    x = batch()
-    adapter.step(x, adapter.forward(x), everyone(x))
+    for method in {adapt["method"], *adapt.get("options", {})}:
+        adapter = plugins.make("adapters", method, adapt.get("options", {}), tiny_net("batch"))
+        x = batch()
+        adapter.step(x, adapter.forward(x), everyone(x))
     for selector in select.get("selectors") or ():
         plugins.make("selectors", selector, select.get("options", {}))
     for one in schedule.get("schedules", ()):
         plugins.make("schedules", one, schedule.get("options", {}))
-    assert set(adapt.get("options", {})) <= {adapt["method"]}
     assert set(select.get("options", {})) <= set(select.get("selectors") or ())
 
 
