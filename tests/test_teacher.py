@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tta_adapters.frozen import Frozen
+from tta_adapters.sar import Sar
 from tta_adapters.tent import Tent
 from tta_agent.accelerator import SMALLEST, Accelerator, Room
 from tta_agent.teacher import Teacher
@@ -12,6 +13,9 @@ from tta_agent.telemetry import Telemetry
 from tta_agent.testing import batch, everyone, fingerprint, same, tiny_net
 from tta_agent.types import Selection
 from tta_agent.window import Window
+from tta_policies.schedule.periodic_reset import PeriodicReset
+from tta_policies.select.entropy import Entropy
+from tta_policies.select.redundancy import Redundancy
 
 CPU = torch.device("cpu")
 
@@ -223,3 +227,25 @@ def test_a_window_survives_a_restart_and_is_emptied_by_a_reset():
         assert torch.equal(step(one, x[i : i + 1]), step(other, x[i : i + 1]))
     one.reset()
     assert same(fingerprint(one), fingerprint(window()))
+
+
+def test_a_periodic_reset_leaves_nothing_of_weights_momentum_and_memory(telemetry):
+    def eta():
+        selectors = [Entropy(margin=1.0, weighted=True), Redundancy(d=0.99)]
+        schedule = PeriodicReset(samples=48)
+        return teacher(Tent(tiny_net("batch"), optimizer="sgd"), telemetry, selectors, [schedule])
+
+    it, fresh = eta(), eta()
+    for seed in range(2):
+        it.round(batch(16, seed=seed).numpy())
+    assert it.learnt
+    assert not same(fingerprint(it.adapter), fingerprint(fresh.adapter))
+    it.round(batch(16, seed=2).numpy())
+    assert same(fingerprint(it.adapter), fingerprint(fresh.adapter))
+    assert str(it.state_dict()["policies"]) == str(fresh.state_dict()["policies"])
+
+
+def test_an_adapter_that_recovers_by_itself_resets_its_selectors_too(telemetry):
+    it = teacher(Sar(tiny_net("batch"), margin=1.0, recovery=100.0), telemetry, [Odd()])
+    it.round(batch(16).numpy())
+    assert (it.learnt, it._selectors[0].seen) == (0, 0)
