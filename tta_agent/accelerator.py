@@ -81,10 +81,9 @@ class Room:
         self.samples: int | None = None
         self.learns = True
 
-    def pieces(self, n: int) -> list[slice]:
-        """A batch of n in pieces that fit."""
-        size = self.samples or n
-        return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+    def fit(self, n: int) -> int:
+        """How many of n samples fit at once."""
+        return min(self.samples or n, n)
 
     def shrink(self, n: int) -> None:
         """n samples did not fit.

@@ -100,15 +100,13 @@ class TargetNorm(nn.Module):
         self.register_buffer("var", var.clone())
         self.register_buffer("source_mean", mean.clone(), persistent=False)
         self.register_buffer("source_var", var.clone(), persistent=False)
-        self.register_buffer(
-            "count", torch.ones((), device=mean.device)
-        )  # batches that the averages are worth
+        # how many batches the averages are worth
+        self.register_buffer("count", torch.ones((), device=mean.device))
         self.register_buffer("apart", torch.zeros((), device=mean.device))  # r, from the second batch on
         self.register_buffer("before", torch.zeros(2, *mean.shape, device=mean.device))  # the batch before
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=mean.device))  # absorbed
-        self.register_buffer(
-            "kept", torch.zeros((), device=mean.device)
-        )  # share of the source in what is served
+        # share of the source in what is served
+        self.register_buffer("kept", torch.zeros((), device=mean.device))
         self._batch: tuple[Tensor, Tensor] | None = None
         self._kept = 0.0
 

@@ -86,16 +86,16 @@ class Teacher:
     def _fitting(self, x: Tensor, served: Tensor | None) -> Round:
         """The batch in pieces that fit into memory; a piece that does not is tried again, halved."""
         done: list[Round] = []
-        while sum(len(one.logits) for one in done) < len(x):
-            start = sum(len(one.logits) for one in done)
-            piece = self._room.pieces(len(x) - start)[0]
-            here = slice(start, start + piece.stop)
+        start = 0
+        while start < len(x):
+            here = slice(start, start + self._room.fit(len(x) - start))
             try:
                 done.append(self._piece(x[here], None if served is None else served[here]))
+                start = here.stop
             except torch.OutOfMemoryError:
                 if x.is_cuda:
                     torch.cuda.empty_cache()
-                self._room.shrink(piece.stop)
+                self._room.shrink(here.stop - start)
         return done[0] if len(done) == 1 else _joined(done)
 
     def _piece(self, x: Tensor, served: Tensor | None) -> Round:
