@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PLUGINS_MAY = {"types", "protocols", "errors", "scores", "norms", "servable"}
+PLUGINS_MAY = {"types", "evidence", "protocols", "errors", "scores", "norms", "servable"}
 STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "demo", "bench"}
 ONLY_IN = {
     "kafka": lambda name: name.startswith("tta_agent.sources.kafka"),
@@ -59,7 +59,7 @@ def test_the_engine_knows_no_plugin(name):
 
 def test_the_foundation_stands_on_nothing():
     assert ours("tta_agent.types") == ours("tta_agent.errors") == set()
-    assert ours("tta_agent.protocols") <= {"tta_agent.types", "tta_agent"}
+    assert ours("tta_agent.protocols") <= {"tta_agent.types", "tta_agent.evidence", "tta_agent"}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_every_preset_is_valid(name):
         ("TTA_ADAPT__BATCH_SIZE", "many", "TTA_ADAPT__BATCH_SIZE='many'"),
         ("TTA_POLICY", "balancd", "did you mean balanced?"),
         ("TTA_MODEL__DEVICE", "gpu", "TTA_MODEL__DEVICE='gpu'"),
-        ("TTA_MODE", "always", "'observe', 'shadow' or 'auto'"),
+        ("TTA_MODE", "always", "'observe', 'shadow', 'approve' or 'auto'"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_a_few_lines(monkeypatch, name, value, message):

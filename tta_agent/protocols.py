@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from tta_agent.evidence import Evidence
 from tta_agent.types import (
-    Evidence,
     Finding,
     Golden,
     Headers,
@@ -126,7 +126,11 @@ class Schedule(Stateful, Protocol):
 
 
 class Gate(Protocol):
-    """Decides one aspect of whether a candidate may serve."""
+    """Decides one aspect of whether a candidate may serve.
+
+    All gates must pass, but those that are proofs: they carry a class attribute `proof` ("certified", "rehearsed"
+    or "guarded"), and of one kind all must pass. A proof that fails only says that this kind is not to be had.
+    """
 
     def judge(self, evidence: Evidence) -> Finding:
         """Pass, fail or inconclusive. Inconclusive never swaps."""

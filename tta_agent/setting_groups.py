@@ -88,13 +88,6 @@ class StreamSettings(Group):
     """PEM file of the authority that signed the brokers' certificates."""
 
 
-class LabelSettings(Group):
-    """How late labels are joined."""
-
-    horizon_records: int = Field(default=100_000, ge=1)
-    """Inferences kept waiting for a label; the oldest expire."""
-
-
 class SelectSettings(Group):
     """Which samples teach."""
 
@@ -136,20 +129,9 @@ class ScheduleSettings(Group):
     candidate_every: int = Field(default=8, ge=1)
     """Rounds between two candidates; one is under test at a time."""
     cooldown_s: float = Field(default=60.0, ge=0)
-    """After a roll-back: no candidate for this long."""
-
-
-class GateSettings(Group):
-    """When a candidate may serve."""
-
-    gates: list[str] = ["integrity", "disagreement", "collapse", "certificate"]
-    """Names or module:Class; all must pass."""
-    options: Options = {}
-    """Constructor arguments by gate, for instance {"collapse": {"ratio": 0.9}}."""
-    alpha: float = Field(default=0.01, gt=0, lt=0.5)
-    """Bound on the probability of promoting a candidate that is not better, between two promotions."""
-    patience_records: int = Field(default=1000, ge=1)
-    """A candidate that is not certified after this many held-out records gives way to a fresher one."""
+    """After a roll-back: no candidate for this long; doubled by each further one, until a version has stayed."""
+    cooldown_most_s: float = Field(default=86_400.0, ge=0)
+    """Where the doubling ends."""
 
 
 class SwapSettings(Group):
@@ -167,7 +149,11 @@ class StoreSettings(Group):
     """What survives a crash."""
 
     path: Path = Path("tta-state")
-    """Folder of ledger, checkpoint and embedded log."""
+    """Folder of ledger, checkpoint, labels and embedded log."""
+    versions: str | None = None
+    """Where the ledger stands, any fsspec URL (s3://bucket/models/a, ...); <path>/versions where not given."""
+    keep: int = Field(default=20, ge=1)
+    """Proven versions kept with their graph; source, serving, previous and pinned ones always are."""
     checkpoint_every: int = Field(default=16, ge=1)
     """Rounds between two checkpoints; offsets are committed with them."""
 

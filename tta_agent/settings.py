@@ -7,11 +7,10 @@ from typing import Any, Literal
 from pydantic import model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tta_agent.decision_groups import GateSettings, HttpSettings, LabelSettings, WatchSettings
 from tta_agent.presets import preset
 from tta_agent.setting_groups import (
     AdaptSettings,
-    GateSettings,
-    LabelSettings,
     ModelSettings,
     ScheduleSettings,
     SelectSettings,
@@ -36,8 +35,9 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    mode: Literal["observe", "shadow", "auto"] = "shadow"
-    """observe: score only. shadow: adapt and test candidates, never swap. auto: swap what is certified."""
+    mode: Literal["observe", "shadow", "approve", "auto"] = "shadow"
+    """observe: score only. shadow: adapt and test candidates, never swap. approve: swap what is proven and a person
+    or a webhook says yes to. auto: swap what is proven."""
     policy: str = "balanced"
     """Preset whose values stand where nothing else is said: balanced, conservative, aggressive, observe-only."""
     model: ModelSettings = ModelSettings()
@@ -47,9 +47,11 @@ class Settings(BaseSettings):
     adapt: AdaptSettings = AdaptSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     gate: GateSettings = GateSettings()
+    watch: WatchSettings = WatchSettings()
     swap: SwapSettings = SwapSettings()
     store: StoreSettings = StoreSettings()
     serve: ServeSettings = ServeSettings()
+    http: HttpSettings = HttpSettings()
 
     @classmethod
     def settings_customise_sources(

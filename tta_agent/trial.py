@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tta_agent.evidence import Evidence
 from tta_agent.sessions import Session, run
-from tta_agent.types import Array, Evidence, Label, Positions, Record, Version
+from tta_agent.types import Array, Label, Positions, Record, Version
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
 FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show

@@ -21,6 +21,7 @@ Partition: TypeAlias = tuple[str, int]  # topic, number
 Positions: TypeAlias = Mapping[Partition, int]  # the next offset to read
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
+Proof: TypeAlias = Literal["source", "certified", "rehearsed", "guarded", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Record:
         served: logits that the server answered, [C], or None where only the request was logged.
         version: model version that answered, or None.
         key: entity key (session, device, patient); decides who is held out for the gate. Defaults to the id.
+        tenant: whose request it was; defaults to the entity key.
         traceparent: W3C trace context of the request, or None.
         topic, partition, offset: where it stood.
         identity: (source, id, type); equal identities are duplicates.
@@ -63,6 +65,7 @@ class Record:
     partition: int
     offset: int
     identity: tuple[str, str, str] = ("", "", "")
+    tenant: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -151,30 +154,6 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that the gates may look at: two graphs, in inference mode, on the same held-out records.
-
-    Attributes:
-        serving, candidate: logits of both graphs on the window, [N, C] each, in the same order.
-        wins, losses: labelled records of the window on which only the candidate (only serving) is right.
-        labels: labelled records of the window.
-        alpha: the share of the error budget that this candidate may spend.
-        parity: share of fixed inputs on which torch and the exported graph agree in argmax, and the largest
-            absolute difference of their logits there.
-        size_ratio: bytes of the candidate's graph over bytes of serving's.
-    """
-
-    serving: Array
-    candidate: Array
-    wins: int
-    losses: int
-    labels: int
-    alpha: float
-    parity: tuple[float, float] = (1.0, 0.0)
-    size_ratio: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
     """One gate's answer: the number, the side it must stay on, and a sentence for people."""
 
@@ -201,7 +180,7 @@ class Version:
     number: int
     sha256: str
     path: Path
-    proof: Literal["source", "certified", "rehearsed", "guarded", "none"]
+    proof: Proof
 
 
 def softmax(logits: Array) -> Array:

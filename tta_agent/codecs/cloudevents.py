@@ -164,6 +164,7 @@ def _records(
     time_s, trace = _time(raw, event), _trace(raw, event)
     # Samples of one request share its key: held out or learnt from, but together.
     key = id if key is None else checks.text(key, "entitykey")
+    tenant = checks.text(event["tenant"], "tenant") if event.get("tenant") else key
     many = len(x) > 1
     records = []
     for i, name in enumerate(_names(id, len(x))):
@@ -172,7 +173,9 @@ def _records(
             sample, answer = sample.copy(), None if answer is None else answer.copy()
         where = (key, trace, raw.topic, raw.partition, raw.offset)
         records.append(
-            Record(name, time_s, sample, answer, version, *where, (event["source"], name, event["type"]))
+            Record(
+                name, time_s, sample, answer, version, *where, (event["source"], name, event["type"]), tenant
+            )
         )
     return records
 

@@ -15,7 +15,8 @@ import math
 
 from scipy.special import betainc, betaln
 
-from tta_agent.types import Evidence, Finding
+from tta_agent.evidence import Evidence
+from tta_agent.types import Finding
 
 
 def log_e(wins: int, losses: int) -> float:

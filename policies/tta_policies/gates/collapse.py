@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tta_agent.types import Array, Evidence, Finding
+from tta_agent.evidence import Evidence
+from tta_agent.types import Array, Finding
 
 
 class Collapse:

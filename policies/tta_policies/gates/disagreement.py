@@ -5,7 +5,8 @@ The bound is exact and needs no label (Jhawar & Wang 2026 and K-Bound use the sa
 
 from __future__ import annotations
 
-from tta_agent.types import Evidence, Finding
+from tta_agent.evidence import Evidence
+from tta_agent.types import Finding
 
 
 class Disagreement:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tta_agent.types import Evidence, Finding
+from tta_agent.evidence import Evidence
+from tta_agent.types import Finding
 
 
 class Integrity:

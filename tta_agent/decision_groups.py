@@ -1,0 +1,93 @@
+"""The groups of settings about the decision: labels, gate, watch, and who is asked and told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from tta_agent.setting_groups import Group, Options
+
+
+class LabelSettings(Group):
+    """How late labels are joined, and which are asked for."""
+
+    horizon_s: float = Field(default=7 * 86_400.0, gt=0)
+    """A label that comes later than this after its inference is counted, but not used."""
+    horizon_records: int = Field(default=1_000_000, ge=1)
+    """Inferences kept waiting for a label at most; the oldest expire."""
+    bucket_s: float = Field(default=60.0, ge=0)
+    """One label counts for each entity and stretch of this length: near-duplicates are no evidence."""
+    requests_per_day: int = Field(default=200, ge=0)
+    """Records whose label the agent asks for, at most; 0 for none."""
+    requests_uniform: float = Field(default=0.01, ge=0, le=1)
+    """Share of records that is asked for at random, beside the disagreements."""
+    requests_topic: str | None = None
+    """Topic for the requests; <store>/label-requests.jsonl where not given."""
+
+
+class GateSettings(Group):
+    """When a candidate may serve."""
+
+    gates: list[str] = [
+        "integrity", "disagreement", "collapse", "histogram", "concentration", "forgetting", "flips", "calibration",
+        "rank", "health", "influence", "certificate", "rehearsed",
+    ]  # fmt: skip
+    """Names or module:Class. All must pass; of the proofs (certificate, average, rehearsed, guarded) one kind."""
+    options: Options = {}
+    """Constructor arguments by gate, for instance {"collapse": {"ratio": 0.9}}."""
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """Bound on the probability of promoting a candidate that is not better, between two promotions."""
+    patience_records: int = Field(default=1000, ge=1)
+    """A candidate that is not proven after this many held-out records gives way to a fresher one."""
+    window_records: int = Field(default=2000, ge=50)
+    """Held-out records that the label-free gates look back on."""
+    anchor: Path | None = None
+    """Labelled anchor set that a candidate must not forget: .npz with `inputs` and `labels`, or a folder of images,
+    one folder a class; `model.source_data` where not given and labelled."""
+    anchor_images: int = Field(default=500, ge=10)
+    """Images of it that each candidate answers, clean and under light corruptions."""
+    consecutive: int = Field(default=1, ge=1)
+    """Judgements in a row, each on new evidence, that must all be positive."""
+    min_interval_s: float = Field(default=10.0, ge=0)
+    """Least time between two swaps."""
+    swaps_per_day: int = Field(default=24, ge=1)
+    """Most swaps in any 24 hours, roll-backs not counted."""
+    freeze: list[str] = []
+    """UTC windows without swaps, for instance ["Fri 16:00-Mon 06:00", "22:00-23:30"]; roll-backs still happen."""
+
+
+class WatchSettings(Group):
+    """What happens after a swap."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """Of the reverse test that takes a version back: laxer than promotion."""
+    bake_records: int = Field(default=1000, ge=1)
+    """Held-out records that a new version must last before it counts as settled."""
+    window_records: int = Field(default=100, ge=20)
+    """Held-out records of one look at the vetoes."""
+    trips: int = Field(default=2, ge=1)
+    """Windows in a row in which a veto must fail."""
+    health_every_s: float = Field(default=10.0, gt=0)
+    """How often the server is asked whether it still answers as it should."""
+    guarded_ttl_s: float = Field(default=86_400.0, gt=0)
+    """A guarded version is taken back after this, unless it has been proven meanwhile."""
+
+
+class HttpSettings(Group):
+    """The agent's own interface, and who is asked and told."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    """Port to listen on; none where not given."""
+    token: SecretStr | None = None
+    """Bearer token that commands (approve, roll back, freeze, reset) must carry."""
+    confirm_url: str | None = None
+    """Asked before a swap in mode approve: 200 says yes, 403 no, anything else not yet."""
+    event_url: str | None = None
+    """Told of every decision, as JSON; never waited for."""
+    rollback_url: str | None = None
+    """Asked while a new version bakes: 200 says take it back."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """Longest wait for one of them."""

@@ -1,0 +1,101 @@
+"""What the gates look at. Two graphs on the same records, what late labels say, and what is known besides.
+
+Letters: N records of the window, C classes, A samples of the anchor set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tta_agent.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One labelled record of the window, in the order in which labels came: what both graphs said, and who asked."""
+
+    label: int
+    serving: int
+    candidate: int
+    tenant: str = ""
+
+    @property
+    def step(self) -> int:
+        """+1: only the candidate is right, -1: only serving is, 0: no difference."""
+        return (self.candidate == self.label) - (self.serving == self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What both graphs say to a labelled set that never changes: `clean`, and under light known corruptions.
+
+    Attributes:
+        labels: classes [A].
+        serving, candidate: logits [A, C] by the name of the corruption; `clean` comes first.
+    """
+
+    labels: Array
+    serving: Mapping[str, Array]
+    candidate: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What rehearsals on the user's own data say of a candidate's gain over serving, in accuracy (0.05: 5 points).
+
+    Attributes:
+        gain: most likely.
+        lower: conformal lower bound at `alpha`.
+        alpha: share of worlds in which the bound may fail.
+        supported: whether the evidence looks like anything that was rehearsed.
+        reason: a sentence for people.
+    """
+
+    gain: float
+    lower: float
+    alpha: float
+    supported: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the gates may look at: graphs, in inference mode, on the same held-out records.
+
+    Attributes:
+        serving, candidate: logits of both graphs on the window, [N, C] each, in the same order.
+        wins, losses: labelled records on which only the candidate (only serving) is right, one label for each
+            entity and stretch of time.
+        labels: labelled records.
+        alpha: the share of the error budget that this candidate may spend.
+        parity: share of fixed inputs on which torch and the exported graph agree in argmax, and the largest
+            absolute difference of their logits there.
+        size_ratio, latency_ratio: bytes and seconds of the candidate's graph over those of serving's.
+        judged: the labelled records themselves.
+        source, proven: logits of version 0 and of the last certified or rehearsed version on the window, [N, C];
+            None where they were not asked.
+        tenants: who asked, [N]: the tenant of a record, else its entity.
+        anchor: answers on the labelled anchor set, where there is one.
+        expected: what rehearsals say, where there were some.
+        health: of the optimiser, by name: `rounds`, `loss`, `gradient`, `gradient_peak`, `nonfinite`, `resets`.
+        null: 99.5 % quantiles of gates' statistics when nothing differs (`tta-agent calibrate`), by gate.
+    """
+
+    serving: Array
+    candidate: Array
+    wins: int
+    losses: int
+    labels: int
+    alpha: float
+    parity: tuple[float, float] = (1.0, 0.0)
+    size_ratio: float = 1.0
+    latency_ratio: float = 1.0
+    judged: Sequence[Judged] = ()
+    source: Array | None = None
+    proven: Array | None = None
+    tenants: Sequence[str] = ()
+    anchor: Anchor | None = None
+    expected: Expected | None = None
+    health: Mapping[str, float] = field(default_factory=dict)
+    null: Mapping[str, float] = field(default_factory=dict)
