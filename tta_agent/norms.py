@@ -7,7 +7,8 @@ request at a time and needs statistics of its own. `TargetNorm` does the first a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -193,6 +194,18 @@ class TargetNorm(nn.Module):
         self.apart.fill_(known + QUIET * (min(newest, 4 * known) - known))
         ratio = apart(mean, var, self.mean, self.var) / max(known * (1 + 1 / count), 1e-12)
         return 1 - 1 / ratio if ratio > self.estimate.change else 0.0
+
+
+@contextmanager
+def unseen(norms: Iterable[TargetNorm]) -> Iterator[None]:
+    """Passes in here leave the batch that the layers remember as it was: it is the one to be absorbed."""
+    layers = list(norms)
+    remembered = [layer._batch for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, batch in zip(layers, remembered, strict=True):
+            layer._batch = batch
 
 
 def apart(mean: Tensor, var: Tensor, mean_a: Tensor, var_a: Tensor) -> float:

@@ -1,13 +1,8 @@
-"""What it takes to compare two answers: the losses, and second passes that leave the statistics alone."""
+"""Losses between two answers to the same samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
 from torch import Tensor
-
-from tta_agent.norms import TargetNorm
 
 
 def cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
@@ -21,15 +16,3 @@ def symmetric_cross_entropy(one: Tensor, other: Tensor) -> Tensor:
     Döbler, Marsden, Yang, CVPR 2023, arXiv 2211.13081, equation 2; after Wang et al., ICCV 2019, arXiv 1908.06112.
     """
     return 0.5 * cross_entropy(other, one) + 0.5 * cross_entropy(one, other)
-
-
-@contextmanager
-def unseen(norms: Iterable[TargetNorm]) -> Iterator[None]:
-    """Passes in here leave the batch that the layers remember as it was: it is the one to be absorbed."""
-    layers = list(norms)
-    remembered = [layer._batch for layer in layers]
-    try:
-        yield
-    finally:
-        for layer, batch in zip(layers, remembered, strict=True):
-            layer._batch = batch

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tta_adapters.consistency import unseen
 from tta_adapters.fisher import information
 from tta_adapters.learner import Learner, Loss, weighted_mean
+from tta_agent.norms import unseen
 from tta_agent.scores import entropy
 from tta_agent.types import Origin, Selection
 

@@ -145,6 +145,7 @@ class Learner(Copy):
             parameter.requires_grad_(True)
         self.optimizer = _optimizer(optimizer, list(self.parameters.values()), lr)
         self.parts["optimizer"] = self.optimizer
+        self.gradient = 0.0
         self.apart = self.of_selected and not self.norms and not marginal
         if self.apart:
             self.memory["selected"] = torch.ones(())
@@ -190,7 +191,7 @@ class Learner(Copy):
         self.optimizer.step()
         self.absorb()
         self.finish()
-        return StepReport(seen=len(x), used=used, loss=value.item())
+        return StepReport(seen=len(x), used=used, loss=value.item(), diagnostics={"gradient": self.gradient})
 
     def backward(self, value: Tensor, logits: Tensor) -> bool:
         """Gradients of the loss less the marginal term, in place of the old ones; whether all of it is finite."""
@@ -201,9 +202,10 @@ class Learner(Copy):
         return self.healthy(value)
 
     def healthy(self, loss: Tensor) -> bool:
-        """Loss and gradients are finite."""
+        """Loss and gradients are finite; keeps the norm of all gradients together."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        return all_finite(loss) and all_finite(torch.stack([g.sum() for g in gradients]))
+        self.gradient = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+        return all_finite(loss) and math.isfinite(self.gradient)
 
     def moved(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """What learns, and where it started."""

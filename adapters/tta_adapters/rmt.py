@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from tta_adapters.augment import Augment
 from tta_adapters.cached import cached, digest
-from tta_adapters.consistency import symmetric_cross_entropy, unseen
+from tta_adapters.consistency import symmetric_cross_entropy
 from tta_adapters.contrast import Projector, contrastive
 from tta_adapters.ema import Taught
 from tta_adapters.features import Split
@@ -43,6 +43,7 @@ from tta_adapters.learner import Loss, weighted_mean
 from tta_adapters.ranges import between
 from tta_adapters.sample import Sample, prototypes
 from tta_agent.errors import CannotAdapt
+from tta_agent.norms import unseen
 from tta_agent.scores import all_finite
 from tta_agent.types import Origin, Selection
 

@@ -29,10 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_adapters.augment import Augment
-from tta_adapters.consistency import symmetric_cross_entropy, unseen
+from tta_adapters.consistency import symmetric_cross_entropy
 from tta_adapters.ema import pull
 from tta_adapters.learner import Learner, Loss
 from tta_adapters.ranges import between
+from tta_agent.norms import unseen
 from tta_agent.scores import entropy
 from tta_agent.types import Origin, Selection
 

@@ -29,9 +29,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tta_adapters.consistency import unseen
 from tta_adapters.layers import Rule, outside
 from tta_adapters.learner import Learner, Loss, Optimizer, weighted_mean
+from tta_agent.norms import unseen
 from tta_agent.scores import entropy, max_entropy
 from tta_agent.types import Selection, StepReport
 

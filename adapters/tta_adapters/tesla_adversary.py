@@ -20,11 +20,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tta_adapters.consistency import unseen
 from tta_adapters.learner import weighted_mean
 from tta_adapters.pixels import Pixels
 from tta_adapters.tesla_policy import Draw, Policy
-from tta_agent.norms import AFFINE_NORMS, TargetNorm
+from tta_agent.norms import AFFINE_NORMS, TargetNorm, unseen
 from tta_agent.scores import all_finite, entropy
 from tta_agent.types import Selection
 
