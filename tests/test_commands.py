@@ -117,7 +117,7 @@ def test_a_recording_of_a_topic_can_be_replayed(world, environ, tmp_path):
     command("replay", tmp_path / "recording", "--policy", "conservative", "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["records"] == 600
-    assert result["adapted"] > 300
+    assert result["policies"][0]["adapted"] > 300
     assert result["source_accuracy"] == pytest.approx(np.mean([right for _, right in world.right]))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from tta_agent.batching import Batcher, held_out
 from tta_agent.intake import Sorter
-from tta_agent.monitor.labels import LabelJoin
+from tta_agent.monitor.labels import LabelStore
 from tta_agent.types import Label, Record
 
 
@@ -19,7 +19,7 @@ def record(i, *, time_s=100.0, key=None, served=(0.0, 1.0), offset=None):
 
 
 def sorter(**more):
-    return Sorter(LabelJoin(more.pop("horizon", 100)), 0.2, 10.0, lambda: 105.0, **more)
+    return Sorter(LabelStore(horizon_records=more.pop("horizon", 100)), 0.2, 10.0, lambda: 105.0, **more)
 
 
 def test_an_entity_is_always_on_the_same_side():
@@ -49,14 +49,15 @@ def test_a_label_finds_its_record_before_or_after_it(early):
 
 
 def test_joins_are_bounded_and_counted():
-    join = LabelJoin(horizon_records=2)
+    join = LabelStore(horizon_records=2)
     for i in range(5):
         join.expect(record(i))
         join.arrive(Label(f"unknown-{i}", 0, 0.0))
-    assert join.arrive(Label("r0", 1, 0.0)) is None
+    join.flush()
+    assert join.arrive(Label("r2", 1, 0.0)).late
     assert join.arrive(Label("r4", 0, 0.0)).correct is False
     assert join.counts["expired"] == 3
-    assert join.counts["orphan"] == 4
+    assert join.counts["orphan"] == 3
     assert join.counts["matched"] == 1
 
 

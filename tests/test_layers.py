@@ -7,13 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PLUGINS_MAY = {"types", "evidence", "protocols", "errors", "scores", "norms", "servable"}
-STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "demo", "bench"}
+STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "http", "demo", "bench"}
 ONLY_IN = {
     "kafka": lambda name: name.startswith("tta_agent.sources.kafka"),
     "opentelemetry": lambda name: name.startswith("tta_agent.telemetry"),
     "onnxruntime": lambda name: name == "tta_agent.sessions",
-    "onnx": lambda name: name == "tta_agent.graph" or name.startswith("tta_agent.onnx_model"),
-    "typer": lambda name: name in ("tta_agent.cli", "tta_agent.demo.cli", "tta_agent.bench.cli"),
+    "onnx": lambda name: (
+        name in ("tta_agent.graph", "tta_agent.delta") or name.startswith("tta_agent.onnx_model")
+    ),
+    "typer": lambda name: name.endswith("cli"),
+    "fsspec": lambda name: name.startswith("tta_agent.ledger"),
+    "sklearn": lambda name: name.startswith("tta_agent.rehearsal"),
+    "sqlite3": lambda name: name.startswith(("tta_agent.sources", "tta_agent.monitor")),
     "torch_ttt": lambda name: name == "tta_agent.bench.peers",
     "timm": lambda name: name == "tta_agent.models",
 }
@@ -73,7 +78,7 @@ def test_stages_do_not_import_each_other(name):
 
 
 def test_the_loop_knows_no_settings_and_no_concrete_stage():
-    for name in ("agent", "teacher", "court", "trial", "intake"):
+    for name in ("agent", "teacher", "decider", "court", "sentry", "service", "trial", "watch", "intake"):
         seen = {i.removeprefix("tta_agent.").split(".")[0] for i in ours(f"tta_agent.{name}")}
         assert not seen & {
             "settings",

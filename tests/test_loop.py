@@ -200,14 +200,14 @@ def test_a_restart_resumes_weights_trial_and_offsets(tmp_path, monkeypatch):
     first = world.agent()
     with Running(first):
         until(
-            lambda: first.court.trial and first.court.trial.labels > 5,
+            lambda: first.court.trial and first.court.trial.pairing.labels > 5,
             lambda: (world.send(64), time.sleep(0.2)),
         )
     second = world.agent()
     assert second.resume()
     assert second.teacher.rounds == first.teacher.rounds > 0
     assert second.court.trial.version == first.court.trial.version
-    assert second.court.trial.labels == first.court.trial.labels
+    assert second.court.trial.pairing.labels == first.court.trial.pairing.labels
     state = first.teacher.adapter.state_dict()["model"]
     again = second.teacher.adapter.state_dict()["model"]
     assert all(np.array_equal(state[name], again[name]) for name in state)

@@ -8,14 +8,17 @@ from tests import worlds
 from tta_adapters.tent import Tent
 from tta_agent import environment, graph
 from tta_agent.build import load_source
-from tta_agent.replay import replay
+from tta_agent.decision_groups import HttpSettings
+from tta_agent.errors import ConfigError
+from tta_agent.replay import _indoors, replay
 from tta_agent.sessions import open_session, run
+from tta_agent.sources.recording import RecordingWriter
 from tta_agent.testing import everyone
 
 LATE = {"label_rate": 0.5, "label_delay_s": 5.0, "seed": 0}
 KEYS = {
     "records", "adapted", "kept_by_reason", "source_accuracy", "online_accuracy", "served_accuracy", "swaps",
-    "rollbacks", "labels_used", "seconds", "seconds_forward_only",
+    "rollbacks", "labels_used", "seconds", "seconds_forward_only", "windows", "domains", "times_forward",
 }  # fmt: skip
 
 
@@ -53,16 +56,68 @@ def test_a_shift_is_adapted_to_proved_and_swapped(told):
     assert result["served_accuracy"] > result["source_accuracy"] + 0.15
     assert result["kept_by_reason"]["held_out"] == pytest.approx(1200, rel=0.1)
     certified = [verdict for verdict in result["verdicts"] if verdict["outcome"] == "certified"]
-    assert {f["gate"]: f["verdict"] for f in certified[0]["findings"]} == dict.fromkeys(
-        ("integrity", "disagreement", "collapse", "certificate"), "pass"
-    )
+    verdicts = {f["gate"]: f["verdict"] for f in certified[0]["findings"]}
+    assert verdicts["certificate"] == verdicts["integrity"] == "pass"
+    assert "fail" not in verdicts.values()
+
+
+def test_every_decision_knows_its_record_and_its_recorded_second(told):
+    [first, *_] = told["swaps"]
+    assert 1000 < first["record"] <= 6000
+    assert first["t"] == pytest.approx(first["record"] / 100, abs=0.02)
+    assert all("time" not in event for event in told["events"])
+    assert 0 < first["labels_used"] <= told["labels_used"] <= told["labels_arrived"] <= 3000
+    assert told["labels_per_swap"] == told["swaps"][-1]["labels_used"] / len(told["swaps"])
+
+
+def test_windows_tell_where_the_accuracy_was_gained(told):
+    windows = told["windows"]
+    assert len(windows) == 60 and sum(row["end"] - row["first"] for row in windows) == 6000
+    assert [row["domain"] for row in windows] == ["clean"] * 10 + ["shifted"] * 50
+    swap = told["swaps"][0]["record"]
+    before = [row for row in windows if row["end"] <= swap - 32]
+    assert all(row["served"] == row["source"] and row["version"] == 0 for row in before)
+    assert windows[-1]["served"] > windows[-1]["source"] + 0.15
+    for who in ("source", "served"):
+        assert np.mean([row[who] for row in windows]) == pytest.approx(told[f"{who}_accuracy"])
+    clean, shifted = told["domains"]
+    assert (clean["records"], shifted["records"]) == (1000, 5000)
+    assert clean["source"] > shifted["source"] + 0.2 and shifted["served"] > shifted["source"] + 0.15
+
+
+def test_the_agent_talks_to_nobody_and_leaves_nothing(settings, clean, tmp_path):
+    told = {"event_url": "http://localhost:9/", "port": 0}
+    http = settings.http.model_copy(update=told)
+    outside = settings.model_copy(update={"http": http, "mode": "approve"})
+    result = replay(clean, outside, **LATE, scratch=tmp_path)
+    assert result["records"] == 3000
+    assert list(tmp_path.iterdir()) == []
+    assert _indoors(outside, tmp_path).http == HttpSettings()
+    assert _indoors(outside, tmp_path).mode == "auto"
+
+
+def test_the_ledger_of_production_is_not_touched_and_its_rehearsals_are_known(settings, tmp_path):
+    mine = settings.store.model_copy(update={"path": tmp_path / "mine", "versions": "memory://ledger"})
+    store = _indoors(settings.model_copy(update={"store": mine}), tmp_path / "temp").store
+    assert (store.path, store.versions, store.proofs) == (tmp_path / "temp", None, tmp_path / "mine")
+
+
+def test_an_empty_recording_is_said_to_be_empty(settings, tmp_path):
+    with RecordingWriter(tmp_path / "r", model="m", classes=10):
+        pass
+    with pytest.raises(ConfigError, match="empty recording"):
+        replay(tmp_path / "r", settings, **LATE)
 
 
 def test_the_same_seed_gives_the_same_story(settings, shifting, told):
     first, second = dict(told), replay(shifting, settings, **LATE)
     for result in (first, second):
-        for name in ("seconds", "seconds_forward_only", "swaps", "verdicts"):
-            result[name] = None if "seconds" in name else [event["version"] for event in result[name]]
+        for name in ("seconds", "seconds_forward_only", "times_forward"):
+            result[name] = None
+        for name in ("swaps", "verdicts", "events"):
+            result[name] = [
+                (e["event"], e.get("version"), e["record"], e["labels_used"]) for e in result[name]
+            ]
     assert first == second
 
 

@@ -1,12 +1,25 @@
-"""The ledger: immutable, shared, atomic."""
+"""The ledger: immutable, shared, atomic; on a folder and on object stores; proven, remembered, tidied."""
 
+import functools
 import json
+import subprocess
+import sys
 import threading
+import time
+import uuid
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
 import pytest
 
+from tta_agent import versions
 from tta_agent.errors import LedgerError
+from tta_agent.ledger.cache import NEWEST
+from tta_agent.ledger.stores import Store
+from tta_agent.settings import Settings
 from tta_agent.types import Finding
 from tta_agent.versions import KEEP_REJECTED, Ledger
 
@@ -14,65 +27,112 @@ GOLDEN = np.zeros((2, 3), np.float32)
 WHY = [Finding("certificate", 120.0, 100.0, "pass", "certified: 12 wins, 0 losses among 40 labels")]
 
 
-@pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger(tmp_path / "versions")
-    ledger.ensure_source("model-a", lambda: (b"graph 0", GOLDEN))
+@functools.cache
+def graph(shift: float = 0.0, extra: bool = False) -> bytes:
+    """x -> x W + b, with another bias for each `shift`, and another structure with `extra`."""
+    weight = np.random.default_rng(0).standard_normal((3, 400), dtype=np.float32)
+    tensors = {"fc.weight": weight, "fc.bias": np.full(400, shift, np.float32)}
+    nodes = [onnx.helper.make_node("Gemm", ["input", *tensors], ["logits"])]
+    if extra:
+        nodes.append(onnx.helper.make_node("Relu", ["logits"], ["more"]))
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size])
+        for name, size in (("input", 3), ("logits", 400))
+    ]
+    held = [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], held),
+        opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10,
+    )  # fmt: skip
+    return proto.SerializeToString()
+
+
+def start(where, cache=None) -> Ledger:
+    ledger = Ledger(where, cache)
+    ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
     return ledger
 
 
-def test_the_source_is_version_0_and_made_once(ledger):
-    assert ledger.aliases() == {"source": 0, "serving": 0}
-    again = Ledger(ledger.folder).ensure_source("model-a", lambda: pytest.fail("made twice"))
+@pytest.fixture
+def ledger(tmp_path):
+    return start(tmp_path / "versions")
+
+
+@pytest.fixture(params=["folder", "memory", "store of files"])
+def anywhere(request, tmp_path):
+    """The same promises on a local folder, on an object store, and on real files written like objects."""
+    places = {
+        "folder": lambda: tmp_path / "versions",
+        "memory": lambda: f"memory://{uuid.uuid4().hex}/a",
+        "store of files": lambda: Store(f"file://{tmp_path}/objects"),
+    }
+    return start(places[request.param](), tmp_path / "cache")
+
+
+def promoted(ledger: Ledger, shift: float, proof="certified") -> int:
+    version = ledger.add(graph(shift), ledger.get(ledger.aliases()["serving"]), {"rounds": 8})
+    ledger.conclude(version.number, proof, proof, WHY)
+    ledger.serve(version.number)
+    return version.number
+
+
+def test_the_source_is_version_0_and_made_once(anywhere):
+    assert anywhere.aliases() == {"source": 0, "serving": 0}
+    again = Ledger(anywhere.shelf).ensure_source("model-a", lambda: pytest.fail("made twice"))
     assert (again.number, again.proof) == (0, "source")
-    assert np.array_equal(ledger.golden_inputs(), GOLDEN)
+    assert np.array_equal(anywhere.golden_inputs(), GOLDEN)
 
 
-def test_a_ledger_of_another_model_is_refused(ledger):
+def test_a_ledger_of_another_model_is_refused(anywhere):
     with pytest.raises(LedgerError, match="another model; choose another TTA_STORE__PATH"):
-        ledger.ensure_source("model-b", lambda: (b"", GOLDEN))
+        anywhere.ensure_source("model-b", lambda: (b"", GOLDEN))
 
 
-def test_promotion_moves_aliases_and_keeps_the_proof(ledger):
-    version = ledger.add(b"graph 1", ledger.get(0), {"rounds": 8})
-    assert ledger.aliases()["candidate"] == version.number == 1
-    ledger.conclude(1, "certified", "certified", WHY)
-    ledger.serve(1)
-    assert ledger.aliases() == {"source": 0, "serving": 1, "previous": 0, "candidate": None}
-    assert ledger.get(1).proof == "certified"
-    assert ledger.manifest(1)["parent_sha256"] == ledger.get(0).sha256
-    assert ledger.rows()[1]["reason"] == WHY[0].reason
+def test_promotion_moves_aliases_and_keeps_the_proof(anywhere):
+    version = anywhere.add(graph(1), anywhere.get(0), {"rounds": 8})
+    assert anywhere.aliases()["candidate"] == version.number == 1
+    anywhere.conclude(1, "certified", "certified", WHY, counts={"wins": 12, "losses": 0}, by="anna")
+    anywhere.serve(1)
+    assert anywhere.aliases() == {"source": 0, "serving": 1, "previous": 0, "candidate": None}
+    assert anywhere.get(1).proof == "certified"
+    assert anywhere.get(1).path.read_bytes() == graph(1)
+    assert anywhere.manifest(1)["parent_sha256"] == anywhere.get(0).sha256
+    assert anywhere.verdict(1)["counts"] == {"wins": 12, "losses": 0}
+    assert anywhere.rows()[1]["reason"] == WHY[0].reason
 
 
-def test_a_verdict_is_final(ledger):
-    ledger.add(b"graph 1", ledger.get(0), {})
-    ledger.reject(1, "rejected", WHY)
+def test_a_verdict_is_final(anywhere):
+    anywhere.add(graph(1), anywhere.get(0), {})
+    anywhere.reject(1, "rejected", WHY)
     with pytest.raises(LedgerError, match="already has a verdict"):
-        ledger.conclude(1, "certified", "certified", [])
+        anywhere.conclude(1, "certified", "certified", [])
 
 
-def test_a_rejected_version_keeps_its_explanation_only(ledger):
-    ledger.add(b"graph 1", ledger.get(0), {})
-    ledger.reject(1, "rejected", WHY)
-    assert ledger.verdict(1)["findings"][0]["reason"] == WHY[0].reason
+def test_a_rejected_version_keeps_its_explanation_only(anywhere):
+    anywhere.add(graph(1), anywhere.get(0), {})
+    anywhere.reject(1, "rejected", WHY)
+    assert anywhere.verdict(1)["findings"][0]["reason"] == WHY[0].reason
+    assert anywhere.check(1) == "explanation only"
     with pytest.raises(LedgerError, match=r"version 1 is not in .* there are \[0\]"):
-        ledger.get(1)
+        anywhere.get(1)
+    with pytest.raises(LedgerError, match=r"version 1 is not in"):
+        anywhere.serve(1)
 
 
 def test_numbers_are_never_reused_and_old_rejections_go(ledger):
-    for _ in range(KEEP_REJECTED + 5):
+    for _ in range(KEEP_REJECTED + 3):
         number = ledger.add(b"x", ledger.get(0), {}).number
         ledger.reject(number, "expired", [])
-    assert number == KEEP_REJECTED + 5
+    assert number == KEEP_REJECTED + 3
     assert len(ledger.numbers()) == KEEP_REJECTED + 1
-    assert ledger.get(0).path.read_bytes() == b"graph 0"
+    assert ledger.get(0).path.read_bytes() == graph()
 
 
 def test_concurrent_writers_get_different_numbers(ledger):
     made = []
     threads = [
         threading.Thread(
-            target=lambda: made.append(Ledger(ledger.folder).add(b"x", ledger.get(0), {}).number)
+            target=lambda: made.append(Ledger(ledger.folder).add(graph(1), ledger.get(0), {}).number)
         )
         for _ in range(8)
     ]
@@ -81,6 +141,35 @@ def test_concurrent_writers_get_different_numbers(ledger):
     for thread in threads:
         thread.join()
     assert sorted(made) == list(range(1, 9))
+
+
+def test_processes_share_a_folder_by_path_and_by_url(ledger):
+    code = (
+        "import sys; from tta_agent.versions import Ledger; ledger = Ledger(sys.argv[1]); "
+        "source = ledger.get(0); graph = source.path.read_bytes(); "
+        "[ledger.add(graph, source, {}) for _ in range(6)]; ledger.serve(1, reason='elsewhere')"
+    )
+    words = [sys.executable, "-c", code, f"file://{ledger.folder}"]
+    children = [subprocess.Popen(words, cwd=Path(__file__).parent.parent) for _ in range(2)]
+    assert [child.wait(60) for child in children] == [0, 0]
+    assert ledger.numbers() == list(range(13))
+    assert (ledger.aliases()["serving"], ledger.aliases()["previous"]) == (1, 0)
+    assert {ledger.check(n) for n in ledger.numbers()} == {"sound"}
+
+
+def test_another_process_reads_a_store_of_objects(tmp_path):
+    ledger = start(Store(f"file://{tmp_path}/objects"), tmp_path / "cache")
+    promoted(ledger, 1)
+    code = (
+        "import sys; from pathlib import Path; from tta_agent.ledger.stores import Store; "
+        "from tta_agent.versions import Ledger; "
+        "print(Ledger(Store(sys.argv[1]), Path(sys.argv[2])).get(1).path.read_bytes().hex())"
+    )
+    words = [sys.executable, "-c", code, f"file://{tmp_path}/objects", str(tmp_path / "other cache")]
+    told = subprocess.run(
+        words, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+    ).stdout
+    assert bytes.fromhex(told) == graph(1)
 
 
 def test_a_damaged_manifest_is_named(ledger):
@@ -94,3 +183,210 @@ def test_half_written_versions_are_not_seen(ledger):
     (ledger.folder / ".staging-x" / "model.onnx").write_bytes(b"half")
     assert ledger.numbers() == [0]
     assert json.loads((ledger.folder / "aliases.json").read_text())["serving"] == 0
+
+
+def test_objects_without_a_manifest_are_no_version():
+    url = f"memory://{uuid.uuid4().hex}/a"
+    ledger = start(url)
+    written = []
+    put = ledger.shelf.write
+    ledger.shelf.write = lambda name, data: (written.append(name), put(name, data))
+    ledger.add(graph(1), ledger.get(0), {})
+    assert written[:2] == ["000001/tensors.safetensors", "000001/manifest.json"]
+    ledger.shelf.remove("000001/manifest.json")
+    assert Ledger(url).numbers() == [0]
+
+
+def test_a_store_that_nobody_knows_is_told_with_its_setting():
+    with pytest.raises(LedgerError, match=r"TTA_STORE__VERSIONS=memroy://a: no store .* did you mean memory"):
+        Ledger("memroy://a")
+
+
+# what is kept of a graph
+
+
+def test_a_version_is_kept_as_the_tensors_that_it_changed(anywhere):
+    anywhere.add(graph(1), anywhere.get(0), {})
+    manifest = anywhere.manifest(1)
+    assert (manifest["artefact"], manifest["tensors"]) == ("delta", {"fc.bias": 1600})
+    assert manifest["skeleton_sha256"] == anywhere.get(0).sha256
+    assert not anywhere.shelf.exists("000001/model.onnx")
+    assert len(anywhere.shelf.read("000001/tensors.safetensors")) < len(graph()) / 2
+    assert Ledger(anywhere.shelf).get(1).path.read_bytes() == graph(1)  # by a cache that never saw it
+
+
+def test_another_structure_is_kept_whole_and_says_so(anywhere):
+    anywhere.add(graph(1, extra=True), anywhere.get(0), {})
+    assert anywhere.manifest(1)["why_full"] == "other changes than of tensors"
+    assert Ledger(anywhere.shelf).get(1).path.read_bytes() == graph(1, extra=True)
+
+
+def test_a_ledger_of_before_opens(tmp_path):
+    """As written by releases that kept whole graphs, and knew neither history nor the chain."""
+    folder = tmp_path / "versions"
+    old = {"fingerprint": "model-a", "parent": None}, {"parent": 0, "parent_sha256": "x", "rounds": 8}
+    for number, (data, manifest, proof) in enumerate(
+        [(graph(), old[0], "source"), (graph(1), old[1], "certified"), (graph(2), old[1], "certified")]
+    ):
+        home = folder / f"{number:06d}"
+        home.mkdir(parents=True)
+        (home / "model.onnx").write_bytes(data)
+        head = {"number": number, "sha256": versions.artefacts.digest(data), "bytes": len(data), "time": 1.0}
+        (home / "manifest.json").write_text(json.dumps({**head, **manifest}))
+        verdict = {"outcome": proof, "proof": proof, "by": "agent", "time": 2.0, "findings": []}
+        (home / "verdict.json").write_text(json.dumps(verdict))
+    np.save(folder / "golden.npy", GOLDEN)
+    (folder / "aliases.json").write_text('{"source": 0, "serving": 2, "previous": 1, "candidate": null}')
+    ledger = start(folder)
+    assert ledger.get(2).path == folder / "000002" / "model.onnx"
+    assert {ledger.check(n) for n in ledger.numbers()} == {"sound"}
+    assert ledger.last_proven().number == 2
+    ledger.take_back(2, "worse")
+    assert ledger.last_proven().number == 1
+    assert promoted(ledger, 3) == 3
+    ledger.take_back(3, "worse too")
+    assert ledger.last_proven().number == 1
+
+
+# damage
+
+
+FORGED = {
+    "tensors.safetensors": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "manifest.json": lambda data: data.replace(b'"rounds": 8', b'"rounds": 9'),
+    "verdict.json": lambda data: data.replace(b"120.0", b"999.0"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_was_changed_afterwards_is_found_and_named(anywhere, name):
+    first = f"{promoted(anywhere, 1):06d}/{name}"
+    promoted(anywhere, 2)
+    before = anywhere.shelf.read(first)
+    anywhere.shelf.write(first, FORGED[name](before))
+    assert anywhere.shelf.read(first) != before
+    told = []
+    for number in anywhere.numbers():
+        try:
+            Ledger(anywhere.shelf).check(number)
+        except LedgerError as error:
+            told.append(str(error))
+    assert told
+    assert all("version 1 is damaged" in line for line in told)
+
+
+def test_a_damaged_graph_is_never_handed_out(anywhere):
+    anywhere.add(graph(1), anywhere.get(0), {})
+    anywhere.get(1).path.unlink()
+    data = bytearray(anywhere.shelf.read("000001/tensors.safetensors"))
+    data[-1] ^= 1
+    anywhere.shelf.write("000001/tensors.safetensors", bytes(data))
+    with pytest.raises(LedgerError, match="version 1 is damaged: its graph has sha256"):
+        anywhere.get(1)
+
+
+def test_a_damaged_copy_is_made_again(ledger):
+    path = ledger.add(graph(1), ledger.get(0), {}).path
+    path.write_bytes(b"damaged")
+    assert ledger.get(1).path == path
+    assert path.read_bytes() == graph(1)
+
+
+def test_copies_are_few_but_those_of_aliases_stay(ledger):
+    first = promoted(ledger, 1)
+    for shift in range(2, 10):
+        promoted(ledger, shift) if shift == 2 else ledger.add(graph(shift), ledger.get(0), {})
+    held = {path.stem for path in ledger.cache.folder.glob("*.onnx")}
+    assert {ledger.manifest(n)["sha256"] for n in (first, 2)} <= held
+    assert len(held) <= NEWEST + 2
+
+
+# what served when
+
+
+def test_a_roll_back_goes_to_what_served_last_and_was_proven(anywhere):
+    assert anywhere.last_proven().number == 0
+    first, second = promoted(anywhere, 1), promoted(anywhere, 2)
+    guarded = promoted(anywhere, 3, proof="guarded")
+    assert anywhere.aliases()["serving"] == guarded
+    assert anywhere.last_proven().number == second
+    anywhere.take_back(second, "it lost 9 of 10")
+    anywhere.take_back(second, "and again")
+    assert anywhere.is_withdrawn(second)
+    assert anywhere.withdrawal(second)["reason"] == "it lost 9 of 10"
+    assert anywhere.last_proven().number == first
+    anywhere.serve(0, by="command", reason="rolled back")
+    assert anywhere.last_proven().number == 0
+    anywhere.take_back(0, "no")
+    assert not anywhere.is_withdrawn(0)
+    with pytest.raises(LedgerError, match="version 9 cannot be taken back"):
+        anywhere.take_back(9, "no")
+
+
+def test_a_crash_between_alias_and_history_forgets_nothing(ledger):
+    promoted(ledger, 1)
+    (ledger.folder / "history.jsonl").unlink()
+    assert ledger.last_proven().number == 1
+
+
+def test_a_guarded_version_says_when_it_expires(ledger):
+    ledger.add(graph(1), ledger.get(0), {})
+    ledger.conclude(1, "guarded", "guarded", WHY, expires_s=time.time() + 60)
+    assert ledger.verdict(1)["expires_s"] > time.time()
+
+
+def test_what_was_promoted_by_force_is_not_rejected_by_the_agent(ledger):
+    ledger.add(graph(1), ledger.get(0), {})
+    ledger.conclude(1, "forced", "none", [], by="command")
+    ledger.serve(1, by="command")
+    ledger.reject(1, "overruled", [])
+    assert ledger.get(1).path.read_bytes() == graph(1)
+    assert ledger.verdict(1)["by"] == "command"
+
+
+# what may go
+
+
+def test_retention_takes_old_graphs_and_never_what_is_needed(anywhere):
+    numbers = [promoted(anywhere, shift) for shift in range(1, 7)]
+    anywhere.pin(numbers[1])
+    anywhere.add(graph(9), anywhere.get(0), {})  # under test
+    planned = anywhere.gc(1, dry_run=True)
+    assert planned.graphs == (numbers[0], numbers[2], numbers[3])
+    assert all(anywhere.has_graph(n) for n in numbers)
+    assert anywhere.gc(1) == planned
+    assert [n for n in anywhere.numbers() if anywhere.has_graph(n)] == [0, 2, 5, 6, 7]
+    assert anywhere.gc(1).graphs == ()
+    assert anywhere.check(1) == "explanation only"
+    assert anywhere.check(2) == "sound"  # its parent's explanation is still there
+    anywhere.unpin(numbers[1])
+    assert anywhere.gc(1).graphs == (numbers[1],)
+
+
+def test_retention_keeps_what_a_roll_back_needs(anywhere):
+    first = promoted(anywhere, 1)
+    bad = [promoted(anywhere, shift) for shift in (2, 3, 4)]
+    for number in bad:
+        anywhere.take_back(number, "worse")
+    anywhere.gc(1)
+    assert anywhere.last_proven().number == first
+
+
+# settings
+
+
+def test_the_settings_say_where_and_go_into_the_manifest(tmp_path):
+    url = f"memory://{uuid.uuid4().hex}/a"
+    settings = Settings(
+        store={"path": tmp_path / "store", "versions": url},
+        adapt={"method": "deyo"},
+        http={"token": "hush"},
+        stream={"sasl_password": "hush"},
+    )
+    ledger = versions.open_ledger(settings)
+    ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
+    version = ledger.add(graph(1), ledger.get(0), {})
+    assert version.path.parent == tmp_path / "store" / "cache"
+    assert ledger.manifest(1)["settings"]["adapt"]["method"] == "deyo"
+    assert "hush" not in json.dumps(ledger.manifest(1))
+    assert versions.open_ledger(Settings(store={"path": tmp_path})).folder == tmp_path / "versions"

@@ -4,7 +4,7 @@ Three rooms, each a thread in production and a plain call in replay; data goes o
 
     reader    1 poll   2 decode                                       owns the consumer
     learner   3 sort   4 batch   5 score, select, adapt   6 propose   owns the accelerator
-    decider   7 compose   8 judge   9 swap   10 checkpoint            owns ledger, gates and server
+    decider   7 compose   8 judge, watch   9 swap   10 checkpoint     owns ledger, gates and server
 
 Only commands flow back: `propose` and `reset` to the learner, and 11 commit to the reader, which obeys it since
 it owns the consumer. The checkpoint's marker travels the same way as the data, so that the weights, the gate's
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tta_agent import checkpoint
 from tta_agent.batching import Batch, Batcher
-from tta_agent.court import Court
+from tta_agent.decider import Decider
 from tta_agent.intake import Decoder, Sorted, Sorter
 from tta_agent.journal import Journal
 from tta_agent.messages import Chunk, Marker, Proposal
@@ -61,7 +61,7 @@ class Agent:
         sorter: Sorter,
         batcher: Batcher,
         teacher: Teacher,
-        court: Court,
+        decider: Decider,
         telemetry: Telemetry,
         journal: Journal,
         *,
@@ -74,7 +74,8 @@ class Agent:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.source, self.decoder, self.sorter, self.batcher = source, decoder, sorter, batcher
-        self.teacher, self.court, self.telemetry, self.journal = teacher, court, telemetry, journal
+        self.teacher, self.decider, self.court = teacher, decider, decider.court
+        self.telemetry, self.journal = telemetry, journal
         self.rhythm, self._path, self._fingerprint = rhythm, checkpoint_path, fingerprint
         self._learns, self._observer, self._clock = learns, observer, clock
         self._positions: dict[Partition, int] = {}
@@ -152,6 +153,7 @@ class Agent:
 
     def _mark(self) -> None:
         self._marked = self.teacher.rounds
+        self.sorter.flush()
         oldest = self.batcher.oldest()  # read, but not yet learnt from: they must come again, the others not
         again = {record.identity for record in self.batcher.waiting()}
         done = [identity for identity in self.sorter.dealt_with(oldest) if identity not in again]
@@ -174,30 +176,23 @@ class Agent:
     # decider
 
     def decide(self, item: Sorted | Proposal | Marker) -> None:
-        """7 compose, 8 judge, 9 swap, 10 checkpoint."""
-        if self.court.overruled():
-            self._propose.clear()
+        """7 compose, 8 judge and watch, 9 swap, 10 checkpoint."""
+        if isinstance(item, Marker):
+            self._save(item)
+        elif self.decider.decide(item, stale=self._reset.is_set()):
+            self._propose.clear()  # nothing that was learnt stays
             self._reset.set()
-        match item:
-            case Proposal() if not self._reset.is_set():
-                self.court.open(item)
-            case Sorted():
-                self.court.hear(item.held, item.labels)
-            case Marker():
-                self._save(item)
         if self.court.wants_candidate():
             self._propose.set()
 
     def _save(self, marker: Marker) -> None:
         state = {
             "learner": marker.learner,
-            "court": self.court.state_dict(),
+            **self.decider.state_dict(),
             "positions": dict(marker.positions),
         }
         checkpoint.save(self._path, self._fingerprint, state)
         self._commits.append((marker.positions, marker.carrier))
-
-    # life
 
     def resume(self) -> bool:
         """Continue from the checkpoint, if there is one; its offsets win over the group's.
@@ -209,9 +204,8 @@ class Agent:
             self._positions = dict(state["positions"])
             self.source.seek(self._positions)
             self.sorter.remember(state["learner"]["done"])
-            if self.court.serving.number >= state["court"]["serving"]:
+            if self.decider.load_state_dict(state):
                 self.teacher.load_state_dict(state["learner"])
-                self.court.load_state_dict(state["court"])
                 self._proposed = self._marked = self.teacher.rounds
             self.journal.event("resumed", rounds=self.teacher.rounds)
         self.court.clear_up()
@@ -233,8 +227,14 @@ class Agent:
         finally:
             self._rooms.finish(STOP_WITHIN_S, after_first=self._mark)
             self._commit()
-            self.source.close()
+            self.close()
         self._rooms.raise_failure()
+
+    def close(self) -> None:
+        """End what it holds open; only where `run` did not."""
+        self.source.close()
+        self.sorter.close()
+        self.decider.close()
 
     def stop(self) -> None:
         """Ask `run` to end. Safe from a signal handler."""

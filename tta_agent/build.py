@@ -14,20 +14,21 @@ import torch
 from torch import nn
 
 import tta_agent
-from tta_agent import models, plugins
+from tta_agent import models, plugins, versions
 from tta_agent.accelerator import Accelerator
 from tta_agent.agent import Agent, Rhythm
 from tta_agent.batching import Batcher
+from tta_agent.build_decision import load_rehearsal, make_decider, open_interface
 from tta_agent.codecs import cloudevents
-from tta_agent.court import Court
 from tta_agent.errors import SwapError
 from tta_agent.graph import MasterGraph, floats
 from tta_agent.intake import Decoder, Sorter
 from tta_agent.journal import Journal
-from tta_agent.monitor.labels import LabelJoin
+from tta_agent.monitor.labels import LabelStore
 from tta_agent.norms import census
 from tta_agent.origin import read_source_data
 from tta_agent.protocols import Adapter, Producer, Source, Swapper
+from tta_agent.service import Service
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer, open_source
 from tta_agent.teacher import Teacher
@@ -36,6 +37,7 @@ from tta_agent.types import Origin
 from tta_agent.versions import Ledger
 from tta_agent.window import Window
 
+__all__ = ["agent", "assemble", "load_source", "open_interface", "open_ledger"]
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ def load_source(settings: Settings) -> models.Source:
 
 def open_ledger(settings: Settings, source: models.Source, master: MasterGraph | None = None) -> Ledger:
     """The ledger, with the source as version 0."""
-    ledger = Ledger(settings.store.path / "versions")
+    ledger = versions.open_ledger(settings)
 
     def make() -> tuple[bytes, Any]:
         graph = master or MasterGraph(source.module, source.shape, source.graph)
@@ -99,36 +101,24 @@ def assemble(
         clock: seconds since the epoch, for the age of records and batches.
         agent_options: `observer` and `threaded` of `Agent`.
     """
-    journal = Journal(settings.store.path)
+    s, journal = settings, Journal(settings.store.path)
     teacher = make_teacher(settings, source, telemetry)
-    gates = [plugins.make("gates", name, settings.gate.options) for name in settings.gate.gates]
     master = MasterGraph(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, master)
+    desk = make_decider(
+        s, source, master, ledger, swapper, producer, telemetry, journal,
+        rehearsal=load_rehearsal(s, source, fingerprint(source.module)), clock=clock,
+    )  # fmt: skip
+    if s.mode in ("approve", "auto"):
+        _when_up(desk.court.service, s.swap.timeout_s)
     decode = functools.partial(cloudevents.decode, shape=source.shape, classes=source.classes)
-    s = settings
-    court = Court(
-        master,
-        ledger,
-        gates,
-        swapper,
-        telemetry,
-        journal,
-        swap=s.mode == "auto",
-        alpha=s.gate.alpha,
-        patience_records=s.gate.patience_records,
-        cooldown_s=s.schedule.cooldown_s,
-        threads=s.model.threads,
-        device=str(source.device),
-    )
-    if s.mode == "auto":
-        _when_up(court, s.swap.timeout_s)
     return Agent(
         stream,
         Decoder(decode, cloudevents.dead_letter, producer, dead_letter_topic(s)),
-        Sorter(LabelJoin(s.labels.horizon_records), s.select.holdout, s.stream.max_age_s, clock),
+        Sorter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         teacher,
-        court,
+        desk,
         telemetry,
         journal,
         rhythm=Rhythm(s.schedule.candidate_every, s.store.checkpoint_every, s.stream.queue_bytes),
@@ -140,13 +130,13 @@ def assemble(
     )
 
 
-def _when_up(court: Court, timeout_s: float) -> None:
+def _when_up(service: Service, timeout_s: float) -> None:
     """The server may start later than its sidecar: try until `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     log.info("waiting %.0f s at most for the model server", timeout_s)
     while True:
         try:
-            return court.align()
+            return service.align()
         except SwapError:
             if time.monotonic() > deadline_s:
                 raise
@@ -192,13 +182,20 @@ def load_origin(settings: Settings, source: models.Source) -> Origin:
 
 def open_swapper(settings: Settings) -> Swapper:
     """The driver of the model server."""
-    if settings.swap.driver == "none" or settings.mode != "auto":
+    if settings.swap.driver == "none" or settings.mode not in ("approve", "auto"):
         from tta_agent.swappers.none import NoSwapper
 
         return NoSwapper()
     from tta_agent.swappers.oip import OipSwapper
 
     return OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
+
+
+def label_store(settings: Settings) -> LabelStore:
+    """Answers that wait for labels, in the store."""
+    settings.store.path.mkdir(parents=True, exist_ok=True)
+    labels, path = settings.labels, settings.store.path / "labels.db"
+    return LabelStore(path, horizon_s=labels.horizon_s, horizon_records=labels.horizon_records)
 
 
 def dead_letter_topic(settings: Settings) -> str | None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from tta_agent import environment, threads
 from tta_agent.errors import ConfigError, TtaError
@@ -28,7 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
-Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 
 def main() -> None:
@@ -59,6 +57,7 @@ def run(
     print(build.describe(settings, source), flush=True)
     agent = build.agent(settings, source)
     resumed = agent.resume()
+    interface = build.open_interface(settings, agent.decider, agent.journal)
     print(
         f"resumed after {agent.teacher.rounds} rounds" if resumed else "starting from the source", flush=True
     )
@@ -67,6 +66,8 @@ def run(
     try:
         agent.run()
     finally:
+        if interface:
+            interface.close()
         agent.telemetry.shutdown()
 
 
@@ -85,28 +86,12 @@ def rollback(
         int | None, typer.Option(help="Version to go back to; default: the one that served before.")
     ] = None,
 ) -> None:
-    """Put an earlier version back into the server. A running agent starts over and cools down."""
+    """Put an earlier version back into the server: short for `versions rollback`."""
     settings = _settings()
     from tta_agent import recall
 
     number = recall.rollback(settings, to)
     console.print(f"version {number} serves now")
-
-
-@app.command()
-def versions(as_json: Json = False) -> None:
-    """What the ledger holds, and why."""
-    settings = _settings()
-    from tta_agent.versions import Ledger
-
-    rows = Ledger(settings.store.path / "versions").rows()
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    table = Table("version", "alias", "parent", "outcome", "proof", "by", "reason")
-    for row in rows:
-        table.add_row(*(str(row[name] if row[name] is not None else "") for name in row))
-    console.print(table)
 
 
 @app.command()
@@ -160,31 +145,6 @@ def record(
     console.print(f"{done} records in {out}")
 
 
-@app.command()
-def replay(
-    recording: Annotated[Path, typer.Argument(help="Folder of a recording.")],
-    policy: Annotated[str | None, typer.Option(help="Preset to play; default TTA_POLICY.")] = None,
-    label_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of records that get a label.")] = 0.5,
-    label_delay_s: Annotated[float, typer.Option(min=0, help="Recorded seconds until a label comes.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Chooses which records get a label.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--json", help="Write the result here; default: print it.")
-    ] = None,
-) -> None:
-    """Run one policy over a recording: selection, adapter, gate and swap, as fast as the machine allows."""
-    settings = _settings(**({"policy": policy} if policy else {}))
-    from tta_agent import replay as player
-
-    with _progress() as bar:
-        task = bar.add_task("replaying", total=None)
-        result = player.replay(
-            recording, settings, label_rate=label_rate, label_delay_s=label_delay_s, seed=seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
-    text = json.dumps(result, indent=1)
-    out.write_text(text + "\n") if out else print(text)
-
-
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -214,12 +174,25 @@ def _progress() -> Any:
 
 
 def _add_others() -> None:
+    from tta_agent import inbox_cli
     from tta_agent.bench.cli import bench
     from tta_agent.demo.cli import demo, traffic
+    from tta_agent.ledger.cli import versions
+    from tta_agent.replaying.cli import HELP, replay
 
+    for command in (
+        inbox_cli.approve,
+        inbox_cli.reject,
+        inbox_cli.freeze,
+        inbox_cli.unfreeze,
+        inbox_cli.reset,
+    ):
+        app.command()(command)
+    app.command(help=HELP)(replay)
     app.command()(demo)
     app.command()(traffic)
     app.add_typer(bench, name="bench")
+    app.add_typer(versions, name="versions")
 
 
 _add_others()

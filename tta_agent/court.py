@@ -1,102 +1,85 @@
-"""Where candidates are judged: compose the graph, test it beside the serving one, promote or reject it."""
+"""Where candidates are judged: one at a time against what serves, then promoted, or rejected with the reason."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
-
-from tta_agent.errors import GraphError, SwapError
-from tta_agent.graph import MasterGraph, answers, parity
-from tta_agent.journal import Journal
+from tta_agent.approval import Answer, Approval
+from tta_agent.counsel import Sworn, Wishes
+from tta_agent.docket import Docket
+from tta_agent.errors import GraphError
 from tta_agent.messages import Proposal
-from tta_agent.protocols import Gate, Swapper
-from tta_agent.sessions import Session, open_session, run
-from tta_agent.swap import bring_up, golden
+from tta_agent.pace import Pace
+from tta_agent.pairing import Asked
+from tta_agent.service import Grant, Service
 from tta_agent.telemetry import Telemetry
 from tta_agent.trial import Trial
-from tta_agent.types import Finding, Label, Positions, Record, Version
-from tta_agent.versions import Ledger
+from tta_agent.types import Finding, Label, Version
+from tta_agent.verdict import Bench, Ruling
 
 log = logging.getLogger(__name__)
+STEP = 16  # new records that make a new judgement worth its while
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Numbers of the decision; `tta_agent.decision_groups` says what each means."""
+
+    alpha: float
+    patience_records: int
+    consecutive: int = 1
+    guarded_ttl_s: float = 86_400.0
 
 
 class Court:
-    """One candidate at a time against what serves.
+    """Judges and promotes.
 
     Args:
-        swap: whether a certified candidate is put into the server, or only written down.
-        alpha: bound on the probability of a false promotion between two promotions; the k-th candidate since
-            the last one may spend 6 alpha / (pi^2 k^2), which sums to alpha.
-        patience_records: held-out records after which an undecided candidate gives way.
-        cooldown_s: no candidate for this long after a roll-back or a failed swap.
-        threads, device: for ONNX Runtime.
+        rules: the k-th candidate since the last promotion may spend 6 alpha / (pi^2 k^2), which sums to alpha.
+        frozen: why nothing may be swapped now, or None (roll-backs may).
+        wishes: asks for labels, or None.
+        clock: seconds since the epoch, as the stream counts them.
     """
 
     def __init__(
         self,
-        master: MasterGraph,
-        ledger: Ledger,
-        gates: Sequence[Gate],
-        swapper: Swapper,
+        service: Service,
+        docket: Docket,
+        bench: Bench,
+        pace: Pace,
+        approval: Approval,
+        sentry: Sworn,
         telemetry: Telemetry,
-        journal: Journal,
+        rules: Rules,
         *,
-        swap: bool,
-        alpha: float,
-        patience_records: int,
-        cooldown_s: float,
-        threads: int = 1,
-        device: str = "cpu",
+        frozen: Callable[[], str | None] = lambda: None,
+        wishes: Wishes | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._master, self._ledger, self._gates, self._swapper = master, ledger, gates, swapper
-        self._telemetry, self._journal, self._swap = telemetry, journal, swap
-        self._driver = type(swapper).__name__
-        self._alpha, self._patience_records, self._cooldown_s = alpha, patience_records, cooldown_s
-        self._open = functools.partial(open_session, threads=threads, device=device)
+        self.service, self._docket, self._bench, self._pace = service, docket, bench, pace
+        self._approval, self._sentry, self._telemetry, self._rules = approval, sentry, telemetry, rules
+        self._frozen, self._wishes, self._clock = frozen, wishes, clock
         self.trial: Trial | None = None
         self._tried = 0  # candidates since the last promotion
         self.labels_used = 0
+        self._judged_at = (0, 0)
+        self._waits: str | None = None  # what a proven candidate waits for
+        self._announced: int | None = None
         self._carrier: str | None = None
-        self._cool_until_s = 0.0
-        self.serving = self._adopt(self._ledger.get(self._ledger.aliases()["serving"] or 0))
 
-    def _adopt(self, version: Version, session: Session | None = None) -> Version:
-        self._session = session or self._open(version.path)
-        self._journal.status(serving=version.number)
-        self._telemetry.model(version.number, version.sha256, "", version.proof)
-        return version
-
-    def align(self) -> None:
-        """Make the server answer what the ledger says: a crash in the middle of a swap left it ahead.
-
-        Raises:
-            SwapError: the server cannot swap, with what to do.
-        """
-        self._swapper.probe()
-        if self._swapper.live() != self.serving.number:
-            bring_up(self._swapper, self.serving, golden(self._session, self._master.fixed))
+    @property
+    def serving(self) -> Version:
+        """What serves now."""
+        return self.service.version
 
     def wants_candidate(self) -> bool:
         """No cool-down holds."""
-        return time.monotonic() >= self._cool_until_s
-
-    def overruled(self) -> bool:
-        """Whether somebody else has moved `serving` (a roll-back by command): drop the trial, cool down."""
-        number = self._ledger.aliases()["serving"]
-        if number is None or number == self.serving.number:
-            return False
-        log.info("version %d serves now, by somebody else's decision: adaptation starts over", number)
-        self._drop("overruled", [])
-        self.serving = self._adopt(self._ledger.get(number))
-        self._cool_down()
-        return True
+        return not self._pace.cools(self._clock())
 
     def open(self, proposal: Proposal) -> None:
         """7: compose the candidate's graph, pin it in the ledger, and begin its trial.
@@ -107,143 +90,146 @@ class Court:
         """
         try:
             with self._telemetry.export(proposal.carrier) as stage:
-                graph = self._master.compose(proposal.module)
-                candidate = self._open(graph)
+                graph, session = self._docket.compose(proposal)
                 if self.trial:
-                    if self.trial.outdated_by(candidate):
-                        self._drop("superseded", [])
+                    if self.trial.outdated_by(session):
+                        self.drop("superseded")
                     return
-                agreement = self._parity(proposal.module, candidate)
-                version = self._ledger.add(graph, self.serving, dict(proposal.history))
+                version = self.service.ledger.add(graph, self.serving, dict(proposal.history))
                 stage.exported(version.sha256, len(graph))
+            self._tried += 1
+            alpha = 6 * self._rules.alpha / (math.pi * self._tried) ** 2
+            self.trial = self._docket.trial(version, session, proposal, len(graph), alpha)
         except GraphError as error:
             log.error("no candidate: %s", error)
             return
-        self._tried += 1
-        self._carrier = proposal.carrier
-        ratio = len(graph) / self.serving.path.stat().st_size
-        self.trial = self._begin(version, candidate, proposal.born, agreement, ratio)
-        self._journal.event(
-            "candidate", version=version.number, parent=self.serving.number, **proposal.history
-        )
+        self._carrier, self._judged_at = proposal.carrier, (0, 0)
+        self.service.say("candidate", version=version.number, parent=self.serving.number, **proposal.history)
 
-    def _parity(self, module: nn.Module, session: Session) -> tuple[float, float]:
-        return parity(answers(module, self._master.fixed), run(session, self._master.fixed))
-
-    def _begin(
-        self,
-        version: Version,
-        session: Session,
-        born: Positions,
-        agreement: tuple[float, float],
-        ratio: float,
-    ) -> Trial:
-        alpha = 6 * self._alpha / (math.pi * self._tried) ** 2
-        return Trial(
-            version, self._session, session, alpha=alpha, born=born, parity=agreement, size_ratio=ratio
-        )
-
-    def hear(self, records: Sequence[Record], labels: Sequence[Label]) -> None:
+    def hear(self, asked: Asked, labels: Sequence[Label]) -> None:
         """8: held-out records, then labels; a verdict where there is one."""
-        if self.trial is None or not (records or labels):
-            return  # an idle tick brings no new evidence to judge
-        self.trial.observe(records)
-        for label in labels:
-            self.labels_used += self.trial.label(label)
-        self._journal.status(labels_used=self.labels_used)
-        self._judge(self.trial)
+        trial = self.trial
+        if trial is None or not (asked.records or labels or self._waits):
+            self._wish(asked)  # an idle tick brings no new evidence to judge
+            return
+        rows = trial.observe(asked)
+        if self._wishes and rows:
+            records, serving, candidate = zip(*rows, strict=True)
+            self._wishes.consider(records, serving, candidate, self._clock())
+        self.labels_used += sum(trial.label(label) for label in labels)
+        self.service.journal.status(labels_used=self.labels_used)
+        if self._has_news(trial):
+            self._judge(trial)
+
+    def _wish(self, asked: Asked) -> None:
+        """Without a trial only the uniform sample is asked for: how good is what serves?"""
+        records = [record for record in asked.records.values() if record.served is not None]
+        if self._wishes and records:
+            said = [int(record.served.argmax()) for record in records if record.served is not None]
+            self._wishes.consider(records, said, None, self._clock())
+
+    def _has_news(self, trial: Trial) -> bool:
+        """New evidence, or somebody is waited for."""
+        records, labels = trial.pairing.records, trial.pairing.labels
+        return bool(self._waits) or labels > self._judged_at[1] or records - self._judged_at[0] >= STEP
 
     def _judge(self, trial: Trial) -> None:
-        evidence = trial.evidence()
-        findings = [gate.judge(evidence) for gate in self._gates]
-        self._journal.status(trial=trial.version.number, findings=[asdict(f) for f in findings])
-        verdicts = {finding.verdict for finding in findings}
-        if "fail" in verdicts:
-            self._decide("rejected", findings)
-        elif verdicts == {"pass"}:
-            self._promote(trial, findings)
-        elif trial.records >= self._patience_records:
-            self._decide("expired", findings)
+        new = (trial.pairing.records, trial.pairing.labels) != self._judged_at
+        self._judged_at = (trial.pairing.records, trial.pairing.labels)
+        ruling = self._bench.rule(trial.evidence())
+        findings = [asdict(f) for f in ruling.findings]
+        waiting = {} if ruling.outcome == "proven" else {"awaiting": None, "waits": None}
+        self.service.journal.status(trial=trial.version.number, findings=findings, **waiting)
+        trial.passed = trial.passed + new if ruling.outcome == "proven" else 0
+        self._waits = None
+        if ruling.outcome == "rejected":
+            self._decide("rejected", ruling)
+        elif trial.passed >= self._rules.consecutive:
+            self._proven(trial, ruling)
+        elif ruling.outcome == "open" and trial.pairing.records >= self._rules.patience_records:
+            self._decide("expired", ruling)
 
-    def _decide(self, outcome: str, findings: Sequence[Finding]) -> None:
-        self._record(findings)
-        self._drop(outcome, findings)
+    def _proven(self, trial: Trial, ruling: Ruling) -> None:
+        """Proven: what still stands between it and the server?"""
+        number = trial.version.number
+        self._waits = self._frozen() or (
+            self._pace.forbids(self._clock()) if self._approval.mode != "never" else None
+        )
+        if self._waits:
+            self.service.journal.status(waits=self._waits)
+            return
+        findings = [asdict(f) for f in ruling.findings]
+        answer = self._approval.of(number, {"version": number, "proof": ruling.proof, "findings": findings})
+        if answer is None:
+            self._await(number, ruling)
+        elif answer.yes:
+            self._promote(trial, ruling, answer)
+        else:
+            self._decide(f"{ruling.proof}, {answer.reason or f'refused by {answer.by}'}", ruling)
 
-    def _record(self, findings: Sequence[Finding]) -> None:
+    def _await(self, number: int, ruling: Ruling) -> None:
+        if self._announced != number:
+            self.service.say("awaiting", version=number, proof=ruling.proof)
+        self._announced, self._waits = number, "approval"
+        self.service.journal.status(awaiting=number, waits=self._waits)
+
+    def _decide(self, outcome: str, ruling: Ruling) -> None:
         with self._telemetry.gate(self._carrier) as stage:
-            for finding in findings:
+            for finding in ruling.findings:
                 stage.finding(finding)
+        self.drop(outcome, ruling.findings)
 
-    def _drop(self, outcome: str, findings: Sequence[Finding]) -> None:
+    def drop(self, outcome: str, findings: Sequence[Finding] = ()) -> None:
+        """End the trial, if there is one."""
         if self.trial is None:
             return
-        if not self.trial.labels:
+        if not self.trial.pairing.labels:
             self._tried -= 1  # a test that saw no label cannot have erred
-        number, self.trial = self.trial.version.number, None
-        self._ledger.reject(number, outcome, findings)
-        self._tell(number, outcome, findings)
+        number, self.trial, self._waits = self.trial.version.number, None, None
+        self.service.ledger.reject(number, outcome, findings)
+        self.service.say("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])
+        self.service.journal.status(trial=None, verdict={"version": number, "outcome": outcome})
 
-    def _tell(self, number: int, outcome: str, findings: Sequence[Finding]) -> None:
-        self._journal.event(
-            "verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings]
-        )
-        self._journal.status(trial=None, verdict={"version": number, "outcome": outcome})
-
-    def _promote(self, trial: Trial, findings: Sequence[Finding]) -> None:
-        """9: the swap. Whatever fails, the version that served before serves on."""
-        self._record(findings)
-        if not self._swap:
-            self._drop("certified, not swapped in this mode", findings)
+    def _promote(self, trial: Trial, ruling: Ruling, answer: Answer) -> None:
+        """9: the swap."""
+        with self._telemetry.gate(self._carrier) as stage:
+            for finding in ruling.findings:
+                stage.finding(finding)
+        now_s = self._clock()
+        expires_s = now_s + self._rules.guarded_ttl_s if ruling.proof == "guarded" else None
+        baseline = self.service.ledger.last_proven()
+        pairing = trial.pairing
+        counts = {name: getattr(pairing, name) for name in ("wins", "losses", "labels", "records")}
+        grant = Grant(ruling.proof, ruling.findings, counts, answer.by, expires_s)
+        if not self.service.promote(trial.version, trial.candidate, grant, self._carrier):
+            self.drop("swap failed", ruling.findings)
+            self._pace.trip(now_s)
             return
-        before, started_s = self.serving.number, time.monotonic()
-        try:
-            with self._telemetry.swap(self._driver, before, trial.version.number, self._carrier):
-                expected = golden(trial.candidate, self._master.fixed)
-                bring_up(self._swapper, trial.version, expected, self._telemetry.verify(self._carrier))
-        except SwapError as error:
-            self._swap_failed(error, findings, time.monotonic() - started_s)
-            return
-        self._ledger.conclude(trial.version.number, "certified", "certified", findings)
-        self._ledger.serve(trial.version.number)
-        seconds = time.monotonic() - started_s
-        self._telemetry.swap_done("activated", seconds)
-        self._tell(trial.version.number, "certified", findings)
-        self._journal.event("swap", version=trial.version.number, before=before, seconds=seconds)
-        self.trial, self._tried = None, 0
-        self.serving = self._adopt(trial.version, trial.candidate)
-
-    def _swap_failed(self, error: SwapError, findings: Sequence[Finding], seconds: float) -> None:
-        log.error("the swap failed, version %d serves on: %s", self.serving.number, error)
-        self._telemetry.swap_done("failed", seconds)
-        self._journal.event("swap_failed", error=str(error))
-        self._drop("swap failed", findings)
-        self._cool_down()
-
-    def _cool_down(self) -> None:
-        self._cool_until_s = time.monotonic() + self._cooldown_s
+        self.trial, self._tried, self._waits = None, 0, None
+        self.service.journal.status(trial=None, awaiting=None, waits=None)
+        self._pace.swapped(now_s)
+        self._sentry.begin(baseline, expires_s)
 
     def state_dict(self) -> dict[str, Any]:
         """The trial and its budget."""
         trial = self.trial.state_dict() if self.trial else None
         counts = {"tried": self._tried, "labels_used": self.labels_used}
-        return {"serving": self.serving.number, "trial": trial, **counts}
+        wishes = self._wishes.state_dict() if self._wishes else None
+        return {"serving": self.serving.number, "trial": trial, "wishes": wishes, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the trial, where its candidate is still undecided and faces the same opponent."""
         self.labels_used, saved = state["labels_used"], state["trial"]
+        if self._wishes and state["wishes"]:
+            self._wishes.load_state_dict(state["wishes"])
         if state["serving"] != self.serving.number:
             return  # a swap came after the checkpoint
         self._tried = state["tried"]
-        if saved is None or saved["number"] not in self._ledger.undecided():
-            return
-        version = self._ledger.get(saved["number"])
-        session = self._open(version.path)
-        self.trial = self._begin(version, session, saved["born"], saved["parity"], saved["size_ratio"])
-        self.trial.alpha = saved["alpha"]
-        self.trial.load_state_dict(saved)
+        if saved is not None and saved["number"] in self.service.ledger.undecided():
+            self.trial = self._docket.reopen(self.service.ledger.get(saved["number"]), saved)
 
     def clear_up(self) -> None:
         """Conclude candidates that a crash has left without a trial."""
         running = self.trial.version.number if self.trial else None
-        for number in set(self._ledger.undecided()) - {running}:
-            self._ledger.reject(number, "abandoned by a restart", [])
+        for number in set(self.service.ledger.undecided()) - {running}:
+            self.service.ledger.reject(number, "abandoned by a restart", [])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tta_agent.batching import held_out
 from tta_agent.errors import DecodeError, StreamError
-from tta_agent.monitor.labels import LabelJoin, Outcome
+from tta_agent.monitor.labels import LabelStore, Outcome
 from tta_agent.protocols import Producer
 from tta_agent.types import Headers, Label, Partition, Positions, RawRecord, Record
 
@@ -90,7 +90,7 @@ class Sorter:
     """
 
     def __init__(
-        self, join: LabelJoin, holdout: float, max_age_s: float, clock: Callable[[], float] = time.time
+        self, join: LabelStore, holdout: float, max_age_s: float, clock: Callable[[], float] = time.time
     ) -> None:
         self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
         self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()
@@ -106,6 +106,14 @@ class Sorter:
             else:
                 self._record(item, out)
         return out
+
+    def flush(self) -> None:
+        """Labels that wait are durable when this returns: offsets may be committed."""
+        self._join.flush()
+
+    def close(self) -> None:
+        """Nothing may be sorted afterwards."""
+        self._join.close()
 
     def dealt_with(self, waiting: Positions) -> list[Identity]:
         """Who stands at or after these offsets and has been sorted: they will be read again after a restart."""
@@ -128,8 +136,10 @@ class Sorter:
             out.teach.append(record)
 
     def _label(self, label: Label, out: Sorted) -> None:
-        out.labels.append(label)
         outcome = self._join.arrive(label)
+        if outcome is not None and outcome.late:
+            return  # the store has counted it; nobody may use it
+        out.labels.append(label)
         if outcome is not None:
             out.outcomes.append(outcome)
 

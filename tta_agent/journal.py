@@ -47,6 +47,11 @@ class Journal:
             return []
         return [json.loads(line) for line in self._events.read_text().splitlines()]
 
+    def now(self) -> dict[str, Any]:
+        """The numbers of now."""
+        with self._lock:
+            return dict(self._now)
+
     def status(self, **numbers: Any) -> None:
         """Update the numbers of now; written at most twice a second."""
         with self._lock, _forgiving():

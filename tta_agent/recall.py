@@ -1,36 +1,95 @@
-"""Going back to an earlier version, by command."""
+"""Bringing a version into service by command: back to an earlier one, or on to one that nobody has promoted."""
 
 from __future__ import annotations
 
 from tta_agent.errors import LedgerError
 from tta_agent.journal import Journal
+from tta_agent.protocols import Swapper
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.swap import bring_up, golden
+from tta_agent.swappers.none import NoSwapper
 from tta_agent.swappers.oip import OipSwapper
-from tta_agent.versions import Ledger
+from tta_agent.types import Version
+from tta_agent.versions import Ledger, open_ledger
+
+COMMAND = "command"
 
 
 def rollback(settings: Settings, to: int | None) -> int:
     """Put a version back into the server and point `serving` at it; a running agent notices and starts over.
 
+    The version that it replaces is marked as taken back, where it is the newer one: no roll-back leads to it again.
+
+    Args:
+        to: the version; the one that served before where None, or the last proven one where that was taken back.
+
     Raises:
-        LedgerError: there is no such version, or nothing served before.
+        LedgerError: there is no such version, nothing served before, or it was never proven.
         SwapError: the server refused; what served before the command serves on.
     """
-    ledger = Ledger(settings.store.path / "versions")
-    aliases = ledger.aliases()
-    number = aliases.get("previous") if to is None else to
-    if number is None:
-        raise LedgerError(f"nothing served before version {aliases.get('serving')}; name one with --to")
-    version = ledger.get(number)
+    ledger = open_ledger(settings)
+    before = ledger.aliases().get("serving")
+    version = ledger.get(_earlier(ledger, before) if to is None else to)
     if version.proof == "none":
-        raise LedgerError(f"version {number} was never proved to be better; see `tta-agent versions`")
-    swapper = OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
+        raise LedgerError(
+            f"version {version.number} was never proved to be better; see `tta-agent versions explain "
+            f"{version.number}`, or force it: `tta-agent versions promote {version.number} --force`"
+        )
+    _bring(settings, ledger, version, "rolled back")
+    if before is not None and before > version.number:
+        ledger.take_back(before, f"rolled back to version {version.number}", by=COMMAND)
+    Journal(settings.store.path).event("rollback", version=version.number, before=before, by=COMMAND)
+    return version.number
+
+
+def promote(settings: Settings, number: int, *, force: bool = False) -> int:
+    """Put any version into the server and point `serving` at it; a running agent notices and starts over.
+
+    Args:
+        force: also one that was never proven, or that was taken back.
+
+    Raises:
+        LedgerError: there is no such version, or it needs `force`.
+        SwapError: the server refused; what served before the command serves on.
+    """
+    ledger = open_ledger(settings)
+    version, before = ledger.get(number), ledger.aliases().get("serving")
+    if not force and (why := _objection(ledger, version)):
+        raise LedgerError(f"version {number} {why}; --force promotes it all the same")
+    _bring(settings, ledger, version, "promoted by force" if force else "promoted")
+    Journal(settings.store.path).event("promoted", version=number, before=before, by=COMMAND, force=force)
+    return number
+
+
+def _objection(ledger: Ledger, version: Version) -> str | None:
+    if gone := ledger.withdrawal(version.number):
+        return f"was taken back ({gone['reason']})"
+    if not ledger.verdict(version.number):
+        return "is still under test"
+    return "was never proved to be better" if version.proof == "none" else None
+
+
+def _earlier(ledger: Ledger, serving: int | None) -> int:
+    previous = ledger.aliases().get("previous")
+    if previous is not None and not ledger.is_withdrawn(previous):
+        return previous
+    proven = ledger.last_proven().number if previous is not None else serving
+    if proven is None or proven == serving:
+        raise LedgerError(f"nothing served before version {serving}; name one with --to")
+    return proven
+
+
+def _bring(settings: Settings, ledger: Ledger, version: Version, reason: str) -> None:
+    swapper = _swapper(settings)
     swapper.probe()
     bring_up(swapper, version, golden(open_session(version.path), ledger.golden_inputs()))
-    ledger.serve(number)
-    Journal(settings.store.path).event(
-        "rollback", version=number, before=aliases.get("serving"), by="command"
-    )
-    return number
+    if not ledger.verdict(version.number):  # so that a running agent does not reject what serves
+        ledger.conclude(version.number, "forced", "none", [], by=COMMAND)
+    ledger.serve(version.number, by=COMMAND, reason=reason)
+
+
+def _swapper(settings: Settings) -> Swapper:
+    if settings.swap.driver == "none":
+        return NoSwapper()
+    return OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)

@@ -9,7 +9,7 @@ from tta_agent.serve.tap import Tap
 from tta_agent.sessions import SessionPair, open_session
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer
-from tta_agent.versions import Ledger
+from tta_agent.versions import Ledger, open_ledger
 
 
 def run(settings: Settings) -> None:
@@ -41,7 +41,7 @@ def run(settings: Settings) -> None:
 
 
 def _ledger(settings: Settings) -> Ledger:
-    ledger = Ledger(settings.store.path / "versions")
+    ledger = open_ledger(settings)
     if 0 in ledger.numbers():
         return ledger  # no need for torch in the server
     from tta_agent import build

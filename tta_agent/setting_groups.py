@@ -150,6 +150,8 @@ class StoreSettings(Group):
 
     path: Path = Path("tta-state")
     """Folder of ledger, checkpoint, labels and embedded log."""
+    proofs: Path | None = None
+    """Folder of rehearsals and calibration; `path` where not given."""
     versions: str | None = None
     """Where the ledger stands, any fsspec URL (s3://bucket/models/a, ...); <path>/versions where not given."""
     keep: int = Field(default=20, ge=1)

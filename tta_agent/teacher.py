@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tta_agent import scores
 from tta_agent.accelerator import Accelerator, Room
+from tta_agent.health import Health
 from tta_agent.original import Original
 from tta_agent.protocols import Adapter, Schedule, Selector, Stateful
 from tta_agent.telemetry import Telemetry
@@ -68,6 +69,7 @@ class Teacher:
         self.rounds = 0
         self.learnt = 0  # rounds with a step since the last reset
         self.totals: Counter[str] = Counter()
+        self.health = Health()
 
     def round(self, x: Array, served: Array | None = None) -> Round:
         """One batch [B, ...], from numbers to weights.
@@ -154,6 +156,7 @@ class Teacher:
             self.reset()
 
     def _count(self, selection: Selection, report: StepReport) -> None:
+        self.health.take(report)
         if report.diagnostics.keys() & {"nonfinite", "recovered"}:  # the copy has reset itself
             self.reset()
         else:
@@ -174,6 +177,7 @@ class Teacher:
             "rounds": self.rounds,
             "records": dict(self.totals),
             "positions": read,
+            "health": {**self.health.numbers, "resets": float(self.totals["resets"])},
         }
 
     def reset(self) -> None:
@@ -181,6 +185,7 @@ class Teacher:
         self.adapter.reset()
         for part in self._with_memory():
             part.reset()
+        self.health.reset()
         self.learnt = 0
 
     def _with_memory(self) -> list[Stateful]:
@@ -191,7 +196,9 @@ class Teacher:
         counts = {"rounds": self.rounds, "learnt": self.learnt, "totals": dict(self.totals)}
         policies = [part.state_dict() for part in self._with_memory()]
         random = torch.get_rng_state()
-        return {"adapter": self.adapter.state_dict(), "policies": policies, "random": random, **counts}
+        health = self.health.state_dict()
+        adapter = self.adapter.state_dict()
+        return {"adapter": adapter, "policies": policies, "random": random, "health": health, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -199,6 +206,7 @@ class Teacher:
         for part, memory in zip(self._with_memory(), state["policies"], strict=True):
             part.load_state_dict(memory)
         torch.set_rng_state(state["random"])
+        self.health.load_state_dict(state["health"])
         self.rounds, self.learnt, self.totals = state["rounds"], state["learnt"], Counter(state["totals"])
 
 

@@ -14,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tta_agent.evidence import Evidence
 from tta_agent.norms import TargetNorm
 from tta_agent.protocols import Adapter
-from tta_agent.types import Selection
+from tta_agent.types import Finding, Proof, Selection
 
 Kind = Literal["batch", "group", "layer"]
 Make = Callable[[nn.Module], Adapter]
@@ -200,6 +201,17 @@ def check_nan_input_resets(make: Make, model: nn.Module) -> None:
         return  # an adapter that learns nothing has nothing to protect
     assert report.diagnostics["nonfinite"]
     assert same(fingerprint(adapter), fingerprint(untouched))
+
+
+class Anything:
+    """A gate that lets everything pass, as if proven: what adapting without a gate would do. For comparison only."""
+
+    proof: Proof = "certified"
+
+    def judge(self, evidence: Evidence) -> Finding:
+        """Pass, once there is a record to judge by."""
+        n = len(evidence.serving)
+        return Finding("anything", n, 1.0, "pass" if n else "inconclusive", "nobody asks")
 
 
 ADAPTER_CHECKS: tuple[Callable[[Make, nn.Module], None], ...] = (

@@ -1,81 +1,105 @@
-"""One candidate under test: both graphs on the same held-out records, and what late labels say about them."""
+"""One candidate under test: its graph and the serving one on the same held-out records, newer than it is."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from tta_agent.evidence import Evidence
+from tta_agent.evidence import Anchor, Evidence, Expected
+from tta_agent.pairing import Asked, Pairing
 from tta_agent.sessions import Session, run
 from tta_agent.types import Array, Label, Positions, Record, Version
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
 FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show
 
+Expect = Callable[[Array, Array, Array, Anchor | None, Mapping[str, float]], Expected]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is known of a candidate before the first record, and does not change.
+
+    Attributes:
+        alpha: share of the error budget that it may spend.
+        parity: agreement of graph and torch on fixed inputs.
+        size_ratio, latency_ratio: bytes and seconds over those of serving.
+        moved: how far its tensors stand from the source's, by name of the distance.
+        health: of the optimiser.
+        anchor: answers on the labelled anchor set.
+        null: thresholds of gates by A/A runs.
+    """
+
+    alpha: float
+    parity: tuple[float, float] = (1.0, 0.0)
+    size_ratio: float = 1.0
+    latency_ratio: float = 1.0
+    moved: Mapping[str, float] = field(default_factory=dict)
+    health: Mapping[str, float] = field(default_factory=dict)
+    anchor: Anchor | None = None
+    null: Mapping[str, float] = field(default_factory=dict)
+
 
 class Trial:
-    """Paired evaluation of a pinned candidate against the serving graph, in ONNX Runtime.
+    """Paired evaluation of a pinned candidate.
 
     Args:
         version: the candidate; it does not change while it is tested.
-        serving, candidate: sessions of both graphs.
-        alpha: share of the error budget that this candidate may spend.
+        graphs: sessions of `serving` and `candidate`, and of `source` and `proven` for the gates that look at them.
         born: offsets after the last record that the candidate has learnt from; older records do not count.
-        parity: agreement of candidate and torch on fixed inputs.
-        size_ratio: bytes of the candidate over bytes of serving.
+        case: what is fixed.
+        window: held-out records that label-free gates look back on.
+        bucket_s: one label counts for each entity and stretch of this length.
+        expect: what rehearsals say, asked once for each `every` new records, so that looks share no record.
     """
 
     def __init__(
         self,
         version: Version,
-        serving: Session,
-        candidate: Session,
-        *,
-        alpha: float,
+        graphs: Mapping[str, Session],
         born: Positions,
-        parity: tuple[float, float],
-        size_ratio: float,
+        case: Case,
+        *,
+        window: int = 2000,
+        bucket_s: float = 0.0,
+        expect: Expect | None = None,
+        every: int = 500,
     ) -> None:
-        self.version = version
-        self.alpha = alpha
-        self.born = dict(born)
-        self.parity = parity
-        self.size_ratio = size_ratio
-        self.serving, self.candidate = serving, candidate
-        self._logits: tuple[list[Array], list[Array]] = ([], [])
-        self._waiting: dict[str, tuple[int, int]] = {}  # id -> class by serving, class by candidate
-        self._seen: set[str] = set()
+        self.version, self.case = version, case
+        self.pairing = Pairing(graphs, born, window, bucket_s)
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
-        self.wins = self.losses = self.labels = 0
+        self._expect, self._every = expect, every
+        self._expected: Expected | None = None
+        self._looks = 0
+        self.passed = 0  # positive judgements in a row
 
     @property
-    def records(self) -> int:
-        """Held-out records seen so far."""
-        return len(self._seen)
+    def candidate(self) -> Session:
+        """The candidate's session."""
+        return self.pairing.graphs["candidate"]
 
-    def observe(self, records: Sequence[Record]) -> None:
-        """Evaluate both graphs on records that are new to the candidate and to this trial."""
-        fresh = {r.id: r for r in records if self._is_fresh(r)}
-        if not fresh:
-            return
-        x = np.stack([record.x for record in fresh.values()])
-        pair = [run(session, x) for session in (self.serving, self.candidate)]
-        for kept, logits in zip(self._logits, pair, strict=True):
-            kept.append(logits)
-        for name, serving, candidate in zip(
-            fresh, *(logits.argmax(1).tolist() for logits in pair), strict=True
-        ):
-            self._waiting[name] = (serving, candidate)
-            self._recent.append((fresh[name].x, serving, candidate))
-        self._seen.update(fresh)
+    def observe(self, asked: Asked) -> list[tuple[Record, int, int]]:
+        """Evaluate all graphs on the records that are new; each with the class by serving and by the candidate."""
+        fresh = self.pairing.observe(asked)
+        self._recent.extend((record.x, serving, candidate) for record, serving, candidate in fresh)
+        if self._expect and self.pairing.records // self._every > self._looks:
+            self._looks = self.pairing.records // self._every
+            self._expected = self._look(self._expect)
+        return fresh
 
-    def _is_fresh(self, record: Record) -> bool:
-        newer = record.offset >= self.born.get((record.topic, record.partition), 0)
-        return newer and record.id not in self._seen
+    def _look(self, expect: Expect) -> Expected:
+        serving, candidate, source = (
+            self.pairing.window(role)[-self._every :] for role in ("serving", "candidate", "source")
+        )
+        return expect(serving, candidate, source, self.case.anchor, self.case.moved)
+
+    def label(self, label: Label) -> bool:
+        """Whether the label counts."""
+        return self.pairing.label(label) is not None
 
     def outdated_by(self, newer: Session) -> bool:
         """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
@@ -89,42 +113,42 @@ class Trial:
         moved = (run(newer, x).argmax(1) != candidate).mean()
         return bool(moved > FAR * (candidate != serving).mean())
 
-    def label(self, label: Label) -> bool:
-        """Count one label; labels of other records are ignored, as are second labels."""
-        pair = self._waiting.pop(label.id, None)
-        if pair is None:
-            return False
-        serving, candidate = (answer == label.label for answer in pair)
-        self.labels += 1
-        self.wins += candidate and not serving
-        self.losses += serving and not candidate
-        return True
-
     def evidence(self) -> Evidence:
-        """All that the gates may look at."""
-        serving, candidate = (np.concatenate(kept) if kept else np.zeros((0, 1)) for kept in self._logits)
+        """What the gates look at now."""
+        pairing, case = self.pairing, self.case
         return Evidence(
-            serving, candidate, self.wins, self.losses, self.labels, self.alpha, self.parity, self.size_ratio
+            pairing.window("serving"),
+            pairing.window("candidate"),
+            pairing.wins,
+            pairing.losses,
+            pairing.labels,
+            case.alpha,
+            case.parity,
+            case.size_ratio,
+            case.latency_ratio,
+            judged=tuple(pairing.judged),
+            source=pairing.window("source"),
+            proven=pairing.window("proven"),
+            tenants=pairing.tenants,
+            anchor=case.anchor,
+            expected=self._expected,
+            health=case.health,
+            null=case.null,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the sessions."""
+        """Everything but sessions and anchor: those are made again from the graphs."""
+        case = replace(self.case, anchor=None, null={})
+        kept = {name: getattr(case, name) for name in Case.__dataclass_fields__}
+        looks = (self._looks, self.passed)
         return {
             "number": self.version.number,
-            "alpha": self.alpha,
-            "born": self.born,
-            "parity": self.parity,
-            "size_ratio": self.size_ratio,
-            "logits": [torch.from_numpy(np.concatenate(kept)) if kept else None for kept in self._logits],
-            "waiting": self._waiting,
-            "seen": list(self._seen),
-            "counts": (self.wins, self.losses, self.labels),
+            "case": kept,
+            "pairing": self.pairing.state_dict(),
+            "looks": looks,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` of the same candidate."""
-        first, second = ([kept.numpy()] if kept is not None else [] for kept in state["logits"])
-        self._logits = (first, second)
-        self._waiting = dict(state["waiting"])
-        self._seen = set(state["seen"])
-        self.wins, self.losses, self.labels = state["counts"]
+        self.pairing.load_state_dict(state["pairing"])
+        self._looks, self.passed = state["looks"]

@@ -1,196 +1,245 @@
 """The ledger: immutable, content-addressed graphs with a manifest, and the aliases that point at them.
 
     versions/
-      000003/model.onnx manifest.json     written once, by rename of a finished folder
+      000000/model.onnx manifest.json     the source: the skeleton of all others
+      000003/tensors.safetensors manifest.json   a version: what it changed; written once
       000003/verdict.json                 written once, when the candidate's trial ends
-      aliases.json                        source, serving, previous, candidate
+      000003/withdrawn.json               written once, if it is taken back
+      aliases.json pins.json              source, serving, previous, candidate; versions that must stay
+      history.jsonl                       what served when
       golden.npy                          fixed inputs for verifying swaps
 
-Integers count up; version 0 is the source and is never deleted. Rejected candidates lose their graph and keep
-their explanation, the newest `KEEP_REJECTED` of them.
+Integers count up; version 0 is the source and is never deleted. A graph that is no other tensors in the skeleton is
+kept whole. Rejected candidates lose their graph and keep their explanation, the newest `KEEP_REJECTED` of them.
+Parts of the ledger stand in `tta_agent/ledger/`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
+import io
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tta_agent.errors import LedgerError
-from tta_agent.files import sync_folder, write_atomic
-from tta_agent.types import Array, Finding, Version
+from tta_agent.ledger import artefacts, chain, history
+from tta_agent.ledger.cache import Cache
+from tta_agent.ledger.reader import Alias, Reader, as_path
+from tta_agent.ledger.retention import KEEP_REJECTED, Plan, plan
+from tta_agent.ledger.shelves import MANIFEST, Shelf, home, open_shelf
+from tta_agent.types import Array, Finding, Proof, Version
 
-Alias = Literal["source", "serving", "previous", "candidate"]
-Proof = Literal["source", "certified", "rehearsed", "guarded", "none"]
-KEEP_REJECTED = 50
+if TYPE_CHECKING:
+    from tta_agent.settings import Settings
+
+__all__ = ["KEEP_REJECTED", "Alias", "Ledger", "open_ledger", "provenance"]
 
 
-class Ledger:
-    """The versions of one model under one folder, shared by processes.
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger that the settings name; each candidate's manifest says under which settings it came to be."""
+    where = settings.store.versions or settings.store.path / "versions"
+    return Ledger(where, settings.store.path / "cache", stamp=provenance(settings))
+
+
+def provenance(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what a candidate is and whether it is taken; no addresses, no secrets."""
+    groups = {"mode", "policy", "adapt", "select", "schedule", "labels", "gate", "watch"}
+    return {"settings": settings.model_dump(mode="json", include=groups)}
+
+
+class Ledger(Reader):
+    """The versions of one model. A local folder is shared by processes; other stores take one writer.
+
+    Args:
+        where: local folder, or URL of any fsspec store.
+        cache: local folder for full graphs; `.cache` in a local ledger, else a new temporary one.
+        stamp: goes into the manifest of every candidate.
 
     Raises:
-        LedgerError: the folder cannot be written.
+        LedgerError: the folder cannot be written, or the store cannot be reached.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LedgerError(f"TTA_STORE__PATH: cannot make {folder}: {error.strerror}") from None
+    def __init__(
+        self, where: str | Path | Shelf, cache: Path | None = None, *, stamp: Mapping[str, Any] | None = None
+    ) -> None:
+        self.shelf, self._stamp = open_shelf(where), dict(stamp or {})
+        self._known = {}
+        self.cache = Cache(cache or self._own_cache(), self._needed)
+
+    def _own_cache(self) -> Path:
+        beside = self.shelf.path(".cache")
+        return beside or Path(tempfile.mkdtemp(prefix="tta-graphs-"))
+
+    @property
+    def folder(self) -> Path:
+        """The local folder; for other stores their URL, which is only good to be shown."""
+        return as_path(self.shelf)
 
     def ensure_source(self, fingerprint: str, make: Callable[[], tuple[bytes, Array]]) -> Version:
         """Version 0, made by `make() -> (graph, golden inputs)` where it is not there yet.
 
         Raises:
-            LedgerError: the folder holds the versions of another model.
+            LedgerError: the ledger holds the versions of another model.
         """
-        with self._lock():
-            if not self._home(0).exists():
+        with self.shelf.lock():
+            if 0 not in self.numbers():
                 graph, golden = make()
-                np.save(self.folder / "golden.npy", golden)
-                self._write(0, graph, {"fingerprint": fingerprint, "parent": None})
-                self.conclude(0, "source", "source", [], by="deployment")
+                buffer = io.BytesIO()
+                np.save(buffer, golden)
+                self.shelf.write("golden.npy", buffer.getvalue())
+                self._write(0, graph, None, {"fingerprint": fingerprint, "parent": None})
+            if not self.verdict(0):  # a crash may have come between the two
+                self._conclude(0, "source", "source", [], by="deployment")
+            if not self.aliases():
                 self._point({"source": 0, "serving": 0})
         if self.manifest(0)["fingerprint"] != fingerprint:
             raise LedgerError(
-                f"{self.folder} holds versions of another model; choose another TTA_STORE__PATH, or remove the folder"
+                f"{self.shelf.where} holds versions of another model; choose another TTA_STORE__PATH"
+                " (or TTA_STORE__VERSIONS), or remove it"
             )
         return self.get(0)
 
-    def add(self, graph: bytes, parent: Version, manifest: dict[str, Any]) -> Version:
+    def add(self, graph: bytes, parent: Version, manifest: Mapping[str, Any]) -> Version:
         """A new candidate; durable when this returns."""
-        with self._lock():
+        skeleton = self.get(0).path.read_bytes()
+        told = {**self._stamp, **manifest, "parent": parent.number, "parent_sha256": parent.sha256}
+        with self.shelf.lock():
             number = max(self.numbers()) + 1
-            self._write(number, graph, {**manifest, "parent": parent.number, "parent_sha256": parent.sha256})
+            self._write(number, graph, skeleton, {**told, **chain.links(self.shelf, parent.number)})
             self._point({"candidate": number})
         return self.get(number)
 
     def conclude(
-        self, number: int, outcome: str, proof: Proof, findings: Sequence[Finding], *, by: str = "agent"
+        self,
+        number: int,
+        outcome: str,
+        proof: Proof,
+        findings: Sequence[Finding],
+        *,
+        by: str = "agent",
+        counts: Mapping[str, float] | None = None,
+        expires_s: float | None = None,
     ) -> None:
-        """Write how the trial of a version ended. Once: a verdict is not changed."""
-        path = self._home(number) / "verdict.json"
-        if path.exists():
-            raise LedgerError(f"version {number} already has a verdict: {path.read_text()}")
+        """Write how the trial of a version ended. Once: a verdict is not changed.
+
+        Args:
+            outcome: a word or two: certified, rejected, expired, ...
+            by: who or what approved.
+            counts: what the proof rests on: `wins`, `losses`, `labels`, `records`, as far as known.
+            expires_s: when a guarded version must have been proven or be taken back, seconds since the epoch.
+        """
+        with self.shelf.lock():
+            self._conclude(number, outcome, proof, findings, by=by, counts=counts, expires_s=expires_s)
+
+    def _conclude(
+        self, number: int, outcome: str, proof: Proof, findings: Sequence[Finding], *, by: str, **more: Any
+    ) -> None:
+        if found := self.verdict(number):
+            raise LedgerError(f"version {number} already has a verdict: {json.dumps(found)}")
         verdict = {"outcome": outcome, "proof": proof, "by": by, "time": time.time()}
-        write_atomic(
-            path, json.dumps({**verdict, "findings": [asdict(f) for f in findings]}, indent=1).encode()
-        )
+        known = {name: value for name, value in more.items() if value is not None}
+        told = {**verdict, **known, "findings": [asdict(f) for f in findings]}
+        self.shelf.write(f"{home(number)}/{chain.VERDICT}", json.dumps(told, indent=1).encode())
 
     def reject(self, number: int, outcome: str, findings: Sequence[Finding]) -> None:
-        """Conclude without proof, and keep the explanation only."""
-        self.conclude(number, outcome, "none", findings)
-        (self._home(number) / "model.onnx").unlink(missing_ok=True)
-        with self._lock():
-            self._point({"candidate": None})
-        gone = [n for n in self.numbers() if not (self._home(n) / "model.onnx").exists()]
-        for old in gone[:-KEEP_REJECTED]:
-            shutil.rmtree(self._home(old), ignore_errors=True)
+        """Conclude without proof, and keep the explanation only.
 
-    def serve(self, number: int) -> None:
-        """Move the alias `serving`; what served before becomes `previous`."""
-        with self._lock():
+        A candidate that somebody has promoted by force meanwhile serves, and stays.
+        """
+        with self.shelf.lock():
+            if self.aliases().get("candidate") == number:
+                self._point({"candidate": None})
+            if self.verdict(number).get("outcome") == "forced":
+                return
+            self._conclude(number, outcome, "none", findings, by="agent")
+        artefacts.discard(self.shelf, number)
+        if len(self.numbers()) > KEEP_REJECTED:
+            for old in self._plan(len(self.numbers())).versions:
+                self.shelf.remove_version(old)
+
+    def serve(self, number: int, *, by: str = "agent", reason: str = "") -> None:
+        """Move the alias `serving`; what served before becomes `previous`.
+
+        Raises:
+            LedgerError: there is no such version, or its graph is gone.
+        """
+        with self.shelf.lock():
             before = self.aliases().get("serving")
             clear = {"candidate": None} if self.aliases().get("candidate") == number else {}
             if before != number:
+                self._must_have(number)
                 self._point({"previous": before, "serving": number, **clear})
+                history.note(self.shelf, number, before, by, reason)
 
-    def get(self, number: int) -> Version:
-        """One version.
+    def take_back(self, number: int, reason: str, *, by: str = "agent") -> None:
+        """Mark a version as rolled back: `last_proven` passes it over from now on. The first reason stays.
+
+        The source is never marked, since there must be something left to go back to.
 
         Raises:
-            LedgerError: there is none, or its graph is gone.
+            LedgerError: there is no such version.
         """
-        home = self._home(number)
-        if not (home / "model.onnx").exists():
-            have = [n for n in self.numbers() if (self._home(n) / "model.onnx").exists()]
-            raise LedgerError(f"version {number} is not in {self.folder}; there are {have}")
-        proof: Proof = self.verdict(number).get("proof", "none")
-        return Version(number, self.manifest(number)["sha256"], home / "model.onnx", proof)
+        if number not in self.numbers():
+            raise LedgerError(f"version {number} cannot be taken back; there are {self.numbers()}")
+        if number:
+            with self.shelf.lock():
+                history.withdraw(self.shelf, number, reason, by)
 
-    def numbers(self) -> list[int]:
-        """All versions, rejected ones included."""
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal())
+    def pin(self, number: int) -> None:
+        """Retention leaves it alone.
 
-    def undecided(self) -> list[int]:
-        """Candidates without a verdict."""
-        return [number for number in self.numbers() if not self.verdict(number)]
+        Raises:
+            LedgerError: there is no such version, or its graph is gone.
+        """
+        self._must_have(number)
+        with self.shelf.lock():
+            self._put_small("pins.json", sorted({*self.pinned(), number}))
 
-    def aliases(self) -> dict[str, int | None]:
-        """Where each alias points."""
-        path = self.folder / "aliases.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+    def unpin(self, number: int) -> None:
+        """Retention may take it."""
+        with self.shelf.lock():
+            self._put_small("pins.json", [n for n in self.pinned() if n != number])
 
-    def manifest(self, number: int) -> dict[str, Any]:
-        """How a version came to be."""
-        return self._json(number, "manifest.json")
+    def gc(self, keep: int, *, dry_run: bool = False) -> Plan:
+        """Remove graphs of all but the newest `keep` proven versions, and the oldest explanations of rejected ones.
 
-    def verdict(self, number: int) -> dict[str, Any]:
-        """How its trial ended; empty while it runs."""
-        return self._json(number, "verdict.json") if (self._home(number) / "verdict.json").exists() else {}
+        Source, serving, previous, candidate, pinned and undecided ones, and what a roll-back would go to, stay.
+        """
+        with self.shelf.lock():
+            found = self._plan(keep)
+            if not dry_run:
+                for number in found.graphs:
+                    artefacts.discard(self.shelf, number)
+                for number in found.versions:
+                    self.shelf.remove_version(number)
+                self.shelf.sweep()
+        if not dry_run:
+            self.cache.prune()
+        return found
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One row a version, for people and scripts."""
-        alias: dict[int | None, list[str]] = {}
-        for name, number in self.aliases().items():
-            alias.setdefault(number, []).append(name)
-        return [self._row(number, ", ".join(alias.get(number, []))) for number in self.numbers()]
+    def _plan(self, keep: int) -> Plan:
+        parents = {self.manifest(n)["parent"] for n in self.numbers()}
+        undecided = self.undecided()
+        held = {0, *self.aliases().values(), *self.pinned(), *undecided, self.last_proven().number}
+        decided = [n for n in self.numbers() if n not in undecided]
+        kept = [n for n in decided if self.has_graph(n)]
+        gone = set(decided) - set(kept) - parents
+        rejected = [n for n in gone if self.verdict(n)["proof"] == "none"]
+        return plan(kept, rejected, {n for n in held if n is not None}, keep)
 
-    def _row(self, number: int, alias: str) -> dict[str, Any]:
-        verdict = self.verdict(number)
-        findings = verdict.get("findings", [])
-        telling = [f for f in findings if f["verdict"] == "fail"] or findings[-1:]
-        return {
-            "version": number,
-            "alias": alias,
-            "parent": self.manifest(number)["parent"],
-            "outcome": verdict.get("outcome", "under test"),
-            "proof": verdict.get("proof"),
-            "by": verdict.get("by"),
-            "reason": telling[0]["reason"] if telling else None,
-        }
+    def _write(self, number: int, graph: bytes, skeleton: bytes | None, manifest: Mapping[str, Any]) -> None:
+        files, head = artefacts.pack(graph, skeleton)
+        told = {"number": number, **head, "time": time.time(), **manifest}
+        self.shelf.add(number, {**files, MANIFEST: json.dumps(told, indent=1, default=str).encode()})
 
-    def golden_inputs(self) -> Array:
-        """Fixed inputs, [N, ...] float32."""
-        return np.asarray(np.load(self.folder / "golden.npy"))
+    def _point(self, aliases: Mapping[str, int | None]) -> None:
+        self._put_small("aliases.json", {**self.aliases(), **aliases})
 
-    def _json(self, number: int, name: str) -> dict[str, Any]:
-        path = self._home(number) / name
-        try:
-            return dict(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
-            raise LedgerError(f"{path} cannot be read: {error}") from None
-
-    def _home(self, number: int) -> Path:
-        return self.folder / f"{number:06d}"
-
-    def _write(self, number: int, graph: bytes, manifest: dict[str, Any]) -> None:
-        # staged under a name that is no number, so that nobody takes a half-written folder for a version
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
-        head = {"number": number, "sha256": hashlib.sha256(graph).hexdigest(), "bytes": len(graph)}
-        write_atomic(staging / "model.onnx", graph)
-        text = json.dumps({**head, "time": time.time(), **manifest}, indent=1, default=str)
-        write_atomic(staging / "manifest.json", text.encode())
-        staging.chmod(0o755)
-        staging.rename(self._home(number))
-        sync_folder(self.folder)
-
-    def _point(self, aliases: dict[str, int | None]) -> None:
-        write_atomic(self.folder / "aliases.json", json.dumps({**self.aliases(), **aliases}).encode())
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _put_small(self, name: str, value: Any) -> None:
+        self.shelf.write(name, json.dumps(value).encode())

@@ -22,6 +22,7 @@ from tta_agent.types import Array, Headers, Label, RawRecord, Record
 
 INFERENCE = "io.tta.inference.v1"  # inputs and outputs in one body: no join needed
 LABEL = "io.tta.label.v1"
+LABEL_REQUEST = "io.tta.label_request.v1"
 KSERVE_REQUEST = "org.kubeflow.serving.inference.request"
 
 Message: TypeAlias = tuple[bytes | None, bytes | None, Headers]  # key, value, headers
@@ -59,6 +60,12 @@ def encode_label(id: str, label: int | Sequence[int], time_s: float, *, source: 
     truth = label if isinstance(label, int) else list(label)
     body = json.dumps({"id": id, "label": truth, "ts": time_s}).encode()
     return _message(_attributes(LABEL, id, source, time_s, "application/json"), body)
+
+
+def encode_label_request(request: Mapping[str, Any], id: str, time_s: float) -> Message:
+    """A record whose label the agent would like to have, as JSON."""
+    body = json.dumps(dict(request)).encode()
+    return _message(_attributes(LABEL_REQUEST, id, "tta-agent", time_s, "application/json"), body)
 
 
 def decode(raw: RawRecord, shape: tuple[int | None, ...] | None, classes: int | None) -> list[Record | Label]:

@@ -11,7 +11,7 @@ from tta_agent.errors import ConfigError
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer
-from tta_agent.versions import Ledger
+from tta_agent.versions import open_ledger
 
 EVERY_S = 5.0
 SERVER_WITHIN_S = 60.0  # it may have been started a moment ago
@@ -24,7 +24,7 @@ def drive(settings: Settings, images: data.Images, plan: Plan, clean_s: float, s
         ConfigError: no server answers at TTA_SWAP__URL.
     """
     _wait_for(settings.swap.url)
-    source = open_session(Ledger(settings.store.path / "versions").get(0).path)
+    source = open_session(open_ledger(settings).get(0).path)
     world = make_world(images, plan, source)
     producer = open_producer(settings)
     traffic = Traffic(

@@ -18,7 +18,7 @@ from tta_agent.journal import Journal
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer
-from tta_agent.versions import Ledger
+from tta_agent.versions import Ledger, open_ledger
 
 WINDOW_S = 4.0  # "lately", for accuracies
 READY_S = 90.0  # longest start of the agent
@@ -69,7 +69,7 @@ def prepare(
     server.start()
     try:
         server.wait_until(lambda: answers(url), "the model server")
-        ledger = Ledger(state / "versions")
+        ledger = open_ledger(settings)
         world = make_world(images, plan, open_session(ledger.get(0).path))
         name = settings.model.served_as
         traffic = Traffic(plan, world, url, name, open_producer(settings), settings.stream.labels_topic)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeAlias, TypeGuard
 
@@ -12,6 +12,9 @@ Event: TypeAlias = Mapping[str, Any]
 DASH = "–"
 PASS, FAIL, OPEN = ("✓ pass", "green"), ("✗ fail", "bold red"), ("· not yet", "yellow")
 VERDICTS = {"pass": PASS, "fail": FAIL, "inconclusive": OPEN}
+PROVEN = ("certified", "rehearsed", "guarded")
+PROOFS = ("certificate", "rehearsed", "guarded")  # the gates behind them
+TELLING = {**dict.fromkeys(PROVEN, "pass"), "rejected": "fail", "expired": "inconclusive"}
 MOVES = {"swap": "swap", "rollback": "back"}  # events after which another version serves, for charts
 
 
@@ -62,36 +65,46 @@ def bounds(values: Iterable[Any]) -> tuple[float, float]:
 
 def words(event: Event) -> str:
     """One decision in a sentence."""
-    version = event.get("version", "?")
-    match event.get("event"):
-        case "candidate":
-            said = f"version {version} proposed after {event.get('rounds', '?')} rounds"
-        case "verdict":
-            said = f"version {version} {_outcome(event)}"
-        case "swap":
-            milliseconds = number((event.get("seconds") or 0) * 1000, "{:.0f} ms")
-            said = f"swapped {event.get('before', '?')} -> {version} in {milliseconds}"
-        case "swap_failed":
-            said = f"swap failed, the version before serves on: {event.get('error', '')}"
-        case "rollback":
-            said = f"rolled back to version {version}"
-        case "reset":
-            said = "adaptation starts over from the source"
-        case "resumed":
-            said = f"resumed after {event.get('rounds', '?')} rounds"
-        case name:
-            said = str(name).replace("_", " ")
+    name = str(event.get("event"))
+    said = SAYINGS[name](event) if name in SAYINGS else name.replace("_", " ")
     return clean(said)
+
+
+def _swap(event: Event) -> str:
+    milliseconds = number((event.get("seconds") or 0) * 1000, "{:.0f} ms")
+    return f"swapped {event.get('before', '?')} -> {_version(event)} in {milliseconds}"
+
+
+def _rollback(event: Event) -> str:
+    why = event.get("reason")
+    return f"rolled back to version {_version(event)}" + (f": {why}" if why else "")
+
+
+def _version(event: Event) -> Any:
+    return event.get("version", "?")
+
+
+SAYINGS: Mapping[str, Callable[[Event], str]] = {
+    "candidate": lambda e: f"version {_version(e)} proposed after {e.get('rounds', '?')} rounds",
+    "verdict": lambda e: f"version {_version(e)} {_outcome(e)}",
+    "swap": _swap,
+    "swap_failed": lambda e: f"swap failed, the version before serves on: {e.get('error', '')}",
+    "rollback": _rollback,
+    "confirmed": lambda e: f"version {_version(e)} has lasted {e.get('records', '?')} records: it stays",
+    "awaiting": lambda e: f"version {_version(e)} is {e.get('proof', 'proven')} and waits for approval",
+    "reset": lambda e: "adaptation starts over from the source",
+    "resumed": lambda e: f"resumed after {e.get('rounds', '?')} rounds",
+}
 
 
 def _outcome(event: Event) -> str:
     outcome, findings = str(event.get("outcome", "judged")), event.get("findings") or []
-    telling = {"certified": "pass", "rejected": "fail", "expired": "inconclusive"}.get(outcome.split(",")[0])
+    telling = TELLING.get(outcome.split(",")[0])
     picked = [finding for finding in findings if finding.get("verdict") == telling]
     if not picked:
         return outcome
-    # the certificate speaks of wins and losses, which say more than that a graph is intact
-    chosen = next((finding for finding in picked if finding.get("gate") == "certificate"), picked[0])
+    # the proof says more than that a graph is intact
+    chosen = next((finding for finding in picked if finding.get("gate") in PROOFS), picked[0])
     by = f" by {chosen.get('gate')}" if telling == "fail" else ""
     return f"{outcome}{by}: {str(chosen.get('reason', '')).removeprefix('certified: ')}"
 

@@ -2,62 +2,235 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from dataclasses import dataclass
+import math
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from tta_agent.monitor.labels_file import (
+    ALL,
+    MEMORY,
+    Entry,
+    State,
+    counts_of,
+    explained,
+    find,
+    open_file,
+    summary,
+    transaction,
+    write,
+)
 from tta_agent.types import Label, Record
 
-VERSIONS = 8  # whose realised accuracy is remembered
+VERSIONS = 100  # whose counts are kept, beside those of the source
+FLUSH_EVERY = 2000  # entries held in memory between two transactions
+_SIZES = "SELECT state, count(*) FROM entries GROUP BY state"
+_FRONT = "SELECT seq, state, seen_s, version FROM entries WHERE seq >= ? ORDER BY seq"
+_BOUNDS = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) + 1 FROM entries"
+_COUNT = "INSERT OR REPLACE INTO counts VALUES (?, ?, ?)"
+_ENDS: Mapping[str, State] = {"waiting": "expired", "early": "orphan"}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One served answer, judged; `accuracy` of its version so far."""
+    """One served answer, judged; `accuracy` of its version so far. `late`: counted, but not to be used."""
 
     version: int
     correct: bool
     accuracy: float
+    late: bool = False
 
 
-class LabelJoin:
-    """Bounded on both sides: answers that wait for a label, and labels that came before their record.
+class LabelStore:
+    """Answers that wait for their label, and labels that came before their answer, in one SQLite file.
 
-    Counts: matched, orphan (a label whose record never came), expired (an answer that never got its label).
+    Counts: `answered`; `matched` labels, `right` ones among them; `expired` answers, whose label did not come within
+    the horizon, and `late` labels, which came after it; `orphan` labels, whose answer never came. The same record or
+    label a second time changes nothing. Time is the records' own: a recording may be played faster than it was made.
+
+    What is held in memory is lost by a crash and comes again from the stream, as offsets are committed after
+    `flush`. One thread uses it; others read the file by `labels_file.read_counts`.
+
+    Args:
+        path: the file, or `:memory:`.
+        horizon_s: seconds after its inference within which a label counts.
+        horizon_records: answers (and labels) that wait at most; the oldest expire, when the next are written.
+
+    Raises:
+        CheckpointError: the file is damaged or cannot be written.
     """
 
-    def __init__(self, horizon_records: int) -> None:
-        self.horizon_records = horizon_records
-        self.counts: Counter[str] = Counter()
-        self._realised: OrderedDict[int, tuple[int, int]] = OrderedDict()  # version -> right, judged
-        self._answers: OrderedDict[str, tuple[int, int]] = OrderedDict()  # id -> version, class
-        self._early: OrderedDict[str, Label] = OrderedDict()
+    def __init__(
+        self, path: Path | str = MEMORY, *, horizon_s: float = math.inf, horizon_records: int = 1_000_000
+    ) -> None:
+        self._path, self._horizon_s, self.horizon_records = path, horizon_s, horizon_records
+        self._base: sqlite3.Connection = open_file(path)
+        with explained(path):
+            self._counts = counts_of(self._base)
+            self._sizes = Counter(dict(self._base.execute(_SIZES).fetchall()))  # entries by state
+            self._first, self._next = self._base.execute(_BOUNDS).fetchone()
+            self._now_s, self._mark = self._base.execute("SELECT now_s, mark FROM clock").fetchone()
+        self._dirty: dict[str, Entry] = {}
+        self._changed: set[int] = set()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """In all."""
+        return self._counts[ALL]
+
+    def per_version(self) -> dict[int, dict[str, float]]:
+        """Counts of each version; `accuracy` is that of its matched answers, 0 .. 1, where there are some."""
+        return {n: summary(counts) for n, counts in sorted(self._counts.items()) if n != ALL}
 
     def expect(self, record: Record) -> Label | None:
         """Remember what was served; the label, where it has already come."""
-        if record.served is not None and record.version is not None:
-            self._answers[record.id] = (record.version, int(record.served.argmax()))
-            self.counts["expired"] += self._trim(self._answers)
-        return self._early.pop(record.id, None)
+        self._make_room()
+        self._tick(record.time_s)
+        known = self._find(record.id)
+        if known is None or known.state in ("early", "orphan"):
+            self._answered(record, known)
+        if known is None or known.label is None or known.state == "late":
+            return None
+        # also for a record that comes again: who takes the label may have forgotten it in the crash
+        return Label(record.id, known.label, known.time_s)
+
+    def _answered(self, record: Record, known: Entry | None) -> None:
+        answer = None if record.served is None or record.version is None else int(record.served.argmax())
+        version = None if answer is None else record.version
+        entry = self._new(record.id, "waiting", record.time_s)
+        if known is not None:  # its label came first
+            self._sizes[known.state] -= 1
+            entry = replace(entry, seq=known.seq, seen_s=known.seen_s, stored=known.stored)
+        entry.version, entry.answer, entry.entity, entry.tenant = version, answer, record.key, record.tenant
+        self._enter(entry)
+        self._count("answered", version)
+
+    def _new(self, id: str, state: State, time_s: float) -> Entry:
+        self._next += 1
+        return Entry(self._next - 1, id, state, time_s, self._now_s)
 
     def arrive(self, label: Label) -> Outcome | None:
-        """What the label says about the served answer; None where the record has not come (yet)."""
-        answer = self._answers.pop(label.id, None)
-        if answer is None:
-            self._early[label.id] = label
-            self.counts["orphan"] += self._trim(self._early)
-            return None
-        self.counts["matched"] += 1
-        return self._judge(answer[0], answer[1] == label.label)
+        """What the label says about the served answer.
 
-    def _judge(self, version: int, correct: bool) -> Outcome:
-        right, judged = self._realised.pop(version, (0, 0))
-        self._realised[version] = (right + correct, judged + 1)
-        while len(self._realised) > VERSIONS:
-            self._realised.popitem(last=False)
-        return Outcome(version, correct, (right + correct) / (judged + 1))
+        None where the record has not come (yet), where nothing was served, and for a label that comes again. An
+        outcome that is `late` comes again whenever its label does, so that nobody takes the label for a new one.
+        """
+        self._make_room()
+        entry = self._find(label.id)
+        if entry is None:
+            entry = self._new(label.id, "early", label.time_s)
+            entry.label = label.label
+            self._enter(entry)
+        elif entry.state in ("waiting", "expired"):
+            return self._join(entry, label)
+        elif entry.state == "late":
+            return self._outcome(entry, label.label)
+        return None
 
-    def _trim(self, waiting: OrderedDict[str, tuple[int, int]] | OrderedDict[str, Label]) -> int:
-        over = max(len(waiting) - self.horizon_records, 0)
-        for _ in range(over):
-            waiting.popitem(last=False)
-        return over
+    def _join(self, entry: Entry, label: Label) -> Outcome | None:
+        age_s = max(self._now_s, label.time_s) - entry.time_s
+        if entry.state == "waiting" and age_s > self._horizon_s:
+            self._settle(entry, "expired")
+        entry.label = label.label
+        self._settle(entry, "late" if entry.state == "expired" else "matched")
+        if entry.state == "matched" and entry.answer == label.label:
+            self._count("right", entry.version)
+        return self._outcome(entry, label.label)
+
+    def _outcome(self, entry: Entry, label: int) -> Outcome | None:
+        late = entry.state == "late"
+        if entry.version is None:
+            return Outcome(ALL, False, 0.0, late) if late else None
+        counts = self._counts.get(entry.version, Counter())
+        return Outcome(
+            entry.version, entry.answer == label, counts["right"] / max(counts["matched"], 1), late
+        )
+
+    def _settle(self, entry: Entry, state: State) -> None:
+        self._sizes[entry.state] -= 1
+        entry.state = state
+        self._count(state, entry.version)
+        self._enter(entry)
+
+    def _count(self, name: str, version: int | None, by: int = 1) -> None:
+        for key in (ALL,) if version is None else (ALL, version):
+            self._counts.setdefault(key, Counter())[name] += by
+            self._changed.add(key)
+
+    def _tick(self, time_s: float) -> None:
+        """A record with a date in the future must not let all others expire."""
+        self._now_s = max(self._now_s, min(time_s, time.time()))
+
+    def _find(self, id: str) -> Entry | None:
+        return self._dirty.get(id) or find(self._base, id)
+
+    def _enter(self, entry: Entry) -> None:
+        self._sizes[entry.state] += 1
+        self._dirty[entry.id] = entry
+
+    def _make_room(self) -> None:
+        # between two calls, not within one: what expires while an entry is in hand would be written back
+        if len(self._dirty) >= FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is in memory, and let expire what is over; called before each checkpoint.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
+        with explained(self._path), transaction(self._base):
+            write(self._base, self._dirty.values())
+            self._expire()
+            self._forget()
+            self._write_counts()
+            self._base.execute("UPDATE clock SET now_s = ?, mark = ?", (self._now_s, self._mark))
+        self._dirty.clear()
+        self._changed.clear()
+
+    def _expire(self) -> None:
+        """Move the mark over what is over, and end what still waits there."""
+        ended = []
+        for seq, state, seen_s, version in self._base.execute(_FRONT, (self._mark,)):
+            if not self._is_over(state, seen_s):
+                break
+            self._mark = seq + 1
+            if state in _ENDS:
+                ended.append((_ENDS[state], seq))
+                self._sizes[state] -= 1
+                self._sizes[_ENDS[state]] += 1
+                self._count(_ENDS[state], version)
+        self._base.executemany("UPDATE entries SET state = ? WHERE seq = ?", ended)
+
+    def _is_over(self, state: State, seen_s: float) -> bool:
+        crowded = any(self._sizes[name] > self.horizon_records for name in _ENDS)
+        return self._now_s - seen_s > self._horizon_s or crowded
+
+    def _forget(self) -> None:
+        """What stands behind the mark is remembered for as long again."""
+        kept = self._base.execute(_FRONT, (self._first,))
+        edge = self._first
+        for seq, state, seen_s, _ in kept:
+            old = self._now_s - seen_s > 2 * self._horizon_s or self._mark - seq > self.horizon_records
+            if seq >= self._mark or not old:
+                break
+            edge = seq + 1
+            self._sizes[state] -= 1
+        self._base.execute("DELETE FROM entries WHERE seq < ?", (edge,))
+        self._first = edge
+
+    def _write_counts(self) -> None:
+        for version in sorted(self._counts.keys() - {ALL, 0})[:-VERSIONS]:
+            del self._counts[version]
+            self._base.execute("DELETE FROM counts WHERE version = ?", (version,))
+        for version in self._changed & self._counts.keys():
+            rows = [(version, name, count) for name, count in self._counts[version].items()]
+            self._base.executemany(_COUNT, rows)
+
+    def close(self) -> None:
+        """Flush and free."""
+        self.flush()
+        self._base.close()

@@ -6,10 +6,9 @@ Entropy minimisation's usual failure (Niu et al., SAR, ICLR 2023, arXiv 2302.124
 
 from __future__ import annotations
 
-import numpy as np
-
 from tta_agent.evidence import Evidence
-from tta_agent.types import Array, Finding
+from tta_agent.types import Finding
+from tta_policies.gates.measures import entropy, histogram
 
 
 class Collapse:
@@ -32,20 +31,9 @@ class Collapse:
             reason = f"{len(evidence.serving)} of {self.window} records"
             return Finding("collapse", 1.0, self.ratio, "inconclusive", reason)
         serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
-        spread = _entropy(candidate) / max(_entropy(serving), 1e-9)
+        spread = entropy(candidate) / max(entropy(serving), 1e-9)
         largest = candidate.max() / serving.max()
         if spread < self.ratio or largest > self.growth:
             reason = f"class entropy falls to {spread:.2f} x serving's, the largest class holds {candidate.max():.0%}"
             return Finding("collapse", spread, self.ratio, "fail", reason)
         return Finding("collapse", spread, self.ratio, "pass", f"class entropy is {spread:.2f} x serving's")
-
-
-def histogram(logits: Array) -> Array:
-    """Share of records per predicted class, [N, C] -> [C]."""
-    counts = np.bincount(logits.argmax(1), minlength=logits.shape[1])
-    return np.asarray(counts / counts.sum())
-
-
-def _entropy(p: Array) -> float:
-    p = p[p > 0]
-    return float(-(p * np.log(p)).sum())

@@ -1,0 +1,175 @@
+"""Is the decision right? False promotions, power, collapse, regret and harm, by the agent's own gates.
+
+python benchmarks/gate.py --quick --json OUT        (five minutes on two cores)
+python benchmarks/gate.py --json OUT                (an hour)
+
+simulations   1,000 candidates that are not better (streams in three structures, labels late and sampled),
+              duplicates of one entity, decisive labels until a better one is certified
+collapse      200 injected failures on real answers: never promoted, taken back within two windows
+streams       whole policies over real images: regret against the best of keeping and always adapting
+rehearsed     promotions without any label, leave-one-family-out (benchmarks/rehearsed.py has the whole table)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gate_simulations as simulations
+import gate_streams as streams
+import numpy as np
+import torch
+
+from tta_agent.demo import corruptions
+from tta_agent.demo import data as images
+
+PARTS = ("simulations", "collapse", "streams", "rehearsed")
+
+
+def simulated(job):
+    """Whether one candidate that is not better is promoted."""
+    names, stream, seed, repeat = job
+    return simulations.promotes(names, stream, seed, repeat=repeat)
+
+
+def run_simulations(quick, pool):
+    """False promotions by stream, with all gates and with the proofs alone; power."""
+    runs = 300 if quick else 1000
+    found = {}
+    for name, gates in (("all gates", simulations.default_gates()), ("certificate alone", ["certificate"])):
+        for repeat in (1, 10) if name == "certificate alone" else (1,):
+            jobs = [(gates, simulations.STREAMS[i % 3], i, repeat) for i in range(runs)]
+            promoted = list(pool.map(simulated, jobs, chunksize=10))
+            label = name + (", ten identical outcomes an entity" if repeat > 1 else "")
+            by = {s: promoted[i::3] for i, s in enumerate(simulations.STREAMS)}
+            found[label] = {
+                "runs": runs, "rate": sum(promoted) / runs, **{s: sum(p) / len(p) for s, p in by.items()},
+            }  # fmt: skip
+            print(f"false promotions, {label}: {sum(promoted)} of {runs}", flush=True)
+    seeds = range(500 if quick else 2000)
+    median = {p: statistics.median(simulations.decisive_labels(p, s) for s in seeds) for p in (0.65, 0.8)}
+    print(
+        f"decisive labels, median: {median[0.65]:.0f} at .65 (108), {median[0.8]:.0f} at .80 (24)", flush=True
+    )
+    alone = found["certificate alone"]
+    return {
+        "false_promotion_rate": max(row["rate"] for row in found.values()),
+        "runs": sum(row["runs"] for row in found.values()),
+        "duplicates_rate": found["certificate alone, ten identical outcomes an entity"]["rate"],
+        "simulations": found,
+        "certificate_alone_rate": alone["rate"],
+        "median_labels_p65": median[0.65],
+        "median_labels_p80": median[0.8],
+    }
+
+
+def answers(model):
+    """Logits of the source, of a net adapted to the shift, and of one adapted to another: real answers, [n, C]."""
+    import copy
+
+    from tta_agent import build, environment
+    from tta_agent.telemetry import Telemetry
+
+    some = images.read_npz(model.data)
+    shifts = {"gaussian_noise": None, "contrast": None}
+    for name in shifts:
+        x = torch.from_numpy(some.inputs[:3000]).float() / 255
+        shifts[name] = corruptions.corrupt(x, name, 4, seed=1, constants=model.constants)
+    settings = environment.load(model=model.flags, adapt={"method": "norm"}, mode="shadow")
+    source = build.load_source(settings)
+    adapted = {}
+    for name, x in shifts.items():
+        teacher = build.make_teacher(settings, source, Telemetry.off())
+        for start in range(0, 1000, 100):
+            teacher.round(x[start : start + 100].numpy())
+        adapted[name] = copy.deepcopy(teacher.adapter.servable())
+    x = shifts["gaussian_noise"][1000:]
+    with torch.no_grad():
+        ask = {"serving": source.module, "good": adapted["gaussian_noise"], "stale": adapted["contrast"]}
+        logits = {name: net(x).numpy() for name, net in ask.items()}
+    return logits, some.labels[1000:3000]
+
+
+def run_collapse(quick, pool):
+    """Injected failures, each kind as often."""
+    logits, truth = answers(
+        next(reversed(streams.models().values())) if not quick else streams.models()["fashion"]
+    )
+    runs = 200
+    kinds = simulations.COLLAPSES
+    caught = {kind: 0 for kind in kinds}
+    for i in range(runs):
+        kind = kinds[i % len(kinds)]
+        caught[kind] += simulations.caught(kind, **logits, truth=truth, seed=i)
+    each = runs // len(kinds)
+    print("collapses caught: " + ", ".join(f"{kind} {n} of {each}" for kind, n in caught.items()), flush=True)
+    return {"collapse_caught": sum(caught.values()), "collapse_runs": runs, "collapse_by_kind": caught}
+
+
+def run_streams(quick, pool):
+    """Regret and harm over a grid of streams."""
+    known = streams.models()
+    chosen = ["fashion"] if quick else list(known)
+    structures = ("clean", "shift", "alternating") if quick else tuple(streams.STRUCTURES)
+    seeds = (0,) if quick else (0, 1, 2)
+    jobs = [
+        (known[name], structure, seed, 0.3) for name in chosen for structure in structures for seed in seeds
+    ]
+    rows = [row for found in pool.map(streams.cell, jobs) for row in found]
+    for row in rows:
+        print(
+            f"{row['model']} {row['structure']} {row['method']}: source {row['source']:.1%}, "
+            f"served {row['served']:.1%}, always adapting {row['ungated']:.1%}, "
+            f"{row['swaps']} swaps, {row['rollbacks']} taken back",
+            flush=True,
+        )
+    used = [row["labels_per_swap"] for row in rows if row["labels_per_swap"] is not None]
+    return {
+        "regret": 100 * float(np.mean([row["regret"] for row in rows])),
+        "worst_window_below_source": 100 * max(row["below"] for row in rows),
+        "labels_per_promotion": float(np.mean(used)) if used else None,
+        "streams": rows,
+    }
+
+
+def run_rehearsed(quick, pool):
+    """The small table of benchmarks/rehearsed.py."""
+    import rehearsed
+
+    return {"rehearsed": rehearsed.summary(quick=quick)}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer runs, the small net: five minutes")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 2))
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    parts: dict[str, Callable] = {
+        name: globals()[f"run_{name}"] for name in PARTS if name in asked.parts.split(",")
+    }
+    torch.set_num_threads(1)
+    found, began_s = {}, time.monotonic()
+    with ProcessPoolExecutor(asked.workers, multiprocessing.get_context("spawn")) as pool:
+        for name, part in parts.items():
+            print(f"-- {name}, {time.monotonic() - began_s:.0f} s", flush=True)
+            found |= part(asked.quick, pool)
+    found["seconds"] = round(time.monotonic() - began_s, 1)
+    text = json.dumps(found, indent=1)
+    asked.json.write_text(text + "\n") if asked.json else print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The real gates on simulated answers: what is never better must not be promoted, what is must be, and how soon.
+
+A record's input holds the logits that both graphs give to it, so that a "graph" only has to cut its part out: trial,
+gates and watch are those of the agent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tta_agent import plugins
+from tta_agent.evidence import Evidence
+from tta_agent.pairing import Asked
+from tta_agent.settings import Settings
+from tta_agent.trial import Case, Trial
+from tta_agent.types import Label, Record, Version
+from tta_agent.verdict import Bench
+from tta_agent.watch import Watch
+
+CLASSES, CHUNK = 10, 64
+ROLES = ("serving", "candidate", "source", "proven")
+WATCHED = ("integrity", "collapse", "histogram", "flips", "forgetting")
+
+
+class Part:
+    """A session that answers with a part of its input."""
+
+    def __init__(self, which):
+        self.which = which
+
+    def run(self, outputs, feeds):
+        return [next(iter(feeds.values()))[:, self.which]]
+
+    def get_inputs(self):
+        return [type("Node", (), {"name": "x", "type": "tensor(float)", "shape": [None, 2, CLASSES]})]
+
+
+def gates(names):
+    """Instances, as the agent makes them."""
+    return [plugins.make("gates", name, {}) for name in names]
+
+
+def default_gates():
+    """Names of the settings' default."""
+    return [name for name in Settings().gate.gates if name != "rehearsed"]
+
+
+def trial(alpha, bucket_s=0.0):
+    """Of a candidate that answers with the second part of each record."""
+    graphs = {role: Part(int(role == "candidate")) for role in ROLES}
+    return Trial(Version(1, "", Path(), "none"), graphs, {}, Case(alpha), bucket_s=bucket_s)
+
+
+def records(pairs, start=0, keys=None, time_s=0.0):
+    """Records [n, 2, C]; the second axis holds the logits of serving and candidate."""
+    return [
+        Record(
+            f"r{start + i}",
+            time_s,
+            x,
+            None,
+            None,
+            keys[i] if keys else f"r{start + i}",
+            None,
+            "t",
+            0,
+            start + i,
+        )
+        for i, x in enumerate(pairs.astype(np.float32))
+    ]
+
+
+def logits(labels, accuracy, random, classes=CLASSES):
+    """A model's answers to records of these classes: right in `accuracy` of them, [n, C]."""
+    z = random.standard_normal((len(labels), classes))
+    wrong = (labels + random.integers(1, classes, len(labels))) % classes
+    said = np.where(random.random(len(labels)) < accuracy, labels, wrong)
+    z[np.arange(len(labels)), said] += 6.0
+    return z
+
+
+STREAMS = ("iid", "class_correlated", "label_shifted")
+
+
+def labels_of(stream, n, random):
+    """Classes in order of arrival."""
+    if stream == "class_correlated":
+        runs = random.integers(0, CLASSES, n // 25 + 1)
+        return np.repeat(runs, 25)[:n]
+    if stream == "label_shifted":
+        share = 0.6 ** np.arange(CLASSES)
+        return random.choice(random.permutation(CLASSES), n, p=share / share.sum())
+    return random.integers(0, CLASSES, n)
+
+
+def null_pairs(truth, random, share=0.2):
+    """Logits [n, 2, C] of two equally good models: where they differ, each is right as often as the other."""
+    z = logits(truth, 0.7, random)
+    both = np.stack([z, z], axis=1)
+    for row in np.flatnonzero(random.random(len(z)) < share):
+        names = random.permutation([truth[row], (truth[row] + random.integers(1, CLASSES)) % CLASSES])
+        for side in (0, 1):
+            both[row, side, both[row, side].argmax()] = 0.0
+            both[row, side, names[side]] = 6.0
+    return both
+
+
+def promotes(
+    names, stream, seed, *, alpha=0.01, n=2000, label_rate=0.3, delay=200, make=null_pairs, repeat=1
+):
+    """Whether the gates would promote, at any look, a candidate that is not better; and on how many labels.
+
+    Args:
+        names: of gates.
+        delay: records until a label comes.
+        repeat: identical outcomes of one entity in a row.
+    """
+    random = np.random.default_rng([seed, STREAMS.index(stream)])
+    truth = np.repeat(labels_of(stream, n // repeat, random), repeat)
+    pairs = np.repeat(make(truth[::repeat], random), repeat, axis=0)
+    keys = [f"e{i // repeat}" for i in range(n)]
+    asked, bench = trial(alpha, bucket_s=60.0 if repeat > 1 else 0.0), Bench(gates(names))
+    labelled = random.random(n) < (1.0 if repeat > 1 else label_rate)
+    for start in range(0, n + delay, CHUNK):
+        stop = min(start + CHUNK, n)
+        if start < n:
+            asked.observe(
+                Asked(records(pairs[start:stop], start, keys[start:stop], time_s=float(start // repeat)))
+            )
+        for i in range(
+            max(start - delay, 0), min(max(stop - delay, 0) if start < n else start + CHUNK - delay, n)
+        ):
+            if labelled[i]:
+                asked.label(Label(f"r{i}", int(truth[i]), 0.0))
+        if bench.rule(asked.evidence()).outcome == "proven":
+            return True
+    return False
+
+
+def decisive_labels(p_win, seed, alpha=0.01, most=5000):
+    """Decisive labels until the certificate passes, where the candidate wins each with probability p_win."""
+    random = np.random.default_rng([seed, int(p_win * 100)])
+    certificate = gates(["certificate"])[0]
+    empty = np.zeros((0, CLASSES))
+    wins = losses = 0
+    for _ in range(most):
+        won = random.random() < p_win
+        wins, losses = wins + won, losses + (not won)
+        if certificate.judge(Evidence(empty, empty, wins, losses, wins + losses, alpha)).verdict == "pass":
+            return wins + losses
+    return most
+
+
+COLLAPSES = ("bias", "swapped", "doubled", "nan", "stale")
+
+
+def injected(kind, good, stale, random):
+    """What a broken candidate answers, [n, C], made of what a good one does."""
+    bad = good.copy()
+    if kind == "bias":
+        bad[:, random.integers(CLASSES)] += 6.0
+    elif kind == "swapped":
+        a, b = random.permutation(CLASSES)[:2]
+        bad[:, [a, b]] = bad[:, [b, a]]
+    elif kind == "doubled":
+        bad = bad * 2
+    elif kind == "nan":
+        bad[:] = np.nan
+    else:
+        bad = stale.copy()
+    return bad
+
+
+def caught(kind, serving, good, stale, truth, seed, *, label_rate=0.5, window=100):
+    """Whether an injected failure is never promoted, and taken back within two windows where it serves already.
+
+    Args:
+        serving, good, stale: logits [n, C] of what serves, of a sound candidate, of one made for another domain.
+        truth: classes [n].
+    """
+    random = np.random.default_rng([seed, COLLAPSES.index(kind)])
+    order = random.permutation(len(truth))
+    serving, good, stale, truth = (column[order] for column in (serving, good, stale, truth))
+    baseline = serving if kind == "doubled" else good
+    bad = injected(kind, baseline, stale, random)
+    return not _promoted(baseline, bad, truth, random, label_rate) and (
+        kind == "doubled" or _taken_back(baseline, bad, truth, random, label_rate, window)
+    )
+
+
+def _promoted(serving, bad, truth, random, label_rate):
+    asked, bench = trial(0.01), Bench(gates(default_gates()))
+    for start in range(0, len(truth), CHUNK):
+        ruling = _hear(
+            asked.observe, asked.label, serving, bad, truth, random, label_rate, start, bench, asked
+        )
+        if ruling.outcome != "open":
+            return ruling.outcome == "proven"
+    return False
+
+
+def _hear(observe, label, serving, bad, truth, random, label_rate, start, bench, asked):
+    pairs = np.stack([serving[start : start + CHUNK], bad[start : start + CHUNK]], axis=1)
+    observe(Asked(records(pairs, start)))
+    for i in range(start, min(start + CHUNK, len(truth))):
+        if random.random() < label_rate:
+            label(Label(f"r{i}", int(truth[i]), 0.0))
+    return bench.rule(asked.evidence())
+
+
+def _taken_back(good, bad, truth, random, label_rate, window):
+    """In service, beside what served before; two windows of records."""
+    graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
+    versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
+    watch = Watch(*versions, graphs, gates(WATCHED), alpha=0.05, bake_records=1000, window=window, trips=2)
+    for start in range(0, 2 * window, 20):
+        pairs = np.stack([good[start : start + 20], bad[start : start + 20]], axis=1)
+        if watch.observe(Asked(records(pairs, start)), 0.0):
+            return True
+        for i in range(start, start + 20):
+            if random.random() < label_rate and watch.label(Label(f"r{i}", int(truth[i]), 0.0)):
+                return True
+    return False

@@ -1,0 +1,162 @@
+"""Whole policies over streams of real images on which keeping the source is often right: regret and harm."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tta_agent import environment
+from tta_agent.demo import corruptions
+from tta_agent.demo import data as images
+from tta_agent.named_settings import merged
+from tta_agent.replay import replay
+from tta_agent.sources.recording import Preprocessing, import_npz
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+UNGATED = {"gate": {"gates": ["tta_agent.testing:Anything"], "min_interval_s": 0, "swaps_per_day": 100000}}
+METHODS = ("norm", "tent")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A net with its images; `constants` are those of the corruptions."""
+
+    name: str
+    data: Path
+    flags: dict
+    constants: str
+
+
+def models():
+    """What there is on this machine; the first one always is."""
+    fashion = {
+        "factory": "tta_agent.demo.net:fashion_net",
+        "weights": str(images.ASSETS / images.WEIGHTS),
+        "input_shape": [1, 28, 28],
+    }
+    found = {"fashion": Model("fashion", images.ASSETS / images.SHIPPED, fashion, "imagenet")}
+    for name, weights in (("cifar", "cifar10_resnet20"), ("zeropad", "cifar10_resnet20_zeropad")):
+        if (SHARED / f"{weights}.safetensors").exists():
+            flags = {
+                "factory": "tta_agent.bench.nets:resnet20",
+                "weights": str(SHARED / f"{weights}.safetensors"),
+                "input_shape": [3, 32, 32],
+            }
+            found[name] = Model(name, SHARED / "cifar10_test.npz", flags, "cifar")
+    return found
+
+
+STRUCTURES = {  # (corruption, severity) and records of each stretch
+    "clean": [(None, 0, 4000)],
+    "mild": [("brightness", 1, 4000)],
+    "shift": [(None, 0, 1000), ("gaussian_noise", 4, 4000)],
+    "contrast": [("contrast", 5, 4000)],
+    "alternating": [(None, 0, 500), ("impulse_noise", 4, 500)] * 4,
+    "correlated": [(None, 0, 1000), ("gaussian_noise", 4, 3000)],
+}
+
+
+def recording(model, structure, seed, folder):
+    """The stream as a recording."""
+    some = images.read_npz(model.data)
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(some.labels))
+    parts, labels, domains, taken = [], [], [], 0
+    for name, severity, count in STRUCTURES[structure]:
+        rows = np.take(order, range(taken, taken + count), mode="wrap")
+        if structure == "correlated":
+            rows = _in_runs(rows, some.labels, random)
+        taken += count
+        x = torch.from_numpy(some.inputs[rows]).float() / 255
+        if name:
+            x = corruptions.corrupt(x, name, severity, seed=seed, constants=model.constants)
+        parts.append((x * 255).round().to(torch.uint8).numpy())
+        labels.append(some.labels[rows])
+        domains += [name or "clean"] * count
+    npz = folder / "arrays.npz"
+    np.savez(npz, inputs=np.concatenate(parts), labels=np.concatenate(labels), domain=np.array(domains))
+    import_npz(
+        npz, folder / "recording", model=model.name, preprocessing=Preprocessing(1 / 255, (0.0,), (1.0,))
+    )
+    return folder / "recording"
+
+
+def _in_runs(rows, labels, random):
+    """Classes in runs of about 25."""
+    piles = {c: list(rows[labels[rows] == c]) for c in np.unique(labels[rows])}
+    found = []
+    while piles:
+        c = random.choice(list(piles))
+        found += [piles[c].pop() for _ in range(min(25, len(piles[c])))]
+        if not piles[c]:
+            del piles[c]
+    return np.array(found)
+
+
+def cell(job):
+    """One stream: what the gate served, and what keeping the source and adapting without a gate would have."""
+    model, structure, seed, label_rate = job
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+        folder = recording(model, structure, seed, Path(scratch))
+
+        def play(method, rate, more):
+            flags = merged({"model": model.flags, "adapt": {"method": method}, "mode": "auto"}, more)
+            settings = environment.load(**flags)
+            return replay(
+                folder, settings, label_rate=rate, label_delay_s=5.0, seed=seed, scratch=Path(scratch)
+            )
+
+        gated = {method: play(method, label_rate, {}) for method in METHODS}
+        ungated = {method: play(method, 0.0, UNGATED)["served_accuracy"] for method in METHODS}
+    source = gated["norm"]["source_accuracy"]
+    best = max(source, *ungated.values())
+    return [
+        {
+            "model": model.name, "structure": structure, "seed": seed, "method": method, "source": source,
+            "served": one["served_accuracy"], "ungated": ungated[method], "best": best,
+            "regret": best - one["served_accuracy"], "swaps": len(one["swaps"]), "rollbacks": len(one["rollbacks"]),
+            "labels_used": one["labels_used"], "labels_per_swap": one["labels_per_swap"],
+            "below": _worst_after_first_swap(one),
+        }
+        for method, one in gated.items()
+    ]  # fmt: skip
+
+
+def _worst_after_first_swap(one):
+    """Most points of accuracy below the source in any window of 500 records after the first swap."""
+    first = next((event["record"] for event in one["swaps"]), None)
+    if first is None:
+        return 0.0
+    right = [
+        (row["served"], row["source"], row["labelled"]) for row in one["windows"] if row["first"] >= first
+    ]
+    worst = 0.0
+    for i in range(len(right)):
+        rows, n = [], 0
+        for row in right[i:]:
+            rows.append(row)
+            n += row[2]
+            if n >= 500:
+                break
+        if n >= 500:
+            worst = max(worst, sum((source - served) * k for served, source, k in rows) / n)
+    return worst
+
+
+def run(jobs, workers=2, tick=lambda done: None):
+    """All cells, in processes of one thread each."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rows = []
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(cell, jobs):
+            rows += found
+            tick(len(rows))
+    return rows

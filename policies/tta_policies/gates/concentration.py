@@ -1,0 +1,39 @@
+"""Do the probabilities, all records together, gather on fewer classes than serving's?
+
+C = sum_c p_c ln p_c of the mean softmax p over the window: the collapse signal of ASR ("Adaptive and selective
+reset", ICLR 2026), -ln C for answers spread evenly, 0 for a single class. Deviation: the paper compares C with its
+own moving average; here it is the candidate's minus serving's on the same records, since concentrated answers may be
+a stream that is skewed. It sees what the class histogram does not: probability that drifts before the argmax does.
+"""
+
+from __future__ import annotations
+
+from tta_agent.evidence import Evidence
+from tta_agent.types import Finding
+from tta_policies.gates.measures import concentration
+
+
+class Concentration:
+    """Directional: only a rise of C fails.
+
+    Args:
+        margin: rise in nats that is always borne. A better model on a skewed stream is more concentrated, too: by up
+            to 0.1 where the classes stand 10 : 1 (CIFAR ResNet-20s, serving with the wrong statistics).
+        window: records to see first.
+    """
+
+    def __init__(self, margin: float = 0.15, window: int = 100) -> None:
+        self.margin = margin
+        self.window = window
+
+    def judge(self, evidence: Evidence) -> Finding:
+        """Value is C of the candidate minus C of serving; the threshold `margin`, or the null where that is more."""
+        n = len(evidence.serving)
+        threshold = max(self.margin, evidence.null.get("concentration", 0.0))
+        if n < self.window:
+            return Finding("concentration", 0.0, threshold, "inconclusive", f"{n} of {self.window} records")
+        value = concentration(evidence.candidate) - concentration(evidence.serving)
+        way = "gather on fewer classes" if value > 0 else "spread over more classes"
+        verdict = "fail" if value > threshold else "pass"
+        reason = f"the probabilities {way}: {value:+.3f} nats against serving"
+        return Finding("concentration", value, threshold, verdict, reason)  # type: ignore[arg-type]

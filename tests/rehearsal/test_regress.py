@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from tta_agent.rehearsal import regress
+from tta_agent.rehearsal.play import Row
+from tta_agent.rehearsal.support import Support
+from tta_agent.rehearsal.table import Table
+
+
+def row(family, better, random, families=()):
+    both = {"atc_serving": random.uniform(0.3, 0.9)}
+    both["atc_candidate"] = both["atc_serving"] + better + 0.02 * random.standard_normal()
+    both["atc_gained"] = both["atc_candidate"] - both["atc_serving"]
+    both["disagreement"] = abs(better) + 0.05 * random.random()
+    return Row("s", families or (family,), family, 3, "iid", "adapted", better, 0.6, both)
+
+
+@pytest.fixture(scope="module")
+def table():
+    random = np.random.default_rng(0)
+    rows = [row(f"family{k}", random.uniform(-0.2, 0.3), random) for k in range(12) for _ in range(12)]
+    return Table.of(rows)
+
+
+def test_the_forest_finds_the_gain_and_is_odd_under_exchange(table):
+    forest = regress.Forest(table, 50)
+    guess = forest.guess(table.evidence)
+    assert np.abs(guess.gain - table.gains).mean() < 0.02
+    exchange = regress._exchange(table.names)
+    assert forest.guess(exchange(table.evidence)).gain == pytest.approx(-guess.gain, abs=1e-6)
+
+
+def test_a_family_that_is_left_out_is_left_out_of_mixtures_too():
+    random = np.random.default_rng(1)
+    rows = [
+        row("fog", 0.1, random),
+        row("mixture", 0.1, random, ("fog", "snow")),
+        row("snow", 0.1, random, ("snow", "fog")),
+        row("frost", 0.1, random),
+    ]
+    assert Table.of(rows).without("fog").tolist() == [False, False, False, True]
+
+
+def test_the_bound_holds_as_often_as_it_says(table):
+    guess = regress.left_out(table, 30)
+    assert regress.coverage(table, guess, 0.1) == pytest.approx(0.9, abs=0.05)
+
+
+def test_every_family_counts_the_same_for_the_quantile():
+    scores = np.array([0.0] * 90 + [10.0] * 10)
+    families = np.array(["many"] * 90 + ["few"] * 10)
+    assert regress.quantile(scores, families, 0.4) == 10.0  # half of the mass, though a tenth of the rows
+    assert regress.quantile(scores, np.array(["one"] * 100), 0.4) == 0.0
+
+
+def test_evidence_far_from_all_that_was_rehearsed_is_named(table):
+    support = Support(table, np.full(len(table.names), 1 / len(table.names)))
+    assert support.outside(table.evidence[0]) is None
+    strange = table.evidence[0].copy()
+    strange[table.names.index("atc_candidate")] = 9.0
+    assert "atc_candidate" in support.outside(strange)
+    strange[0] = np.nan
+    assert "not a finite number" in support.outside(strange)

@@ -1,0 +1,327 @@
+"""Court and sentry with a real ledger, graphs and a server in this process; only the gates are told what to say."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from tta_agent.approval import Approval
+from tta_agent.court import Court, Rules
+from tta_agent.decider import Decider
+from tta_agent.docket import Docket, Terms
+from tta_agent.errors import SwapError
+from tta_agent.graph import MasterGraph
+from tta_agent.inbox import Command, Inbox
+from tta_agent.intake import Sorted
+from tta_agent.journal import Journal
+from tta_agent.messages import Proposal
+from tta_agent.pace import Pace
+from tta_agent.sentry import Sentry
+from tta_agent.service import Service
+from tta_agent.sessions import SessionPair, open_session, run
+from tta_agent.swappers.session import SessionSwapper
+from tta_agent.telemetry import Telemetry
+from tta_agent.testing import tiny_net
+from tta_agent.types import Finding, Label, Record
+from tta_agent.verdict import Bench
+from tta_agent.versions import Ledger
+
+
+@pytest.fixture(scope="module")
+def master():
+    return MasterGraph(tiny_net("batch"), (1, 8, 8))
+
+
+class Says:
+    """A gate that is told what to say, and by whom it is asked."""
+
+    def __init__(self, verdict="pass", proof=None):
+        self.verdict, self.proof, self.asked = verdict, proof, 0
+
+    def judge(self, evidence):
+        self.asked += 1
+        return Finding("says", float(len(evidence.serving)), 0.0, self.verdict, "as it was told")
+
+
+class World:
+    """Everything of the last room, on a clock of its own."""
+
+    def __init__(self, folder, master, *, mode="always", vetoes=(), pace=None, terms=None, **rules):
+        self.now_s = 1000.0
+        self.master, self.folder = master, folder
+        self.ledger = Ledger(folder / "versions")
+        self.ledger.ensure_source("f", lambda: (master.compose(tiny_net("batch")), master.fixed))
+        serving = self.ledger.get(self.ledger.aliases()["serving"])
+        self.pair = SessionPair(serving.number, open_session(serving.path))
+        self.swapper = SessionSwapper(self.pair, open_session)
+        self.journal = Journal(folder)
+        self.veto, self.proof = Says(), Says("inconclusive", "certified")
+        self.service = Service(
+            self.ledger, self.swapper, Telemetry.off(), self.journal, master.fixed, open_session
+        )
+        terms = terms or Terms(bake_records=50, watch_window=20)
+        self.docket = Docket(master, self.service, terms, vetoes=tuple(vetoes))
+        self.pace = pace or Pace(cooldown_s=10)
+        self.approval, self.inbox = Approval(mode), Inbox(folder)
+        clock = lambda: self.now_s  # noqa: E731
+        self.sentry = Sentry(
+            self.service, self.docket, self.pace, self.approval, inbox=self.inbox, every_s=5.0, clock=clock
+        )
+        self.court = Court(
+            self.service, self.docket, Bench([self.veto, self.proof]), self.pace, self.approval, self.sentry,
+            Telemetry.off(), Rules(0.01, rules.pop("patience", 1000), **rules), frozen=self.inbox.frozen, clock=clock,
+        )  # fmt: skip
+        self.decider = Decider(self.court, self.sentry)
+        self.sent = 0
+
+    def propose(self, seed=1):
+        """Another net of the same shape."""
+        module = copy.deepcopy(tiny_net("batch"))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+        return self.decider.decide(Proposal(module, {}, {"rounds": 1}, None))
+
+    def records(self, n=20):
+        """Held-out records; returns what serves and what is under test say to them."""
+        random = np.random.default_rng(self.sent)
+        x = random.standard_normal((n, 1, 8, 8), dtype=np.float32)
+        names = [f"r{self.sent + i}" for i in range(n)]
+        held = [
+            Record(name, self.now_s, x[i], None, None, name, None, "t", 0, self.sent + i)
+            for i, name in enumerate(names)
+        ]
+        self.sent += n
+        self.again = self.decider.decide(Sorted(held=held))
+        return names, x
+
+    def label(self, names, truths):
+        labels = [Label(name, int(truth), self.now_s) for name, truth in zip(names, truths, strict=True)]
+        return self.decider.decide(Sorted(labels=labels))
+
+    def answers(self, number, x):
+        return run(open_session(self.ledger.get(number).path), x).argmax(1)
+
+    def names(self):
+        return [event["event"] for event in self.journal.read_events()]
+
+    def swap(self, seed=1):
+        """A proven candidate comes into service."""
+        self.propose(seed)
+        self.proof.verdict = "pass"
+        self.records()
+        self.proof.verdict = "inconclusive"
+        return self.pair.current()[0]
+
+
+@pytest.fixture
+def world(tmp_path, master):
+    return World(tmp_path, master)
+
+
+def test_what_is_proven_serves_and_is_watched_against_what_served_before(world):
+    assert world.swap() == 1 == world.ledger.aliases()["serving"]
+    assert world.ledger.get(1).proof == "certified"
+    assert (world.sentry.watch.version.number, world.sentry.watch.baseline.number) == (1, 0)
+    assert world.names() == ["candidate", "verdict", "swap"]
+
+
+def test_one_failed_veto_rejects_whatever_is_proven(world):
+    world.propose()
+    world.proof.verdict, world.veto.verdict = "pass", "fail"
+    world.records()
+    assert world.ledger.verdict(1)["outcome"] == "rejected"
+    assert world.pair.current()[0] == 0
+
+
+def test_several_successes_in_a_row_must_each_see_something_new(tmp_path, master):
+    world = World(tmp_path, master, consecutive=3)
+    world.propose()
+    world.proof.verdict = "pass"
+    world.records()
+    world.decider.decide(Sorted())
+    world.decider.decide(Sorted())
+    world.records()
+    assert world.pair.current()[0] == 0
+    world.records()
+    assert world.pair.current()[0] == 1
+
+
+def test_in_mode_approve_somebody_must_say_yes(tmp_path, master):
+    world = World(tmp_path, master, mode="ask")
+    world.propose()
+    world.proof.verdict = "pass"
+    world.records()
+    world.records()
+    assert world.names() == ["candidate", "awaiting"]
+    world.inbox.put(Command("approve", 1, "mia", "looks good"))
+    world.decider.decide(Sorted())
+    assert world.pair.current()[0] == 1
+    assert world.ledger.verdict(1)["by"] == "mia"
+
+
+def test_a_person_may_say_no(tmp_path, master):
+    world = World(tmp_path, master, mode="ask")
+    world.propose()
+    world.proof.verdict = "pass"
+    world.records()
+    world.inbox.put(Command("reject", 1, "mia", "not today"))
+    world.decider.decide(Sorted())
+    assert "not today" in world.ledger.verdict(1)["outcome"]
+    assert world.pair.current()[0] == 0
+
+
+def test_a_candidate_that_waits_for_approval_is_still_tested(tmp_path, master):
+    world = World(tmp_path, master, mode="ask")
+    world.propose()
+    world.proof.verdict = "pass"
+    world.records()
+    world.veto.verdict = "fail"
+    world.records()
+    assert world.ledger.verdict(1)["outcome"] == "rejected"
+
+
+def test_frozen_nothing_is_swapped_until_unfrozen(world):
+    world.inbox.put(Command("freeze", None, "mia", "release day"))
+    world.propose()
+    world.proof.verdict = "pass"
+    world.records()
+    assert world.pair.current()[0] == 0
+    world.inbox.put(Command("unfreeze", None, "mia", ""))
+    world.decider.decide(Sorted())
+    world.decider.decide(Sorted())
+    assert world.pair.current()[0] == 1
+
+
+def test_the_pace_holds_a_swap_back_and_loses_nothing(tmp_path, master):
+    world = World(tmp_path, master, pace=Pace(min_interval_s=60))
+    assert world.swap(1) == 1
+    world.propose(2)
+    world.proof.verdict = "pass"
+    world.records()
+    assert world.pair.current()[0] == 1
+    world.now_s += 61
+    world.decider.decide(Sorted())
+    assert world.pair.current()[0] == 2
+
+
+def test_labels_take_a_bad_version_back_and_adaptation_starts_over(world):
+    world.swap()
+    names, x = world.records(40)
+    right = world.answers(0, x)
+    assert world.label(names, right)
+    assert world.pair.current()[0] == 0 == world.ledger.aliases()["serving"]
+    assert world.ledger.is_withdrawn(1)
+    assert not world.court.wants_candidate()
+    world.now_s += 10
+    assert world.court.wants_candidate()
+
+
+def test_going_back_goes_to_the_last_proven_version(world):
+    world.swap(1)
+    world.records(60)
+    world.swap(2)
+    assert world.sentry.watch.baseline.number == 1
+    names, x = world.records(40)
+    world.label(names, world.answers(1, x))
+    assert world.pair.current()[0] == 1
+    assert world.sentry.watch.baseline.number == 0
+
+
+def test_a_version_that_lasts_is_confirmed_once(world):
+    world.swap()
+    for _ in range(5):
+        world.records()
+    assert world.names().count("confirmed") == 1
+
+
+def test_a_stream_that_alternates_costs_ever_fewer_swaps(tmp_path, master):
+    """Each swap is right for one world and wrong for the next: the cool-down doubles, swaps grow like a logarithm."""
+    world = World(tmp_path, master, pace=Pace(cooldown_s=10))
+    worlds = 0
+    for _ in range(64):
+        if world.court.wants_candidate():
+            world.swap(1)
+            names, x = world.records(40)
+            world.label(names, world.answers(0, x))  # the world has changed: the source is right
+            worlds += 1
+        world.now_s += 50
+    assert world.pair.current()[0] == 0
+    assert worlds <= 9
+
+
+def test_a_server_that_answers_otherwise_is_put_right(world):
+    world.pair.stage(9, open_session(world.master.compose(tiny_net("batch", seed=5))))
+    world.pair.switch(9)
+    world.now_s += 6
+    world.decider.decide(Sorted())
+    assert world.pair.current()[0] == 0
+    assert "realigned" in world.names()
+
+
+def test_a_server_that_cannot_be_reached_changes_nothing(world, monkeypatch):
+    world.swap()
+
+    def gone():
+        raise SwapError("no route")
+
+    monkeypatch.setattr(world.swapper, "live", gone)
+    world.now_s += 6
+    assert not world.decider.decide(Sorted())
+    assert world.ledger.aliases()["serving"] == 1
+
+
+def test_a_roll_back_by_command(world):
+    world.swap()
+    world.inbox.put(Command("rollback", None, "mia", "complaints"))
+    assert world.decider.decide(Sorted())
+    assert world.pair.current()[0] == 0
+    event = world.journal.read_events()[-1]
+    assert (event["event"], event["by"], event["reason"]) == ("rollback", "mia", "complaints")
+
+
+def test_a_roll_back_with_nothing_before_is_refused(world):
+    world.inbox.put(Command("rollback", None, "mia", ""))
+    assert not world.decider.decide(Sorted())
+    assert world.names() == ["rollback_refused"]
+
+
+def test_a_reset_by_command_ends_the_trial(world):
+    world.propose()
+    world.records()
+    world.inbox.put(Command("reset", None, "mia", ""))
+    assert world.decider.decide(Sorted())
+    assert world.court.trial is None
+
+
+def test_a_failed_swap_leaves_the_old_version_and_cools_down(world, monkeypatch):
+    def refuse(*_):
+        raise SwapError("disk full")
+
+    monkeypatch.setattr(world.swapper, "publish", refuse)
+    assert world.swap() == 0
+    assert world.ledger.verdict(1)["outcome"] == "swap failed"
+    assert not world.court.wants_candidate()
+
+
+def test_trial_watch_and_pace_survive_a_restart(tmp_path, master, world):
+    world.swap(1)
+    world.propose(2)
+    names, x = world.records()
+    world.label(names[:1], world.answers(0, x)[:1])
+    again = World(tmp_path, master)
+    assert again.decider.load_state_dict(world.decider.state_dict())
+    assert again.court.trial.version == world.court.trial.version
+    assert again.court.trial.pairing.labels == 1
+    assert again.sentry.watch.version.number == 1
+    assert again.sentry.watch.pairing.records == world.sentry.watch.pairing.records
+
+
+def test_the_watch_of_a_swap_after_the_checkpoint_begins_at_the_restart(tmp_path, master, world):
+    state = world.decider.state_dict()
+    world.swap(1)
+    again = World(tmp_path, master)
+    assert again.decider.load_state_dict(state)
+    assert (again.sentry.watch.version.number, again.sentry.watch.baseline.number) == (1, 0)

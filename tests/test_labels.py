@@ -1,0 +1,234 @@
+"""Late labels joined to what was served: counted once, bounded, and the same after a crash."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tta_agent.errors import CheckpointError
+from tta_agent.intake import Sorter
+from tta_agent.monitor.labels import LabelStore
+from tta_agent.monitor.labels_file import read_counts
+from tta_agent.types import Label, Record
+
+
+def record(i, *, time_s=None, version=1, says=0):
+    served = None if says is None else np.eye(3, dtype=np.float32)[says]
+    at = 100.0 + i if time_s is None else time_s
+    x = np.zeros((1, 2, 2), np.float32)
+    return Record(f"r{i}", at, x, served, version, f"k{i}", None, "t", 0, i, ("s", f"r{i}", "type"), "shop")
+
+
+def label(i, truth=0, time_s=None):
+    return Label(f"r{i}", truth, 105.0 + i if time_s is None else time_s)
+
+
+def test_counts_by_version_tell_realised_accuracy():
+    store = LabelStore()
+    for i in range(10):
+        store.expect(record(i, version=i % 2, says=0))
+    outcomes = [store.arrive(label(i, truth=int(i == 3))) for i in range(6)]
+    assert [(o.version, o.correct) for o in outcomes[:4]] == [(0, True), (1, True), (0, True), (1, False)]
+    assert outcomes[5].accuracy == pytest.approx(2 / 3)
+    first, second = store.per_version()[0], store.per_version()[1]
+    assert (first["answered"], first["matched"], first["right"], first["accuracy"]) == (5, 3, 3, 1.0)
+    assert (second["answered"], second["matched"], second["right"]) == (5, 3, 2)
+    assert store.counts["matched"] == 6
+
+
+def test_a_label_that_came_first_waits_for_its_record():
+    store = LabelStore()
+    assert store.arrive(label(1)) is None
+    store.flush()
+    found = store.expect(record(1))
+    assert (found.id, found.label) == ("r1", 0)
+    assert store.arrive(found).correct
+    assert store.counts == {"answered": 1, "matched": 1, "right": 1}
+
+
+def test_a_record_without_an_answer_still_takes_its_label():
+    store = LabelStore()
+    store.expect(record(1, says=None))
+    assert store.arrive(label(1)) is None
+    assert store.counts["matched"] == 1
+    assert store.per_version() == {}
+
+
+def test_the_same_again_changes_nothing():
+    store = LabelStore()
+    for _ in range(3):
+        store.expect(record(1))
+        store.arrive(label(1))
+        store.flush()
+    assert store.counts == {"answered": 1, "matched": 1, "right": 1}
+
+
+def test_a_record_that_comes_again_brings_its_early_label_again():
+    """Who needs the label is younger than the store after a crash."""
+    store = LabelStore()
+    store.arrive(label(1))
+    assert store.arrive(store.expect(record(1))).correct
+    assert store.expect(record(1)).label == 0
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_label_after_the_horizon_is_late_by_the_records_own_clock(flushed):
+    store = LabelStore(horizon_s=50.0)
+    store.expect(record(1))
+    store.expect(record(2, time_s=152.0))
+    if flushed:
+        store.flush()
+    for _ in range(2):
+        assert store.arrive(label(1, time_s=110.0)).late
+    assert (store.counts["late"], store.counts["expired"], store.counts["matched"]) == (1, 1, 0)
+    assert store.per_version()[1]["late"] == 1
+    assert not store.arrive(label(2, time_s=153.0)).late
+
+
+def test_a_label_may_itself_say_that_it_is_late():
+    store = LabelStore(horizon_s=50.0)
+    store.expect(record(1))
+    assert store.arrive(label(1, time_s=1_000.0)).late
+
+
+def test_late_labels_reach_nobody():
+    sorter = Sorter(LabelStore(horizon_s=50.0), 0.2, 1e12)
+    piles = sorter.sort([record(1), record(2), label(2, time_s=103.0), label(1, time_s=1_000.0)])
+    assert [found.id for found in piles.labels] == ["r2"]
+    assert [outcome.version for outcome in piles.outcomes] == [1]
+
+
+def test_a_date_in_the_future_does_not_expire_the_others():
+    store = LabelStore(horizon_s=7 * 86_400.0)
+    now = time.time()
+    store.expect(record(1, time_s=now))
+    store.expect(record(2, time_s=now + 1e9))
+    store.flush()
+    assert store.arrive(label(1, time_s=now + 5)).correct
+
+
+def test_labels_without_a_record_become_orphans():
+    store = LabelStore(horizon_s=50.0)
+    store.expect(record(1))
+    store.arrive(label(7, time_s=101.0))
+    store.expect(record(2, time_s=200.0))
+    store.flush()
+    assert (store.counts["orphan"], store.counts["expired"]) == (1, 1)
+
+
+def test_what_waits_and_what_is_remembered_are_bounded(tmp_path):
+    store = LabelStore(tmp_path / "labels.db", horizon_records=100)
+    for i in range(1_000):
+        store.expect(record(i))
+        if i % 50 == 0:
+            store.flush()
+    store.flush()
+    held = store._base.execute("SELECT state, count(*) FROM entries GROUP BY state ORDER BY state").fetchall()
+    assert held == [("expired", 100), ("waiting", 100)]
+    assert store.counts["expired"] == 900
+    assert store.arrive(label(999)).correct
+    assert store.arrive(label(850)).late
+
+
+def test_versions_are_bounded_and_the_source_stays():
+    store = LabelStore()
+    for i in range(200):
+        store.expect(record(i, version=i))
+    store.flush()
+    assert list(store.per_version()) == [0, *range(100, 200)]
+
+
+def events(seed):
+    """Records and labels in the order of a stream; some labels first, some never, some for nobody."""
+    rng = random.Random(seed)
+    placed = []
+    for i in range(400):
+        at = i + rng.random()
+        placed.append((at, record(i, version=i // 100, says=rng.randrange(3))))
+        if rng.random() < 0.6:
+            placed.append((at + rng.uniform(-20, 60), label(i, rng.randrange(3))))
+        if rng.random() < 0.05:
+            placed.append((at, Label(f"nobody-{i}", 0, 100.0 + i)))
+    return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
+
+
+def play(store, items):
+    for item in items:
+        if isinstance(item, Label):
+            store.arrive(item)
+        else:
+            early = store.expect(item)
+            if early:
+                store.arrive(early)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_crash_and_reading_again_give_the_same_counts(tmp_path, seed):
+    items, rng = events(seed), random.Random(seed)
+    whole = LabelStore()
+    play(whole, items)
+    checkpoint, path = 0, tmp_path / "labels.db"
+    for _ in range(8):
+        crash = rng.randrange(checkpoint, len(items))
+        flushed = rng.randrange(checkpoint, crash + 1)  # memory may be written long before the checkpoint is
+        store = LabelStore(path)
+        play(store, items[checkpoint:flushed])
+        store.flush()
+        play(store, items[flushed:crash])
+        store._base.close()
+        checkpoint = rng.randrange(checkpoint, flushed + 1)
+    store = LabelStore(path)
+    play(store, items[checkpoint:])
+    assert store.counts == whole.counts
+    assert store.per_version() == whole.per_version()
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+from tests.test_labels import LabelStore, events, play
+store, items = LabelStore(sys.argv[1]), events(1)
+play(store, items[:300]); store.flush(); play(store, items[300:500])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_sigkill_loses_only_what_comes_again(tmp_path):
+    path, root = tmp_path / "labels.db", Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), str(root)], env=os.environ, timeout=60, check=False
+    )
+    assert done.returncode == -9
+    store, whole = LabelStore(path), LabelStore()
+    assert store.counts["answered"] > 0
+    play(store, events(1)[300:])
+    play(whole, events(1))
+    assert store.counts == whole.counts
+
+
+def test_others_read_the_counts_while_it_is_open(tmp_path):
+    path = tmp_path / "labels.db"
+    assert read_counts(path) == ({}, {})
+    store = LabelStore(path)
+    store.expect(record(1))
+    store.arrive(label(1))
+    assert read_counts(path)[0] == {}
+    store.flush()
+    counts, by_version = read_counts(path)
+    assert counts["matched"] == 1
+    assert by_version[1]["accuracy"] == 1.0
+    store.close()
+
+
+def test_a_file_that_is_no_store_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "labels.db"
+    path.write_bytes(b"not a database, but quite long enough to look like one" * 100)
+    with pytest.raises(CheckpointError, match="move it"):
+        LabelStore(path)
+    with pytest.raises(CheckpointError, match=r"labels\.db"):
+        LabelStore(Path("/proc/nowhere/labels.db"))

@@ -1,0 +1,56 @@
+"""From findings to a ruling."""
+
+import numpy as np
+import pytest
+
+from tta_agent.errors import ConfigError
+from tta_agent.evidence import Evidence
+from tta_agent.types import Finding
+from tta_agent.verdict import Bench
+
+NOTHING = Evidence(np.zeros((0, 2)), np.zeros((0, 2)), 0, 0, 0, 0.01)
+
+
+class Says:
+    def __init__(self, verdict, proof=None):
+        self.verdict, self.proof = verdict, proof
+
+    def judge(self, evidence):
+        return Finding("test", 0.0, 0.0, self.verdict, "")
+
+
+def veto(verdict):
+    return Says(verdict)
+
+
+def proof(kind, verdict):
+    return Says(verdict, kind)
+
+
+P, F, I = "pass", "fail", "inconclusive"  # noqa: E741
+
+
+@pytest.mark.parametrize(
+    ("gates", "outcome", "kind"),
+    [
+        ([veto(P), proof("certified", P)], "proven", "certified"),
+        ([veto(F), proof("certified", P)], "rejected", "none"),
+        ([veto(I), proof("certified", P)], "open", "none"),
+        ([veto(P), proof("certified", I)], "open", "none"),
+        ([veto(P), proof("certified", I), proof("rehearsed", P)], "proven", "rehearsed"),
+        ([veto(P), proof("guarded", P), proof("certified", P)], "proven", "certified"),
+        ([veto(P), proof("certified", P), proof("certified", I)], "open", "none"),
+        ([veto(P), proof("certified", I), proof("rehearsed", F)], "open", "none"),
+        ([veto(P), proof("certified", F), proof("rehearsed", F)], "rejected", "none"),
+        ([proof("guarded", P)], "proven", "guarded"),
+    ],
+)
+def test_vetoes_reject_and_the_best_complete_proof_promotes(gates, outcome, kind):
+    ruling = Bench(gates).rule(NOTHING)
+    assert (ruling.outcome, ruling.proof) == (outcome, kind)
+    assert len(ruling.findings) == len(gates)
+
+
+def test_without_any_proof_nothing_could_serve_and_nothing_starts():
+    with pytest.raises(ConfigError, match="names no proof"):
+        Bench([veto(P)])

@@ -1,0 +1,175 @@
+"""`tta-agent versions`: for people, for scripts, and what it refuses."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.test_versions import GOLDEN, graph
+from tta_agent import environment
+from tta_agent.cli import app
+from tta_agent.errors import LedgerError
+from tta_agent.sessions import open_session
+from tta_agent.types import Finding
+from tta_agent.versions import open_ledger
+
+GATES = [
+    Finding("integrity", 1.0, 0.99, "pass", "torch and ONNX Runtime agree on all fixed inputs"),
+    Finding("certificate", 180.4, 164.0, "pass", "certified: 31 wins, 9 losses among 400 labels"),
+]
+LEARNT = {
+    "policy": "tent",
+    "rounds": 24,
+    "records": {"kept": 1200, "entropy": 300},
+    "positions": {"inference/0": 4096},
+}
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch):
+    """0 source; 1 certified, served and taken back; 2 rejected; 3 certified, serves; 4 under test."""
+    monkeypatch.setenv("TTA_STORE__PATH", str(tmp_path / "store"))
+    monkeypatch.setenv("TTA_SWAP__DRIVER", "none")
+    monkeypatch.setenv("COLUMNS", "200")
+    ledger = open_ledger(environment.load())
+    ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
+    for number in (1, 2, 3):
+        ledger.add(graph(number), ledger.get(ledger.aliases()["serving"]), LEARNT)
+        if number == 2:
+            ledger.reject(
+                2, "rejected", [Finding("collapse", 0.5, 0.9, "fail", "half of the classes are gone")]
+            )
+            continue
+        ledger.conclude(number, "certified", "certified", GATES, counts={"wins": 31, "losses": 9})
+        ledger.serve(number, reason="certified")
+        if number == 1:
+            ledger.take_back(1, "it lost 12 of 13 labelled disagreements")
+            ledger.serve(0, reason="it lost 12 of 13 labelled disagreements")
+    ledger.add(graph(4), ledger.get(3), LEARNT)
+    return ledger
+
+
+def tta(*words):
+    """What the command prints; what it raises is raised."""
+    done = CliRunner().invoke(app, ["versions", *map(str, words)])
+    if isinstance(done.exception, Exception):
+        raise done.exception
+    return done.output
+
+
+def test_alone_it_lists(ledger):
+    rows = json.loads(tta("--json"))
+    assert rows == json.loads(tta("list", "--json")) == ledger.rows()
+    assert [row["outcome"] for row in rows] == ["source", "taken back", "rejected", "certified", "under test"]
+    assert "it lost 12 of 13" in tta("list")
+
+
+def test_explain_says_why_in_few_lines(ledger):
+    told = tta("explain", "serving")
+    assert len(told.splitlines()) < 30
+    for words in (
+        "version 3: certified, serving",
+        "1,200 of 1,500 records in 24 rounds; left out: entropy 300",
+        "inference before 4,096",
+        "by tent, policy balanced, mode shadow, while version 0 served",
+        "of 40 labelled disagreements it won 31 and lost 9; odds 1 : 180 against chance",
+        "by agent: certified",
+        "until now",
+    ):
+        assert words in told
+    assert "taken back" in (gone := tta("explain", 1))
+    assert "it lost 12 of 13" in gone
+    assert "half of the classes are gone" in tta("explain", 2)
+    assert "given up" in tta("explain", 2)
+    assert "its trial runs" in tta("explain", "candidate")
+    assert json.loads(tta("explain", 1, "--json"))["lines"] == gone.splitlines()
+
+
+def test_the_source_is_explained_before_anything_has_served_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TTA_STORE__PATH", str(tmp_path))
+    open_ledger(environment.load()).ensure_source("model-a", lambda: (graph(), GOLDEN))
+    assert "the model as it was deployed" in tta("explain", "serving")
+
+
+def test_many_gates_still_make_a_short_story(ledger):
+    many = [Finding(f"gate {i}", i, 1.0, "pass", "yes " * 80) for i in range(40)]
+    ledger.conclude(4, "rejected", "none", [*many, Finding("last", 0.0, 1.0, "fail", "no")])
+    for i in range(20):
+        ledger.serve(4 if i % 2 else 3)
+    told = tta("explain", 4).splitlines()
+    assert len(told) < 30
+    assert any("last" in line and "NO" in line for line in told)
+    assert max(map(len, told)) < 170
+
+
+def test_diff_tells_what_moved(ledger):
+    told = json.loads(tta("diff", "source", "serving", "--json"))
+    assert told["versions"] == [0, 3]
+    assert told["tensors"]["differ"] == 1
+    layer = told["tensors"]["layers"][0]
+    assert (layer["layer"], layer["tensors"]) == ("fc", 1)
+    assert layer["distance"] == pytest.approx(3 * 400**0.5)
+    assert told["gates"]["certificate"] == [None, 180.4]
+    assert told["records"]["rounds"] == [None, 24]
+    assert json.loads(tta("diff", 1, 3, "--json"))["settings"] == {}
+    assert "fc" in tta("diff", 1, 3)
+    assert "given up" in tta("diff", 1, 2)
+
+
+def test_names_and_numbers_that_are_not_there(ledger):
+    with pytest.raises(LedgerError, match="did you mean serving"):
+        tta("show", "servng")
+    with pytest.raises(LedgerError, match=r"there is no version 9; there are \[0, 1"):
+        tta("explain", 9)
+
+
+def test_show_is_what_is_written_down(ledger):
+    told = json.loads(tta("show", 3, "--json"))
+    assert told["manifest"] == ledger.manifest(3)
+    assert told["verdict"] == ledger.verdict(3)
+
+
+def test_export_writes_a_graph_that_runs(ledger, tmp_path):
+    assert json.loads(tta("export", "serving", tmp_path / "a.onnx", "--json"))["version"] == 3
+    assert (tmp_path / "a.onnx").read_bytes() == graph(3)
+    assert open_session(tmp_path / "a.onnx") is not None
+    with pytest.raises(LedgerError, match="cannot write"):
+        tta("export", "serving", tmp_path / "nowhere" / "a.onnx")
+
+
+def test_promotion_is_asked_for_and_needs_a_proof(ledger):
+    assert CliRunner().invoke(app, ["versions", "promote", "0"], input="n\n").exit_code == 1
+    assert ledger.aliases()["serving"] == 3
+    with pytest.raises(LedgerError, match="version 4 is still under test; --force"):
+        tta("promote", 4, "--yes")
+    with pytest.raises(LedgerError, match=r"version 1 was taken back \(it lost"):
+        tta("promote", 1, "--yes")
+    assert json.loads(tta("promote", 4, "--yes", "--force", "--json")) == {"serving": 4}
+    assert ledger.verdict(4)["by"] == "command"
+    assert (ledger.aliases()["serving"], ledger.aliases()["previous"]) == (4, 3)
+
+
+def test_roll_back_goes_past_what_was_taken_back(ledger):
+    assert "version 0 serves now" in tta("rollback")  # what served before 3
+    assert ledger.is_withdrawn(3)
+    with pytest.raises(LedgerError, match="nothing served before version 0"):
+        tta("rollback")  # 3 was taken back a moment ago
+    with pytest.raises(LedgerError, match="never proved"):
+        tta("rollback", 4)
+
+
+def test_pins_hold_against_retention(ledger):
+    assert json.loads(tta("pin", 1, "--json")) == {"pinned": [1]}
+    assert json.loads(tta("gc", "--keep", 1, "--dry-run", "--json"))["graphs"] == []
+    assert tta("unpin", 1) == "pinned: none\n"
+    assert "versions 1 would lose" in tta("gc", "--keep", 1, "--dry-run")
+    assert json.loads(tta("gc", "--keep", 1, "--json"))["graphs"] == [1]
+    assert not ledger.has_graph(1)
+
+
+def test_verify_names_the_damage(ledger):
+    assert json.loads(tta("verify", "--json")) == {"checked": 5, "damaged": {}}
+    path = ledger.folder / "000003" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(LedgerError, match="version 3 is damaged"):
+        tta("verify")

@@ -1,0 +1,101 @@
+"""What takes a version back after a swap."""
+
+import numpy as np
+import pytest
+
+from tests.test_trial import KEEP, ROLL, label, linear, record, torch_round_trip
+from tta_agent.pairing import Asked
+from tta_agent.types import Finding, Version
+from tta_agent.watch import Watch
+
+
+class Veto:
+    """Fails while it is told to."""
+
+    def __init__(self, gate="collapse"):
+        self.verdict, self.gate, self.asked = "pass", gate, 0
+
+    def judge(self, evidence):
+        self.asked += 1
+        return Finding(self.gate, 0.0, 0.0, self.verdict, "told to")
+
+
+def make(tmp_path, *vetoes, **more):
+    versions = [Version(number, "", tmp_path, "certified") for number in (3, 1)]
+    keep = linear(KEEP)
+    graphs = {"serving": keep, "candidate": linear(ROLL), "source": keep}
+    options = {"alpha": 0.05, "bake_records": 100, "window": 10, "trips": 2, **more}
+    return Watch(*versions, graphs, vetoes, **options)
+
+
+def feed(watch, start, n, now_s=0.0):
+    """Why it must go, if it must, after n records one by one."""
+    found = [watch.observe(Asked([record(i, 0)]), now_s) for i in range(start, start + n)]
+    return next((finding for finding in found if finding), None)
+
+
+def test_labels_that_the_version_before_wins_take_it_back(tmp_path):
+    watch = make(tmp_path)
+    feed(watch, 0, 40)
+    found = [watch.label(label(i, 0)) for i in range(40)]  # the baseline answers 0
+    first = next(i for i, finding in enumerate(found) if finding)
+    assert found[first].gate == "reverse"
+    assert 4 <= first <= 9  # 1/alpha = 20 against it
+
+
+def test_labels_that_it_wins_settle_it(tmp_path):
+    watch = make(tmp_path)
+    feed(watch, 0, 99)
+    assert not any(watch.label(label(i, 1)) for i in range(90))
+    assert not watch.settles()
+    feed(watch, 99, 1)
+    assert watch.settles()
+    assert not watch.settles()  # told once
+    assert not watch.baking
+
+
+def test_a_version_that_turns_bad_after_the_bake_is_found_by_the_detector(tmp_path):
+    watch = make(tmp_path)
+    feed(watch, 0, 400)
+    assert watch.settles()
+    assert not any(watch.label(label(i, 1)) for i in range(300))
+    found = [watch.label(label(i, 0)) for i in range(300, 400)]
+    assert next(finding for finding in found if finding).gate == "detector"
+
+
+def test_a_veto_must_fail_in_windows_that_follow_each_other(tmp_path):
+    veto = Veto()
+    watch = make(tmp_path, veto)
+    for i, verdict in enumerate(("fail", "pass", "fail", "pass")):
+        veto.verdict = verdict
+        assert feed(watch, 10 * i, 10) is None
+    veto.verdict = "fail"
+    assert feed(watch, 40, 10) is None
+    assert feed(watch, 50, 10).gate == "collapse"
+
+
+def test_a_broken_graph_goes_at_once(tmp_path):
+    veto = Veto("integrity")
+    veto.verdict = "fail"
+    assert feed(make(tmp_path, veto), 0, 10).gate == "integrity"
+
+
+def test_a_guarded_version_ends(tmp_path):
+    watch = make(tmp_path, expires_s=100.0)
+    assert feed(watch, 0, 1, now_s=99.0) is None
+    assert feed(watch, 1, 1, now_s=100.0).gate == "expiry"
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_it_survives_a_restart(tmp_path, settled):
+    one, other = make(tmp_path), make(tmp_path)
+    feed(one, 0, 120 if settled else 15)
+    assert one.settles() is settled
+    one.label(label(3, 0))
+    other.load_state_dict(torch_round_trip(one.state_dict()))
+    assert other.baking is one.baking is not settled
+    for watch in (one, other):
+        feed(watch, 200, 10)
+    ends = [[watch.label(label(i, 0)) for i in range(200, 210)] for watch in (one, other)]
+    assert ends[0] == ends[1]
+    assert np.array_equal(one.pairing.window("candidate"), other.pairing.window("candidate"))

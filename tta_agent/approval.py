@@ -1,0 +1,46 @@
+"""Who says yes to a proven candidate: nobody has to in mode auto; in mode approve a person, or a webhook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tta_agent.counsel import Confirm
+
+Mode = Literal["never", "ask", "always"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said, and by whom."""
+
+    yes: bool
+    by: str
+    reason: str = ""
+
+
+class Approval:
+    """Collects answers about candidates.
+
+    Args:
+        mode: never swap, ask first, or always say yes.
+        hook: asked in mode `ask`, beside people.
+    """
+
+    def __init__(self, mode: Mode, hook: Confirm | None = None) -> None:
+        self.mode, self._hook = mode, hook
+        self._said: dict[int, Answer] = {}
+
+    def say(self, number: int, answer: Answer) -> None:
+        """A person has decided about a version."""
+        self._said[number] = answer
+
+    def of(self, number: int, explanation: Mapping[str, Any]) -> Answer | None:
+        """The answer about a version; None: not yet."""
+        if self.mode != "ask":
+            return Answer(self.mode == "always", "agent", "not swapped in this mode")
+        if number in self._said:
+            return self._said.pop(number)
+        said = self._hook.confirm(explanation) if self._hook else None
+        return None if said is None else Answer(said, "webhook", "the webhook said no")

@@ -1,0 +1,188 @@
+"""Settings to the last room: gates, trial, watch, pace, and everybody who is asked or told."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tta_agent import calibrate, models, plugins
+from tta_agent.anchor import AnchorSet
+from tta_agent.approval import Approval, Mode
+from tta_agent.codecs import cloudevents
+from tta_agent.counsel import Rehearsal
+from tta_agent.court import Court, Rules
+from tta_agent.decider import Decider
+from tta_agent.docket import Docket, Terms
+from tta_agent.graph import MasterGraph
+from tta_agent.hooks import Hooks
+from tta_agent.inbox import Inbox
+from tta_agent.journal import Journal
+from tta_agent.pace import Pace
+from tta_agent.protocols import Gate, Producer, Swapper
+from tta_agent.requests import LabelRequest, Requests, to_file, to_topic
+from tta_agent.sentry import Sentry
+from tta_agent.service import Service
+from tta_agent.sessions import open_session
+from tta_agent.settings import Settings
+from tta_agent.telemetry import Telemetry
+from tta_agent.types import Headers
+from tta_agent.verdict import Bench
+from tta_agent.versions import Ledger
+
+if TYPE_CHECKING:
+    from tta_agent.http.server import Server
+
+MODES: dict[str, Mode] = {"observe": "never", "shadow": "never", "approve": "ask", "auto": "always"}
+WATCHED = ("integrity", "collapse", "histogram", "flips", "forgetting")  # asked again about what serves
+
+
+def make_decider(
+    settings: Settings,
+    source: models.Source,
+    master: MasterGraph,
+    ledger: Ledger,
+    swapper: Swapper,
+    producer: Producer,
+    telemetry: Telemetry,
+    journal: Journal,
+    *,
+    rehearsal: Rehearsal | None,
+    clock: Callable[[], float],
+) -> Decider:
+    """Court and sentry around one service.
+
+    Raises:
+        ConfigError: a gate, window, anchor set or address that does not fit.
+    """
+    s = settings
+    gates: dict[str, Gate] = {n: plugins.make("gates", n, s.gate.options) for n in s.gate.gates}
+    hooks = _hooks(s)
+    opener = functools.partial(open_session, threads=s.model.threads, device=str(source.device))
+    tell = {"tell": hooks.event} if hooks else {}
+    service = Service(ledger, swapper, telemetry, journal, master.fixed, opener, **tell, keep=s.store.keep)
+    docket = Docket(
+        master,
+        service,
+        _terms(s),
+        vetoes=tuple(gate for name, gate in gates.items() if name in WATCHED),
+        anchor=load_anchor(s, source),
+        rehearsal=rehearsal,
+        null=calibrate.load(proofs(s)),
+    )
+    pace, approval = _pace(s), Approval(MODES[s.mode], hooks)
+    inbox = Inbox(s.store.path)
+    sentry = Sentry(
+        service, docket, pace, approval, inbox=inbox, hook=hooks, every_s=s.watch.health_every_s, clock=clock
+    )
+    court = Court(
+        service,
+        docket,
+        Bench(list(gates.values())),
+        pace,
+        approval,
+        sentry,
+        telemetry,
+        Rules(s.gate.alpha, s.gate.patience_records, s.gate.consecutive, s.watch.guarded_ttl_s),
+        frozen=inbox.frozen,
+        wishes=_requests(s, producer),
+        clock=clock,
+    )
+    return Decider(court, sentry, hooks.close if hooks else lambda: None)
+
+
+def load_anchor(settings: Settings, source: models.Source) -> AnchorSet | None:
+    """The labelled set that no candidate may forget: as named, else the source data where it is labelled."""
+    path = settings.gate.anchor or settings.model.source_data
+    if path is None:
+        return None
+    return AnchorSet.read(
+        path,
+        source.shape,
+        source.mean,
+        source.std,
+        settings.gate.anchor_images,
+        must=settings.gate.anchor is not None,
+    )
+
+
+def load_rehearsal(settings: Settings, source: models.Source, fingerprint: str) -> Rehearsal | None:
+    """What `tta-agent rehearse` has found for this model and this way of adapting, where a gate asks for it."""
+    if "rehearsed" not in settings.gate.gates or settings.mode == "observe":
+        return None
+    from tta_agent.rehearsal import (
+        store,  # grows a forest: slow to import, and only needed where there is one
+    )
+
+    name = store.key(fingerprint, store.learning(settings))
+    return store.open_rehearsal(proofs(settings) / "rehearsal", name, source.module)
+
+
+def open_interface(settings: Settings, decider: Decider, journal: Journal) -> Server | None:
+    """The agent's own HTTP interface, where a port is given.
+
+    Raises:
+        ConfigError: the address cannot be had, or others could command the agent without a token.
+    """
+    h = settings.http
+    if h.port is None:
+        return None
+    from tta_agent.http import api, server
+    from tta_agent.monitor.labels_file import read_counts
+
+    token = h.token.get_secret_value() if h.token else None
+    counts = functools.partial(read_counts, settings.store.path / "labels.db")
+    app = api.make_app(
+        settings.store.path, decider.court.service.ledger, token=token, status=journal.now, labels=counts
+    )
+    return server.serve_in_thread(app, h.host, h.port)
+
+
+def _terms(s: Settings) -> Terms:
+    return Terms(
+        s.gate.window_records,
+        s.labels.bucket_s,
+        s.watch.alpha,
+        s.watch.bake_records,
+        s.watch.window_records,
+        s.watch.trips,
+    )
+
+
+def _pace(s: Settings) -> Pace:
+    return Pace(
+        min_interval_s=s.gate.min_interval_s,
+        per_day=s.gate.swaps_per_day,
+        freeze=s.gate.freeze,
+        cooldown_s=s.schedule.cooldown_s,
+        cooldown_most_s=s.schedule.cooldown_most_s,
+    )
+
+
+def _hooks(s: Settings) -> Hooks | None:
+    urls = (s.http.confirm_url, s.http.event_url, s.http.rollback_url)
+    return Hooks(*urls, timeout_s=s.http.timeout_s) if any(urls) else None
+
+
+def _requests(s: Settings, producer: Producer) -> Requests | None:
+    labels = s.labels
+    if not labels.requests_per_day:
+        return None
+    write = (
+        to_topic(producer, labels.requests_topic, _encoded)
+        if labels.requests_topic
+        else to_file(s.store.path / "label-requests.jsonl")
+    )
+    limits = {"per_day": labels.requests_per_day, "uniform": labels.requests_uniform}
+    return Requests(write, **limits, bucket_s=labels.bucket_s)  # type: ignore[arg-type]
+
+
+def _encoded(request: LabelRequest) -> tuple[bytes | None, bytes | None, Headers]:
+    return cloudevents.encode_label_request(asdict(request), request.id, request.ts)
+
+
+def proofs(settings: Settings) -> Path:
+    """Folder of rehearsals and calibration."""
+    return settings.store.proofs or settings.store.path

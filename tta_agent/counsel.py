@@ -1,0 +1,66 @@
+"""Who the decision listens to or tells, as seen from it: rehearsals, webhooks, the label desk, the watch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+from tta_agent.evidence import Anchor, Expected
+from tta_agent.types import Array, Record, Version
+
+
+class Rehearsal(Protocol):
+    """What `tta-agent rehearse` has learnt about this model and adapter."""
+
+    window: int
+
+    def moved(self, module: nn.Module) -> Mapping[str, float]:
+        """How far a candidate stands from the source."""
+
+    def expect(
+        self,
+        serving: Array,
+        candidate: Array,
+        source: Array,
+        anchor: Anchor | None,
+        moved: Mapping[str, float],
+    ) -> Expected:
+        """Gain of the candidate over serving, from logits [N, C] in the order of arrival."""
+
+
+class Confirm(Protocol):
+    """A webhook that is asked; it never makes anybody wait."""
+
+    def confirm(self, explanation: Mapping[str, Any]) -> bool | None:
+        """Yes, no, or not yet."""
+
+
+class Recall(Protocol):
+    """A webhook that is asked while a version bakes; it never makes anybody wait."""
+
+    def rollback(self, state: Mapping[str, Any]) -> bool:
+        """Whether the version must go."""
+
+
+class Wishes(Protocol):
+    """Asks for labels; remembers what was asked."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Budget, and what was asked for."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+
+    def consider(
+        self, records: Sequence[Record], serving: Sequence[int], candidate: Sequence[int] | None, now_s: float
+    ) -> object:
+        """Records with the classes that both graphs name."""
+
+
+class Sworn(Protocol):
+    """Watches over what has come into service."""
+
+    def begin(self, baseline: Version, expires_s: float | None) -> None:
+        """A swap has happened; `baseline` is what would be gone back to."""

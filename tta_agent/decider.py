@@ -1,0 +1,53 @@
+"""The last room: what serves is watched first, then the candidate is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tta_agent.court import Court
+from tta_agent.intake import Sorted
+from tta_agent.messages import Proposal
+from tta_agent.pairing import Asked
+from tta_agent.sentry import Sentry
+
+
+class Decider:
+    """Court and sentry, in the order in which they hear of things.
+
+    Args:
+        close: ends what was opened for them.
+    """
+
+    def __init__(self, court: Court, sentry: Sentry, close: Callable[[], None] = lambda: None) -> None:
+        self.court, self.sentry, self.close = court, sentry, close
+
+    def decide(self, item: Sorted | Proposal, *, stale: bool = False) -> bool:
+        """7 to 9. Whether adaptation starts over: a version was taken back, or somebody asked for it.
+
+        Args:
+            stale: the copy has been told to start over, so that its proposals are of before.
+        """
+        again = self.sentry.attend()
+        if isinstance(item, Sorted):
+            asked = Asked(item.held)
+            again = self.sentry.hear(asked, item.labels) or again
+            if not again:
+                self.court.hear(asked, item.labels)
+        elif not (stale or again):
+            self.court.open(item)
+        if again:
+            self.court.drop("overruled")
+        return again
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trial, watch and pace."""
+        return {"court": self.court.state_dict(), "sentry": self.sentry.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Continue from `state_dict()`; False where `serving` has gone back meanwhile: then nothing learnt counts."""
+        self.sentry.load_state_dict(state["sentry"])
+        if self.court.serving.number < state["court"]["serving"]:
+            return False
+        self.court.load_state_dict(state["court"])
+        return True

@@ -1,0 +1,114 @@
+"""What a version changed: the initializers of its graph that differ from version 0's, and the way back.
+
+A swap changes tensors, not structure. So a version can be kept as the tensors that it changed (safetensors), and its
+full graph is version 0's with these put in, byte for byte: ONNX has no map fields, so that equal messages are
+serialised equally, and `changed` tries it before anything is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from safetensors.numpy import load, save
+
+from tta_agent.errors import LedgerError
+from tta_agent.types import Array
+
+_KINDS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "<f4",
+    onnx.TensorProto.DOUBLE: "<f8",
+    onnx.TensorProto.FLOAT16: "<f2",
+    onnx.TensorProto.INT64: "<i8",
+    onnx.TensorProto.INT32: "<i4",
+}  # what safetensors can hold as numpy arrays, and models have
+
+
+def changed(skeleton: bytes, graph: bytes) -> bytes | None:
+    """The initializers of `graph` that differ from those of `skeleton`, as a safetensors file.
+
+    None where the two differ in more than that, so that `compose` would not give the same bytes.
+    """
+    try:
+        old, new = _slots(_parse(skeleton)), _slots(_parse(graph))
+    except DecodeError:
+        return None
+    other = {name: slot for name, slot in new.items() if name not in old or slot != old[name]}
+    if not all(slot.data_type in _KINDS and slot.raw_data and name for name, slot in other.items()):
+        return None
+    tensors = bytes(save({name: _array(slot) for name, slot in other.items()}))
+    return tensors if _gives(skeleton, tensors, graph) else None
+
+
+def compose(skeleton: bytes, tensors: bytes) -> bytes:
+    """The full graph: `skeleton` with the `tensors` of a safetensors file in their places, serialised.
+
+    Raises:
+        LedgerError: the skeleton has no such place, or one of the two is damaged.
+    """
+    try:
+        proto = _parse(skeleton)
+        slots = _slots(proto)
+        for name, tensor in load(tensors).items():
+            slots[name].raw_data = tensor.tobytes()
+    except KeyError as missing:
+        raise LedgerError(f"the skeleton has no tensor {missing}") from None
+    except Exception as error:  # safetensors and protobuf each raise their own kinds
+        raise LedgerError(f"skeleton or tensors cannot be read: {error}") from None
+    return bytes(proto.SerializeToString())
+
+
+def sizes(tensors: bytes) -> dict[str, int]:
+    """Bytes of each tensor of a safetensors file."""
+    return {name: tensor.nbytes for name, tensor in sorted(load(tensors).items())}
+
+
+def distances(before: bytes, after: bytes) -> list[tuple[str, int, float, float]]:
+    """How far two graphs of one structure lie apart: (layer, tensors that differ, |b - a|, |a|), the furthest first.
+
+    A layer is what its tensors' names share before the last dot; norms are Euclidean, over all its float tensors.
+    """
+    old, new = _floats(before), _floats(after)
+    layers: dict[str, list[float]] = {}
+    for name in sorted(old.keys() & new.keys()):
+        sums = layers.setdefault(name.rpartition(".")[0] or name, [0, 0.0, 0.0])
+        if old[name].shape == new[name].shape:
+            apart = float(np.square(new[name] - old[name]).sum())
+            sums[0] += apart > 0
+            sums[1] += apart
+        sums[2] += float(np.square(old[name]).sum())
+    rows = [(layer, int(n), apart**0.5, size**0.5) for layer, (n, apart, size) in layers.items() if n]
+    return sorted(rows, key=lambda row: -row[2])
+
+
+def _gives(skeleton: bytes, tensors: bytes, graph: bytes) -> bool:
+    try:
+        return compose(skeleton, tensors) == graph
+    except LedgerError:
+        return False
+
+
+def _parse(graph: bytes) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    proto.ParseFromString(graph)
+    return proto
+
+
+def _slots(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    return {slot.name: slot for slot in proto.graph.initializer}
+
+
+def _array(slot: onnx.TensorProto) -> Array:
+    return np.frombuffer(slot.raw_data, _KINDS[slot.data_type]).reshape(tuple(slot.dims))
+
+
+def _floats(graph: bytes) -> Mapping[str, Array]:
+    try:
+        slots = _slots(_parse(graph))
+    except DecodeError:
+        raise LedgerError("a graph cannot be read as ONNX, so there are no tensors to compare") from None
+    arrays = {name: onnx.numpy_helper.to_array(slot) for name, slot in slots.items()}
+    return {n: a.astype(np.float64) for n, a in arrays.items() if not np.issubdtype(a.dtype, np.integer)}

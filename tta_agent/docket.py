@@ -1,0 +1,150 @@
+"""From a proposal to a trial, and from a swap to a watch: what has to be known before the first record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tta_agent.anchor import AnchorSet
+from tta_agent.counsel import Rehearsal
+from tta_agent.evidence import Anchor
+from tta_agent.graph import MasterGraph, answers, parity
+from tta_agent.messages import Proposal
+from tta_agent.protocols import Gate
+from tta_agent.service import Service
+from tta_agent.sessions import Session, run
+from tta_agent.trial import Case, Trial
+from tta_agent.types import Array, Version
+from tta_agent.watch import Watch
+
+TIMED = 15  # runs of each graph for the ratio of their latencies
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Of trials and watches; `tta_agent.decision_groups` says what each means."""
+
+    window: int = 2000
+    bucket_s: float = 0.0
+    watch_alpha: float = 0.05
+    bake_records: int = 1000
+    watch_window: int = 100
+    trips: int = 2
+
+
+class Docket:
+    """Prepares cases.
+
+    Args:
+        vetoes: gates that a version in service is asked again.
+        anchor: labelled images that every candidate answers, or None.
+        rehearsal: of this model and adapter, or None.
+        null: thresholds by A/A runs.
+    """
+
+    def __init__(
+        self,
+        master: MasterGraph,
+        service: Service,
+        terms: Terms,
+        *,
+        vetoes: tuple[Gate, ...] = (),
+        anchor: AnchorSet | None = None,
+        rehearsal: Rehearsal | None = None,
+        null: Mapping[str, float] | None = None,
+    ) -> None:
+        self._master, self._service, self._terms, self._vetoes = master, service, terms, vetoes
+        self._anchor, self._rehearsal, self._null = anchor, rehearsal, null or {}
+        self._known: dict[int, Mapping[str, Array]] = {}  # answers to the anchor set, by version
+
+    def compose(self, proposal: Proposal) -> tuple[bytes, Session]:
+        """The candidate's graph and its session.
+
+        Raises:
+            GraphError: it cannot be made or loaded.
+        """
+        graph = self._master.compose(proposal.module)
+        return graph, self._service.open(graph)
+
+    def trial(self, version: Version, session: Session, proposal: Proposal, size: int, alpha: float) -> Trial:
+        """The trial of a version that has just been made of a proposal."""
+        fixed = self._master.fixed
+        case = Case(
+            alpha,
+            parity(answers(proposal.module, fixed), run(session, fixed)),
+            size / self._service.size,
+            _latency_ratio(session, self._service.session, fixed),
+            self._rehearsal.moved(proposal.module) if self._rehearsal else {},
+            proposal.history.get("health", {}),
+            self._compare(self._service.version, self._service.session, version, session),
+            self._null,
+        )
+        return self._open(version, session, dict(proposal.born), case)
+
+    def reopen(self, version: Version, saved: Mapping[str, Any]) -> Trial:
+        """The trial as a checkpoint has kept it."""
+        session = self._service.session_of(version)
+        anchor = self._compare(self._service.version, self._service.session, version, session)
+        case = Case(**{**saved["case"], "anchor": anchor, "null": self._null})
+        trial = self._open(version, session, saved["pairing"]["born"], case)
+        trial.load_state_dict(saved)
+        return trial
+
+    def _open(self, version: Version, session: Session, born: Any, case: Case) -> Trial:
+        service, terms = self._service, self._terms
+        proven = service.ledger.last_proven()
+        graphs = {
+            "serving": service.session,
+            "candidate": session,
+            "source": service.session_of(service.ledger.get(0)),
+            "proven": service.session_of(proven),
+        }
+        service.keep_only([proven])
+        rehearsal = self._rehearsal
+        return Trial(
+            version, graphs, born, case, window=terms.window, bucket_s=terms.bucket_s,
+            expect=rehearsal.expect if rehearsal else None, every=rehearsal.window if rehearsal else terms.window,
+        )  # fmt: skip
+
+    def watch(self, version: Version, baseline: Version, expires_s: float | None = None) -> Watch:
+        """The watch over a version that has come into service."""
+        service, terms = self._service, self._terms
+        service.keep_only([baseline])
+        graphs = {
+            "serving": service.session_of(baseline),
+            "candidate": service.session,
+            "source": service.session_of(service.ledger.get(0)),
+        }
+        anchor = self._compare(baseline, graphs["serving"], version, service.session)
+        return Watch(
+            version, baseline, graphs, self._vetoes, alpha=terms.watch_alpha, bake_records=terms.bake_records,
+            window=terms.watch_window, trips=terms.trips, bucket_s=terms.bucket_s, expires_s=expires_s,
+            anchor=anchor, null=self._null,
+        )  # fmt: skip
+
+    def _compare(self, one: Version, first: Session, other: Version, second: Session) -> Anchor | None:
+        if self._anchor is None:
+            return None
+        pair = [self._answers(version, session) for version, session in ((one, first), (other, second))]
+        self._known = {one.number: pair[0], other.number: pair[1]}
+        return self._anchor.compare(*pair)
+
+    def _answers(self, version: Version, session: Session) -> Mapping[str, Array]:
+        assert self._anchor is not None
+        return self._known.get(version.number) or self._anchor.answers(lambda x: run(session, x))
+
+
+def _latency_ratio(candidate: Session, serving: Session, x: Array) -> float:
+    """Seconds of one graph over the other's, in turns on the same inputs.
+
+    The quickest run of each: what else the machine does only ever adds, and a sidecar's machine is busy.
+    """
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(TIMED):
+        for i, session in enumerate((candidate, serving)):
+            started_s = time.perf_counter()
+            run(session, x)
+            seconds[i].append(time.perf_counter() - started_s)
+    return min(seconds[0]) / min(seconds[1])

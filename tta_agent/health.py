@@ -1,0 +1,44 @@
+"""How the optimiser fares: running numbers of loss and gradient, for the gate that looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tta_agent.types import StepReport
+
+MOMENTUM = 0.1
+
+
+class Health:
+    """Averages since the last reset.
+
+    `loss` and `gradient` are exponential averages, `gradient_peak` is the largest norm so far, `nonfinite` counts
+    steps that were given up, `rounds` those that were taken. Methods that report no gradient have none here.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, float] = {"rounds": 0.0, "nonfinite": 0.0}
+
+    def take(self, report: StepReport) -> None:
+        """One round."""
+        gradient = report.diagnostics.get("gradient")
+        self.numbers["nonfinite"] += bool(report.diagnostics.get("nonfinite"))
+        self.numbers["rounds"] += bool(report.used)
+        for name, value in (("loss", report.loss), ("gradient", gradient)):
+            if value is not None:
+                self.numbers[name] = value + (1 - MOMENTUM) * (self.numbers.get(name, value) - value)
+        if gradient is not None:
+            self.numbers["gradient_peak"] = max(gradient, self.numbers.get("gradient_peak", 0.0))
+
+    def reset(self) -> None:
+        """The copy starts over; what was given up is not forgotten."""
+        self.numbers = {"rounds": 0.0, "nonfinite": self.numbers["nonfinite"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers."""
+        return dict(self.numbers)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.numbers = dict(state)

@@ -1,0 +1,230 @@
+"""What the agent says of itself, and commands to it, over HTTP.
+
+    GET  /healthz  /readyz
+    GET  /v1/status  /v1/versions  /v1/versions/{number or alias}  /v1/labels  /v1/events?limit=
+    POST /v1/approve  /v1/reject  /v1/rollback  /v1/freeze  /v1/unfreeze  /v1/reset
+
+A command goes into the inbox and is answered with 202: the agent obeys it within a second.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from tta_agent.errors import ConfigError, TtaError, nearest
+from tta_agent.http import problems
+from tta_agent.http.problems import Problem
+from tta_agent.inbox import KINDS, Command, Inbox, Kind, awaiting, read_status
+
+MAX_BODY_BYTES = 1 << 16
+MAX_EVENTS = 1000
+_TAIL_BYTES = 8 << 20  # of the events, read from the end
+_FIELDS = ("version", "by", "reason")
+Status: TypeAlias = Callable[[], Mapping[str, Any]]
+Counts: TypeAlias = Callable[[], tuple[Mapping[str, int], Mapping[int, Mapping[str, float]]]]
+
+
+class Versions(Protocol):
+    """What is needed of the ledger."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a version."""
+
+    def manifest(self, number: int) -> dict[str, Any]:
+        """How it came to be."""
+
+    def verdict(self, number: int) -> dict[str, Any]:
+        """How its trial ended."""
+
+    def aliases(self) -> dict[str, int | None]:
+        """Where each alias points."""
+
+
+class Api:
+    """Handlers. Those that read files run in a pool of threads.
+
+    Args:
+        store: the agent's folder.
+        versions: its ledger.
+        token: bearer token that commands must carry; None lets this machine command without.
+        status: numbers of now; default: what the file says.
+        labels: counts in all and by version; None where nobody counts.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        versions: Versions,
+        token: str | None,
+        status: Status | None = None,
+        labels: Counts | None = None,
+    ) -> None:
+        self._store, self._versions, self._token, self._labels = store, versions, token, labels
+        self._status: Status = status or partial(read_status, store)
+        self._inbox, self._began_s = Inbox(store), time.time()
+
+    def alive(self, request: Request) -> JSONResponse:
+        """The process answers."""
+        return JSONResponse({"alive": True})
+
+    def ready(self, request: Request) -> JSONResponse:
+        """The agent has joined the stream."""
+        status = self._status()  # a file may be the last word of an agent that has ended
+        ready = status.get("ready") is True and status.get("time", self._began_s) >= self._began_s
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    def status(self, request: Request) -> JSONResponse:
+        """Numbers of now, whether swaps are frozen, and which version waits for a yes."""
+        status = self._status()
+        return _json({**status, "frozen": self._inbox.frozen(), "awaiting": awaiting(status)})
+
+    def versions(self, request: Request) -> JSONResponse:
+        """All versions, with reasons."""
+        return _json({"aliases": self._versions.aliases(), "versions": self._versions.rows()})
+
+    def version(self, request: Request) -> JSONResponse:
+        """One version: how it came to be, what each gate saw, who approved."""
+        number = self._number(request.path_params["name"])
+        names = [name for name, at in self._versions.aliases().items() if at == number]
+        about = {"manifest": self._versions.manifest(number), "verdict": self._versions.verdict(number)}
+        return _json({"version": number, "aliases": names, **about})
+
+    def _number(self, name: str) -> int:
+        aliases = {alias: n for alias, n in self._versions.aliases().items() if n is not None}
+        numbers = [row["version"] for row in self._versions.rows()]
+        if name in aliases:
+            return aliases[name]
+        if name.isdecimal() and int(name) in numbers:
+            return int(name)
+        hint = f"there are {_span(numbers)}" if name.isdecimal() else nearest(name, aliases)
+        raise Problem(404, f"no version {name}; {hint}", valid=[*aliases, *numbers[-50:]])
+
+    def labels(self, request: Request) -> JSONResponse:
+        """Counts in all and by version; `accuracy` is that of matched answers."""
+        if self._labels is None:
+            raise Problem(404, "this agent does not count labels")
+        counts, by_version = self._labels()
+        return _json({"counts": counts, "versions": by_version})
+
+    def events(self, request: Request) -> JSONResponse:
+        """The newest decisions, oldest first."""
+        text = request.query_params.get("limit", "100")
+        if not text.isdecimal() or not 1 <= int(text) <= MAX_EVENTS:
+            raise Problem(400, f"limit is {text[:20]!r}; expected a whole number from 1 to {MAX_EVENTS}")
+        return _json({"events": _tail(self._store / "events.jsonl", int(text))})
+
+    async def command(self, kind: Kind, request: Request) -> JSONResponse:
+        """Put one command into the inbox."""
+        problems.check_caller(request, self._token)
+        given = _fields(await _body(request))
+        return await run_in_threadpool(self._put, kind, given)
+
+    def _put(self, kind: Kind, given: dict[str, Any]) -> JSONResponse:
+        try:
+            command = Command(kind, given.get("version"), given.get("by", "http"), given.get("reason", ""))
+        except ConfigError as error:
+            raise Problem(400, str(error), valid=list(_FIELDS)) from None
+        waits = awaiting(self._status())
+        if kind in ("approve", "reject") and command.number != waits:
+            now = "none does" if waits is None else f"version {waits} does"
+            raise Problem(409, f"version {command.number} does not wait for approval; {now}", awaiting=waits)
+        if kind == "rollback" and command.number is not None:
+            self._number(str(command.number))
+        self._inbox.put(command)
+        return _json(asdict(command), 202)
+
+
+def make_app(
+    store: Path,
+    versions: Versions,
+    *,
+    token: str | None = None,
+    status: Status | None = None,
+    labels: Counts | None = None,
+) -> Starlette:
+    """The interface of one agent, see `Api`."""
+    api = Api(store, versions, token, status, labels)
+    gets = {
+        "/healthz": api.alive,
+        "/readyz": api.ready,
+        "/v1/status": api.status,
+        "/v1/versions": api.versions,
+        "/v1/versions/{name}": api.version,
+        "/v1/labels": api.labels,
+        "/v1/events": api.events,
+    }
+    routes = [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
+    routes += [Route(f"/v1/{kind}", partial(api.command, kind), methods=["POST"]) for kind in KINDS]
+    handlers = {
+        Problem: problems.on_problem,
+        HTTPException: problems.on_http_error([f"GET {p}" for p in gets] + [f"POST /v1/{k}" for k in KINDS]),
+        TtaError: problems.on_our_error,
+        Exception: problems.on_any_error,
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.has_token = token is not None
+    return app
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise Problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    return body
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        given = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Problem(400, 'the body is no JSON object; expected {"version": 3, "by": "anna", "reason": ""}')
+    unknown = next((name for name in given if name not in _FIELDS), None)
+    if unknown is not None:
+        raise Problem(400, f"no field {unknown[:50]!r}; {nearest(unknown, _FIELDS)}", valid=list(_FIELDS))
+    return given
+
+
+def _tail(path: Path, limit: int) -> list[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            start = max(file.seek(0, 2) - _TAIL_BYTES, 0)
+            file.seek(start)
+            lines = file.read().splitlines()[1 if start else 0 :]  # the first may be half a line
+    except FileNotFoundError:
+        return []
+    return list(reversed(list(islice(filter(None, map(_event, reversed(lines))), limit))))
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):  # half written
+        return None
+
+
+def _json(data: Mapping[str, Any], status: int = 200) -> JSONResponse:
+    # numbers that are not finite are no JSON: they travel as null
+    text = json.dumps(data, default=str)
+    return JSONResponse(json.loads(text, parse_constant=lambda _: None), status)
+
+
+def _span(numbers: list[int]) -> str:
+    return f"{min(numbers)} to {max(numbers)}" if numbers else "none"

@@ -1,0 +1,62 @@
+"""What is kept of a graph: all of it, or only the tensors that differ from version 0's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tta_agent.errors import LedgerError
+from tta_agent.ledger.cache import digest
+from tta_agent.ledger.shelves import Shelf, home
+
+FULL, DELTA = "model.onnx", "tensors.safetensors"
+
+
+def pack(graph: bytes, skeleton: bytes | None) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Files of a version, and what its manifest says of them.
+
+    Args:
+        graph: serialised ONNX model.
+        skeleton: version 0's; None for version 0 itself.
+    """
+    head = {"sha256": digest(graph), "bytes": len(graph)}
+    if skeleton is None:
+        return {FULL: graph}, {**head, "artefact": "full"}
+    from tta_agent import delta  # onnx: not for those who only read
+
+    tensors = delta.changed(skeleton, graph)
+    if tensors is None:
+        return {FULL: graph}, {**head, "artefact": "full", "why_full": "other changes than of tensors"}
+    if len(tensors) >= len(graph):
+        return {FULL: graph}, {**head, "artefact": "full", "why_full": "the tensors are not smaller"}
+    more = {"skeleton_sha256": digest(skeleton), "tensors": delta.sizes(tensors)}
+    return {DELTA: tensors}, {**head, "artefact": "delta", **more}
+
+
+def present(shelf: Shelf, number: int) -> bool:
+    """Whether the graph of a version is still there, in either form."""
+    return any(shelf.exists(f"{home(number)}/{name}") for name in (FULL, DELTA))
+
+
+def unpack(shelf: Shelf, number: int, skeleton: Callable[[], bytes]) -> bytes:
+    """The full graph; nobody has compared its hash yet.
+
+    Raises:
+        LedgerError: a part cannot be read.
+    """
+    try:
+        return shelf.read(f"{home(number)}/{FULL}")
+    except FileNotFoundError:
+        pass
+    from tta_agent import delta
+
+    try:
+        return delta.compose(skeleton(), shelf.read(f"{home(number)}/{DELTA}"))
+    except FileNotFoundError:
+        raise LedgerError("its graph is gone") from None
+
+
+def discard(shelf: Shelf, number: int) -> None:
+    """Keep the explanation only."""
+    for name in (FULL, DELTA):
+        shelf.remove(f"{home(number)}/{name}")

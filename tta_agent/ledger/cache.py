@@ -1,0 +1,84 @@
+"""Full graphs on this machine: copies of what a store holds, or composed of a skeleton and changed tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from tta_agent.errors import LedgerError
+from tta_agent.files import write_atomic
+
+NEWEST = 4  # graphs kept beside those of aliased versions
+
+
+class Cache:
+    """`<folder>/<sha256>.onnx`, each verified before it is handed out. May be shared by processes.
+
+    Args:
+        needed: sha256 of the graphs that must stay; asked before anything is removed.
+    """
+
+    def __init__(self, folder: Path, needed: Callable[[], Collection[str]]) -> None:
+        self.folder, self._needed = folder, needed
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def fetch(self, sha256: str, make: Callable[[], bytes]) -> Path:
+        """The file of a graph; made by `make()` where it is not here, or here and damaged.
+
+        Raises:
+            LedgerError: what was made is not that graph.
+        """
+        path = self.folder / f"{sha256}.onnx"
+        if not self.sound(path, sha256):
+            data = make()
+            same(data, sha256)
+            self._keep(path, data)
+        return path
+
+    def sound(self, path: Path, sha256: str) -> bool:
+        """Whether a file is there and has this hash; a file that was not touched since is not read again."""
+        try:
+            now = _stamp(path)
+            if self._seen.get(path) != now:
+                if digest(path.read_bytes()) != sha256:
+                    return False
+                self._seen[path] = now
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+        except OSError as error:
+            raise LedgerError(f"TTA_STORE__PATH: cannot write {path}: {error.strerror}") from None
+        self._seen[path] = _stamp(path)
+        self.prune()
+
+    def prune(self) -> list[Path]:
+        """Remove all but the needed and the newest; what was removed."""
+        there = sorted(self.folder.glob("*.onnx"), key=lambda path: -path.stat().st_mtime_ns)
+        needed = set(self._needed())
+        gone = [path for path in there[NEWEST:] if path.stem not in needed]
+        for path in gone:
+            path.unlink(missing_ok=True)
+            self._seen.pop(path, None)
+        return gone
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def same(graph: bytes, sha256: str) -> None:
+    """Raises LedgerError where the graph has another hash."""
+    if digest(graph) != sha256:
+        raise LedgerError(f"its graph has sha256 {digest(graph)[:12]}…, its manifest says {sha256[:12]}…")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,75 @@
+"""What served when, and what was taken back."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from tta_agent.errors import LedgerError
+from tta_agent.ledger.shelves import Shelf, home
+
+HISTORY = "history.jsonl"
+WITHDRAWN = "withdrawn.json"
+
+
+def entries(shelf: Shelf) -> list[dict[str, Any]]:
+    """Every change of service, oldest first: {time, number, before, by, reason}."""
+    try:
+        lines = shelf.read(HISTORY).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    try:
+        return [dict(json.loads(line)) for line in lines]
+    except ValueError as error:
+        raise LedgerError(f"{shelf.where}/{HISTORY} cannot be read: {error}") from None
+
+
+def note(shelf: Shelf, number: int, before: int | None, by: str, reason: str) -> None:
+    """One more change; the file is rewritten whole, since object stores cannot append."""
+    entry = {"time": time.time(), "number": number, "before": before, "by": by, "reason": reason}
+    lines = [*entries(shelf), entry]
+    shelf.write(HISTORY, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def served(shelf: Shelf, proven: list[int], serving: int | None) -> list[int]:
+    """Numbers in the order in which they served, the latest last; a number may come more than once.
+
+    A ledger older than this file has no history: there `proven` versions count as having served in their order,
+    for each was swapped in when it was proven. A crash may leave the last change out: `serving` tells.
+    """
+    changes = entries(shelf)
+    order = [entry["number"] for entry in changes]
+    first = changes[0]["before"] if changes else None
+    older = [n for n in proven if n not in order and (first is None or n <= first)]
+    order = [0, *older, *([] if first is None else [first]), *order]
+    return order if serving is None or order[-1] == serving else [*order, serving]
+
+
+def spells(shelf: Shelf, number: int) -> list[tuple[float, float | None, str]]:
+    """When a version served: (from, until or None where it still does, why it began), seconds since the epoch."""
+    changes = entries(shelf)
+    ends: list[float | None] = [*(entry["time"] for entry in changes[1:]), None]
+    return [
+        (entry["time"], end, f"by {entry['by']}" + (f": {entry['reason']}" if entry["reason"] else ""))
+        for entry, end in zip(changes, ends, strict=False)  # no changes, one end
+        if entry["number"] == number
+    ]
+
+
+def withdraw(shelf: Shelf, number: int, reason: str, by: str) -> None:
+    """Mark a version as taken back. The first reason stays."""
+    name = f"{home(number)}/{WITHDRAWN}"
+    if not shelf.exists(name):
+        told = {"time": time.time(), "by": by, "reason": reason}
+        shelf.write(name, json.dumps(told, indent=1).encode())
+
+
+def withdrawal(shelf: Shelf, number: int) -> dict[str, Any]:
+    """{time, by, reason}; empty where it was not taken back."""
+    try:
+        return dict(json.loads(shelf.read(f"{home(number)}/{WITHDRAWN}")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise LedgerError(f"version {number} is damaged: {WITHDRAWN} cannot be read: {error}") from None

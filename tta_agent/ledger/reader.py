@@ -1,0 +1,195 @@
+"""What a ledger says. Nothing here changes it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tta_agent.errors import LedgerError, nearest
+from tta_agent.ledger import artefacts, chain, history
+from tta_agent.ledger.cache import Cache, same
+from tta_agent.ledger.shelves import MANIFEST, Shelf, home
+from tta_agent.types import Array, Proof, Version
+
+Alias = Literal["source", "serving", "previous", "candidate"]
+ALIASES: tuple[Alias, ...] = ("source", "serving", "previous", "candidate")
+STANDS: tuple[Proof, ...] = ("certified", "rehearsed", "source")  # what a roll-back may go to
+
+
+class Reader:
+    """The reading half of `Ledger`."""
+
+    shelf: Shelf
+    cache: Cache
+    _known: dict[tuple[int, str], dict[str, Any]]
+
+    def get(self, number: int) -> Version:
+        """One version, its graph on this machine and verified.
+
+        Raises:
+            LedgerError: there is none, its graph is gone, or it is damaged.
+        """
+        self._must_have(number)
+        sha256, proof = self.manifest(number)["sha256"], self.verdict(number).get("proof", "none")
+        whole = self.shelf.path(f"{home(number)}/{artefacts.FULL}")
+        if whole is not None and whole.exists() and self.cache.sound(whole, sha256):
+            return Version(number, sha256, whole, proof)
+        try:
+            path = self.cache.fetch(sha256, lambda: artefacts.unpack(self.shelf, number, self._skeleton))
+        except LedgerError as error:
+            raise LedgerError(f"version {number} is damaged: {error}") from None
+        return Version(number, sha256, path, proof)
+
+    def _skeleton(self) -> bytes:
+        return self.get(0).path.read_bytes()
+
+    def has_graph(self, number: int) -> bool:
+        """Whether it is more than an explanation."""
+        return artefacts.present(self.shelf, number)
+
+    def _must_have(self, number: int) -> None:
+        if number not in self.numbers() or not self.has_graph(number):
+            have = [n for n in self.numbers() if self.has_graph(n)]
+            raise LedgerError(f"version {number} is not in {self.shelf.where}; there are {have}")
+
+    def numbers(self) -> list[int]:
+        """All versions, rejected ones included."""
+        return self.shelf.numbers()
+
+    def number_of(self, name: str) -> int:
+        """A version by number or alias.
+
+        Raises:
+            LedgerError: there is none of that name.
+        """
+        if name.isdecimal():
+            if int(name) in self.numbers():
+                return int(name)
+            raise LedgerError(f"there is no version {name}; there are {self.numbers()}")
+        if name not in ALIASES:
+            raise LedgerError(f"{name!r} is neither a number nor an alias; {nearest(name, ALIASES)}")
+        number = self.aliases().get(name)
+        if number is None:
+            raise LedgerError(f"no version is {name} now; `tta-agent versions list` shows all")
+        return number
+
+    def undecided(self) -> list[int]:
+        """Candidates without a verdict."""
+        return [number for number in self.numbers() if not self.verdict(number)]
+
+    def aliases(self) -> dict[str, int | None]:
+        """Where each alias points."""
+        return dict(self._small("aliases.json", {}))
+
+    def pinned(self) -> list[int]:
+        """Versions that retention leaves alone because somebody said so."""
+        return sorted(self._small("pins.json", []))
+
+    def manifest(self, number: int) -> dict[str, Any]:
+        """How a version came to be."""
+        return self._document(number, MANIFEST)
+
+    def verdict(self, number: int) -> dict[str, Any]:
+        """How its trial ended; empty while it runs."""
+        known = (number, chain.VERDICT) in self._known
+        there = known or self.shelf.exists(f"{home(number)}/{chain.VERDICT}")
+        return self._document(number, chain.VERDICT) if there else {}
+
+    def _document(self, number: int, name: str) -> dict[str, Any]:
+        if self.shelf.path("") is not None:
+            return chain.document(self.shelf, number, name)
+        if (number, name) not in self._known:  # written once, and far away
+            self._known[number, name] = chain.document(self.shelf, number, name)
+        return dict(self._known[number, name])
+
+    def withdrawal(self, number: int) -> dict[str, Any]:
+        """When and why it was taken back: {time, by, reason}; empty where it was not."""
+        return history.withdrawal(self.shelf, number)
+
+    def is_withdrawn(self, number: int) -> bool:
+        """Whether it was taken back after it had served."""
+        return bool(self.withdrawal(number))
+
+    def last_proven(self) -> Version:
+        """What a roll-back goes to: the version that served last, of those that labels or rehearsals have proven
+        (or the source), that were not taken back and still have their graph."""
+        proven = [n for n in self.numbers() if self.verdict(n).get("proof") in STANDS]
+        order = history.served(self.shelf, proven, self.aliases().get("serving"))
+        for number in reversed(order):
+            if number in proven and not self.is_withdrawn(number) and self.has_graph(number):
+                return self.get(number)
+        return self.get(0)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a version, for people and scripts."""
+        names: dict[int | None, list[str]] = {}
+        for name, number in self.aliases().items():
+            names.setdefault(number, []).append(name)
+        for number in self.pinned():
+            names.setdefault(number, []).append("pinned")
+        return [self._row(number, ", ".join(names.get(number, []))) for number in self.numbers()]
+
+    def _row(self, number: int, alias: str) -> dict[str, Any]:
+        verdict, withdrawn = self.verdict(number), self.withdrawal(number)
+        findings = verdict.get("findings", [])
+        telling = [f for f in findings if f["verdict"] == "fail"] or findings[-1:]
+        reason = telling[0]["reason"] if telling else None
+        return {
+            "version": number,
+            "alias": alias,
+            "parent": self.manifest(number)["parent"],
+            "outcome": "taken back" if withdrawn else verdict.get("outcome", "under test"),
+            "proof": verdict.get("proof"),
+            "by": (withdrawn or verdict).get("by"),
+            "reason": withdrawn.get("reason", reason),
+        }
+
+    def golden_inputs(self) -> Array:
+        """Fixed inputs, [N, ...] float32."""
+        return np.asarray(np.load(io.BytesIO(self.shelf.read("golden.npy"))))
+
+    def check(self, number: int) -> str:
+        """Prove one version: what its manifest says of the graph and of its parent.
+
+        Returns:
+            "sound", or "explanation only" where the graph was given up.
+
+        Raises:
+            LedgerError: it is damaged, or its parent is; the message names which.
+        """
+        manifest = chain.document(self.shelf, number, MANIFEST)
+        self.verdict(number)
+        chain.prove(self.shelf, number, manifest)
+        if not self.has_graph(number):
+            return "explanation only"
+        try:
+            same(artefacts.unpack(self.shelf, number, self._skeleton), manifest["sha256"])
+        except LedgerError as error:
+            raise LedgerError(f"version {number} is damaged: {error}") from None
+        return "sound"
+
+    def _small(self, name: str, otherwise: Any) -> Any:
+        try:
+            return json.loads(self.shelf.read(name))
+        except FileNotFoundError:
+            return otherwise
+        except ValueError as error:
+            raise LedgerError(f"{self.shelf.where}/{name} cannot be read: {error}") from None
+
+    def _needed(self) -> Collection[str]:
+        needed = set()
+        for number in {0, *self.aliases().values()} - {None}:
+            with contextlib.suppress(LedgerError):  # a damaged one needs no copy
+                needed.add(str(self.manifest(int(number or 0))["sha256"]))
+        return needed
+
+
+def as_path(shelf: Shelf) -> Path:
+    """The folder of a local ledger; for other stores their URL, which is good to be shown only."""
+    return shelf.path("") or Path(shelf.where)

@@ -1,0 +1,155 @@
+"""Where a ledger stands: a local folder, shared by processes, or any fsspec store, with one writer.
+
+    000003/...       what belongs to version 3; `manifest.json` is what makes it exist
+    aliases.json     and other small files beside
+
+On a local folder a version appears by the rename of a finished folder and writers wait for each other (flock). An
+object store knows neither, so that `manifest.json` is written last, and one writer is assumed: the agent. Commands
+that move aliases while it runs are safe one at a time; of two at the same moment the later one wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from tta_agent.errors import LedgerError
+from tta_agent.files import sync_folder, write_atomic
+
+MANIFEST = "manifest.json"
+LEFT_OVER_S = 3600.0  # a staging folder older than this is of a crash
+
+
+class Shelf(Protocol):
+    """Named blobs. Names are relative, with "/"."""
+
+    where: str
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError where there is none."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is one."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace it whole; durable when this returns."""
+
+    def add(self, number: int, files: Mapping[str, bytes]) -> None:
+        """A new version, all of it or nothing."""
+
+    def numbers(self) -> list[int]:
+        """Versions that exist, ascending."""
+
+    def remove(self, name: str) -> None:
+        """Remove it, where it is there."""
+
+    def remove_version(self, number: int) -> None:
+        """Remove all that belongs to a version."""
+
+    def path(self, name: str) -> Path | None:
+        """The local file, where this is a local folder."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Held by one writer at a time. Not reentrant."""
+
+    def sweep(self) -> None:
+        """Remove what crashes have left half-written."""
+
+
+def open_shelf(where: str | Path | Shelf) -> Shelf:
+    """A folder for paths and file:// URLs, else the store of the URL.
+
+    Raises:
+        LedgerError: the folder cannot be made, or nothing installed knows the URL.
+    """
+    if not isinstance(where, str | Path):
+        return where
+    text = str(where)
+    if "://" not in text:
+        return Folder(Path(text))
+    if text.startswith(("file://", "local://")):
+        return Folder(Path(text.split("://", 1)[1]))
+    from tta_agent.ledger.stores import Store
+
+    return Store(text)
+
+
+def home(number: int) -> str:
+    """Name of a version's folder."""
+    return f"{number:06d}"
+
+
+class Folder:
+    """A local folder.
+
+    Raises:
+        LedgerError: it cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.where = folder, str(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(f"TTA_STORE__PATH: cannot make {folder}: {error.strerror}") from None
+
+    def read(self, name: str) -> bytes:
+        """Its bytes."""
+        return (self.folder / name).read_bytes()
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+        return (self.folder / name).exists()
+
+    def write(self, name: str, data: bytes) -> None:
+        """By rename of a finished file."""
+        write_atomic(self.folder / name, data)
+
+    def add(self, number: int, files: Mapping[str, bytes]) -> None:
+        """By rename of a finished folder."""
+        # staged under a name that is no number, so that nobody takes a half-written folder for a version
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
+        for name, data in files.items():
+            write_atomic(staging / name, data)
+        staging.chmod(0o755)
+        staging.rename(self.folder / home(number))
+        sync_folder(self.folder)
+
+    def numbers(self) -> list[int]:
+        """Folders with a number for a name."""
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def remove(self, name: str) -> None:
+        """Unlink."""
+        (self.folder / name).unlink(missing_ok=True)
+
+    def remove_version(self, number: int) -> None:
+        """Under another name first, so that there is no half-removed version either."""
+        gone = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / home(number)).rename(gone / "gone")
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def path(self, name: str) -> Path | None:
+        """The file."""
+        return self.folder / name
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Writers of all processes wait for each other."""
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def sweep(self) -> None:
+        """Remove what crashes have left half-written."""
+        for path in self.folder.glob(".staging-*"):
+            if time.time() - path.stat().st_mtime > LEFT_OVER_S:
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""`tta-agent rehearse`. Heavy imports stay inside, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tta_agent import environment, threads
+from tta_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tta_agent.rehearsal.run import Stage
+    from tta_agent.rehearsal.store import Shelf
+    from tta_agent.rehearsal.worlds import Scene
+
+WORLDS_A_SCENE = 9
+
+
+def rehearse(
+    anchor: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled images: .npz (inputs, labels) or one folder a class. Default: TTA_GATE__ANCHOR."
+        ),
+    ] = None,
+    budget_minutes: Annotated[float, typer.Option(min=0.1, help="No scene is begun after this.")] = 12.0,
+    worlds: Annotated[
+        int | None, typer.Option(min=9, help="About so many worlds; default: as many as the time allows.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page. Default: beside the rehearsal.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Play again what was finished before.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes of one thread each; 0: this one. Default: one a core."),
+    ] = None,
+) -> None:
+    """Play shifts of your own labelled images before deployment: where does adapting help this model, where not?
+
+    Model and adapter are those of the TTA_* settings. What is learnt lets the gate `rehearsed` promote without any
+    label from the stream. May be interrupted: the same command goes on.
+
+    Example: TTA_MODEL__ONNX=model.onnx TTA_GATE__ANCHOR=validation.npz tta-agent rehearse --out page.html
+    """
+    settings = environment.load()
+    threads.budget(1)
+    logging.basicConfig(level=logging.WARNING)
+    path = anchor or settings.gate.anchor or settings.model.source_data
+    if path is None or not path.exists():
+        raise ConfigError(
+            f"rehearsing needs labelled images, and {path or 'none'} was found: --anchor validation.npz "
+            "or TTA_GATE__ANCHOR=<.npz, or a folder with one folder a class>"
+        )
+    from tta_agent import build
+    from tta_agent.rehearsal import store
+    from tta_agent.rehearsal.failures import KINDS
+    from tta_agent.rehearsal.run import Stage
+    from tta_agent.rehearsal.worlds import bank
+
+    name = store.key(build.fingerprint(build.load_source(settings).module), store.learning(settings))
+    shelf = store.Shelf((settings.store.proofs or settings.store.path) / "rehearsal", name)
+    if fresh:
+        shelf.forget()
+    scenes = bank(failures=KINDS)
+    scenes = scenes if worlds is None else scenes[: -(-worlds // WORLDS_A_SCENE)]
+    stage = Stage(settings, path)
+    cores = (os.cpu_count() or 1) if workers is None else workers
+    _play(stage, scenes, shelf, cores, 60 * budget_minutes)
+    _tell(_conclude(stage, scenes, shelf), shelf, out or shelf.path / "rehearsal.html", as_json)
+
+
+def _play(stage: Stage, scenes: list[Scene], shelf: Shelf, workers: int, seconds: float) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from tta_agent.rehearsal.run import carry_out
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    )  # fmt: skip
+    console.print(
+        f"{len(scenes)} scenes of about {WORLDS_A_SCENE} worlds, {seconds / 60:.0f} minutes at most, kept in "
+        f"{shelf.path}",
+        soft_wrap=True,
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("rehearsing", total=len(scenes))
+
+        def told(done: int, total: int, scene: Scene) -> None:
+            said = f"scene {done}/{total}: {scene.family}, severity {scene.severity}"
+            bar.update(task, description=said, completed=done, total=total)
+            if not console.is_terminal:
+                console.print(said)
+
+        try:
+            carry_out(stage, scenes, shelf, workers=workers, seconds=seconds, told=told)
+        except KeyboardInterrupt:
+            console.print(f"stopped; the same command goes on from what is in {shelf.path}", soft_wrap=True)
+            raise
+
+
+def _conclude(stage: Stage, scenes: list[Scene], shelf: Shelf) -> dict[str, Any]:
+    from tta_agent.rehearsal.play import WINDOW
+    from tta_agent.rehearsal.rehearsed import FEWEST, fit
+
+    names = [stage.name(scene) for scene in scenes]
+    done = [name for name in names if name in shelf.finished()]
+    rows = shelf.rows(set(done))
+    if len(rows) < FEWEST:
+        raise ConfigError(
+            f"{len(rows)} worlds were played, {FEWEST} are needed to say anything: run the same command again, "
+            "with --budget-minutes 12 or more"
+        )
+    print(f"leaving out each family of {len(rows)} worlds ...", file=sys.stderr, flush=True)
+    s = stage.settings
+    about = {
+        "scenes": done, "worlds": len(rows), "window": WINDOW, "anchor": str(stage.anchor),
+        "anchor_images": s.gate.anchor_images, "method": s.adapt.method,
+    }  # fmt: skip
+    shelf.conclude(fit(rows), about)
+    found = shelf.summary()
+    assert found is not None
+    return found
+
+
+def _tell(summary: dict[str, Any], shelf: Shelf, out: Path, as_json: bool) -> None:
+    from tta_agent.rehearsal import page, words
+
+    rows = shelf.rows(set(summary["scenes"]))
+    told = words.findings(rows, summary)
+    out.write_text(page.html(rows, summary, told), encoding="utf-8")
+    if as_json:
+        short = {k: v for k, v in summary.items() if k not in ("fit", "scenes")}
+        fit = {k: v for k, v in summary["fit"].items() if k not in ("guesses", "lower")}
+        print(json.dumps({**short, **fit, "findings": told, "page": str(out)}, indent=1))
+        return
+    for line in told:
+        print(line)
+    print(f"page: {out}")

@@ -1,0 +1,193 @@
+"""What can be seen without labels, as numbers: the same function while rehearsing and in production.
+
+Soft numbers are taken after a temperature is fitted for each model on the anchor, so that doubled logits say
+nothing new. None depends on the number of records but by its noise.
+
+References:
+    Garg et al., "Leveraging Unlabeled Data to Predict Out-of-Distribution Performance" (ATC), ICLR 2022,
+    arXiv:2201.04234.
+    Guillory et al., "Predicting with Confidence on Unseen Distributions" (DoC), ICCV 2021, arXiv:2107.03315.
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599 (temperature).
+    Deng et al., "Confidence and Dispersity Speak" (nuclear norm), ICML 2023, arXiv:2302.01094.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tta_agent.evidence import Anchor
+from tta_agent.types import Array, softmax
+
+VERSION = 1  # of the numbers below; rehearsals of another version are not read
+CLEAN = "clean"
+TEMPERATURES = np.geomspace(0.05, 20.0, 97)
+LIGHT = 2  # light corruptions of the anchor that are looked at, in their order: each costs forward passes
+SURE = 8  # power of the source's confidence that weighs its agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Soft:
+    """One model on the window, after its temperature: probabilities [N, C], classes [N], confidence [N]."""
+
+    p: Array
+    z: Array
+    classes: Array
+    confidence: Array
+
+
+def features(
+    serving: Array, candidate: Array, source: Array | None, anchor: Anchor, moved: Mapping[str, float]
+) -> dict[str, float]:
+    """The evidence by name.
+
+    Args:
+        serving, candidate, source: logits [N, C] on the same records, in order of arrival; without `source` the
+            serving model stands in for it.
+        anchor: answers of serving and candidate on the labelled anchor set, clean and lightly corrupted.
+        moved: distances of the candidate's tensors from the source's, see `moved.moved`.
+    """
+    t = {who: temperature(getattr(anchor, who)[CLEAN], anchor.labels) for who in ("serving", "candidate")}
+    s, c = soft(serving, t["serving"]), soft(candidate, t["candidate"])
+    o = s if source is None or np.array_equal(source, serving) else soft(source, t["serving"])
+    return {
+        **_sides("serving", "candidate", alone(s, anchor.serving, anchor.labels, t["serving"]),
+                 alone(c, anchor.candidate, anchor.labels, t["candidate"])),
+        **_pair(s, c), **_drift(o, c),
+        **{f"moved_{name}": float(np.log1p(value) if value > 0 else value) for name, value in sorted(moved.items())},
+    }  # fmt: skip
+
+
+def soft(logits: Array, at: float) -> Soft:
+    """After temperature `at`."""
+    z = np.asarray(logits, np.float64) / at
+    p = softmax(z)
+    return Soft(p, z - z.mean(1, keepdims=True), p.argmax(1), p.max(1))
+
+
+def temperature(logits: Array, labels: Array) -> float:
+    """The one of least log loss on the anchor, > 0. In units of the logits' own size, so that twice the logits
+    have exactly twice the temperature."""
+    z = np.asarray(logits, np.float64)
+    size = float(z.std()) or 1.0
+    z = (z - z.max(1, keepdims=True)) / size
+    right = z[np.arange(len(z)), labels]
+    losses = [np.log(np.exp(z / at).sum(1)).mean() - right.mean() / at for at in TEMPERATURES]
+    return size * float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def lights(names: Iterable[str]) -> list[str]:
+    """The light corruptions that count."""
+    return [name for name in names if name != CLEAN][:LIGHT]
+
+
+def _sides(one: str, other: str, first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Both models' numbers, and the difference: second minus first."""
+    both = {f"{name}_{one}": value for name, value in first.items()}
+    both.update({f"{name}_{other}": value for name, value in second.items()})
+    both.update({f"{name}_gained": second[name] - first[name] for name in first})
+    return both
+
+
+def alone(m: Soft, anchor: Mapping[str, Array], labels: Array, at: float) -> dict[str, float]:
+    """Numbers of one model on the window [N, C], against its own answers on the anchor."""
+    c = m.p.shape[1]
+    known = soft(anchor[CLEAN], at)
+    right = known.classes == labels
+    accuracy = float(right.mean())
+    hist = _histogram(m)
+    mean = m.p.mean(0)
+    light = [float((anchor[name].argmax(1) == labels).mean()) for name in lights(anchor)]
+    return {
+        "confidence": float(m.confidence.mean()),
+        "entropy": float(_entropy(m.p).mean() / np.log(c)),
+        "energy": float(np.log(np.exp(m.z).sum(1)).mean()),
+        "spread": float(_entropy(hist) / np.log(c)),
+        "top_class": float(hist.max()),
+        "concentration": float(-_entropy(mean) / np.log(c)),
+        "nuclear": _nuclear(m.p),
+        "rank": _rank(m.z),
+        "histogram_from_anchor": _divergence(hist, _histogram(known)),
+        "anchor": accuracy,
+        "light": float(np.mean(light)) if light else accuracy,
+        "atc": _atc(m, known, right),
+        "doc": accuracy - float(known.confidence.mean() - m.confidence.mean()),
+    }
+
+
+def _pair(s: Soft, c: Soft) -> dict[str, float]:
+    """Both models together. Where they disagree, each one's word about the other's answer."""
+    apart = s.classes != c.classes
+    rows = np.arange(len(apart))
+    share = float(apart.mean())
+    if not apart.any():
+        return {
+            "disagreement": 0.0,
+            "histograms": 0.0,
+            "conviction": 0.0,
+            "second_choice": 0.0,
+            "distance": 0.0,
+        }
+    mine, yours = c.p[rows, c.classes] - c.p[rows, s.classes], s.p[rows, s.classes] - s.p[rows, c.classes]
+    second = np.argsort(s.p, axis=1)[:, -2]
+    return {
+        "disagreement": share,
+        "histograms": _divergence(_histogram(s), _histogram(c)),
+        "conviction": float((mine - yours)[apart].mean() * share),
+        "second_choice": float((c.classes == second)[apart].mean()),
+        "distance": float(np.abs(s.p - c.p).sum(1).mean() / 2),
+    }
+
+
+def _drift(o: Soft, c: Soft) -> dict[str, float]:
+    """How the source's answers change from the first half of the window to the second; order matters here."""
+    half = len(o.p) // 2
+    first, last = slice(0, half), slice(half, None)
+    weight = o.confidence**SURE
+    same = o.classes == c.classes
+    runs = float((o.classes[1:] == o.classes[:-1]).mean()) if len(o.p) > 1 else 0.0
+    return {
+        "drift_confidence": abs(float(o.confidence[last].mean() - o.confidence[first].mean())),
+        "drift_classes": _divergence(o.p[first].mean(0), o.p[last].mean(0)),
+        "runs": runs,
+        "sure_agreement": float((weight * same).sum() / weight.sum()),
+    }
+
+
+def _histogram(m: Soft) -> Array:
+    return np.bincount(m.classes, minlength=m.p.shape[1]) / len(m.classes)
+
+
+def _entropy(p: Array) -> Array:
+    """Nats along the last axis."""
+    return np.asarray(-(p * np.log(np.clip(p, 1e-12, None))).sum(-1))
+
+
+def _divergence(p: Array, q: Array) -> float:
+    """Jensen-Shannon, nats, 0 .. ln 2."""
+    return float(_entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2)
+
+
+def _nuclear(p: Array) -> float:
+    """Nuclear norm of the softmax matrix over its largest value, 0 .. 1."""
+    return float(_singular(p).sum() / np.sqrt(min(p.shape) * len(p)))
+
+
+def _rank(z: Array) -> float:
+    """Effective rank of the centred logits over C: exp of the entropy of the singular values' shares, 0 .. 1."""
+    values = _singular(z - z.mean(0))
+    share = values / max(values.sum(), 1e-12)
+    return float(np.exp(_entropy(share)) / z.shape[1])
+
+
+def _singular(a: Array) -> Array:
+    """Singular values by the small Gram matrix: N may be large."""
+    return np.asarray(np.sqrt(np.clip(np.linalg.eigvalsh(a.T @ a), 0, None)))
+
+
+def _atc(m: Soft, known: Soft, right: Array) -> float:
+    """Share of the window at or above the confidence that just its own accuracy's share of the anchor reaches."""
+    threshold = np.quantile(known.confidence, 1 - right.mean())
+    return float((m.confidence >= threshold).mean())

@@ -1,0 +1,87 @@
+"""The labelled set, parted: images that a candidate's anchor consists of never arrive in a world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tta_agent.anchor import AnchorSet, stratified
+from tta_agent.errors import ConfigError
+from tta_agent.evidence import Anchor
+from tta_agent.origin import standardised
+from tta_agent.rehearsal.evidence import CLEAN, lights
+from tta_agent.types import Array
+
+LEARN = 0.45  # share of a world's images that can be learnt from; the others are held out
+ANCHOR = 0.2  # share of a small set that becomes the anchor, at most
+LEAST = 100  # images with which anything can be learnt about gains
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Pixels uint8 [N, C, S, S] and labels [N], with how pixels become inputs."""
+
+    pixels: Array
+    labels: Array
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def inputs(self, pixels: Array) -> Array:
+        """As the model takes them, float32."""
+        return standardised(pixels, self.mean, self.std)
+
+    def part(self, rows: Array) -> Pool:
+        """Some of it."""
+        return Pool(self.pixels[rows], self.labels[rows], self.mean, self.std)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The anchor while rehearsing: inputs [A, ...] by corruption, and labels [A]."""
+
+    views: Mapping[str, Array]
+    labels: Array
+
+    def compare(self, serving: Mapping[str, Array], candidate: Mapping[str, Array]) -> Anchor:
+        """Both models' logits [A, C] by corruption, as the gates see them."""
+        return Anchor(self.labels, serving, candidate)
+
+
+def pooled(inputs: Array, labels: Array | None, mean: tuple[float, ...], std: tuple[float, ...]) -> Pool:
+    """Of inputs as the model takes them.
+
+    Raises:
+        ConfigError: no labels, too few, or no square images: shifts are made of pixels.
+    """
+    if labels is None:
+        raise ConfigError(
+            "rehearsing needs labels: an .npz with `inputs` and `labels`, or a folder for each class"
+        )
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or inputs.shape[2] != inputs.shape[3]:
+        raise ConfigError(
+            f"rehearsing needs square grey or colour images [N, C, S, S], not {list(inputs.shape)}: "
+            "shifts are made of pixels"
+        )
+    if len(inputs) < LEAST:
+        raise ConfigError(
+            f"{len(inputs)} labelled images: rehearsing needs {LEAST}, and is good from 1,000 on"
+        )
+    centre, scale = (np.asarray(v, np.float32).reshape(1, -1, 1, 1) for v in (mean, std))
+    pixels = np.clip(np.rint((inputs * scale + centre) * 255), 0, 255).astype(np.uint8)
+    return Pool(pixels, labels, mean, std)
+
+
+def part(pool: Pool, anchor_images: int, seed: int = 0) -> tuple[Pool, Reference]:
+    """What worlds are made of, and the anchor: drawn as `AnchorSet.read` draws it, so production answers the same."""
+    count = min(anchor_images, round(ANCHOR * len(pool.labels)))
+    chosen = stratified(pool.labels, count, seed)
+    others = np.setdiff1d(np.arange(len(pool.labels)), chosen)
+    return pool.part(others), reference(pool.part(chosen))
+
+
+def reference(pool: Pool) -> Reference:
+    """All of it as an anchor, with the light corruptions that evidence looks at."""
+    views = AnchorSet(pool.inputs(pool.pixels), pool.labels, pool.mean, pool.std).views()
+    return Reference({name: views[name] for name in (CLEAN, *lights(views))}, pool.labels)

@@ -1,0 +1,147 @@
+"""From evidence to gain: a line and a forest, and a lower bound by what they get wrong on unseen families.
+
+References:
+    Breiman, "Random Forests", Machine Learning 45, 2001.
+    Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005 (conformal bounds).
+    Barber, Candès, Ramdas, Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 2021,
+    arXiv:1905.02928 (residuals by leaving out). Lee, Barber, Willett, "Distribution-free inference with
+    hierarchical data", 2023, arXiv:2306.06342 (groups that count the same).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tta_agent.rehearsal.table import Table
+from tta_agent.types import Array
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestRegressor
+
+TREES, LEFT_OUT_TREES, LEAF = 300, 150, 3
+FEATURES = 0.4  # share of the evidence that a split may look at
+STIFFNESS = 100.0  # of the line (ridge), in standardised evidence
+ODD = ("conviction",)  # changes its sign when the roles are exchanged
+FLOOR = 0.01  # added to the trees' spread: a residual of a point means as much where all trees agree
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Most likely gain [R], and how far the trees differ [R]: their standard deviation."""
+
+    gain: Array
+    spread: Array
+
+
+class Forest:
+    """Gain from evidence: a line, and a forest for what the line leaves over.
+
+    A forest alone halves every gain that is larger than most of the rehearsed (leaving families out, its error was
+    twice as large): the line carries on where trees stop. Every pair is also learnt from with the roles exchanged
+    and the gain negated, and asked both ways: which of two models is better cannot depend on who serves.
+
+    Args:
+        table: what it learns from.
+        trees: how many.
+    """
+
+    def __init__(self, table: Table, trees: int = TREES) -> None:
+        from sklearn.ensemble import RandomForestRegressor
+        from sklearn.linear_model import Ridge
+
+        self._exchange = _exchange(table.names)
+        both = np.concatenate([table.evidence, self._exchange(table.evidence)])
+        gains = np.concatenate([table.gains, -table.gains])
+        self._centre, self._scale = both.mean(0), both.std(0) + 1e-9
+        self._line = Ridge(STIFFNESS).fit(self._standard(both), gains)
+        self._forest: RandomForestRegressor = RandomForestRegressor(
+            trees, min_samples_leaf=LEAF, max_features=FEATURES, n_jobs=1, random_state=0
+        )
+        self._forest.fit(both.astype(np.float32), gains - self._line.predict(self._standard(both)))
+
+    def guess(self, evidence: Array) -> Guess:
+        """Of evidence [R, F]."""
+        forward, backward = self._each(evidence), self._each(self._exchange(evidence))
+        each = (forward - backward) / 2  # [trees, R]
+        doubt = np.abs(forward.mean(0) + backward.mean(0)) / 2  # what the two ways disagree about
+        return Guess(each.mean(0), np.hypot(each.std(0), doubt))
+
+    def _each(self, evidence: Array) -> Array:
+        x = np.ascontiguousarray(evidence, np.float32)
+        rest = np.stack([tree.tree_.predict(x)[:, 0] for tree in self._forest.estimators_])
+        return np.asarray(rest + self._line.predict(self._standard(evidence)))
+
+    def _standard(self, evidence: Array) -> Array:
+        return np.asarray((evidence - self._centre) / self._scale)
+
+    @property
+    def weights(self) -> Array:
+        """How much each number of the evidence matters [F], summing to 1: half by the line, half by the forest."""
+        line = np.abs(self._line.coef_)
+        return np.asarray((line / max(line.sum(), 1e-12) + self._forest.feature_importances_) / 2)
+
+
+def _exchange(names: Sequence[str]) -> Callable[[Array], Array]:
+    """Evidence [R, F] as if the candidate served and the serving model were the candidate."""
+    place = {name: i for i, name in enumerate(names)}
+    other = {"_serving": "_candidate", "_candidate": "_serving"}
+    order, sign = np.arange(len(names)), np.ones(len(names))
+    for name, i in place.items():
+        stem, _, side = name.rpartition("_")
+        order[i] = place.get(stem + other.get(f"_{side}", ""), i)
+        sign[i] = -1.0 if side == "gained" or name in ODD else 1.0
+    return lambda evidence: np.asarray(evidence[:, order] * sign)
+
+
+def left_out(table: Table, trees: int = LEFT_OUT_TREES) -> Guess:
+    """Each row as judged by a forest that has seen nothing of its family [R]; NaN where nothing else is there."""
+    gain, spread = np.full(len(table), np.nan), np.full(len(table), np.nan)
+    for family in table.families:
+        mine, others = table.of_family(family), table.without(family)
+        if others.sum() >= 2 * LEAF:
+            found = Forest(table.part(others), trees).guess(table.evidence[mine])
+            gain[mine], spread[mine] = found.gain, found.spread
+    return Guess(gain, spread)
+
+
+def scores(guess: Guess, gains: Array) -> Array:
+    """How much too high a guess was, in units of its own doubt [R]."""
+    return np.asarray((guess.gain - gains) / (guess.spread + FLOOR))
+
+
+def bound(guess: Guess, quantile: float) -> Array:
+    """Lower bound of the gain [R]."""
+    return np.asarray(guess.gain - quantile * (guess.spread + FLOOR))
+
+
+def quantile(scores: Array, families: Array, alpha: float) -> float:
+    """The score that a new family exceeds with probability `alpha`: every family counts the same, and one more,
+    unseen, counts as its own worst share (a finite sample of families is a sample).
+
+    Args:
+        scores: [R], NaN left out.
+        families: names [R].
+    """
+    known = ~np.isnan(scores)
+    scores, families = scores[known], families[known]
+    names, which, count = np.unique(families, return_inverse=True, return_counts=True)
+    weight = 1.0 / count[which] / len(names)
+    order = np.argsort(scores)
+    reached = np.cumsum(weight[order])
+    wanted = min((1 - alpha) * (len(scores) + 1) / len(scores), 1.0)
+    return float(scores[order][min(int(np.searchsorted(reached, wanted - 1e-12)), len(scores) - 1)])
+
+
+def coverage(table: Table, guess: Guess, alpha: float) -> float:
+    """Share of rows whose gain is at least the bound, each family bounded by what the other families got wrong."""
+    value, families = scores(guess, table.gains), np.array([row.family for row in table.rows])
+    covered = np.full(len(table), np.nan)
+    for family in table.families:
+        mine = families == family
+        limit = quantile(value[~mine], families[~mine], alpha) if (~mine).any() else np.nan
+        covered[mine] = value[mine] <= limit
+    return float(np.nanmean(covered))

@@ -1,0 +1,134 @@
+"""What rehearsals say of a candidate in production."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from tta_agent.evidence import Anchor, Expected
+from tta_agent.rehearsal import regress
+from tta_agent.rehearsal.evidence import features
+from tta_agent.rehearsal.moved import moved
+from tta_agent.rehearsal.play import Row
+from tta_agent.rehearsal.support import Support
+from tta_agent.rehearsal.table import Table
+from tta_agent.types import Array
+
+ALPHA = 0.05
+ALPHAS = (0.02, 0.05, 0.10)
+FEWEST = 60  # rows below which nothing is said
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What leaving families out has shown; slow to find, so it is stored.
+
+    Attributes:
+        quantiles: of the scores, by alpha.
+        coverage: share of rows at or above their bound, by alpha; aimed at 1 - alpha.
+        error: mean absolute error, as a share of accuracy.
+        correlation: of guess and true gain.
+        guesses: of each row, by a forest that has not seen its family.
+        lower: bound of each row at `ALPHA`.
+    """
+
+    quantiles: Mapping[str, float]
+    coverage: Mapping[str, float]
+    error: float
+    correlation: float
+    guesses: Sequence[float]
+    lower: Sequence[float]
+
+
+def fit(rows: Sequence[Row]) -> Fit:
+    """Leave out every family in turn; about half a second each."""
+    table = Table.of(rows)
+    guess = regress.left_out(table)
+    value, families = regress.scores(guess, table.gains), np.array([row.family for row in rows])
+    quantiles = {f"{alpha:g}": regress.quantile(value, families, alpha) for alpha in ALPHAS}
+    error = np.abs(guess.gain - table.gains)
+    return Fit(
+        quantiles,
+        {f"{alpha:g}": regress.coverage(table, guess, alpha) for alpha in ALPHAS},
+        float(np.nanmean(error)),
+        float(np.corrcoef(guess.gain, table.gains)[0, 1]),
+        guess.gain.tolist(),
+        regress.bound(guess, quantiles[f"{ALPHA:g}"]).tolist(),
+    )
+
+
+class Rehearsed:
+    """Reads evidence by what was rehearsed.
+
+    Args:
+        rows: of all worlds.
+        known: what leaving families out has shown.
+        source: the deployed module.
+        window: held-out records of one look; production must look at as many.
+        alpha: one of `ALPHAS`.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], known: Fit, source: nn.Module, window: int, alpha: float = ALPHA
+    ) -> None:
+        self.window, self.alpha, self.known, self._source = window, alpha, known, source
+        self._table = Table.of(rows)
+        self._forest = regress.Forest(self._table)
+        self._support = Support(self._table, self._forest.weights)
+
+    def moved(self, module: nn.Module) -> Mapping[str, float]:
+        """How far a candidate stands from the source."""
+        return moved(self._source, module)
+
+    def expect(
+        self,
+        serving: Array,
+        candidate: Array,
+        source: Array | None,
+        anchor: Anchor | None,
+        moved: Mapping[str, float],
+    ) -> Expected:
+        """Gain of candidate over serving, from logits [N, C] in order of arrival.
+
+        Never raises for odd logits: what cannot be read is not supported.
+        """
+        reason = _unreadable(serving, candidate, source, anchor, self.window)
+        if reason is not None or anchor is None:
+            return self._nothing(str(reason))
+        seen = features(serving, candidate, source, anchor, moved)
+        return self.judge(np.array([seen.get(name, 0.0) for name in self._table.names]))
+
+    def judge(self, evidence: Array) -> Expected:
+        """Of evidence [F] in the order of the table."""
+        outside = self._support.outside(evidence)
+        if outside is not None:
+            return self._nothing(f"not rehearsed: {outside}")
+        guess = self._forest.guess(evidence[None])
+        lower = float(regress.bound(guess, self.known.quantiles[f"{self.alpha:g}"])[0])
+        gain = float(guess.gain[0])
+        told = (
+            f"rehearsed worlds that look like this gain {100 * gain:+.1f} points, "
+            f"at least {100 * lower:+.1f} in {1 - self.alpha:.0%}"
+        )
+        return Expected(gain, lower, self.alpha, True, told)
+
+    def _nothing(self, reason: str) -> Expected:
+        return Expected(0.0, -1.0, self.alpha, False, reason)
+
+
+def _unreadable(
+    serving: Array, candidate: Array, source: Array | None, anchor: Anchor | None, window: int
+) -> str | None:
+    if anchor is None:
+        return "no anchor answers: rehearsals need TTA_GATE__ANCHOR in production too"
+    if len(serving) < window:
+        return f"{len(serving)} held-out records of the {window} that were rehearsed"
+    given = (serving, candidate, *(() if source is None else (source,)), *anchor.serving.values(),
+             *anchor.candidate.values())  # fmt: skip
+    if not all(math.isfinite(float(np.sum(z))) for z in given):
+        return "logits that are not finite"
+    return None

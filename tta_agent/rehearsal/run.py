@@ -1,0 +1,161 @@
+"""All scenes, in processes of one thread each, until they are done or the time is up."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tta_agent.errors import TtaError
+from tta_agent.rehearsal.play import Player, Row
+from tta_agent.rehearsal.pool import Pool, part, pooled
+from tta_agent.rehearsal.store import Shelf
+from tta_agent.rehearsal.worlds import Scene
+
+if TYPE_CHECKING:
+    from tta_agent.settings import Settings
+
+Played = tuple[Scene, list[Row], float]
+_player: Player | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a player is made of, in any process.
+
+    Attributes:
+        settings: model and adapter.
+        anchor: labelled images; those that are not drawn for the anchor arrive in worlds.
+        images: labelled images that arrive instead of these, and `others`, .npz of unknown classes among them: to
+            try out what was rehearsed.
+        dropout: see `Player`.
+    """
+
+    settings: Settings
+    anchor: Path
+    images: Path | None = None
+    others: Path | None = None
+    dropout: float = 0.0
+
+    def name(self, scene: Scene) -> str:
+        """Of a finished scene: another anchor set, or another share of it, makes another one."""
+        files = [path for path in (self.anchor, self.images, self.others) if path is not None]
+        about = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        said = repr((about, self.settings.gate.anchor_images, self.dropout))
+        return f"{scene.key}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+
+
+def player(stage: Stage) -> Player:
+    """A player of the configured model and adapter.
+
+    Raises:
+        ConfigError: model, data or a setting does not fit.
+    """
+    from tta_agent import build
+    from tta_agent.origin import read_source_data
+    from tta_agent.telemetry import Telemetry
+
+    s = stage.settings
+    source = build.load_source(s)
+    facts = source.shape, source.mean, source.std
+
+    def read(path: Path) -> Pool:
+        return pooled(*read_source_data(path, *facts), source.mean, source.std)
+
+    pool, reference = part(read(stage.anchor), s.gate.anchor_images)
+    pool = pool if stage.images is None else read(stage.images)
+    others = None if stage.others is None else np.load(stage.others)["inputs"]
+    teacher = build.make_teacher(s, source, Telemetry.off())
+    return Player(teacher, source, pool, reference, s.adapt.batch_size, others=others, dropout=stage.dropout)
+
+
+def carry_out(
+    stage: Stage,
+    scenes: Sequence[Scene],
+    shelf: Shelf,
+    *,
+    workers: int,
+    seconds: float,
+    told: Callable[[int, int, Scene], None] = lambda done, total, scene: None,
+) -> int:
+    """Play what is not finished; every scene is on disk once it is told of.
+
+    Args:
+        workers: processes; 0: this one.
+        seconds: no scene is begun after this.
+        told: done so far, of how many, and which; from this thread.
+
+    Returns:
+        Scenes that are finished, those of earlier runs among them.
+
+    Raises:
+        TtaError: a worker was killed.
+    """
+    finished = shelf.finished()
+    left = [scene for scene in scenes if stage.name(scene) not in finished]
+    done = len(scenes) - len(left)
+    deadline_s = time.monotonic() + seconds
+    played = _here(stage, left, deadline_s) if not workers else _apart(stage, left, workers, deadline_s)
+    for scene, rows, took_s in played:
+        shelf.keep(stage.name(scene), rows, took_s)
+        done += 1
+        told(done, len(scenes), scene)
+    return done
+
+
+def _here(stage: Stage, scenes: Sequence[Scene], deadline_s: float) -> Iterator[Played]:
+    mine = player(stage) if scenes else None
+    for scene in scenes:
+        if mine is None or time.monotonic() > deadline_s:
+            return
+        yield _timed(mine, scene)
+
+
+def _apart(stage: Stage, scenes: Sequence[Scene], workers: int, deadline_s: float) -> Iterator[Played]:
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(scenes)
+    with ProcessPoolExecutor(min(workers, max(len(scenes), 1)), context, _begin, (stage,)) as pool:
+        running: set[Future[Played]] = set()
+        try:
+            while True:
+                while len(running) < workers and time.monotonic() < deadline_s:
+                    scene = next(waiting, None)
+                    if scene is None:
+                        break
+                    running.add(pool.submit(_play, scene))
+                if not running:
+                    return
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in ended)
+        except BrokenProcessPool:
+            raise TtaError(
+                "a worker ended: no memory for so many? Try --workers 1; the same command goes on"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(stage: Stage) -> None:
+    from tta_agent import threads
+
+    global _player
+    threads.yield_to_others(stage.settings.model.nice)
+    _player = player(stage)
+
+
+def _play(scene: Scene) -> Played:
+    assert _player is not None
+    return _timed(_player, scene)
+
+
+def _timed(mine: Player, scene: Scene) -> Played:
+    began_s = time.monotonic()
+    return scene, mine.play(scene), time.monotonic() - began_s

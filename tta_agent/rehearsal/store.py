@@ -1,0 +1,144 @@
+"""Rehearsals on disk: plain JSON, finished scenes kept as they finish, forests grown again when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tta_agent.errors import ConfigError
+from tta_agent.files import write_atomic
+from tta_agent.rehearsal import evidence
+from tta_agent.rehearsal.play import Row
+from tta_agent.rehearsal.rehearsed import FEWEST, Fit, Rehearsed
+
+ROWS, SUMMARY = "rows.jsonl", "rehearsal.json"
+
+
+def key(fingerprint: str, settings: Mapping[str, Any]) -> str:
+    """Names a rehearsal: by the model's weights, how it is adapted, and what is taken as evidence.
+
+    Args:
+        fingerprint: of the weights.
+        settings: whatever decides how a copy learns.
+    """
+    told = json.dumps([fingerprint, settings, evidence.VERSION], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def learning(settings: Any) -> dict[str, Any]:
+    """What of all settings decides how a copy learns: a change of it asks for another rehearsal."""
+    s = settings
+    return {
+        "method": s.adapt.method,
+        "options": s.adapt.options.get(s.adapt.method, {}),
+        "batch": s.adapt.batch_size,
+        "window": s.adapt.window,
+        "selectors": s.select.selectors,
+        "selector_options": s.select.options,
+        "schedules": s.schedule.schedules,
+        "schedule_options": s.schedule.options,
+    }
+
+
+class Shelf:
+    """The folder of one rehearsal.
+
+    Args:
+        folder: `<store>/rehearsal`.
+        name: from `key`.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+
+    def rows(self, scenes: Collection[str]) -> list[Row]:
+        """Of these scenes. A line that was cut off by a crash is left out; its scene is played again."""
+        return [
+            Row.read(row) for name, saved in self._saved().items() if name in scenes for row in saved["rows"]
+        ]
+
+    def finished(self) -> set[str]:
+        """Keys of finished scenes."""
+        return set(self._saved())
+
+    def keep(self, scene: str, rows: Sequence[Row], seconds: float) -> None:
+        """One scene is finished; on disk when this returns."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"scene": scene, "seconds": seconds, "rows": [row.plain() for row in rows]})
+        with (self.path / ROWS).open("a+b") as file:
+            if file.tell() and not _ends_a_line(file):
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
+
+    def conclude(self, known: Fit, about: Mapping[str, Any]) -> None:
+        """What the rows come to."""
+        text = json.dumps(
+            {**about, "evidence": evidence.VERSION, "fit": asdict(known)}, indent=1, default=str
+        )
+        write_atomic(self.path / SUMMARY, text.encode())
+
+    def summary(self) -> dict[str, Any] | None:
+        """What `conclude` wrote, or None.
+
+        Raises:
+            ConfigError: damaged.
+        """
+        path = self.path / SUMMARY
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}); remove it and run: tta-agent rehearse") from None
+        return found
+
+    def forget(self) -> None:
+        """Play all of it again."""
+        for name in (ROWS, SUMMARY):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _saved(self) -> dict[str, dict[str, Any]]:
+        path = self.path / ROWS
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        found = [saved for saved in map(_line, lines) if saved is not None]
+        return {saved["scene"]: saved for saved in sorted(found, key=lambda saved: str(saved["scene"]))}
+
+
+def open_rehearsal(folder: Path, name: str, source: nn.Module) -> Rehearsed | None:
+    """What was rehearsed under this key, ready to be asked (a second or two), or None.
+
+    Args:
+        folder: `<store>/rehearsal`.
+        name: from `key`.
+        source: the deployed module.
+
+    Raises:
+        ConfigError: its files are damaged.
+    """
+    shelf = Shelf(folder, name)
+    summary = shelf.summary()
+    if summary is None:
+        return None
+    rows = shelf.rows(set(summary["scenes"]))
+    if len(rows) < FEWEST:
+        return None
+    return Rehearsed(rows, Fit(**summary["fit"]), source, int(summary["window"]))
+
+
+def _ends_a_line(file: Any) -> bool:
+    file.seek(-1, 2)
+    return bool(file.read(1) == b"\n")
+
+
+def _line(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "rows" in found else None

@@ -1,0 +1,77 @@
+"""What a rehearsal has found, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tta_agent.rehearsal.play import Row
+from tta_agent.rehearsal.rehearsed import ALPHA
+from tta_agent.types import Array
+
+HARM = -0.005  # half a point: less than that is noise of the worlds
+
+
+def adapted(rows: Sequence[Row]) -> list[Row]:
+    """The worlds in which the adapter did what it was meant to do, from the source."""
+    return [row for row in rows if row.kind == "adapted"]
+
+
+def cells(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
+    """Mean gain by (family, severity) of the adapted worlds."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in adapted(rows):
+        found.setdefault((row.family, row.severity), []).append(row.gain)
+    return {place: float(np.mean(gains)) for place, gains in found.items()}
+
+
+def decisions(rows: Sequence[Row], lower: Sequence[float]) -> dict[str, float]:
+    """Harmful promotions as a share of all worlds, and the share promoted where there is much to gain."""
+    gains, promoted = np.array([row.gain for row in rows]), np.array(lower, float) > 0
+    return {
+        "harmful": float((promoted & (gains < 0)).mean()),
+        "worst": float(gains[promoted].min()) if promoted.any() else 0.0,
+        "power_at_5_points": _share(promoted, gains >= 0.05),
+        "power_at_3_points": _share(promoted, gains >= 0.03),
+    }
+
+
+def _share(promoted: Array, among: Array) -> float:
+    return float(promoted[among].mean()) if among.any() else float("nan")
+
+
+def findings(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
+    """Sentences, the most useful first."""
+    gains = {
+        family: [row.gain for row in adapted(rows) if row.family == family] for family in _families(rows)
+    }
+    mean = {family: 100 * float(np.mean(g)) for family, g in gains.items() if g}
+    best, worst = max(mean, key=mean.__getitem__), min(mean, key=mean.__getitem__)
+    every = np.array([row.gain for row in adapted(rows)])
+    fit = summary["fit"]
+    made = decisions(rows, fit["lower"])
+    return [
+        _clean(mean),
+        f"Adapting helps most under {best} ({mean[best]:+.1f} points), least under {worst} ({mean[worst]:+.1f}).",
+        f"Promoting always would have cost half a point or more in {(every < HARM).mean():.0%} of {len(every)} "
+        "such worlds.",
+        f"With this rehearsal (each shift judged without having seen it): {made['harmful']:.1%} of worlds harmed, "
+        f"{made['power_at_5_points']:.0%} of gains of 5 points taken, {made['power_at_3_points']:.0%} of 3 points.",
+        f"Its bound holds in {fit['coverage'][f'{ALPHA:g}']:.1%} of worlds ({1 - ALPHA:.0%} wanted); its guesses are "
+        f"{100 * fit['error']:.1f} points off on average.",
+    ]  # fmt: skip
+
+
+def _clean(mean: Mapping[str, float]) -> str:
+    if "clean" not in mean:
+        return "No world without a shift was played: give more time to learn what adapting costs there."
+    gain = mean["clean"]
+    if gain < 100 * HARM:
+        return f"On clean data adapting costs {-gain:.1f} points: keep the source."
+    return f"On clean data adapting changes little ({gain:+.1f} points)."
+
+
+def _families(rows: Sequence[Row]) -> list[str]:
+    return sorted({row.family for row in adapted(rows)})

@@ -1,0 +1,117 @@
+"""Which worlds are rehearsed: shift families by severity, each with several orders of arrival.
+
+A *scene* is one shift at one severity, a draw of images, and another shift for what comes from elsewhere (second
+swaps, stale statistics). All worlds of a scene share its corrupted images, which is what makes them cheap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tta_agent.demo import corruptions
+from tta_agent.rehearsal.shifts import EXTRA
+
+CLEAN = "clean"
+SEVERITIES = (1, 3, 5)
+STRUCTURES = ("iid", "correlated", "label_shift", "unknown")
+LENGTHS = (448, 640, 896)  # records that a copy has learnt from
+MIXTURES = (
+    ("gaussian_noise", "defocus_blur"), ("fog", "jpeg_compression"), ("snow", "contrast", "pixelate"),
+    ("brightness", "impulse_noise", CLEAN), ("motion_blur", "frost"),
+)  # fmt: skip
+COLLAPSES = 4  # one scene in so many has a copy driven to collapse, which costs as much as four others
+CLEAN_SHARE = 7  # one scene in so many has no shift: there the right answer is to keep the source
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One shift, and what is played in it.
+
+    Attributes:
+        families: a random one of these for each image; one name, but in mixtures.
+        severity: 1 to 5; `clean` has 1.
+        seed: of images, pixels and orders of arrival.
+        elsewhere: shift (family, severity) of the copy that comes from another world.
+        length: records learnt from.
+        structures: of `STRUCTURES`, each a world of its own.
+        failures: kinds of injected failures, see `failures.KINDS`.
+    """
+
+    families: tuple[str, ...]
+    severity: int
+    seed: int
+    elsewhere: tuple[str, int] = ("contrast", 3)
+    length: int = 768
+    structures: tuple[str, ...] = STRUCTURES
+    failures: tuple[str, ...] = field(default=())
+
+    @property
+    def family(self) -> str:
+        """For tables: `mixture` where there are several."""
+        return self.families[0] if len(self.families) == 1 else "mixture"
+
+    @property
+    def key(self) -> str:
+        """Names all that decides its rows."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    @property
+    def cost(self) -> float:
+        """Copies that have to learn and to answer: a measure of time."""
+        return len(self.structures) + 2 + ("collapse" in self.failures)
+
+
+def bank(
+    families: Sequence[str] = (*corruptions.NAMES, *EXTRA),
+    severities: Sequence[int] = SEVERITIES,
+    seeds: Sequence[int] = (0, 1),
+    structures: Sequence[str] = STRUCTURES,
+    failures: Sequence[str] = (),
+) -> list[Scene]:
+    """All scenes, in an order of which every beginning is spread evenly over families and severities.
+
+    Args:
+        structures: two of these are played in each scene, in turn.
+        failures: three of these, and in some scenes a collapse; none where empty.
+    """
+    rounds = [(seed, k) for seed in seeds for k in range(len(severities))]
+    every = min(CLEAN_SHARE, len(families))
+    scenes: list[Scene] = []
+    for turn, (seed, k) in enumerate(rounds):
+        for i, family in enumerate(families):
+            severity = severities[(i + k) % len(severities)]  # a Latin square: each round has all severities
+            other = families[(i + 5 + 3 * turn) % len(families)]
+            scenes.append(_scene((family,), severity, seed, other, len(scenes), structures, failures))
+            if i % every == every // 2:  # among the others, so that a small budget has some too
+                other = families[(2 * i + turn) % len(families)]
+                clean = 100 * seed + 10 * k + i // every
+                scenes.append(_scene((CLEAN,), 1, clean, other, len(scenes), structures, failures))
+        mixed = MIXTURES[turn % len(MIXTURES)]
+        severity = severities[turn % len(severities)]
+        scenes.append(
+            _scene(mixed, severity, seed, families[turn % len(families)], len(scenes), structures, failures)
+        )
+    return scenes
+
+
+def _scene(
+    families: tuple[str, ...],
+    severity: int,
+    seed: int,
+    other: str,
+    number: int,
+    structures: Sequence[str],
+    failures: Sequence[str],
+) -> Scene:
+    elsewhere = (other, SEVERITIES[(number // 2) % 3])
+    orders = tuple(
+        dict.fromkeys(structures[(number + i * (1 + number // 4 % 3)) % len(structures)] for i in (0, 1))
+    )
+    broken = (
+        tuple(dict.fromkeys(failures[(3 * number + i) % len(failures)] for i in range(3))) if failures else ()
+    )
+    if number % COLLAPSES == 0:
+        broken = (*broken, "collapse") if failures else ()
+    return Scene(families, severity, seed, elsewhere, LENGTHS[number % len(LENGTHS)], orders, broken)

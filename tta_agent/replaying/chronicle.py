@@ -1,0 +1,42 @@
+"""What was decided, at which record: the journal, read along with the tape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Chronicle:
+    """The agent's `events.jsonl`, each line stamped as soon as it is seen.
+
+    An event carries `record` (records played so far, up to one poll late), `t` (recorded seconds since the first
+    record) and `labels_used` so far, instead of the wall clock's time.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / "events.jsonl"
+        self._read_bytes = 0
+        self.events: list[dict[str, Any]] = []
+
+    def look(self, record: int, t: float, labels_used: int) -> None:
+        """Take up what was written since the last look."""
+        if not self._path.exists() or self._path.stat().st_size == self._read_bytes:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            text = file.read()
+        self._read_bytes += len(text)
+        for line in text.splitlines():
+            event = json.loads(line)
+            event.pop("time", None)
+            self.events.append({**event, "record": record, "t": round(t, 3), "labels_used": labels_used})
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """All events of one kind."""
+        return [event for event in self.events if event["event"] == name]
+
+    def labels_per_swap(self) -> float | None:
+        """Labels that were used before the last swap, over the number of swaps; None without one."""
+        swaps = self.named("swap")
+        return swaps[-1]["labels_used"] / len(swaps) if swaps else None

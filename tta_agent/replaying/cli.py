@@ -1,0 +1,153 @@
+"""`tta-agent replay`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tta_agent import environment, threads
+from tta_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tta_agent.named_settings import Named
+    from tta_agent.replay import Late
+
+HELP = (
+    "Play whole policies over a recording: selection, adapter, gate, swap and roll-back, labels late.\n\n"
+    "A policy is a preset, METHOD@PRESET, a METHOD, or a .yaml of settings by group. All get the same records and "
+    "the same labels; modes shadow and approve are played as auto. Compared with the frozen source and with an "
+    "oracle, which takes in each window the best of all in hindsight.\n\n"
+    "--fail-if makes it a test: exit status 1 where the rule holds for a policy. Names (accuracies in points, "
+    "0 .. 100): source, served, online, oracle, gain, regret, worst_window, time_below_source, swaps, rollbacks, "
+    "verdicts, labels_used, labels_arrived, labels_per_swap, records, adapted, seconds, times_forward. "
+    "'POLICY: RULE' speaks of one policy.\n\n"
+    'Interrupted, it still writes the policies that were played to the end, with "complete": false.\n\n'
+    "Try: tta-agent replay RECORDING --policy balanced --policy conservative --html page.html "
+    "--fail-if 'served_accuracy < source - 0.5'"
+)
+
+
+def replay(
+    recording: Annotated[Path, typer.Argument(help="Folder of a recording.")],
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Preset, METHOD@PRESET, METHOD or .yaml; several allowed. Default: TTA_POLICY, by "
+            "environment and preset."
+        ),
+    ] = None,
+    label_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of records that get a label.")] = 0.5,
+    label_delay_s: Annotated[float, typer.Option(min=0, help="Recorded seconds until a label comes.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Chooses which records get a label.")] = 0,
+    speed: Annotated[
+        str, typer.Option(help="max, or recorded seconds a second (1: as it happened).")
+    ] = "max",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Policies at a time, in processes of one thread each.")
+    ] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Write the result here; - prints it instead of the table.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page here that needs no network.")] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(help="Exit with 1 where this holds: 'served < source - 0.5'; several allowed."),
+    ] = None,
+) -> None:
+    """Play whole policies over a recording: see HELP."""
+    for path in (out, html):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.resolve().parent}")
+    threads.budget(environment.load().model.threads)
+    _quiet()
+    from tta_agent.named_settings import policies
+    from tta_agent.replay import Late
+    from tta_agent.replaying import rules
+
+    named = policies(policy) if policy else _by_environment()
+    checks = [rules.parse(text, [one.name for one in named]) for text in fail_if or []]
+    late = Late(label_rate, label_delay_s, seed, _speed(speed))
+    result, complete = _play(recording, named, late, workers)
+    _write(result, out, html)
+    if not complete:
+        print(f"interrupted: {len(result['policies'])} of {len(named)} policies are written", file=sys.stderr)
+        raise KeyboardInterrupt
+    sys.exit(_verdict(result, checks))
+
+
+def _by_environment() -> list[Named]:
+    from tta_agent.named_settings import Named
+
+    return [Named(environment.load().policy, {})]
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = math.inf if text == "max" else float(text)
+    except ValueError:
+        speed = 0.0
+    if not speed > 0:
+        raise ConfigError(f"--speed {text!r}: expected max, or a number above 0")
+    return speed
+
+
+def _play(folder: Path, named: list[Named], late: Late, workers: int) -> tuple[dict[str, Any], bool]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tta_agent.replaying import outcome, several
+
+    settings = {one.name: one.settings() for one in named}
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks = {name: bar.add_task(name, total=None) for name in settings}
+        played, complete = several.play(
+            folder, settings, late, workers=workers,
+            tick=lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
+        )  # fmt: skip
+    if not played:
+        raise KeyboardInterrupt
+    about = {
+        "recording": folder.resolve().name,
+        "labels": {"rate": late.label_rate, "delay_s": late.label_delay_s, "seed": late.seed},
+    }
+    return outcome.compare(played, about, complete=complete), complete
+
+
+def _write(result: dict[str, Any], out: Path | None, html: Path | None) -> None:
+    from tta_agent.replaying import page, table
+
+    text = json.dumps(result, indent=1, allow_nan=False, default=str) + "\n"
+    if out == Path("-"):
+        sys.stdout.write(text)
+    else:
+        table.show(result)
+    if out is not None and out != Path("-"):
+        out.write_text(text, encoding="utf-8")
+    if html is not None:
+        html.write_text(page.html(result), encoding="utf-8")
+
+
+def _verdict(result: dict[str, Any], checks: list[Any]) -> int:
+    from tta_agent.replaying import rules
+
+    lines = [
+        line
+        for policy in result["policies"]
+        for rule in checks
+        if (line := rule.broken(policy["name"], rules.figures(result, policy)))
+    ]
+    for line in lines:
+        print(f"tta-agent replay: {line}", file=sys.stderr)
+    return 1 if lines else 0
+
+
+def _quiet() -> None:
+    logging.basicConfig(level=logging.WARNING)
+    for noisy in ("httpx", "httpcore", "onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)

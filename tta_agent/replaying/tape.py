@@ -1,0 +1,154 @@
+"""A recording as a Source: answers each record by what serves now, and delivers labels late."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from tta_agent.batching import Batch
+from tta_agent.codecs import cloudevents
+from tta_agent.replaying.marks import Marks
+from tta_agent.sessions import Session, SessionPair, run
+from tta_agent.sources.recording import Recording, Row
+from tta_agent.teacher import Round
+from tta_agent.types import Array, Headers, Partition, Positions, RawRecord
+
+POLL = 32  # records a poll
+
+
+class Tape:
+    """Plays from the beginning to the end, once.
+
+    Args:
+        label_rate: share of the labelled records whose label arrives.
+        label_delay_s: recorded seconds until it does.
+        seed: chooses which.
+        speed: recorded seconds a second; infinite for as fast as the machine allows.
+    """
+
+    pair: SessionPair
+    source: Session
+
+    def __init__(
+        self, recording: Recording, label_rate: float, label_delay_s: float, seed: int, speed: float = np.inf
+    ) -> None:
+        self._recording, self._rows = recording, iter(recording)
+        self._label_rate, self._label_delay_s, self._speed = label_rate, label_delay_s, speed
+        self._random = np.random.default_rng(seed)
+        self._late: deque[tuple[float, str, int]] = deque()
+        self._truth: dict[str, tuple[int, int]] = {}  # id -> row, label
+        self._began: tuple[float, float] | None = None
+        self.marks = Marks.empty(len(recording))
+        self.ended = False
+        self.now_s = 0.0
+        self.answering_s = self.waiting_s = 0.0  # seconds that are not the agent's
+        self.records = self.labels = self.used = 0
+
+    def poll(self, timeout_s: float) -> Sequence[RawRecord]:
+        """The next records, as they would be logged by the server, and the labels that are due."""
+        rows = list(islice(self._rows, POLL))
+        if not rows:
+            self.ended = True
+            return []
+        self._wait(rows[-1].time_s)
+        started_s = time.perf_counter()
+        x = self._recording.model_input(rows)
+        number, session = self.pair.current()
+        answers = run(session, x)
+        self._mark(rows, run(self.source, x), answers, number)
+        self.answering_s += time.perf_counter() - started_s
+        return [*self._inferences(rows, x, answers, number), *self._due_labels()]
+
+    def _wait(self, now_s: float) -> None:
+        self.now_s = max(now_s, self.now_s) if self.records else now_s  # partitions may be out of step
+        began_s, began_now_s = self._began = self._began or (time.monotonic(), self.now_s)
+        if np.isfinite(self._speed):
+            pause_s = began_s + (self.now_s - began_now_s) / self._speed - time.monotonic()
+            time.sleep(max(pause_s, 0.0))
+            self.waiting_s += max(pause_s, 0.0)
+
+    def _mark(self, rows: Sequence[Row], source: Array, served: Array, number: int) -> None:
+        for i, row in enumerate(rows, self.records):
+            self.marks.time_s[i], self.marks.version[i] = row.time_s, number
+            if row.domain is not None:
+                self.marks.name(i, row.domain)
+        for who, answers in (("source", source), ("served", served)):
+            for i, (row, answer) in enumerate(
+                zip(rows, answers.argmax(1).tolist(), strict=True), self.records
+            ):
+                if row.label is not None:
+                    self.marks.right[who][i] = answer == row.label
+
+    def _inferences(self, rows: Sequence[Row], x: Array, answers: Array, number: int) -> Iterator[RawRecord]:
+        for row, sample, answer in zip(rows, x, answers, strict=True):
+            key, value, headers = cloudevents.encode_inference(
+                row.id, sample[None], answer[None], number, source="replay", model="replay",
+                time_s=row.time_s, entity=row.key,
+            )  # fmt: skip
+            yield self._raw("inference", self.records, row.time_s, key, value, headers)
+            if row.label is not None:
+                self._truth[row.id] = (self.records, row.label)
+                if self._random.random() < self._label_rate:
+                    self._late.append((row.time_s + self._label_delay_s, row.id, row.label))
+            self.records += 1
+
+    def _due_labels(self) -> Iterator[RawRecord]:
+        while self._late and self._late[0][0] <= self.now_s:
+            due_s, name, label = self._late.popleft()
+            yield self._raw("labels", self.labels, due_s, *cloudevents.encode_label(name, label, due_s))
+            self.labels += 1
+
+    @staticmethod
+    def _raw(
+        topic: str, offset: int, time_s: float, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> RawRecord:
+        return RawRecord(topic, 0, offset, int(time_s * 1000), key, value, headers)
+
+    def observe(self, batch: Batch, done: Round) -> None:
+        """The adapter's own answers, in training mode, on what it was taught with."""
+        self.used += done.report.used
+        predicted = done.logits.argmax(1).tolist()
+        for record, answer in zip(batch.records, predicted, strict=True):
+            row, label = self._truth.pop(record.id, (-1, -1))
+            if row >= 0:
+                self.marks.right["online"][row] = answer == label
+
+    def pause(self) -> None:
+        """Nothing to pause: it moves when it is polled."""
+
+    def resume(self) -> None:
+        """As `pause`."""
+
+    def lag(self) -> int:
+        """Records that are left."""
+        return len(self._recording) - self.records
+
+    def assignment(self) -> Sequence[Partition]:
+        """One partition of each topic."""
+        return [("inference", 0), ("labels", 0)]
+
+    def seek(self, positions: Positions) -> None:
+        """A tape is never resumed."""
+
+    def commit(self, positions: Positions) -> None:
+        """As `seek`."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Void:
+    """A producer for a world without a stream to write to."""
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+        """Forget it."""
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,98 @@
+"""A replay's result in words and numbers for people: what the table in the terminal and the page say alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from tta_agent.demo.words import DASH, known, number, percent
+
+Result: TypeAlias = Mapping[str, Any]  # what `outcome.compare` returns
+HEAD = (
+    "policy", "served", "against source", "online", "below oracle", "worst window", "swaps", "roll-backs",
+    "labels used", "compute",
+)  # fmt: skip
+EVEN = 0.0005  # half of what is shown
+
+
+def points(value: Any, form: str = "{:+.1f}") -> str:
+    """A share as points, or a dash."""
+    return form.format(100 * value + 0.0) if known(value) else DASH
+
+
+def headline(result: Result) -> str:
+    """Who did best, in a sentence."""
+    told = [one for one in result["policies"] if known(one["gain"])]
+    if not told:
+        return "Nothing was labelled: no accuracy is known"
+    best = max(told, key=lambda one: one["gain"])
+    source = percent(result["source_accuracy"])
+    if best["gain"] <= EVEN and len(told) > 1:
+        return f"No policy serves better than the source, {source}"
+    served, gain = percent(best["served_accuracy"]), points(best["gain"])
+    return f"{best['name']} serves {served} where the source serves {source}: {gain} points"
+
+
+def subtitle(result: Result) -> str:
+    """What was played, in a sentence."""
+    labels = result["labels"]
+    told = f"{result['records']:,} records of {result['recording']}, {result['labelled']:,} labelled"
+    late = f"a label for {labels['rate']:.0%} of them, {labels['delay_s']:g} s late; seed {labels['seed']}"
+    part = "" if result["complete"] else "; interrupted: some policies are missing"
+    return f"{told}; {late}{part}"
+
+
+def cells(policy: Mapping[str, Any]) -> list[str]:
+    """One policy's row under HEAD."""
+    return [
+        policy["name"],
+        percent(policy["served_accuracy"]),
+        points(policy["gain"]),
+        percent(policy["online_accuracy"]),
+        points(policy["regret"], "{:.1f}"),
+        points(-policy["worst_window_below_source"] if known(policy["worst_window_below_source"]) else None),
+        f"{len(policy['swaps'])}",
+        f"{len(policy['rollbacks'])}",
+        f"{policy['labels_used']:,}",
+        f"{policy['times_forward']:.1f} × forward",
+    ]
+
+
+def source_cells(result: Result) -> list[str]:
+    """The source's row."""
+    return [
+        "frozen source",
+        percent(result["source_accuracy"]),
+        "",
+        "",
+        points(_room(result), "{:.1f}"),
+        *[""] * 5,
+    ]
+
+
+def oracle_cells(result: Result) -> list[str]:
+    """The oracle's row."""
+    return ["oracle, in hindsight", percent(result["oracle_accuracy"]), points(_room(result)), *[""] * 7]
+
+
+def _room(result: Result) -> float | None:
+    """What there was to gain."""
+    oracle, source = result["oracle_accuracy"], result["source_accuracy"]
+    return oracle - source if known(oracle) and known(source) else None
+
+
+def reason(event: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+    """Why another version serves: what the event says, else the verdict on that version."""
+    if event.get("reason"):
+        return str(event["reason"])
+    same = [e for e in events if e["event"] == "verdict" and e.get("version") == event.get("version")]
+    findings = same[-1].get("findings") or [] if same else []
+    proofs = [f for f in findings if f["gate"] in ("certificate", "average", "rehearsed", "guarded")]
+    passed = [f for f in proofs or findings if f["verdict"] == "pass"]
+    return str(passed[0]["reason"]) if passed else ""
+
+
+def did(event: Mapping[str, Any]) -> str:
+    """Label of a decision on the chart."""
+    number_of = number(event.get("version"), "{}")
+    return f"back to {number_of}" if event["event"] == "rollback" else f"swap to {number_of}"

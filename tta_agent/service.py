@@ -1,0 +1,210 @@
+"""What serves: one version with its session, and the one way in which that changes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tta_agent.errors import SwapError
+from tta_agent.journal import Journal
+from tta_agent.protocols import Swapper
+from tta_agent.sessions import Session
+from tta_agent.swap import bring_up, golden
+from tta_agent.telemetry import Telemetry
+from tta_agent.types import Array, Finding, Proof, Version
+from tta_agent.versions import Ledger
+
+log = logging.getLogger(__name__)
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Why a version may serve: the proof, all findings, their counts, who agreed, until when (None: for good)."""
+
+    proof: Proof
+    findings: Sequence[Finding]
+    counts: Mapping[str, float]
+    by: str = "agent"
+    expires_s: float | None = None
+
+
+class Service:
+    """The server, the ledger's alias `serving` and the session here, kept the same.
+
+    Args:
+        fixed: inputs on which a version is verified, [N, ...].
+        open: makes a session of a file, or of a graph that has none yet.
+        tell: called with each event's name and data, beside the journal.
+        keep: proven versions whose graph the ledger keeps.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        swapper: Swapper,
+        telemetry: Telemetry,
+        journal: Journal,
+        fixed: Array,
+        open: Callable[[Path | bytes], Session],
+        tell: Callable[[str, dict[str, Any]], None] = lambda name, data: None,
+        keep: int = 20,
+    ) -> None:
+        self.ledger, self._swapper, self._telemetry, self.journal = ledger, swapper, telemetry, journal
+        self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
+        self._driver = type(swapper).__name__
+        self._sessions: dict[int, Session] = {}
+        self.version = self._adopt(ledger.get(ledger.aliases()["serving"] or 0))
+
+    def _adopt(self, version: Version, session: Session | None = None) -> Version:
+        if session is not None:
+            self._sessions[version.number] = session
+        self.journal.status(serving=version.number, proof=version.proof)
+        self._telemetry.model(version.number, version.sha256, "", version.proof)
+        return version
+
+    @property
+    def session(self) -> Session:
+        """Of what serves."""
+        return self.session_of(self.version)
+
+    def session_of(self, version: Version) -> Session:
+        """Opened once; the source, what serves and what it may go back to are asked again and again."""
+        if version.number not in self._sessions:
+            self._sessions[version.number] = self.open(version.path)
+        return self._sessions[version.number]
+
+    def keep_only(self, versions: Sequence[Version]) -> None:
+        """Let the sessions of all others go."""
+        wanted = {0, self.version.number, *(version.number for version in versions)}
+        self._sessions = {number: s for number, s in self._sessions.items() if number in wanted}
+
+    def say(self, name: str, **data: Any) -> None:
+        """Tell people and hooks of a decision."""
+        self.journal.event(name, **data)
+        self._tell(name, data)
+
+    def align(self) -> None:
+        """Make the server answer what the ledger says: a crash in the middle of a swap left it ahead.
+
+        Raises:
+            SwapError: the server cannot swap, with what to do.
+        """
+        self._swapper.probe()
+        if self._swapper.live() != self.version.number:
+            bring_up(self._swapper, self.version, golden(self.session, self._fixed))
+
+    def overruled(self) -> bool:
+        """Whether somebody else has moved `serving` (a command); it is followed."""
+        number = self.ledger.aliases()["serving"]
+        if number is None or number == self.version.number:
+            return False
+        log.info("version %d serves now, by somebody else's decision: adaptation starts over", number)
+        self.version = self._adopt(self.ledger.get(number))
+        return True
+
+    @property
+    def size(self) -> int:
+        """Bytes of the graph that serves."""
+        return self.version.path.stat().st_size
+
+    def realign(self, found: Finding) -> None:
+        """Make the server answer as the ledger says, when it has been found not to."""
+        log.warning("%s: putting version %d into service again", found.reason, self.version.number)
+        error = self._bring(self.version, self.session, nullcontext(), None)
+        self.say("swap_failed" if error else "realigned", version=self.version.number, reason=found.reason)
+
+    def check(self) -> Finding | None:
+        """Ask the server whether it answers as it should; what is wrong, if something is.
+
+        A server that cannot be reached is no reason to swap: nobody could.
+        """
+        try:
+            live = self._swapper.live()
+        except SwapError as error:
+            log.warning("the server does not say what serves: %s", error)
+            return None
+        if live != self.version.number:
+            reason = f"version {live} answers instead of version {self.version.number}"
+            return Finding("server", live, self.version.number, "fail", reason)
+        try:
+            self._swapper.verify(golden(self.session, self._fixed))
+        except SwapError as error:
+            return Finding(
+                "server", 0.0, 1.0, "fail", f"the server answers otherwise than it should: {error}"
+            )
+        return None
+
+    def promote(self, version: Version, session: Session, grant: Grant, carrier: str | None) -> bool:
+        """The swap. Whatever fails, the version that served before serves on; whether it came into service."""
+        before, started_s = self.version.number, time.monotonic()
+        verifying = self._telemetry.verify(carrier)
+        spans = self._telemetry.swap(self._driver, before, version.number, carrier)
+        error = self._bring(version, session, spans, verifying)
+        seconds = time.monotonic() - started_s
+        self._telemetry.swap_done("failed" if error else "activated", seconds)
+        if error:
+            self.say("swap_failed", version=version.number, error=str(error))
+            return False
+        self.ledger.conclude(
+            version.number, grant.proof, grant.proof, grant.findings,
+            by=grant.by, counts=grant.counts, expires_s=grant.expires_s,
+        )  # fmt: skip
+        self.ledger.serve(version.number, by=grant.by, reason=grant.proof)
+        self.ledger.gc(self._keep)
+        self.version = self._adopt(self.ledger.get(version.number), session)
+        findings = [asdict(finding) for finding in grant.findings]
+        self.say("verdict", version=version.number, outcome=grant.proof, findings=findings)
+        self.say(
+            "swap", version=version.number, before=before, proof=grant.proof, by=grant.by, seconds=seconds,
+            reason=_telling(grant),
+        )  # fmt: skip
+        return True
+
+    def take_back(self, target: Version, finding: Finding, by: str) -> bool:
+        """Put an earlier version into service again and mark this one as withdrawn; whether it could be done."""
+        gone, started_s = self.version.number, time.monotonic()
+        error = self._bring(target, self.session_of(target), nullcontext(), None)
+        self._telemetry.swap_done("failed" if error else "rolled_back", time.monotonic() - started_s)
+        if error:
+            self.say("swap_failed", version=target.number, error=str(error))
+            return False
+        self.ledger.take_back(gone, finding.reason, by=by)
+        self.ledger.serve(target.number, by=by, reason=finding.reason)
+        self.version = self._adopt(target)
+        self.say(
+            "rollback",
+            version=target.number,
+            before=gone,
+            by=by,
+            reason=finding.reason,
+            finding=asdict(finding),
+        )
+        return True
+
+    def _bring(
+        self,
+        version: Version,
+        session: Session,
+        span: AbstractContextManager[object],
+        verifying: AbstractContextManager[object] | None,
+    ) -> SwapError | None:
+        try:
+            with span:
+                bring_up(self._swapper, version, golden(session, self._fixed), verifying)
+        except SwapError as error:
+            log.error("the swap failed, version %d serves on: %s", self.version.number, error)
+            return error
+        return None
+
+
+def _telling(grant: Grant) -> str:
+    """The sentence of the proof."""
+    gates = {"certified": "certificate", "rehearsed": "rehearsed", "guarded": "guarded"}
+    said = [f.reason for f in grant.findings if f.gate == gates.get(grant.proof)]
+    return said[0] if said else str(grant.proof)

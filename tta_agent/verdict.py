@@ -1,0 +1,59 @@
+"""From findings to a ruling: one failed veto rejects; then the best kind of proof that is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tta_agent.errors import ConfigError
+from tta_agent.evidence import Evidence
+from tta_agent.protocols import Gate
+from tta_agent.types import Finding, Proof
+
+KINDS: tuple[Proof, ...] = ("certified", "rehearsed", "guarded")  # the best one first
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What all gates together say. `proof` is "none" unless the outcome is `proven`."""
+
+    outcome: Literal["proven", "rejected", "open"]
+    proof: Proof
+    findings: tuple[Finding, ...]
+
+
+class Bench:
+    """The gates, in the order of the settings.
+
+    Raises:
+        ConfigError: none of them is a proof: nothing could ever be promoted.
+    """
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        self._gates = tuple(gates)
+        if not any(kind_of(gate) for gate in gates):
+            raise ConfigError(
+                "TTA_GATE__GATES names no proof, so no candidate could ever serve; "
+                "add certificate (labels), rehearsed (`tta-agent rehearse`) or guarded"
+            )
+
+    def rule(self, evidence: Evidence) -> Ruling:
+        """Ask every gate."""
+        findings = tuple(gate.judge(evidence) for gate in self._gates)
+        vetoes = {f.verdict for gate, f in zip(self._gates, findings, strict=True) if not kind_of(gate)}
+        proofs = {kind: self._of_kind(kind, findings) for kind in KINDS}
+        if "fail" in vetoes or all(verdicts <= {"fail"} for verdicts in proofs.values()):
+            return Ruling("rejected", "none", findings)
+        proven = next((kind for kind, verdicts in proofs.items() if verdicts == {"pass"}), None)
+        if vetoes <= {"pass"} and proven:
+            return Ruling("proven", proven, findings)
+        return Ruling("open", "none", findings)
+
+    def _of_kind(self, kind: Proof, findings: Sequence[Finding]) -> set[str]:
+        return {f.verdict for gate, f in zip(self._gates, findings, strict=True) if kind_of(gate) == kind}
+
+
+def kind_of(gate: Gate) -> Proof | None:
+    """The kind of proof that a gate is, or None for a veto."""
+    return getattr(gate, "proof", None)
