@@ -173,7 +173,7 @@ def injected(kind, good, stale, random):
     return bad
 
 
-def caught(kind, serving, good, stale, truth, seed, *, label_rate=0.5, window=100):
+def caught(kind, serving, good, stale, truth, seed, *, label_rate=0.5):
     """Whether an injected failure is never promoted, and taken back within two windows where it serves already.
 
     Args:
@@ -185,6 +185,7 @@ def caught(kind, serving, good, stale, truth, seed, *, label_rate=0.5, window=10
     serving, good, stale, truth = (column[order] for column in (serving, good, stale, truth))
     baseline = serving if kind == "doubled" else good
     bad = injected(kind, baseline, stale, random)
+    window = Settings().watch.window_records
     return not _promoted(baseline, bad, truth, random, label_rate) and (
         kind == "doubled" or _taken_back(baseline, bad, truth, random, label_rate, window)
     )
@@ -193,21 +194,15 @@ def caught(kind, serving, good, stale, truth, seed, *, label_rate=0.5, window=10
 def _promoted(serving, bad, truth, random, label_rate):
     asked, bench = trial(0.01), Bench(gates(default_gates()))
     for start in range(0, len(truth), CHUNK):
-        ruling = _hear(
-            asked.observe, asked.label, serving, bad, truth, random, label_rate, start, bench, asked
-        )
+        pairs = np.stack([serving[start : start + CHUNK], bad[start : start + CHUNK]], axis=1)
+        asked.observe(Asked(records(pairs, start)))
+        for i in range(start, min(start + CHUNK, len(truth))):
+            if random.random() < label_rate:
+                asked.label(Label(f"r{i}", int(truth[i]), 0.0))
+        ruling = bench.rule(asked.evidence())
         if ruling.outcome != "open":
             return ruling.outcome == "proven"
     return False
-
-
-def _hear(observe, label, serving, bad, truth, random, label_rate, start, bench, asked):
-    pairs = np.stack([serving[start : start + CHUNK], bad[start : start + CHUNK]], axis=1)
-    observe(Asked(records(pairs, start)))
-    for i in range(start, min(start + CHUNK, len(truth))):
-        if random.random() < label_rate:
-            label(Label(f"r{i}", int(truth[i]), 0.0))
-    return bench.rule(asked.evidence())
 
 
 def _taken_back(good, bad, truth, random, label_rate, window):

@@ -176,8 +176,10 @@ def _progress() -> Any:
 def _add_others() -> None:
     from tta_agent import inbox_cli
     from tta_agent.bench.cli import bench
+    from tta_agent.calibrate_cli import calibrate
     from tta_agent.demo.cli import demo, traffic
     from tta_agent.ledger.cli import versions
+    from tta_agent.rehearsal.cli import rehearse
     from tta_agent.replaying.cli import HELP, replay
 
     for command in (
@@ -189,6 +191,8 @@ def _add_others() -> None:
     ):
         app.command()(command)
     app.command(help=HELP)(replay)
+    app.command()(rehearse)
+    app.command()(calibrate)
     app.command()(demo)
     app.command()(traffic)
     app.add_typer(bench, name="bench")

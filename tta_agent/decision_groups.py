@@ -64,7 +64,7 @@ class WatchSettings(Group):
     """Of the reverse test that takes a version back: laxer than promotion."""
     bake_records: int = Field(default=1000, ge=1)
     """Held-out records that a new version must last before it counts as settled."""
-    window_records: int = Field(default=100, ge=20)
+    window_records: int = Field(default=200, ge=20)
     """Held-out records of one look at the vetoes."""
     trips: int = Field(default=2, ge=1)
     """Windows in a row in which a veto must fail."""

@@ -23,7 +23,8 @@ from tta_policies.gates.rank import Rank
 
 CLASSES = 10
 VETOES = (
-    Integrity, Disagreement, Collapse, Histogram, Concentration, Forgetting, Flips, Calibration, Rank, Health, Influence,
+    Integrity, Disagreement, Collapse, Histogram, Concentration, Forgetting, Flips, Calibration, Rank, Health,
+    Influence,
 )  # fmt: skip
 
 
@@ -54,8 +55,7 @@ def seen(serving, candidate, **more):
 
 def anchored(change=lambda z: z, n=500):
     labels, z = world(3, n, 0.9)
-    _, light = world(4, n, 0.9)
-    light[np.arange(n), labels] += 4
+    light = z + np.random.default_rng(4).normal(0, 0.5, z.shape).astype(np.float32)
     views = {"clean": z, "fog": light}
     return Anchor(labels, views, {name: change(v) for name, v in views.items()})
 
@@ -278,7 +278,7 @@ def test_one_tenant_may_not_hold_the_window():
     assert Influence().judge(seen(serving, candidate, tenants=many)).verdict == "pass"
     loud = ["loud"] * 200 + many[200:]
     found = Influence().judge(seen(serving, candidate, tenants=loud))
-    assert found.verdict == "inconclusive" and found.value > 0.2
+    assert found.verdict == "inconclusive" and found.value == 0.2
     assert Influence().judge(seen(serving, candidate, tenants=["a", "b"] * 500)).verdict == "pass"
 
 

@@ -49,6 +49,14 @@ def test_the_mixture_is_the_integral_over_a_gamma_density(s, v, rho):
     assert math.exp(log_mixture(s, v, rho)) == pytest.approx(mixed, rel=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+@pytest.mark.parametrize("v", [0, 1, 40, 5000])
+def test_the_boundary_is_where_the_mixture_reaches_one_over_alpha(v, alpha):
+    spread = 2 * math.log(1 / alpha)
+    rho = 60.0 / (spread + math.log(1 + spread))
+    assert log_mixture(boundary(v, alpha, 60.0), v, rho) == pytest.approx(math.log(1 / alpha))
+
+
 def test_the_bound_on_which_it_stands():
     x, u = np.meshgrid(np.linspace(-1, 1, 401), np.linspace(0, 0.999, 400))
     assert (np.exp(u * x - (-np.log(1 - u) - u) * x**2) <= 1 + u * x + 1e-12).all()
@@ -99,6 +107,7 @@ def test_average_passes_by_its_bound_and_tells_it():
     assert gate.judge(labelled([])).verdict == "inconclusive"
     found = gate.judge(labelled([1] * 40 + [0] * 60 + [-1] * 5))
     assert found.verdict == "pass" and 0.0025 < found.bound < found.value == pytest.approx(35 / 105)
+    assert found.bound == pytest.approx((35 - boundary(45, 0.01, 100.0)) / 105)  # of 45 decisive labels
     assert gate.judge(labelled([1] * 5)).verdict == "inconclusive"
     assert gate.judge(labelled([-1] * 300)).verdict == "inconclusive"
     assert gate.judge(labelled([0] * 5000)).verdict == "inconclusive"

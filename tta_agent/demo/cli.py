@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,6 +44,15 @@ def demo(
     rate: Rate = 100.0,
     label_rate: LabelRate = 0.3,
     label_delay: LabelDelay = 5.0,
+    labels: Annotated[
+        Literal["late", "none"],
+        typer.Option(
+            help="none: no label ever comes; the agent rehearses on labelled images before it starts."
+        ),
+    ] = "late",
+    rehearse_minutes: Annotated[
+        float, typer.Option(min=0.5, help="For --labels none: how long it may rehearse.")
+    ] = 3.0,
     kill_agent: Annotated[
         bool, typer.Option(help="SIGKILL the agent in the middle, and start it again.")
     ] = False,
@@ -63,9 +72,14 @@ def demo(
 
     threads.budget(1)
     logging.basicConfig(level=logging.WARNING)
-    plan = _plan(corruption, severity, rate, label_rate, label_delay, seed)
+    plan = _plan(corruption, severity, rate, label_rate if labels == "late" else 0.0, label_delay, seed)
+    if labels == "none":
+        os.environ["TTA_GATE__ANCHOR"] = str((out / "anchor.npz").resolve())
+        os.environ["TTA_STORE__PROOFS"] = str((out / "proofs").resolve())
     settings, environ = _world(out, bootstrap_servers, plan)
     images = _images(data)
+    if labels == "none":
+        images = _rehearsed(images, settings, environ, rehearse_minutes)
     script = story.Script(shifted_s=seconds, kill_agent=kill_agent)
     began_s = time.monotonic()
     print("starting the model server (it exports the model to ONNX the first time) ...", flush=True)
@@ -75,6 +89,17 @@ def demo(
     numbers = tally.result(stage)
     numbers["seconds_with_startup"] = round(time.monotonic() - began_s, 1)
     sys.exit(_close(numbers, report.write(numbers, out), report.table(numbers), json_out))
+
+
+def _rehearsed(images: Any, settings: Settings, environ: dict[str, str], minutes: float) -> Any:
+    """The images that will arrive, once the others have been rehearsed on."""
+    from tta_agent.demo import unlabelled
+
+    assert settings.gate.anchor is not None
+    arriving = unlabelled.split(images, settings.gate.anchor)
+    print(f"rehearsing on {len(images.labels) - len(arriving.labels)} labelled images ...", flush=True)
+    unlabelled.rehearse(environ, minutes)
+    return arriving
 
 
 def _close(numbers: dict[str, Any], files: dict[str, Path], table: Any, json_out: Path | None) -> int:
@@ -98,9 +123,7 @@ def _close(numbers: dict[str, Any], files: dict[str, Path], table: Any, json_out
     for line in wrong:
         print(f"tta-agent demo: {line}", file=sys.stderr)
     if not numbers["swaps"]:
-        print(
-            "no candidate was certified in this time: the source served on. More labels or seconds may help."
-        )
+        print("no candidate was proven in this time: the source served on. More labels or seconds may help.")
     return 1 if wrong else 0
 
 

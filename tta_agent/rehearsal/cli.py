@@ -110,8 +110,8 @@ def _conclude(stage: Stage, scenes: list[Scene], shelf: Shelf) -> dict[str, Any]
     from tta_agent.rehearsal.play import WINDOW
     from tta_agent.rehearsal.rehearsed import FEWEST, fit
 
-    names = [stage.name(scene) for scene in scenes]
-    done = [name for name in names if name in shelf.finished()]
+    finished = shelf.finished()
+    done = [name for name in map(stage.name, scenes) if name in finished]
     rows = shelf.rows(set(done))
     if len(rows) < FEWEST:
         raise ConfigError(

@@ -6,7 +6,7 @@ CVPR 2021, arXiv 2011.09161.
 
 Deviation: the share is usually taken of the confident records only. A heavy shift leaves few of them, and those are
 wrong: CIFAR ResNet-20s that gain 52 to 57 points under contrast flip 30 to 47 % of 3 % of the records. As shares of
-the window, useful candidates stay under 0.11, and collapse on a stream that is well served begins at 0.5.
+the window, they stay under 0.11, and a fall onto one class where serving is good begins at 0.5.
 Confidence is that of the temperature that fits serving on the clean anchor, for all three; raw without an anchor.
 It was fitted on clean data: under shift it is still too sure, which only makes more records count.
 """

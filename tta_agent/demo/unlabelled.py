@@ -1,0 +1,34 @@
+"""The demo without labels: half of the images are the user's labelled anchor, the other half arrives as traffic."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tta_agent.demo.data import Images
+from tta_agent.errors import TtaError
+
+
+def split(images: Images, anchor: Path) -> Images:
+    """Write the second half as a labelled anchor set; returns the first half, in which no anchor image is."""
+    half = len(images.labels) // 2
+    anchor.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(anchor, inputs=images.inputs[half:], labels=images.labels[half:])
+    return Images(images.inputs[:half], images.labels[:half])
+
+
+def rehearse(environ: Mapping[str, str], minutes: float) -> None:
+    """Run `tta-agent rehearse`; what was rehearsed for the same model and settings is not played again.
+
+    Raises:
+        TtaError: it failed.
+    """
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")}
+    command = [sys.executable, "-m", "tta_agent", "rehearse", "--budget-minutes", str(minutes)]
+    if subprocess.run(command, env={**keep, **environ}, check=False).returncode:
+        raise TtaError("the rehearsal failed; its message stands above")
