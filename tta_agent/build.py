@@ -18,7 +18,7 @@ from tta_agent import models, plugins, versions
 from tta_agent.accelerator import Accelerator
 from tta_agent.agent import Agent, Rhythm
 from tta_agent.batching import Batcher
-from tta_agent.build_decision import load_rehearsal, make_decider, open_interface
+from tta_agent.build_decision import make_decider, open_interface
 from tta_agent.codecs import cloudevents
 from tta_agent.errors import SwapError
 from tta_agent.graph import MasterGraph, floats
@@ -107,7 +107,7 @@ def assemble(
     ledger = open_ledger(settings, source, master)
     desk = make_decider(
         s, source, master, ledger, swapper, producer, telemetry, journal,
-        rehearsal=load_rehearsal(s, source, fingerprint(source.module)), clock=clock,
+        fingerprint=fingerprint(source.module), clock=clock,
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
         _when_up(desk.court.service, s.swap.timeout_s)

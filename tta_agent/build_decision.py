@@ -49,10 +49,13 @@ def make_decider(
     telemetry: Telemetry,
     journal: Journal,
     *,
-    rehearsal: Rehearsal | None,
+    fingerprint: str,
     clock: Callable[[], float],
 ) -> Decider:
     """Court and sentry around one service.
+
+    Args:
+        fingerprint: of the deployed weights; calibration and rehearsals of others do not count.
 
     Raises:
         ConfigError: a gate, window, anchor set or address that does not fit.
@@ -69,8 +72,8 @@ def make_decider(
         _terms(s),
         vetoes=tuple(gate for name, gate in gates.items() if name in WATCHED),
         anchor=load_anchor(s, source),
-        rehearsal=rehearsal,
-        null=calibrate.load(proofs(s)),
+        rehearsal=load_rehearsal(s, source, fingerprint),
+        null=calibrate.load(proofs(s), fingerprint),
     )
     pace, approval = _pace(s), Approval(MODES[s.mode], hooks)
     inbox = Inbox(s.store.path)
