@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -193,6 +194,30 @@ def test_shadow_tests_candidates_and_swaps_nothing(tmp_path, monkeypatch):
     assert world.pair.current()[0] == 0
     assert world.ledger.aliases()["serving"] == 0
     assert "not swapped" in world.events(agent, "verdict")[-1]["outcome"]
+
+
+def test_a_person_approves_over_http(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, TTA_MODE="approve", TTA_HTTP__PORT="0")
+    agent = world.agent()
+    interface = build.open_interface(world.settings, agent.decider, agent.journal)
+    try:
+        with Running(agent), httpx.Client(base_url=interface.url) as http:
+            until(
+                lambda: http.get("/v1/status").json().get("awaiting"),
+                lambda: (world.send(64), time.sleep(0.2)),
+            )
+            assert world.pair.current()[0] == 0
+            number = http.get("/v1/status").json()["awaiting"]
+            assert http.post("/v1/approve", json={"version": number, "by": "mia"}).status_code == 202
+            until(lambda: world.pair.current()[0] == number)
+            assert http.get("/readyz").json() == {"ready": True}
+            labels = http.get("/v1/labels").json()
+            explained = http.get("/v1/versions/serving").json()
+    finally:
+        interface.close()
+    assert world.ledger.verdict(number)["by"] == "mia"
+    assert "mia" in str(explained)
+    assert labels
 
 
 def test_a_restart_resumes_weights_trial_and_offsets(tmp_path, monkeypatch):
