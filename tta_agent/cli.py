@@ -45,7 +45,7 @@ def main() -> None:
 def run(
     show_config: Annotated[bool, typer.Option(help="Print the settings that result, and exit.")] = False,
 ) -> None:
-    """Consume the stream, adapt the copy, test candidates, swap what is certified (TTA_MODE=auto)."""
+    """Consume the stream, adapt the copy, test candidates, swap what is proven (TTA_MODE=auto or approve)."""
     settings = _settings()
     if show_config:
         print(settings.model_dump_json(indent=1))

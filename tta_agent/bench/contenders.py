@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tta_agent import environment, plugins
-from tta_agent.errors import ConfigError, nearest
-from tta_agent.presets import presets
+from tta_agent import environment, named_settings, plugins
+from tta_agent.errors import ConfigError
+from tta_agent.named_settings import merged
 from tta_agent.settings import Settings
 
 FIRST = ("frozen", "norm", "tent", "deyo", "rmt", "adamixbn", "tesla", "eata", "sar", "cotta", "roid")
@@ -75,39 +73,11 @@ def everyone() -> list[str]:
     return [name for name in FIRST if name in there] + [name for name in there if name not in FIRST]
 
 
-def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one; `other` wins."""
-    both = dict(one)
-    for name, value in other.items():
-        inner = both.get(name)
-        both[name] = (
-            merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-        )
-    return both
-
-
 def _contender(text: str, preset: str | None) -> Contender:
-    if text.endswith((".yaml", ".yml")):
-        return Contender(Path(text).stem, _read(Path(text)))
-    method, _, own = text.partition("@")
-    policy = own or preset
-    if policy is not None and policy not in presets():
-        raise ConfigError(f"no preset {policy!r}; {nearest(policy, presets())}")
-    if not method:
-        return Contender(str(policy), {"policy": policy})
-    plugins.load("adapters", method)
-    name = method.rpartition(":")[2]
-    flags: dict[str, Any] = {"adapt": {"method": method}}
-    return Contender(f"{name}@{policy}", {"policy": policy, **flags}) if policy else Contender(name, flags)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        flags = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--methods {path}: cannot read it ({error})") from None
-    if not isinstance(flags, dict):
-        raise ConfigError(
-            f"--methods {path}: expected settings by group, as in a preset: adapt: {{method: tent}}"
-        )
-    return flags
+    if named_settings.is_file(text):
+        found = named_settings.of_file(Path(text), "--methods")
+    else:
+        method, _, own = text.partition("@")
+        policy = own or preset
+        found = named_settings.of_method(method, policy) if method else named_settings.of_preset(str(policy))
+    return Contender(found.name, found.flags)
