@@ -94,7 +94,7 @@ def judged(train, trial):
     for family in trial.families:
         mine, others = trial.of_family(family), train.without(family)
         part = train.part(others)
-        forest = regress.Forest(part)
+        forest = regress.Panel(part)
         support = Support(part, forest.weights)
         found = forest.guess(trial.evidence[mine])
         guess[mine] = found.gain
@@ -197,7 +197,7 @@ def measure(args, net, adapter, anchor_images):
 
 def outside(args, configured, anchor, name, train):
     """Share of worlds on strange streams that are not supported, by stream; 1 is wanted."""
-    forest = regress.Forest(train)
+    forest = regress.Panel(train)
     support = Support(train, forest.weights)
     scenes = [
         worlds.Scene(("clean",), 1, SEED + k, structures=("iid", "correlated")) for k in range(args.strangers)

@@ -22,12 +22,12 @@ def table():
     return Table.of(rows)
 
 
-def test_the_forest_finds_the_gain_and_is_odd_under_exchange(table):
-    forest = regress.Forest(table, 50)
-    guess = forest.guess(table.evidence)
+def test_the_panel_finds_the_gain_and_is_odd_under_exchange(table):
+    panel = regress.Panel(table, 50)
+    guess = panel.guess(table.evidence)
     assert np.abs(guess.gain - table.gains).mean() < 0.02
     exchange = regress._exchange(table.names)
-    assert forest.guess(exchange(table.evidence)).gain == pytest.approx(-guess.gain, abs=1e-6)
+    assert panel.guess(exchange(table.evidence)).gain == pytest.approx(-guess.gain, abs=1e-6)
 
 
 def test_a_family_that_is_left_out_is_left_out_of_mixtures_too():

@@ -77,7 +77,7 @@ class Rehearsed:
     ) -> None:
         self.window, self.alpha, self.known, self._source = window, alpha, known, source
         self._table = Table.of(rows)
-        self._forest = regress.Forest(self._table)
+        self._forest = regress.Panel(self._table)
         self._support = Support(self._table, self._forest.weights)
 
     def moved(self, module: nn.Module) -> Mapping[str, float]:
