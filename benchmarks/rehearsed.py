@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tta_agent import environment, threads
 from tta_agent.anchor import stratified
 from tta_agent.bench import subjects
 from tta_agent.demo import corruptions
+from tta_agent.demo import data as images
 from tta_agent.rehearsal import regress, run, store, worlds
 from tta_agent.rehearsal.failures import KINDS
 from tta_agent.rehearsal.rehearsed import ALPHAS
@@ -94,9 +96,9 @@ def judged(train, trial):
     for family in trial.families:
         mine, others = trial.of_family(family), train.without(family)
         part = train.part(others)
-        forest = regress.Panel(part)
-        support = Support(part, forest.weights)
-        found = forest.guess(trial.evidence[mine])
+        panel = regress.Panel(part)
+        support = Support(part)
+        found = panel.guess(trial.evidence[mine])
         guess[mine] = found.gain
         inside[mine] = [support.outside(e) is None for e in trial.evidence[mine]]
         for alpha in ALPHAS:
@@ -197,8 +199,7 @@ def measure(args, net, adapter, anchor_images):
 
 def outside(args, configured, anchor, name, train):
     """Share of worlds on strange streams that are not supported, by stream; 1 is wanted."""
-    forest = regress.Panel(train)
-    support = Support(train, forest.weights)
+    support = Support(train)
     scenes = [
         worlds.Scene(("clean",), 1, SEED + k, structures=("iid", "correlated")) for k in range(args.strangers)
     ]
@@ -210,6 +211,43 @@ def outside(args, configured, anchor, name, train):
         ]
         shares[kind] = float(np.mean([support.outside(e) is not None for e in mine]))
     return shares
+
+
+def summary(quick, workers=2):
+    """The figures of `benchmarks/gate.py`: the packaged net and images, TENT; half of them rehearsed on, half tried.
+
+    Args:
+        quick: fewer scenes.
+    """
+    scenes, tried = (36, 18) if quick else (100, 50)
+    with tempfile.TemporaryDirectory(prefix="rehearsed-") as work:
+        args = argparse.Namespace(work=Path(work), workers=workers)
+        files = {name: args.work / f"{name}.npz" for name in ("anchor", "arriving")}
+        some = images.read_npz(images.ASSETS / images.SHIPPED)
+        half = len(some.labels) // 2
+        for file, part in zip(files.values(), (slice(half, None), slice(half)), strict=True):
+            np.savez(file, inputs=some.inputs[part], labels=some.labels[part])
+        configured = fashion(args)
+        train = played(
+            args, run.Stage(configured, files["anchor"]), worlds.bank(failures=KINDS)[:scenes], "rehearsal"
+        )
+        bank = worlds.bank(corruptions.NAMES, seeds=(SEED,), failures=KINDS)[:tried]
+        trial = played(args, run.Stage(configured, files["arriving"]), bank, "trial")
+    lower, _, inside = judged(train, trial)
+    alpha = ALPHAS[1]
+    found = figures(trial.gains, (lower[alpha] > 0) & inside, lower[alpha], inside)
+    return {**found, "nominal": 1 - alpha, "rehearsed_worlds": len(train)}
+
+
+def fashion(args):
+    """Settings of the packaged net."""
+    model = {
+        "factory": "tta_agent.demo.net:fashion_net", "weights": str(images.ASSETS / images.WEIGHTS),
+        "input_shape": [1, 28, 28],
+    }  # fmt: skip
+    return environment.load(
+        model=model, mode="shadow", adapt={"method": "tent"}, store={"path": args.work / "store"}
+    )
 
 
 def main():

@@ -151,8 +151,8 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path
 
 
 @pytest.mark.slow
-def test_processes_find_the_same_and_none_is_left_after_an_interrupt(tmp_path):
-    shifting = worlds.recording(tmp_path, clean=50, shifted=250)
+def test_processes_find_the_same_and_none_is_left_after_an_interrupt(tmp_path_factory):
+    shifting = worlds.recording(tmp_path_factory.mktemp("short"), clean=50, shifted=250)
     policies = {name: environment.load(policy=name) for name in ("observe-only", "conservative")}
     alone, complete = several.play(shifting, policies, Late())
     together, also = several.play(shifting, policies, Late(), workers=2)

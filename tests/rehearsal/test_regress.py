@@ -54,10 +54,14 @@ def test_every_family_counts_the_same_for_the_quantile():
 
 
 def test_evidence_far_from_all_that_was_rehearsed_is_named(table):
-    support = Support(table, np.full(len(table.names), 1 / len(table.names)))
+    support = Support(table)
     assert support.outside(table.evidence[0]) is None
     strange = table.evidence[0].copy()
     strange[table.names.index("atc_candidate")] = 9.0
     assert "atc_candidate" in support.outside(strange)
+    strange = table.evidence[0].copy()
+    place = table.names.index("atc_candidate")
+    strange[place] = table.evidence[table.gains > 0.02, place].min() - 1e-3
+    assert "no known class" in support.outside(strange)
     strange[0] = np.nan
     assert "not a finite number" in support.outside(strange)

@@ -59,11 +59,6 @@ class Panel:
         one, other = self._forest.guess(evidence), self._process.guess(evidence)
         return Guess((one.gain + other) / 2, np.hypot(one.spread, np.abs(one.gain - other) / 2))
 
-    @property
-    def weights(self) -> Array:
-        """How much each number of the evidence matters [F], summing to 1."""
-        return self._forest.weights
-
 
 class Process:
     """A Gaussian process with fixed, smooth kernels: few worlds suffice, and it is exact where worlds are alike."""
@@ -129,12 +124,6 @@ class Forest:
 
     def _standard(self, evidence: Array) -> Array:
         return np.asarray((evidence - self._centre) / self._scale)
-
-    @property
-    def weights(self) -> Array:
-        """How much each number of the evidence matters [F], summing to 1: half by the line, half by the forest."""
-        line = np.abs(self._line.coef_)
-        return np.asarray((line / max(line.sum(), 1e-12) + self._forest.feature_importances_) / 2)
 
 
 def _both_ways(table: Table, exchange: Callable[[Array], Array]) -> tuple[Array, Array]:

@@ -77,8 +77,8 @@ class Rehearsed:
     ) -> None:
         self.window, self.alpha, self.known, self._source = window, alpha, known, source
         self._table = Table.of(rows)
-        self._forest = regress.Panel(self._table)
-        self._support = Support(self._table, self._forest.weights)
+        self._panel = regress.Panel(self._table)
+        self._support = Support(self._table)
 
     def moved(self, module: nn.Module) -> Mapping[str, float]:
         """How far a candidate stands from the source."""
@@ -107,7 +107,7 @@ class Rehearsed:
         outside = self._support.outside(evidence)
         if outside is not None:
             return self._nothing(f"not rehearsed: {outside}")
-        guess = self._forest.guess(evidence[None])
+        guess = self._panel.guess(evidence[None])
         lower = float(regress.bound(guess, self.known.quantiles[f"{self.alpha:g}"])[0])
         gain = float(guess.gain[0])
         told = (

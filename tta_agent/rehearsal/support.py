@@ -1,18 +1,24 @@
-"""Whether evidence looks like anything that was rehearsed. Outside, a forest answers as if it knew."""
+"""Whether evidence looks like anything that was rehearsed. Outside, any learner answers as if it knew.
+
+Three questions: is the evidence near rehearsed evidence, are its main numbers in the rehearsed range, and is the
+candidate about as sure as candidates were in worlds that they mended? The last one is for streams whose images belong
+to no known class (clothes to a model of animals and cars): the source falls apart as it does under a corruption,
+the adapted model looks sound, and only that it is hardly ever sure tells them apart.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 from tta_agent.rehearsal.table import Table
 from tta_agent.types import Array
 
-NEIGHBOURS = 5
-SHARE = 0.99  # of rehearsed rows, each against other families, that must count as inside
-LEAST = 0.1  # of a number's weight: also what the forest hardly uses may show that a world is another one
+LENGTH, JITTER = 8.0, 0.01  # of the kernel, in standardised numbers
+SHARE = 0.99  # of rehearsed rows, each against other families, that must count as near
 BEYOND = 0.25  # of a number's range that it may lie beyond the rehearsed
 
-# What must lie in the rehearsed range, whatever the neighbours say: these show a stream of another kind.
+# What must lie in the rehearsed range, whatever is near: these show a stream of another kind.
 KEYS = (
     "disagreement",
     "confidence_serving",
@@ -21,40 +27,50 @@ KEYS = (
     "moved_means",
     "histograms",
 )
+SURE, MENDED, UNSURE_SHARE = (
+    "atc_candidate",
+    0.02,
+    0.02,
+)  # of rows with such a gain, the share that may be refused
 
 
 class Support:
-    """Distance to the nearest rehearsed evidence, numbers standardised and weighted.
+    """Distance from what was rehearsed: how little a smooth process knows at a place, 0 .. 1.
 
-    Args:
-        table: what was rehearsed.
-        weights: how much each number matters [F], summing to 1.
+    Its posterior standard deviation in units of the prior's: 0 on rehearsed evidence, 1 far from all of it.
     """
 
-    def __init__(self, table: Table, weights: Array) -> None:
+    def __init__(self, table: Table) -> None:
         self._table = table
-        self._centre = table.evidence.mean(0)
-        self._scale = table.evidence.std(0) + 1e-6
-        share = np.clip(weights * len(weights), LEAST, None)
-        self._weight = np.sqrt(share / share.sum())
+        self._centre, self._scale = table.evidence.mean(0), table.evidence.std(0) + 1e-6
         self._points = self._place(table.evidence)
+        self._factor = _factor(self._points)
         self._low, self._high = table.evidence.min(0), table.evidence.max(0)
+        self._sure = self._least_sure()
         self.limit = self._limit()
 
     def _place(self, evidence: Array) -> Array:
-        return np.asarray((evidence - self._centre) / self._scale * self._weight)
+        return np.asarray((evidence - self._centre) / self._scale)
+
+    def _least_sure(self) -> float:
+        mended = self._table.gains > MENDED
+        if SURE not in self._table.names or not mended.any():
+            return -np.inf
+        return float(np.quantile(self._table.evidence[mended, self._table.names.index(SURE)], UNSURE_SHARE))
 
     def _limit(self) -> float:
         found = np.full(len(self._table), np.nan)
         for family in self._table.families:
             mine, others = self._table.of_family(family), self._table.without(family)
-            if others.sum() > NEIGHBOURS:
-                found[mine] = _nearest(self._points[mine], self._points[others])
+            if others.any():
+                found[mine] = _unknown(
+                    self._points[mine], self._points[others], _factor(self._points[others])
+                )
         return float(np.nanquantile(found, SHARE)) if not np.isnan(found).all() else 0.0
 
     def distance(self, evidence: Array) -> Array:
-        """Of evidence [R, F]: mean distance to the nearest rehearsed rows [R], in units of the limit."""
-        return _nearest(self._place(evidence), self._points) / max(self.limit, 1e-12)
+        """Of evidence [R, F], in units of the limit [R]."""
+        return _unknown(self._place(evidence), self._points, self._factor) / max(self.limit, 1e-12)
 
     def outside(self, evidence: Array) -> str | None:
         """Why one world's evidence [F] is not supported, or None."""
@@ -62,31 +78,44 @@ class Support:
         if not np.isfinite(evidence).all():
             return f"{names[int(np.argmin(np.isfinite(evidence)))]} is not a finite number"
         span = (self._high - self._low) * BEYOND
-        for name in KEYS:
-            i = names.index(name) if name in names else -1
-            if i >= 0 and not self._low[i] - span[i] <= evidence[i] <= self._high[i] + span[i]:
-                return (
-                    f"{name} is {evidence[i]:.3g}, rehearsed were {self._low[i]:.3g} to {self._high[i]:.3g}"
-                )
+        for i in (names.index(name) for name in KEYS if name in names):
+            if not self._low[i] - span[i] <= evidence[i] <= self._high[i] + span[i]:
+                return f"{names[i]} is {evidence[i]:.3g}, rehearsed were {self._low[i]:.3g} to {self._high[i]:.3g}"
         distance = float(self.distance(evidence[None])[0])
-        if distance <= 1:
+        if distance > 1:
+            return self._far(evidence, distance)
+        return self._unsure(evidence)
+
+    def _unsure(self, evidence: Array) -> str | None:
+        sure = evidence[self._table.names.index(SURE)] if SURE in self._table.names else np.inf
+        if sure >= self._sure:
             return None
-        i = self._furthest(evidence)
         return (
-            f"no rehearsed world looks like this ({distance:.2g} times the limit); furthest out is {names[i]}: "
-            f"{evidence[i]:.3g}, nearby worlds have {self._near(evidence)[i]:.3g}"
+            f"the candidate is as sure as on the anchor in {sure:.0%} of records only, where candidates mended a "
+            f"rehearsed world in {self._sure:.0%} at least: these may be images of no known class"
         )
 
-    def _near(self, evidence: Array) -> Array:
-        apart = np.linalg.norm(self._points - self._place(evidence), axis=1)
-        return np.asarray(self._table.evidence[np.argsort(apart)[:NEIGHBOURS]].mean(0))
+    def _far(self, evidence: Array, distance: float) -> str:
+        place = self._place(evidence)
+        nearest = int(np.argmin(((self._points - place) ** 2).sum(1)))
+        i = int(np.argmax(np.abs(place - self._points[nearest])))
+        return (
+            f"no rehearsed world looks like this ({distance:.2g} times the limit); furthest out is "
+            f"{self._table.names[i]}: {evidence[i]:.3g}, the nearest world has {self._table.evidence[nearest, i]:.3g}"
+        )
 
-    def _furthest(self, evidence: Array) -> int:
-        return int(np.argmax(np.abs(self._place(evidence) - self._place(self._near(evidence)))))
+
+def _factor(points: Array) -> tuple[Array, bool]:
+    kernel = _kernel(points, points) + JITTER * np.eye(len(points))
+    return cho_factor(kernel)  # type: ignore[no-any-return]
 
 
-def _nearest(points: Array, among: Array) -> Array:
-    square = (points**2).sum(1)[:, None] + (among**2).sum(1) - 2 * points @ among.T
-    apart = np.sqrt(np.clip(square, 0, None))
-    k = min(NEIGHBOURS, len(among))
-    return np.asarray(np.sort(apart, axis=1)[:, :k].mean(1))
+def _unknown(points: Array, among: Array, factor: tuple[Array, bool]) -> Array:
+    near = _kernel(points, among)
+    known = np.einsum("rn,nr->r", near, cho_solve(factor, near.T))
+    return np.asarray(np.sqrt(np.clip(1 - known, 0, 1)))
+
+
+def _kernel(points: Array, others: Array) -> Array:
+    square = (points**2).sum(1)[:, None] + (others**2).sum(1) - 2 * points @ others.T
+    return np.asarray(np.exp(-np.clip(square, 0, None) / (2 * LENGTH**2)))
