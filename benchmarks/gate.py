@@ -60,6 +60,12 @@ def run_simulations(quick, pool):
     print(
         f"decisive labels, median: {median[0.65]:.0f} at .65 (108), {median[0.8]:.0f} at .80 (24)", flush=True
     )
+    turned = [simulations.turns_bad(i) for i in range(30 if quick else 100)]
+    took = [n for n in turned if n is not None]
+    early = sum(n <= 0 for n in took)
+    print(
+        f"turned bad: {len(took)} of {len(turned)} taken back, {statistics.median(took):.0f} held-out records later"
+    )
     alone = found["certificate alone"]
     return {
         "false_promotion_rate": max(row["rate"] for row in found.values()),
@@ -67,6 +73,12 @@ def run_simulations(quick, pool):
         "duplicates_rate": found["certificate alone, ten identical outcomes an entity"]["rate"],
         "simulations": found,
         "certificate_alone_rate": alone["rate"],
+        "turned_bad": {
+            "runs": len(turned),
+            "taken_back": len(took) - early,
+            "too_early": early,
+            "median_records": statistics.median(took),
+        },
         "median_labels_p65": median[0.65],
         "median_labels_p80": median[0.8],
     }

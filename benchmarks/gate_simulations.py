@@ -218,3 +218,31 @@ def _taken_back(good, bad, truth, random, label_rate, window):
             if random.random() < label_rate and watch.label(Label(f"r{i}", int(truth[i]), 0.0)):
                 return True
     return False
+
+
+def turns_bad(seed, *, good=1500, after=3000, label_rate=0.3):
+    """Held-out records until a version that was better, and is not any more, is taken back.
+
+    Args:
+        good, after: records before and after the turn: right in 75 % against 50 %, and the other way round.
+    """
+    random = np.random.default_rng([seed, 7])
+    graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
+    versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
+    w = Settings().watch
+    watch = Watch(
+        *versions, graphs, gates(WATCHED), alpha=w.alpha, bake_records=w.bake_records, window=w.window_records,
+        trips=w.trips,
+    )  # fmt: skip
+    for start in range(0, good + after, 20):
+        truth = random.integers(0, CLASSES, 20)
+        rates = (0.5, 0.75) if start < good else (0.75, 0.5)
+        pairs = 0.4 * np.stack([logits(truth, rate, random) for rate in rates], axis=1)  # seldom sure
+        gone = watch.observe(Asked(records(pairs, start)), 0.0)
+        watch.settles()
+        for i, label in enumerate(truth):
+            if random.random() < label_rate:
+                gone = gone or watch.label(Label(f"r{start + i}", int(label), 0.0))
+        if gone:
+            return start + 20 - good
+    return None
