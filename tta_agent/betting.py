@@ -1,12 +1,4 @@
-"""Sequential tests on paired outcomes: the candidate wins a record, or loses it.
-
-With a uniform prior on P(win) over (1/2, 1) the mixture likelihood ratio against P(win) = 1/2 is
-
-    E(w, l) = 2^(w+l+1) B(w+1, l+1) P(Beta(w+1, l+1) > 1/2)
-
-a test supermartingale under P(win | past) <= 1/2, so P(E ever >= 1/alpha) <= alpha (Ville's inequality;
-Grünwald, de Heide, Koolen, "Safe testing", arXiv 1906.07801; Ramdas et al., arXiv 2210.01948).
-"""
+"""The reverse of the certificate: has the version that served before become better than the one that serves?"""
 
 from __future__ import annotations
 
@@ -15,18 +7,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.special import betainc, betaln
+from tta_agent.scores import log_e
 
 BLOCK = 32  # decisive outcomes between two restarts of the detector
 RESTARTS = 32  # of them kept: leaving old ones out only makes it later
 RUN_LENGTH = 1000.0  # restarts until a false alarm, on average at least
-
-
-def log_e(wins: int, losses: int) -> float:
-    """ln E(w, l); high = the one that wins is better."""
-    a, b = wins + 1, losses + 1
-    tail = betainc(b, a, 0.5)  # P(Beta(a, b) > 1/2) = P(Beta(b, a) < 1/2)
-    return float((wins + losses + 1) * math.log(2) + betaln(a, b) + math.log(max(tail, 1e-300)))
 
 
 class Reverse:

@@ -68,6 +68,7 @@ class Court:
         self._tried = 0  # candidates since the last promotion
         self.labels_used = 0
         self._judged_at = (0, 0)
+        self._ruling: Ruling | None = None  # the latest one
         self._waits: str | None = None  # what a proven candidate waits for
         self._announced: int | None = None
         self._carrier: str | None = None
@@ -120,6 +121,8 @@ class Court:
         self.service.journal.status(labels_used=self.labels_used)
         if self._has_news(trial):
             self._judge(trial)
+        elif self._waits and self._ruling:
+            self._proven(trial, self._ruling)  # the same evidence: only what it waits for may have changed
 
     def _wish(self, asked: Asked) -> None:
         """Without a trial only the uniform sample is asked for: how good is what serves?"""
@@ -129,18 +132,19 @@ class Court:
             self._wishes.consider(records, said, None, self._clock())
 
     def _has_news(self, trial: Trial) -> bool:
-        """New evidence, or somebody is waited for."""
+        """Enough new evidence; any at all where only a yes is waited for."""
         records, labels = trial.pairing.records, trial.pairing.labels
-        return bool(self._waits) or labels > self._judged_at[1] or records - self._judged_at[0] >= STEP
+        if self._waits:
+            return (records, labels) != self._judged_at
+        return labels > self._judged_at[1] or records - self._judged_at[0] >= STEP
 
     def _judge(self, trial: Trial) -> None:
-        new = (trial.pairing.records, trial.pairing.labels) != self._judged_at
         self._judged_at = (trial.pairing.records, trial.pairing.labels)
-        ruling = self._bench.rule(trial.evidence())
+        self._ruling = ruling = self._bench.rule(trial.evidence())
         findings = [asdict(f) for f in ruling.findings]
         waiting = {} if ruling.outcome == "proven" else {"awaiting": None, "waits": None}
         self.service.journal.status(trial=trial.version.number, findings=findings, **waiting)
-        trial.passed = trial.passed + new if ruling.outcome == "proven" else 0
+        trial.passed = trial.passed + 1 if ruling.outcome == "proven" else 0
         self._waits = None
         if ruling.outcome == "rejected":
             self._decide("rejected", ruling)
@@ -174,10 +178,13 @@ class Court:
         self.service.journal.status(awaiting=number, waits=self._waits)
 
     def _decide(self, outcome: str, ruling: Ruling) -> None:
+        self._record(ruling)
+        self.drop(outcome, ruling.findings)
+
+    def _record(self, ruling: Ruling) -> None:
         with self._telemetry.gate(self._carrier) as stage:
             for finding in ruling.findings:
                 stage.finding(finding)
-        self.drop(outcome, ruling.findings)
 
     def drop(self, outcome: str, findings: Sequence[Finding] = ()) -> None:
         """End the trial, if there is one."""
@@ -192,9 +199,7 @@ class Court:
 
     def _promote(self, trial: Trial, ruling: Ruling, answer: Answer) -> None:
         """9: the swap."""
-        with self._telemetry.gate(self._carrier) as stage:
-            for finding in ruling.findings:
-                stage.finding(finding)
+        self._record(ruling)
         now_s = self._clock()
         expires_s = now_s + self._rules.guarded_ttl_s if ruling.proof == "guarded" else None
         baseline = self.service.ledger.last_proven()

@@ -117,6 +117,11 @@ class Pairing:
         return np.stack(rows) if rows else np.empty((0, 1), np.float32)
 
     @property
+    def held(self) -> int:
+        """Records in the window now."""
+        return len(self._tenants)
+
+    @property
     def tenants(self) -> tuple[str, ...]:
         """Whose the records of the window are, [N]."""
         return tuple(self._tenants)

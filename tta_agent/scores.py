@@ -6,6 +6,7 @@ Letters: B samples, C classes.
 import math
 
 import torch
+from scipy.special import betainc, betaln
 from torch import Tensor
 
 
@@ -34,3 +35,13 @@ def max_entropy(classes: int) -> float:
 def all_finite(values: Tensor) -> bool:
     """No NaN and no infinity."""
     return bool(torch.isfinite(values).all())
+
+
+def log_e(wins: int, losses: int) -> float:
+    """ln E(w, l) of the sequential McNemar test; high = the one that wins is better.
+
+    Likelihood ratio against P(win) = 1/2, P(win) uniform on (1/2, 1); `gates/certificate.py` has the formula.
+    """
+    a, b = wins + 1, losses + 1
+    tail = betainc(b, a, 0.5)  # P(Beta(a, b) > 1/2) = P(Beta(b, a) < 1/2)
+    return float((wins + losses + 1) * math.log(2) + betaln(a, b) + math.log(max(tail, 1e-300)))

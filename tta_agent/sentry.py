@@ -83,15 +83,22 @@ class Sentry:
 
     def _ask_around(self) -> bool:
         """What the server says, and the webhook."""
-        watch, found = self.watch, self._service.check()
-        if found and watch is None:
+        watch, found = self.watch, self._service.check() or self._asked_for()
+        if found is None:
+            return False
+        if watch is None:
             self._service.realign(found)
             return False
-        if found is None and watch and watch.baking and self._hook:
-            asked = {"version": watch.version.number, "baseline": watch.baseline.number}
-            if self._hook.rollback(asked):
-                found = Finding("webhook", 1.0, 0.0, "fail", "the webhook asked for it")
-        return bool(found and watch) and self._take_back(watch.baseline, found, "agent")  # type: ignore[union-attr,arg-type]
+        return self._take_back(watch.baseline, found, "agent")
+
+    def _asked_for(self) -> Finding | None:
+        """Whether the webhook wants a version gone that still bakes."""
+        watch = self.watch
+        if watch is None or not watch.baking or self._hook is None:
+            return None
+        if not self._hook.rollback({"version": watch.version.number, "baseline": watch.baseline.number}):
+            return None
+        return Finding("webhook", 1.0, 0.0, "fail", "the webhook asked for it")
 
     def _obey(self, command: Command) -> bool:
         log.info("%s by %s %s", command.kind, command.by, command.reason)

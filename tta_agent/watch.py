@@ -67,7 +67,7 @@ class Watch:
             return Finding(
                 "expiry", late_s, 0.0, "fail", "the time of a guarded version is over, and nothing proved it"
             )
-        if len(self.pairing.window("candidate")) < self._window:
+        if self.pairing.held < self._window:
             return None
         failed = [finding for finding in self._judge() if finding.verdict == "fail"]
         self.pairing.forget_window()

@@ -14,17 +14,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from scipy.special import betainc, betaln
-
 from tta_agent.evidence import Evidence
+from tta_agent.scores import log_e
 from tta_agent.types import Finding
-
-
-def log_e(wins: int, losses: int) -> float:
-    """ln E(w, l); high = the candidate is better."""
-    a, b = wins + 1, losses + 1
-    tail = betainc(b, a, 0.5)  # P(Beta(a, b) > 1/2) = P(Beta(b, a) < 1/2)
-    return float((wins + losses + 1) * math.log(2) + betaln(a, b) + math.log(max(tail, 1e-300)))
 
 
 class Certificate:

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tta_agent.evidence import Evidence, Judged
+from tta_agent.scores import log_e
 from tta_agent.types import Finding
-from tta_policies.gates.certificate import log_e
 
 
 class Influence:
