@@ -1,6 +1,9 @@
 """A thread budget for this process. Two pools that spin on two cores run ten times slower than one."""
 
+import multiprocessing
 import os
+import signal
+import threading
 
 
 def budget(threads: int) -> None:
@@ -14,3 +17,16 @@ def budget(threads: int) -> None:
 def yield_to_others(nice: int) -> None:
     """Lower the priority of this process to `nice`; where it is lower already, leave it."""
     os.nice(max(nice - os.nice(0), 0))
+
+
+def follow_parent() -> None:
+    """In a worker process: Ctrl-C is for the parent, which ends us; and without it there is nothing left to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -6,9 +6,6 @@ import dataclasses
 import functools
 import json
 import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tta_agent import build
+from tta_agent import build, threads
 from tta_agent.bench import peers, protocol, timing
 from tta_agent.bench.plan import Cell
 from tta_agent.bench.streams import Stream
@@ -168,15 +165,7 @@ _ticks: Any = None
 def _start_worker(ticks: Any) -> None:
     global _ticks
     _ticks = ticks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for the parent, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threads.follow_parent()
 
 
 def _work(cell: Cell, cache: Path) -> tuple[dict[str, Any], float]:
