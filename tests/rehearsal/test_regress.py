@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
 from tta_agent.rehearsal import regress
 from tta_agent.rehearsal.play import Row
@@ -12,6 +14,7 @@ def row(family, better, random, families=()):
     both["atc_candidate"] = both["atc_serving"] + better + 0.02 * random.standard_normal()
     both["atc_gained"] = both["atc_candidate"] - both["atc_serving"]
     both["disagreement"] = abs(better) + 0.05 * random.random()
+    both |= {"anchor_serving": random.uniform(0.8, 0.9), "anchor_candidate": random.uniform(0.7, 0.9)}
     return Row("s", families or (family,), family, 3, "iid", "adapted", better, 0.6, both)
 
 
@@ -28,6 +31,17 @@ def test_the_panel_finds_the_gain_and_is_odd_under_exchange(table):
     assert np.abs(guess.gain - table.gains).mean() < 0.02
     exchange = regress._exchange(table.names)
     assert panel.guess(exchange(table.evidence)).gain == pytest.approx(-guess.gain, abs=1e-6)
+
+
+def test_the_process_is_the_one_that_learns_every_pair_both_ways(table):
+    both, gains = regress._both_ways(table, regress._exchange(table.names))
+    x = (both - both.mean(0)) / both.std(0)
+    smooth = ConstantKernel(regress.SIZE) * RBF(regress.LENGTH)
+    straight = ConstantKernel(regress.SLOPE / x.shape[1]) * DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
+    kernel = smooth + straight + WhiteKernel(regress.NOISE**2)
+    twice = GaussianProcessRegressor(kernel, optimizer=None).fit(x, gains)
+    n = len(table)
+    assert regress.Process(table).guess(table.evidence) == pytest.approx(twice.predict(x[:n]), abs=1e-6)
 
 
 def test_a_family_that_is_left_out_is_left_out_of_mixtures_too():
@@ -63,5 +77,9 @@ def test_evidence_far_from_all_that_was_rehearsed_is_named(table):
     place = table.names.index("atc_candidate")
     strange[place] = table.evidence[table.gains > 0.02, place].min() - 1e-3
     assert "no known class" in support._unsure(strange)
+    strange[table.names.index("anchor_candidate")] = (
+        0.2  # it has left the anchor, which tells how sure it should be
+    )
+    assert support._unsure(strange) is None
     strange[0] = np.nan
     assert "not a finite number" in support.outside(strange)

@@ -1,6 +1,7 @@
 """From labelled images to what the gate is told, with a net so small that it takes seconds."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from tta_agent import environment
 from tta_agent.evidence import Anchor
-from tta_agent.rehearsal import page, run, store, words
+from tta_agent.rehearsal import page, regress, run, store, words
 from tta_agent.rehearsal.rehearsed import Rehearsed, fit
 from tta_agent.rehearsal.worlds import bank
 
@@ -109,6 +110,13 @@ def test_other_settings_ask_for_another_rehearsal(stage):
         != key
         != store.key("others", store.learning(stage.settings))
     )
+
+
+def test_what_other_learners_got_wrong_is_not_taken_for_ours(tmp_path, shelf, rehearsed, monkeypatch):
+    shutil.copytree(shelf.path, tmp_path / "key")
+    assert store.open_rehearsal(tmp_path, "key", Small()) is not None
+    monkeypatch.setattr(regress, "VERSION", regress.VERSION + 1)
+    assert store.open_rehearsal(tmp_path, "key", Small()) is None
 
 
 def test_there_is_no_rehearsal_until_one_is_concluded(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import nn
 
 from tta_agent.errors import ConfigError
 from tta_agent.files import write_atomic
-from tta_agent.rehearsal import evidence
+from tta_agent.rehearsal import evidence, regress
 from tta_agent.rehearsal.play import Row
 from tta_agent.rehearsal.rehearsed import FEWEST, Fit, Rehearsed
 
+log = logging.getLogger(__name__)
 ROWS, SUMMARY = "rows.jsonl", "rehearsal.json"
 
 
@@ -78,9 +80,7 @@ class Shelf:
 
     def conclude(self, known: Fit, about: Mapping[str, Any]) -> None:
         """What the rows come to."""
-        text = json.dumps(
-            {**about, "evidence": evidence.VERSION, "fit": asdict(known)}, indent=1, default=str
-        )
+        text = json.dumps({**about, "learners": regress.VERSION, "fit": asdict(known)}, indent=1, default=str)
         write_atomic(self.path / SUMMARY, text.encode())
 
     def summary(self) -> dict[str, Any] | None:
@@ -124,6 +124,9 @@ def open_rehearsal(folder: Path, name: str, source: nn.Module) -> Rehearsed | No
     shelf = Shelf(folder, name)
     summary = shelf.summary()
     if summary is None:
+        return None
+    if summary.get("learners") != regress.VERSION:
+        log.warning("%s is of another release: run tta-agent rehearse again (worlds are kept)", shelf.path)
         return None
     rows = shelf.rows(set(summary["scenes"]))
     if len(rows) < FEWEST:

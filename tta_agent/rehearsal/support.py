@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from tta_agent.rehearsal.regress import smooth
 from tta_agent.rehearsal.table import Table
 from tta_agent.types import Array
 
-LENGTH, JITTER = 8.0, 0.01  # of the kernel, in standardised numbers
+JITTER = 0.01  # of the kernel
 SHARE = 0.99  # of rehearsed rows, each against other families, that must count as near
 BEYOND = 0.25  # of a number's range that it may lie beyond the rehearsed
 
@@ -27,11 +28,11 @@ KEYS = (
     "moved_means",
     "histograms",
 )
-SURE, MENDED, UNSURE_SHARE = (
-    "atc_candidate",
-    0.02,
-    0.02,
-)  # of rows with such a gain, the share that may be refused
+SURE, UNSURE_SHARE = "atc_candidate", 0.02  # of rows that it mended, the share that may be refused
+MENDED = 0.02  # a gain that counts as mended
+KNOWS = (
+    1 / 3
+)  # of the serving model's accuracy on the anchor: below it, nothing says how sure a candidate should be
 
 
 class Support:
@@ -53,10 +54,18 @@ class Support:
         return np.asarray((evidence - self._centre) / self._scale)
 
     def _least_sure(self) -> float:
-        mended = self._table.gains > MENDED
-        if SURE not in self._table.names or not mended.any():
-            return -np.inf
-        return float(np.quantile(self._table.evidence[mended, self._table.names.index(SURE)], UNSURE_SHARE))
+        sure = self._sureness(self._table.evidence)
+        mended = (self._table.gains > MENDED) & np.isfinite(sure)
+        return float(np.quantile(sure[mended], UNSURE_SHARE)) if mended.any() else -np.inf
+
+    def _sureness(self, evidence: Array) -> Array:
+        """Share of records in which the candidate is sure [R]; infinite where it cannot be told: its temperature is
+        fitted on the anchor, and says nothing of a candidate that has left the anchor far behind."""
+        names = ("anchor_candidate", "anchor_serving", SURE)
+        if not set(names) <= set(self._table.names):
+            return np.full(len(evidence), np.inf)
+        candidate, serving, sure = (evidence[:, self._table.names.index(name)] for name in names)
+        return np.asarray(np.where(candidate >= KNOWS * serving, sure, np.inf))
 
     def _limit(self) -> float:
         found = np.full(len(self._table), np.nan)
@@ -87,7 +96,7 @@ class Support:
         return self._unsure(evidence)
 
     def _unsure(self, evidence: Array) -> str | None:
-        sure = evidence[self._table.names.index(SURE)] if SURE in self._table.names else np.inf
+        sure = float(self._sureness(evidence[None])[0])
         if sure >= self._sure:
             return None
         return (
@@ -106,16 +115,11 @@ class Support:
 
 
 def _factor(points: Array) -> tuple[Array, bool]:
-    kernel = _kernel(points, points) + JITTER * np.eye(len(points))
+    kernel = smooth(points, points) + JITTER * np.eye(len(points))
     return cho_factor(kernel)  # type: ignore[no-any-return]
 
 
 def _unknown(points: Array, among: Array, factor: tuple[Array, bool]) -> Array:
-    near = _kernel(points, among)
+    near = smooth(points, among)
     known = np.einsum("rn,nr->r", near, cho_solve(factor, near.T))
     return np.asarray(np.sqrt(np.clip(1 - known, 0, 1)))
-
-
-def _kernel(points: Array, others: Array) -> Array:
-    square = (points**2).sum(1)[:, None] + (others**2).sum(1) - 2 * points @ others.T
-    return np.asarray(np.exp(-np.clip(square, 0, None) / (2 * LENGTH**2)))
