@@ -56,20 +56,9 @@ def trial(alpha, bucket_s=0.0):
 def records(pairs, start=0, keys=None, time_s=0.0):
     """Records [n, 2, C]; the second axis holds the logits of serving and candidate."""
     return [
-        Record(
-            f"r{start + i}",
-            time_s,
-            x,
-            None,
-            None,
-            keys[i] if keys else f"r{start + i}",
-            None,
-            "t",
-            0,
-            start + i,
-        )
+        Record(f"r{start + i}", time_s, x, None, None, keys[i] if keys else f"r{start + i}", None, "t", 0, start + i)
         for i, x in enumerate(pairs.astype(np.float32))
-    ]
+    ]  # fmt: skip
 
 
 def logits(labels, accuracy, random, classes=CLASSES):
@@ -173,25 +162,30 @@ def injected(kind, good, stale, random):
     return bad
 
 
-def caught(kind, serving, good, stale, truth, seed, *, label_rate=0.5):
-    """Whether an injected failure is never promoted, and taken back within two windows where it serves already.
+def caught(kind, serving, good, stale, truth, seed, *, label_rate=1.0):
+    """Whether an injected failure is never promoted, and vetoed or, where it serves already, taken back within two
+    windows; doubled logits are no failure of their own and must only not be promoted.
 
     Args:
         serving, good, stale: logits [n, C] of what serves, of a sound candidate, of one made for another domain.
         truth: classes [n].
+        label_rate: share of held-out records whose label comes.
     """
     random = np.random.default_rng([seed, COLLAPSES.index(kind)])
     order = random.permutation(len(truth))
     serving, good, stale, truth = (column[order] for column in (serving, good, stale, truth))
     baseline = serving if kind == "doubled" else good
     bad = injected(kind, baseline, stale, random)
-    window = Settings().watch.window_records
-    return not _promoted(baseline, bad, truth, random, label_rate) and (
-        kind == "doubled" or _taken_back(baseline, bad, truth, random, label_rate, window)
-    )
+    within = 2 * Settings().watch.window_records
+    outcome, after = _tried(baseline, bad, truth, random, label_rate)
+    if outcome == "proven":
+        return False
+    vetoed = outcome == "rejected" and after <= within
+    return kind == "doubled" or vetoed or _taken_back(baseline, bad, truth, random, label_rate, within)
 
 
-def _promoted(serving, bad, truth, random, label_rate):
+def _tried(serving, bad, truth, random, label_rate):
+    """How its trial ends, and after how many records."""
     asked, bench = trial(0.01), Bench(gates(default_gates()))
     for start in range(0, len(truth), CHUNK):
         pairs = np.stack([serving[start : start + CHUNK], bad[start : start + CHUNK]], axis=1)
@@ -201,16 +195,18 @@ def _promoted(serving, bad, truth, random, label_rate):
                 asked.label(Label(f"r{i}", int(truth[i]), 0.0))
         ruling = bench.rule(asked.evidence())
         if ruling.outcome != "open":
-            return ruling.outcome == "proven"
-    return False
+            return ruling.outcome, start + CHUNK
+    return "open", len(truth)
 
 
-def _taken_back(good, bad, truth, random, label_rate, window):
-    """In service, beside what served before; two windows of records."""
+def _taken_back(good, bad, truth, random, label_rate, within):
+    """In service, beside what served before, by the record `within`."""
     graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
     versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
-    watch = Watch(*versions, graphs, gates(WATCHED), alpha=0.05, bake_records=1000, window=window, trips=2)
-    for start in range(0, 2 * window, 20):
+    watch = Watch(
+        *versions, graphs, gates(WATCHED), alpha=0.05, bake_records=1000, window=within // 2, trips=2
+    )
+    for start in range(0, within, 20):
         pairs = np.stack([good[start : start + 20], bad[start : start + 20]], axis=1)
         if watch.observe(Asked(records(pairs, start)), 0.0):
             return True

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +47,12 @@ def models():
                 "input_shape": [3, 32, 32],
             }
             found[name] = Model(name, SHARED / "cifar10_test.npz", flags, "cifar")
-    return found
+    layers = {
+        "factory": "tta_agent.bench.nets:fashion_ln",
+        "weights": str(Path(__file__).parent / "weights" / "fashion_ln.safetensors"),
+        "input_shape": [1, 28, 28],
+    }
+    return {"layers": Model("layers", images.ASSETS / images.SHIPPED, layers, "imagenet"), **found}
 
 
 STRUCTURES = {  # (corruption, severity) and records of each stretch
@@ -60,7 +62,15 @@ STRUCTURES = {  # (corruption, severity) and records of each stretch
     "contrast": [("contrast", 5, 4000)],
     "alternating": [(None, 0, 500), ("impulse_noise", 4, 500)] * 4,
     "correlated": [(None, 0, 1000), ("gaussian_noise", 4, 3000)],
+    "frost": [("frost", 5, 4000)],
+    "snow": [("snow", 5, 4000)],
 }
+GRID = ("clean", "mild", "shift", "contrast", "alternating", "correlated")
+FAST = {"options": {"tent": {"lr": 0.01}}}
+HARMFUL = (  # (net, stream, method, its settings): keeping the source is right, or TENT ruins what statistics gain
+    ("zeropad", "clean", "norm", {}), ("zeropad", "clean", "tent", {}), ("layers", "snow", "tent", FAST),
+    ("fashion", "frost", "tent", FAST),
+)  # fmt: skip
 
 
 def recording(model, structure, seed, folder):
@@ -106,16 +116,10 @@ def cell(job):
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
         folder = recording(model, structure, seed, Path(scratch))
-
-        def play(method, rate, more):
-            flags = merged({"model": model.flags, "adapt": {"method": method}, "mode": "auto"}, more)
-            settings = environment.load(**flags)
-            return replay(
-                folder, settings, label_rate=rate, label_delay_s=5.0, seed=seed, scratch=Path(scratch)
-            )
-
-        gated = {method: play(method, label_rate, {}) for method in METHODS}
-        ungated = {method: play(method, 0.0, UNGATED)["served_accuracy"] for method in METHODS}
+        gated = {method: play(folder, model, method, seed, label_rate) for method in METHODS}
+        ungated = {
+            method: play(folder, model, method, seed, 0.0, UNGATED)["served_accuracy"] for method in METHODS
+        }
     source = gated["norm"]["source_accuracy"]
     best = max(source, *ungated.values())
     return [
@@ -125,9 +129,47 @@ def cell(job):
             "regret": best - one["served_accuracy"], "swaps": len(one["swaps"]), "rollbacks": len(one["rollbacks"]),
             "labels_used": one["labels_used"], "labels_per_swap": one["labels_per_swap"],
             "below": _worst_after_first_swap(one),
+            "late_records": _late_records(one, best, source),
         }
         for method, one in gated.items()
     ]  # fmt: skip
+
+
+def _late_records(one, best, source):
+    """For how many records the gain of the best was missed: what is left of a regret when streams get longer."""
+    return (
+        (best - one["served_accuracy"]) * one["records"] / (best - source) if best - source > 0.02 else None
+    )
+
+
+def play(folder, model, method, seed, label_rate, more=None):
+    """One policy over one recording."""
+    flags = merged({"model": model.flags, "adapt": {"method": method}, "mode": "auto"}, more or {})
+    settings = environment.load(**flags)
+    return replay(
+        folder, settings, label_rate=label_rate, label_delay_s=5.0, seed=seed, scratch=folder.parent
+    )
+
+
+def kept(job):
+    """One harmful case: accuracies with and without the gate, and what became of it."""
+    model, structure, method, adapt, seed, label_rate = job
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+        folder = recording(model, structure, seed, Path(scratch))
+        gated = play(folder, model, method, seed, label_rate, {"adapt": adapt})
+        open_door = merged({"adapt": adapt}, UNGATED)
+        ungated = play(folder, model, method, seed, 0.0, open_door) if seed < 5 else {"served_accuracy": None}
+    source, served, swaps, back = (
+        gated[k] for k in ("source_accuracy", "served_accuracy", "swaps", "rollbacks")
+    )
+    fate = (
+        "no promotion" if not swaps else "better" if served >= source else "taken back" if back else "harmed"
+    )
+    return {
+        "case": f"{model.name} {structure} {method}", "seed": seed, "source": source, "served": served,
+        "ungated": ungated["served_accuracy"], "fate": fate,
+    }  # fmt: skip
 
 
 def _worst_after_first_swap(one):
@@ -149,14 +191,3 @@ def _worst_after_first_swap(one):
         if n >= 500:
             worst = max(worst, sum((source - served) * k for served, source, k in rows) / n)
     return worst
-
-
-def run(jobs, workers=2, tick=lambda done: None):
-    """All cells, in processes of one thread each."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    rows = []
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for found in pool.map(cell, jobs):
-            rows += found
-            tick(len(rows))
-    return rows
