@@ -10,11 +10,12 @@ from tta_agent.approval import Approval
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
-from tta_agent.errors import SwapError
+from tta_agent.errors import StoreError, SwapError
 from tta_agent.graph import MasterGraph
 from tta_agent.inbox import Command, Inbox
 from tta_agent.intake import Sorted
 from tta_agent.journal import Journal
+from tta_agent.ledger.backlog import Backlog
 from tta_agent.messages import Proposal
 from tta_agent.pace import Pace
 from tta_agent.sentry import Sentry
@@ -325,3 +326,88 @@ def test_the_watch_of_a_swap_after_the_checkpoint_begins_at_the_restart(tmp_path
     again = World(tmp_path, master)
     assert again.decider.load_state_dict(state)
     assert (again.sentry.watch.version.number, again.sentry.watch.baseline.number) == (1, 0)
+
+
+BAD = Finding("says", 0.0, 1.0, "fail", "it has become worse")
+
+
+class Away:
+    """The ledger's shelf, whose store can be away."""
+
+    def __init__(self, shelf):
+        self._shelf, self.away, self.full = shelf, False, False
+
+    def __getattr__(self, name):
+        asks, writes = ("numbers", "exists"), ("add", "write", "remove")
+        if (self.away and name in (*asks, *writes)) or (self.full and name in writes):
+            raise StoreError("the store is away")
+        return getattr(self._shelf, name)
+
+
+@pytest.fixture
+def store(world):
+    world.ledger.shelf = Away(world.ledger.shelf)
+    world.service.backlog = Backlog(again_s=0.0)
+    return world.ledger.shelf
+
+
+def test_a_candidate_that_cannot_be_stored_is_none(world, store):
+    store.away = True
+    world.propose()
+    assert world.court.trial is None
+    store.away = False
+    world.propose()
+    assert world.court.trial is not None
+
+
+def test_a_proven_candidate_waits_for_the_store(world, store):
+    world.propose()
+    world.proof.verdict, store.away = "pass", True
+    world.records()
+    assert world.pair.current()[0] == 0
+    store.away = False
+    world.records()
+    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 1
+
+
+def test_a_version_that_cannot_be_recorded_does_not_serve(world, store):
+    world.propose()
+    world.proof.verdict, store.full = "pass", True
+    world.records()
+    assert world.pair.current()[0] == world.service.version.number == 0
+    assert world.names()[-2:] == ["swap_failed", "verdict"]
+    store.full = False
+    world.now_s += 100.0
+    assert world.swap(2) == world.ledger.aliases()["serving"] == 2  # and the next one may
+    assert world.ledger.verdict(1)["outcome"] == "swap failed"
+
+
+def test_a_roll_back_happens_though_the_ledger_cannot_be_told_yet(world, store):
+    assert world.swap() == 1
+    store.away = True
+    assert world.sentry._take_back(world.service.source, BAD, "agent")
+    world.records()
+    assert world.pair.current()[0] == world.service.version.number == 0
+    assert not world.again  # the ledger's older word is no command
+    store.away = False
+    world.records()
+    assert world.ledger.aliases()["serving"] == 0
+    assert world.ledger.is_withdrawn(1)
+
+
+def test_changes_wait_for_the_store_in_their_order():
+    now, done, away = [0.0], [], [True]
+
+    def change(name):
+        if away[0]:
+            raise StoreError("away")
+        done.append(name)
+
+    backlog = Backlog(again_s=30.0, clock=lambda: now[0])
+    backlog.write(lambda: change("first"))
+    away[0] = False
+    backlog.write(lambda: change("second"))
+    assert not done  # half a minute is not over
+    now[0] = 30.0
+    assert backlog.clear()
+    assert done == ["first", "second"]

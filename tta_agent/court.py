@@ -12,7 +12,7 @@ from typing import Any
 from tta_agent.approval import Answer, Approval
 from tta_agent.counsel import Sworn, Wishes
 from tta_agent.docket import Docket
-from tta_agent.errors import GraphError
+from tta_agent.errors import GraphError, LedgerError
 from tta_agent.messages import Proposal
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
@@ -101,7 +101,7 @@ class Court:
             self._tried += 1
             alpha = 6 * self._rules.alpha / (math.pi * self._tried) ** 2
             self.trial = self._docket.trial(version, session, proposal, len(graph), alpha)
-        except GraphError as error:
+        except (GraphError, LedgerError) as error:
             log.error("no candidate: %s", error)
             return
         self._carrier, self._judged_at = proposal.carrier, (0, 0)
@@ -193,7 +193,7 @@ class Court:
         if not self.trial.pairing.labels:
             self._tried -= 1  # a test that saw no label cannot have erred
         number, self.trial, self._waits = self.trial.version.number, None, None
-        self.service.ledger.reject(number, outcome, findings)
+        self.service.backlog.write(lambda: self.service.ledger.reject(number, outcome, findings))
         self.service.say("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])
         self.service.journal.status(trial=None, verdict={"version": number, "outcome": outcome})
 

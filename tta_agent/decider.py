@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tta_agent.court import Court
+from tta_agent.errors import StoreError
 from tta_agent.intake import Sorted
 from tta_agent.messages import Proposal
 from tta_agent.pairing import Asked
 from tta_agent.sentry import Sentry
+from tta_agent.types import Label
+
+log = logging.getLogger(__name__)
 
 
 class Decider:
@@ -33,12 +38,20 @@ class Decider:
             asked = Asked(item.held)
             again = self.sentry.hear(asked, item.labels) or again
             if not again:
-                self.court.hear(asked, item.labels)
+                self._judge(asked, item.labels)
         elif not (stale or again):
             self.court.open(item)
         if again:
             self.court.drop("overruled")
         return again
+
+    def _judge(self, asked: Asked, labels: Sequence[Label]) -> None:
+        try:
+            self.court.hear(asked, labels)
+        except (
+            StoreError
+        ) as error:  # raised before anything has changed: the next evidence finds the trial as it was
+            log.warning("no verdict: %s", error)
 
     def state_dict(self) -> dict[str, Any]:
         """Trial, watch and pace."""

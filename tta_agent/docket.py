@@ -98,7 +98,7 @@ class Docket:
         graphs = {
             "serving": service.session,
             "candidate": session,
-            "source": service.session_of(service.ledger.get(0)),
+            "source": service.session_of(service.source),
             "proven": service.session_of(proven),
         }
         service.keep_only([proven])
@@ -115,7 +115,7 @@ class Docket:
         graphs = {
             "serving": service.session_of(baseline),
             "candidate": service.session,
-            "source": service.session_of(service.ledger.get(0)),
+            "source": service.session_of(service.source),
         }
         anchor = self._compare(baseline, graphs["serving"], version, service.session)
         return Watch(

@@ -8,6 +8,7 @@ TtaError
 ├── DecodeError          one record cannot be read: it goes to the dead-letter topic
 ├── GraphError           the ONNX graph cannot be exported, patched, loaded, or differs from torch
 ├── LedgerError          a version is missing, damaged or may not be changed
+│   └── StoreError       its store does not answer, or refuses
 ├── CheckpointError      the checkpoint does not belong to this model, or is damaged
 └── SwapError            the server refused or failed a swap: the old version is still live
 
@@ -52,6 +53,10 @@ class GraphError(TtaError):
 
 class LedgerError(TtaError):
     """A version is missing, damaged, or may not be changed."""
+
+
+class StoreError(LedgerError):
+    """The ledger's store does not answer, or refuses: the same may work later."""
 
 
 class CheckpointError(TtaError):

@@ -120,7 +120,7 @@ class Sentry:
             if before is None:
                 raise LedgerError(f"nothing served before version {serving.number}")
             gone = number is None and ledger.is_withdrawn(before)
-            target = ledger.get(0) if gone else ledger.get(before)
+            target = self._service.source if gone else ledger.get(before)
             return self._take_back(target, finding, command.by)
         except LedgerError as error:
             self._service.say("rollback_refused", version=number, by=command.by, error=str(error))
@@ -133,8 +133,7 @@ class Sentry:
         log.warning(
             "version %d serves again (%s); next candidate in %.0f s", target.number, finding.reason, wait_s
         )
-        source = self._service.ledger.get(0)
-        self.watch = None if target.number == 0 else self._docket.watch(target, source)
+        self.watch = None if target.number == 0 else self._docket.watch(target, self._service.source)
         return True
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tta_agent.errors import SwapError
+from tta_agent.errors import StoreError, SwapError
 from tta_agent.journal import Journal
+from tta_agent.ledger.backlog import Backlog
 from tta_agent.protocols import Swapper
 from tta_agent.sessions import Session
 from tta_agent.swap import bring_up, golden
@@ -59,6 +60,8 @@ class Service:
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
         self._driver = type(swapper).__name__
         self._sessions: dict[int, Session] = {}
+        self.backlog = Backlog()
+        self.source = ledger.get(0)
         self.version = self._adopt(ledger.get(ledger.aliases()["serving"] or 0))
 
     def _adopt(self, version: Version, session: Session | None = None) -> Version:
@@ -100,7 +103,9 @@ class Service:
             bring_up(self._swapper, self.version, golden(self.session, self._fixed))
 
     def overruled(self) -> bool:
-        """Whether somebody else has moved `serving` (a command); it is followed."""
+        """Whether somebody else has moved `serving` (a command); it is followed, once the ledger knows of our own."""
+        if not self.backlog.clear():
+            return False
         number = self.ledger.aliases()["serving"]
         if number is None or number == self.version.number:
             return False
@@ -151,13 +156,14 @@ class Service:
         if error:
             self.say("swap_failed", version=version.number, error=str(error))
             return False
-        self.ledger.conclude(
-            version.number, grant.proof, grant.proof, grant.findings,
-            by=grant.by, counts=grant.counts, expires_s=grant.expires_s,
-        )  # fmt: skip
-        self.ledger.serve(version.number, by=grant.by, reason=grant.proof)
-        self.ledger.gc(self._keep)
-        self.version = self._adopt(self.ledger.get(version.number), session)
+        try:
+            self._record(version, grant)
+        except StoreError as failure:
+            log.error("version %d could not be recorded, %d serves on: %s", version.number, before, failure)
+            self._bring(self.version, self.session, nullcontext(), None)
+            self.say("swap_failed", version=version.number, error=str(failure))
+            return False
+        self.version = self._adopt(replace(version, proof=grant.proof), session)
         findings = [asdict(finding) for finding in grant.findings]
         self.say("verdict", version=version.number, outcome=grant.proof, findings=findings)
         self.say(
@@ -165,6 +171,14 @@ class Service:
             reason=_telling(grant),
         )  # fmt: skip
         return True
+
+    def _record(self, version: Version, grant: Grant) -> None:
+        self.ledger.conclude(
+            version.number, grant.proof, grant.proof, grant.findings,
+            by=grant.by, counts=grant.counts, expires_s=grant.expires_s,
+        )  # fmt: skip
+        self.ledger.serve(version.number, by=grant.by, reason=grant.proof)
+        self.backlog.write(lambda: self.ledger.gc(self._keep))
 
     def take_back(self, target: Version, finding: Finding, by: str) -> bool:
         """Put an earlier version into service again and mark this one as withdrawn; whether it could be done."""
@@ -174,8 +188,8 @@ class Service:
         if error:
             self.say("swap_failed", version=target.number, error=str(error))
             return False
-        self.ledger.take_back(gone, finding.reason, by=by)
-        self.ledger.serve(target.number, by=by, reason=finding.reason)
+        self.backlog.write(lambda: self.ledger.take_back(gone, finding.reason, by=by))
+        self.backlog.write(lambda: self.ledger.serve(target.number, by=by, reason=finding.reason))
         self.version = self._adopt(target)
         self.say(
             "rollback",

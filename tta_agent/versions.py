@@ -150,18 +150,21 @@ class Ledger(Reader):
     def reject(self, number: int, outcome: str, findings: Sequence[Finding]) -> None:
         """Conclude without proof, and keep the explanation only.
 
-        A candidate that somebody has promoted by force meanwhile serves, and stays.
+        A candidate that somebody has promoted by force meanwhile serves, and stays; so does one that was proven,
+        but could not be brought into service. May be done again where it was cut off.
         """
         with self.shelf.lock():
             if self.aliases().get("candidate") == number:
                 self._point({"candidate": None})
-            if self.verdict(number).get("outcome") == "forced":
+            known = self.verdict(number)
+            if known.get("outcome") == "forced" or known.get("proof", "none") != "none":
                 return
-            self._conclude(number, outcome, "none", findings, by="agent")
-        artefacts.discard(self.shelf, number)
-        if len(self.numbers()) > KEEP_REJECTED:
-            for old in self._plan(len(self.numbers())).versions:
-                self.shelf.remove_version(old)
+            if not known:
+                self._conclude(number, outcome, "none", findings, by="agent")
+            artefacts.discard(self.shelf, number)
+            if len(self.numbers()) > KEEP_REJECTED:
+                for old in self._plan(len(self.numbers())).versions:
+                    self.shelf.remove_version(old)
 
     def serve(self, number: int, *, by: str = "agent", reason: str = "") -> None:
         """Move the alias `serving`; what served before becomes `previous`.
@@ -226,7 +229,7 @@ class Ledger(Reader):
     def _plan(self, keep: int) -> Plan:
         parents = {self.manifest(n)["parent"] for n in self.numbers()}
         undecided = self.undecided()
-        held = {0, *self.aliases().values(), *self.pinned(), *undecided, self.last_proven().number}
+        held = {0, *self.aliases().values(), *self.pinned(), *undecided, self._last_proven()}
         decided = [n for n in self.numbers() if n not in undecided]
         kept = [n for n in decided if self.has_graph(n)]
         gone = set(decided) - set(kept) - parents

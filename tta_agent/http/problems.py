@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from tta_agent.errors import LedgerError, TtaError
+from tta_agent.errors import LedgerError, StoreError, TtaError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -50,7 +50,8 @@ def on_http_error(paths: list[str]) -> Callable[[Request, Exception], Awaitable[
 async def on_our_error(request: Request, error: Exception) -> JSONResponse:
     """What the ledger or the labels say."""
     assert isinstance(error, TtaError)
-    return answer(404 if isinstance(error, LedgerError) else 500, str(error))
+    away = isinstance(error, StoreError)
+    return answer(503 if away else 404 if isinstance(error, LedgerError) else 500, str(error))
 
 
 async def on_any_error(request: Request, error: Exception) -> JSONResponse:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tta_agent.errors import LedgerError, nearest
+from tta_agent.errors import LedgerError, StoreError, nearest
 from tta_agent.ledger import artefacts, chain, history
 from tta_agent.ledger.cache import Cache, same
 from tta_agent.ledger.shelves import MANIFEST, Shelf, home
@@ -42,6 +42,8 @@ class Reader:
             return Version(number, sha256, whole, proof)
         try:
             path = self.cache.fetch(sha256, lambda: artefacts.unpack(self.shelf, number, self._skeleton))
+        except StoreError:
+            raise
         except LedgerError as error:
             raise LedgerError(f"version {number} is damaged: {error}") from None
         return Version(number, sha256, path, proof)
@@ -54,9 +56,11 @@ class Reader:
         return artefacts.present(self.shelf, number)
 
     def _must_have(self, number: int) -> None:
-        if number not in self.numbers() or not self.has_graph(number):
-            have = [n for n in self.numbers() if self.has_graph(n)]
-            raise LedgerError(f"version {number} is not in {self.shelf.where}; there are {have}")
+        with self.shelf.glance():
+            numbers = self.numbers()
+            if number not in numbers or not self.has_graph(number):
+                have = [n for n in numbers if self.has_graph(n)]
+                raise LedgerError(f"version {number} is not in {self.shelf.where}; there are {have}")
 
     def numbers(self) -> list[int]:
         """All versions, rejected ones included."""
@@ -81,7 +85,8 @@ class Reader:
 
     def undecided(self) -> list[int]:
         """Candidates without a verdict."""
-        return [number for number in self.numbers() if not self.verdict(number)]
+        with self.shelf.glance():
+            return [number for number in self.numbers() if not self.verdict(number)]
 
     def aliases(self) -> dict[str, int | None]:
         """Where each alias points."""
@@ -119,15 +124,23 @@ class Reader:
     def last_proven(self) -> Version:
         """What a roll-back goes to: the version that served last, of those that labels or rehearsals have proven
         (or the source), that were not taken back and still have their graph."""
+        with self.shelf.glance():
+            return self.get(self._last_proven())
+
+    def _last_proven(self) -> int:
         proven = [n for n in self.numbers() if self.verdict(n).get("proof") in STANDS]
         order = history.served(self.shelf, proven, self.aliases().get("serving"))
         for number in reversed(order):
             if number in proven and not self.is_withdrawn(number) and self.has_graph(number):
-                return self.get(number)
-        return self.get(0)
+                return number
+        return 0
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a version, for people and scripts."""
+        with self.shelf.glance():
+            return self._rows()
+
+    def _rows(self) -> list[dict[str, Any]]:
         names: dict[int | None, list[str]] = {}
         for name, number in self.aliases().items():
             names.setdefault(number, []).append(name)
@@ -170,6 +183,8 @@ class Reader:
             return "explanation only"
         try:
             same(artefacts.unpack(self.shelf, number, self._skeleton), manifest["sha256"])
+        except StoreError:
+            raise
         except LedgerError as error:
             raise LedgerError(f"version {number} is damaged: {error}") from None
         return "sound"

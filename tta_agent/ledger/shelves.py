@@ -56,8 +56,11 @@ class Shelf(Protocol):
     def path(self, name: str) -> Path | None:
         """The local file, where this is a local folder."""
 
+    def glance(self) -> AbstractContextManager[None]:
+        """Many questions about what there is follow; a far store may answer them from one listing."""
+
     def lock(self) -> AbstractContextManager[None]:
-        """Held by one writer at a time. Not reentrant."""
+        """Held by one writer at a time, who glances too. Not reentrant."""
 
     def sweep(self) -> None:
         """Remove what crashes have left half-written."""
@@ -140,6 +143,10 @@ class Folder:
     def path(self, name: str) -> Path | None:
         """The file."""
         return self.folder / name
+
+    def glance(self) -> AbstractContextManager[None]:
+        """Asking is cheap here."""
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tta_agent.errors import LedgerError, nearest
+from tta_agent.errors import LedgerError, StoreError, nearest
 from tta_agent.ledger.shelves import MANIFEST, home
 
 ALIASES = "aliases.json"
 FRESH_S = 2.0  # aliases are asked for again after this
+AGAIN_S = (
+    30.0  # and after this, where the store did not answer: its package has tried for seconds, several times
+)
+log = logging.getLogger(__name__)
 
 
 class Store:
     """An fsspec store: s3://, gs://, abfs://, memory://, ...
 
+    A request takes tens of milliseconds and a ledger has hundreds of objects, so that what there is comes from one
+    listing, and `glance` and `lock` remember it. Buckets are never made: a misspelt name is an error.
+
     Raises:
-        LedgerError: nothing installed knows the URL, or the store cannot be reached.
+        LedgerError: nothing installed knows the URL; `StoreError`: the store cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -28,31 +36,69 @@ class Store:
         self._lock = threading.Lock()
         self._fs, self._root = _open(self.where)
         self._recent: tuple[float, bytes] | None = None  # aliases: the agent asks for them at every step
+        self._last: bytes | None = None  # and goes on with these while the store does not answer
+        self._mine = threading.local()  # `names` and `writes`, while this thread is in `glance` or `lock`
 
     def read(self, name: str) -> bytes:
-        """Its bytes; aliases may be `FRESH_S` old."""
-        recent = self._recent
-        if name == ALIASES and recent and time.monotonic() - recent[0] < FRESH_S:
-            return recent[1]
-        with self._telling():
-            data = bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        """Its bytes; aliases may be `FRESH_S` old, and older for who only reads while the store does not answer."""
         if name == ALIASES:
-            self._recent = (time.monotonic(), data)
+            return self._aliases()
+        names = self._remembered()
+        if names is not None and name not in names:
+            raise FileNotFoundError(name)
+        return self._fetch(name)
+
+    def _fetch(self, name: str) -> bytes:
+        with self._telling(name):
+            self._fs.invalidate_cache()  # what others have written since the last listing would not be found
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+
+    def _aliases(self) -> bytes:
+        recent = self._recent
+        if recent and time.monotonic() < recent[0]:
+            return recent[1]
+        try:
+            data, good_s = self._fetch(ALIASES), FRESH_S
+        except StoreError as error:
+            if self._last is None or getattr(self._mine, "writes", False):
+                raise
+            data, good_s = self._last, AGAIN_S
+            log.warning("%s; going on with the aliases read last, next attempt in %.0f s", error, AGAIN_S)
+        self._keep(data, good_s)
         return data
+
+    def _keep(self, aliases: bytes, good_s: float) -> None:
+        self._last, self._recent = aliases, (time.monotonic() + good_s, aliases)
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""
+        names = self._remembered()
+        if names is not None:
+            return name in names
         with self._telling():
-            self._fs.invalidate_cache()  # listings are remembered, and others write too
+            self._fs.invalidate_cache()
             return bool(self._fs.exists(f"{self._root}/{name}"))
 
     def write(self, name: str, data: bytes) -> None:
         """One object."""
-        path = f"{self._root}/{name}"
-        with self._telling():
+        if name == ALIASES:
+            self._recent = None
+        with self._telling(name):
+            self._put(f"{self._root}/{name}", data)
+        if name == ALIASES:
+            self._keep(data, FRESH_S)
+        if (names := self._remembered()) is not None:
+            names.add(name)
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Folders are made where the store has any, below what is there: a bucket or the root."""
+        try:
+            self._fs.pipe_file(path, data)
+        except FileNotFoundError:
+            if not self._fs.exists(path.split("/")[0] or "/"):
+                raise self._no_bucket() from None
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._fs.pipe_file(path, data)
-        self._recent = None
 
     def add(self, number: int, files: Mapping[str, bytes]) -> None:
         """Object by object, the manifest last."""
@@ -61,56 +107,113 @@ class Store:
 
     def numbers(self) -> list[int]:
         """Those with a manifest."""
-        with self._telling():
-            self._fs.invalidate_cache()
-            found = [str(path).split("/")[-2] for path in self._fs.glob(f"{self._root}/*/{MANIFEST}")]
-        return sorted(int(name) for name in found if name.isdecimal())
+        names = self._remembered()
+        parts = [name.split("/") for name in (self._listed() if names is None else names)]
+        return sorted(int(part[0]) for part in parts if part[1:] == [MANIFEST] and part[0].isdecimal())
+
+    def _listed(self) -> set[str]:
+        """Names of all objects; one request for a thousand of them."""
+        try:
+            with self._telling():
+                self._fs.invalidate_cache()
+                found = map(str, self._fs.find(self._root))
+        except FileNotFoundError:  # an empty ledger is an empty list
+            raise self._no_bucket() from None
+        return {path.removeprefix(f"{self._root}/") for path in found}
 
     def remove(self, name: str) -> None:
         """One object."""
         with self._telling(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{name}")
+        (self._remembered() or set()).discard(name)
 
     def remove_version(self, number: int) -> None:
         """The manifest first: from there on it does not exist."""
         self.remove(f"{home(number)}/{MANIFEST}")
         with self._telling(), contextlib.suppress(FileNotFoundError):
             self._fs.rm(f"{self._root}/{home(number)}", recursive=True)
+        if names := self._remembered():
+            names -= {name for name in names if name.startswith(f"{home(number)}/")}
 
     def path(self, name: str) -> Path | None:
         """None: nothing is local."""
         return None
 
     @contextlib.contextmanager
+    def glance(self) -> Iterator[None]:
+        """What is there is asked once, at the start; for this thread, which sees its own changes."""
+        if self._remembered() is not None:
+            yield
+            return
+        self._mine.names = self._listed()
+        try:
+            yield
+        finally:
+            self._mine.names = None
+
+    def _remembered(self) -> set[str] | None:
+        names: set[str] | None = getattr(self._mine, "names", None)
+        return names
+
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Writers of this object wait for each other."""
-        with self._lock:
+        with self._lock, self.glance():
             self._recent = None  # who writes wants to know what is there now
-            yield
+            self._mine.writes = True
+            try:
+                yield
+            finally:
+                self._mine.writes = False
 
     def sweep(self) -> None:
         """What has no manifest costs little, and may be about to get one."""
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _telling(self, name: str = "") -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, LedgerError):
             raise
         except Exception as error:  # each store raises its own kinds
             told = str(error).splitlines() or [type(error).__name__]
-            raise LedgerError(f"TTA_STORE__VERSIONS={self.where} cannot be used: {told[0]}") from error
+            about = f"{name}: " if name else ""
+            what = f"TTA_STORE__VERSIONS={self.where} cannot be used: {about}{told[0].rstrip('.')}"
+            raise StoreError(what + _advice(self.where, error)) from error
+
+    def _no_bucket(self) -> StoreError:
+        bucket = self._root.split("/")[0] or self._root
+        return StoreError(
+            f"TTA_STORE__VERSIONS={self.where} cannot be used: there is no bucket {bucket} (or it is not shown to"
+            " this key); make it first, or correct the name"
+        )
 
 
 def _open(url: str) -> tuple[Any, str]:
     import fsspec
 
+    scheme = url.split("://")[0]
     try:
-        fs, root = fsspec.url_to_fs(url)
+        fs, root = fsspec.url_to_fs(url, use_listings_cache=False)  # others write too
     except ImportError as error:
         raise LedgerError(f"TTA_STORE__VERSIONS={url}: {error}") from None
     except ValueError:
-        scheme = url.split("://")[0]
         known = nearest(scheme, fsspec.available_protocols())
         raise LedgerError(f"TTA_STORE__VERSIONS={url}: no store is called {scheme}; {known}") from None
     return fs, str(root).rstrip("/")
+
+
+DENIED = ("credential", "access key", "signature", "forbidden", "denied", "token")
+AWAY = ("connect", "timeout", "timed out", "unreachable", "resolve", "name or service")
+
+
+def _advice(url: str, error: Exception) -> str:
+    """What to look at first."""
+    text, s3 = str(error).lower(), url.startswith(("s3://", "s3a://"))
+    if isinstance(error, PermissionError) or any(word in text for word in DENIED):
+        names = " (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE)" if s3 else ""
+        return f"; check the credentials{names} and that they may list, read, write and delete there"
+    if isinstance(error, OSError | TimeoutError) or any(word in text for word in AWAY):
+        names = " (AWS_ENDPOINT_URL where it is not Amazon's)" if s3 else ""
+        return f"; is the store up and its address right{names}?"
+    return ""
