@@ -68,8 +68,8 @@ STRUCTURES = {  # (corruption, severity) and records of each stretch
 GRID = ("clean", "mild", "shift", "contrast", "alternating", "correlated")
 FAST = {"options": {"tent": {"lr": 0.01}}}
 HARMFUL = (  # (net, stream, method, its settings): keeping the source is right, or TENT ruins what statistics gain
-    ("zeropad", "clean", "norm", {}), ("zeropad", "clean", "tent", {}), ("layers", "snow", "tent", FAST),
-    ("fashion", "frost", "tent", FAST),
+    ("layers", "snow", "tent", FAST), ("fashion", "frost", "tent", FAST), ("zeropad", "clean", "norm", {}),
+    ("zeropad", "clean", "tent", {}),
 )  # fmt: skip
 
 

@@ -247,6 +247,20 @@ def test_flips_counts_only_what_all_proven_models_are_sure_of():
     assert Flips().judge(seen(serving, other, source=serving[:0])).verdict == "fail"  # not asked: no matter
 
 
+def test_flips_does_not_defend_a_server_that_calls_most_of_what_arrives_one_class():
+    _, good = world(4, 500, 1.0)
+    bag = good.copy()
+    bag[: len(bag) * 6 // 10] = 8.0 * np.eye(good.shape[1])[3]
+    mended, fallen = Flips().judge(seen(bag, good)), Flips().judge(seen(good, np.tile(bag[0], (500, 1))))
+    assert mended.verdict == "pass" and mended.value < 0.1
+    assert fallen.verdict == "fail" and fallen.value > 0.4
+
+
+def test_flips_in_a_window_shorter_than_the_classes_are_many():
+    serving = 20.0 * np.eye(1000)[np.arange(200) * 5]
+    assert Flips().judge(seen(serving, np.roll(serving, 1, axis=1))).value == 1.0
+
+
 def test_flips_is_not_fooled_by_a_server_that_is_too_sure():
     serving, _ = pair(right=1.0)
     labels, z = world(3, 500, 0.5)

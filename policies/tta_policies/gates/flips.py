@@ -4,9 +4,12 @@ Records on which source, serving and the last proven version name the same class
 candidate another one, as a share of the *whole window*. Negative flips: Yan et al., "Positive-congruent training",
 CVPR 2021, arXiv 2011.09161.
 
-Deviation: the share is usually taken of the confident records only. A heavy shift leaves few of them, and those are
-wrong: CIFAR ResNet-20s that gain 52 to 57 points under contrast flip 30 to 47 % of 3 % of the records. As shares of
-the window, they stay under 0.11, and a fall onto one class where serving is good begins at 0.5.
+Deviations: the share is usually taken of the confident records only. A heavy shift leaves few of them, and those
+are wrong: CIFAR ResNet-20s that gain 52 to 57 points under contrast flip 30 to 47 % of 3 % of the records. And a
+class that serving names more often than its fair share, one in C, counts only as often as that: a model that calls
+half of what arrives a bag is sure, and wrong (a Fashion-MNIST net under frost: 35 % sure, 17 % of them right;
+overturning them gains 49 points). So counted, helpful candidates flip up to 0.09 of the window, and a fall onto one
+class where serving is good begins at about 0.5.
 Confidence is that of the temperature that fits serving on the clean anchor, for all three; raw without an anchor.
 It was fitted on clean data: under shift it is still too sure, which only makes more records count.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from tta_agent.evidence import Evidence
-from tta_agent.types import Array, Finding, softmax
+from tta_agent.types import Array, Finding, Verdict, softmax
 from tta_policies.gates.measures import temperature, upper_share
 
 
@@ -40,11 +43,15 @@ class Flips:
         if n < self.window:
             return Finding("flips", 0.0, self.limit, "inconclusive", f"{n} of {self.window} records")
         sure = self._sure(evidence)
-        flipped = int((sure & (evidence.candidate.argmax(1) != evidence.serving.argmax(1))).sum())
-        share = flipped / n
-        verdict = "fail" if share > self.limit else "pass"
-        reason = f"flips {flipped} of {int(sure.sum())} sure answers, {share:.1%} of {n} records"
-        return Finding("flips", share, self.limit, verdict, reason, upper_share(flipped, n))  # type: ignore[arg-type]
+        flipped = sure & (evidence.candidate.argmax(1) != evidence.serving.argmax(1))
+        fair = float((flipped * _fair(evidence.serving)).sum())
+        share, bound = fair / n, upper_share(round(fair), n)
+        verdict: Verdict = "fail" if share > self.limit else "pass"
+        reason = (
+            f"flips {int(flipped.sum())} of {int(sure.sum())} sure answers, {share:.1%} of {n} records, "
+            "each class counted at its fair share at most"
+        )
+        return Finding("flips", share, self.limit, verdict, reason, bound)
 
     def _sure(self, evidence: Evidence) -> Array:
         anchor = evidence.anchor
@@ -55,3 +62,11 @@ class Flips:
                 same = logits.argmax(1) == evidence.serving.argmax(1)
                 sure &= same & (softmax(logits / t).max(1) > self.confidence)
         return sure
+
+
+def _fair(logits: Array) -> Array:
+    """How much each record counts, 0 .. 1: no class more than one in C of the window (or three records)."""
+    n, classes = logits.shape
+    named = logits.argmax(1)
+    count = np.bincount(named, minlength=classes)[named]
+    return np.asarray(np.minimum(1.0, max(n / classes, 3.0) / count))
