@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -65,6 +67,17 @@ def test_every_family_counts_the_same_for_the_quantile():
     families = np.array(["many"] * 90 + ["few"] * 10)
     assert regress.quantile(scores, families, 0.4) == 10.0  # half of the mass, though a tenth of the rows
     assert regress.quantile(scores, np.array(["one"] * 100), 0.4) == 0.0
+
+
+def test_one_wild_family_does_not_widen_what_is_supported(table):
+    wild = [replace(r, family="wild", families=("wild",), evidence={n: 50 * v for n, v in r.evidence.items()})
+            for r in table.rows[:3]]  # fmt: skip
+    assert Support(Table.of([*table.rows, *wild])).limit < 0.9
+    broken = [
+        replace(r, kind="collapse", evidence={n: 50 * v for n, v in r.evidence.items()})
+        for r in table.rows[::4]
+    ]
+    assert Support(Table.of([*table.rows, *broken])).limit < 0.9
 
 
 def test_evidence_far_from_all_that_was_rehearsed_is_named(table):

@@ -60,14 +60,6 @@ def _inverted(x: Tensor, severity: int, random: Generator) -> Tensor:
     return x.lerp(1 - x, 0.1 * severity)
 
 
-def _underexposed(x: Tensor, severity: int, random: Generator) -> Tensor:
-    return x * (1 - 0.17 * severity)
-
-
-def _glare(x: Tensor, severity: int, random: Generator) -> Tensor:
-    return x.lerp(torch.ones_like(x), 0.15 * severity)
-
-
 EXTRA: dict[str, Shift] = {
     "colour_cast": _cast,
     "rotation": _rotation,
@@ -76,8 +68,6 @@ EXTRA: dict[str, Shift] = {
     "occlusion": _occlusion,
     "grey": _grey,
     "inverted": _inverted,
-    "underexposed": _underexposed,
-    "glare": _glare,
 }
 
 

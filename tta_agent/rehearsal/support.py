@@ -16,7 +16,14 @@ from tta_agent.rehearsal.table import Table
 from tta_agent.types import Array
 
 JITTER = 0.01  # of the kernel
-SHARE = 0.99  # of rehearsed rows, each against other families, that must count as near
+SHARE = 0.95  # of families, and of the rows of each against the other families, that must count as near
+HONEST = (
+    "adapted",
+    "sibling",
+    "second",
+    "stale",
+    "back",
+)  # kinds of candidates that are no injected failures
 BEYOND = 0.25  # of a number's range that it may lie beyond the rehearsed
 
 # What must lie in the rehearsed range, whatever is near: these show a stream of another kind.
@@ -68,14 +75,16 @@ class Support:
         return np.asarray(np.where(candidate >= KNOWS * serving, sure, np.inf))
 
     def _limit(self) -> float:
-        found = np.full(len(self._table), np.nan)
+        """How far an unseen family usually is: the quantile of the families' own quantiles, so that neither a few
+        wild worlds nor one wild family decide. Injected failures may be too far: nobody wants to promote those."""
+        honest = np.array([row.kind in HONEST for row in self._table.rows])
+        found = []
         for family in self._table.families:
-            mine, others = self._table.of_family(family), self._table.without(family)
-            if others.any():
-                found[mine] = _unknown(
-                    self._points[mine], self._points[others], _factor(self._points[others])
-                )
-        return float(np.nanquantile(found, SHARE)) if not np.isnan(found).all() else 0.0
+            mine, others = self._table.of_family(family) & honest, self._table.without(family)
+            if mine.any() and others.any():
+                among = self._points[others]
+                found.append(np.quantile(_unknown(self._points[mine], among, _factor(among)), SHARE))
+        return float(np.quantile(found, SHARE)) if found else 0.0
 
     def distance(self, evidence: Array) -> Array:
         """Of evidence [R, F], in units of the limit [R]."""
