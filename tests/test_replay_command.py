@@ -20,6 +20,8 @@ from tta_agent.replaying import several
 def _fashion(monkeypatch, tmp_path):
     for name, value in worlds.FASHION.items():
         monkeypatch.setenv(name, value)
+    # torch makes its cache in the temporary folder when first asked, which may be in any of these tests
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
     (tmp_path / "temp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     yield

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tta_agent.codecs import cloudevents
 from tta_agent.errors import DecodeError
+from tta_agent.protocols import Source
 from tta_agent.settings import Settings
 from tta_agent.sources.recording import RecordingWriter, Row
 from tta_agent.streams import open_source
 from tta_agent.types import Label, RawRecord, Record
+
+PATIENCE_S = 0.25  # of one poll, while both topics are quiet
+GLANCE_S = 0.01  # of one poll, while the other topic is not
+JOIN_S = 30.0  # a group may take so long to give us our partitions
+WAITING_BYTES = 256 << 20  # records that wait for a late label
 
 
 def record(
@@ -25,27 +32,102 @@ def record(
 ) -> int:
     """Read the labels that there are, then up to `count` inferences from the beginning of the topic.
 
+    While inferences are read, the labels that come meanwhile are read in turn with them, poll by poll: neither topic
+    can keep the other waiting, however busy it is. The last records, up to 256 MB, wait for their labels.
+
     Args:
-        follow_s: wait so long for more when the end of a topic is reached.
+        follow_s: wait so long for more when the end of the inferences is reached.
 
     Raises:
         ConfigError: the folder holds a recording already.
         StreamError: the stream cannot be reached.
     """
     s = settings.model_copy(update={"stream": settings.stream.model_copy(update={"start": "earliest"})})
-    labels = {
-        item.id: item.label for item in _items(s, s.stream.labels_topic, follow_s) if isinstance(item, Label)
-    }
-    done = 0
-    with RecordingWriter(folder, model=s.model.served_as, classes=s.model.classes) as writer:
-        for item in _items(s, s.stream.topic, follow_s):
+    with (
+        RecordingWriter(folder, model=s.model.served_as, classes=s.model.classes) as writer,
+        contextlib.ExitStack() as opened,
+    ):
+        labels = _Labels(opened.enter_context(contextlib.closing(_open(s, s.stream.labels_topic))), follow_s)
+        labels.catch_up()
+        waiting = _Waiting(writer, labels.known)
+        source = opened.enter_context(contextlib.closing(_open(s, s.stream.topic)))
+        for done, item in enumerate(_taken(source, labels, count, follow_s), 1):
+            waiting.add(item)
+            progress(done)
+        labels.catch_up()
+        waiting.write()
+        return waiting.count
+
+
+class _Labels:
+    """The labels topic, and what was read of it."""
+
+    def __init__(self, source: Source, follow_s: float) -> None:
+        self._source, self._follow_s = source, follow_s
+        self.known: dict[str, int] = {}
+
+    def read(self, timeout_s: float) -> int:
+        """One poll; how many came."""
+        return self._keep(self._source.poll(timeout_s))
+
+    def catch_up(self) -> None:
+        """Read what there is now, and not what is added meanwhile: that may never end."""
+        self._keep(_joined(self._source))
+        left, last_s = self._source.lag(), time.monotonic()
+        while left > 0 and time.monotonic() - last_s < self._follow_s:
+            if came := self.read(PATIENCE_S):
+                left, last_s = left - came, time.monotonic()
+
+    def _keep(self, raws: Sequence[RawRecord]) -> int:
+        self.known.update({item.id: item.label for item in _decode(raws) if isinstance(item, Label)})
+        return len(raws)
+
+
+class _Waiting:
+    """Records in the order in which they came, until they are written with the labels known by then."""
+
+    def __init__(self, writer: RecordingWriter, labels: dict[str, int]) -> None:
+        self._writer, self._labels = writer, labels
+        self._records: deque[Record] = deque()
+        self._bytes = 0
+        self.count = 0
+
+    def add(self, item: Record) -> None:
+        """One more; the oldest are written where there are too many."""
+        self._records.append(item)
+        self._bytes += item.nbytes
+        self.write(WAITING_BYTES)
+
+    def write(self, keep_bytes: int = -1) -> None:
+        """All but the newest `keep_bytes`."""
+        while self._records and self._bytes > keep_bytes:
+            item = self._records.popleft()
+            self._bytes -= item.nbytes
+            self._writer.add(_row(item, self._labels.get(item.id)))
+            self.count += 1
+
+
+def _taken(source: Source, labels: _Labels, count: int, follow_s: float) -> Iterator[Record]:
+    """Up to `count` inferences; after each poll of theirs one of the labels."""
+    done, raws, last_s = 0, _joined(source), time.monotonic()
+    while raws or time.monotonic() - last_s < follow_s:
+        for item in _decode(raws):
             if isinstance(item, Record) and done < count:
-                writer.add(_row(item, labels.get(item.id)))
+                yield item
                 done += 1
-                progress(done)
-            if done >= count:
-                break
-    return done
+        if done >= count:
+            return
+        last_s = time.monotonic() if raws else last_s
+        busy = labels.read(GLANCE_S) + len(raws)
+        raws = source.poll(GLANCE_S if busy else PATIENCE_S)
+
+
+def _joined(source: Source) -> Sequence[RawRecord]:
+    """Wait until the group gives us partitions, which takes a broker some seconds; what has come by then."""
+    raws, deadline_s = source.poll(PATIENCE_S), time.monotonic() + JOIN_S
+    while not raws and not source.assignment() and time.monotonic() < deadline_s:
+        raws = source.poll(PATIENCE_S)
+    return raws
 
 
 def _row(record: Record, label: int | None) -> Row:
@@ -60,21 +142,13 @@ def _row(record: Record, label: int | None) -> Row:
     )
 
 
-def _items(settings: Settings, topic: str, follow_s: float) -> Iterator[Record | Label]:
+def _open(settings: Settings, topic: str) -> Source:
     # a group of its own: the agent's positions stay where they are
-    source = open_source(
-        settings, [topic], group=f"{settings.stream.group}-record-{os.getpid()}-{time.time_ns()}"
-    )
-    with closing(source):
-        last_s = time.monotonic()
-        while time.monotonic() - last_s < follow_s:
-            for raw in source.poll(0.25):
-                last_s = time.monotonic()
-                yield from _decode(raw)
+    group = f"{settings.stream.group}-record-{os.getpid()}-{time.time_ns()}"
+    return open_source(settings, [topic], group=group)
 
 
-def _decode(raw: RawRecord) -> list[Record | Label]:
-    try:
-        return cloudevents.decode(raw, None, None)
-    except DecodeError:
-        return []  # what the agent could not read, a replay could not either
+def _decode(raws: Sequence[RawRecord]) -> Iterator[Record | Label]:
+    for raw in raws:
+        with contextlib.suppress(DecodeError):  # what the agent could not read, a replay could not either
+            yield from cloudevents.decode(raw, None, None)

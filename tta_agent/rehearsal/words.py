@@ -9,9 +9,25 @@ import numpy as np
 
 from tta_agent.rehearsal.play import Row
 from tta_agent.rehearsal.rehearsed import ALPHA
+from tta_agent.rehearsal.worlds import CLEAN
 from tta_agent.types import Array
 
+ORDERS = {  # of arrival, for people
+    "iid": "in any order", "correlated": "classes in runs", "label_shift": "rare and frequent classes",
+    "unknown": "with unknown classes",
+}  # fmt: skip
 HARM = -0.005  # half a point: less than that is noise of the worlds
+
+
+def points(gain: float) -> str:
+    """A gain in percentage points, signed; a dash where none is known."""
+    return f"{round(100 * gain, 1) + 0.0:+.1f}".replace("+0.0", "0.0") if gain == gain else "–"
+
+
+def named(row: Row) -> str:
+    """A world, for people."""
+    shift = row.family if row.family == CLEAN else f"{row.family} {row.severity}"
+    return f"{shift}, {ORDERS.get(row.structure, row.structure)}"
 
 
 def adapted(rows: Sequence[Row]) -> list[Row]:
@@ -53,24 +69,30 @@ def findings(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
     fit = summary["fit"]
     made = decisions(rows, fit["lower"])
     return [
-        _clean(mean),
+        _clean(mean, len(gains.get(CLEAN, []))),
         f"Adapting helps most under {best} ({mean[best]:+.1f} points), least under {worst} ({mean[worst]:+.1f}).",
-        f"Promoting always would have cost half a point or more in {(every < HARM).mean():.0%} of {len(every)} "
-        "such worlds.",
-        f"With this rehearsal (each shift judged without having seen it): {made['harmful']:.1%} of worlds harmed, "
-        f"{made['power_at_5_points']:.0%} of gains of 5 points taken, {made['power_at_3_points']:.0%} of 3 points.",
+        f"Promoting always would have cost half a point or more in {(every < HARM).mean():.0%} of the {len(every)} "
+        "worlds in which the adapter did what it is meant to do.",
+        f"Promoting by this rehearsal (each shift judged without having seen it) would harm {made['harmful']:.1%} of "
+        f"all {len(rows)} worlds. It would take {_taken(made, 5)} and {_taken(made, 3)}.",
         f"Its bound holds in {fit['coverage'][f'{ALPHA:g}']:.1%} of worlds ({1 - ALPHA:.0%} wanted); its guesses are "
         f"{100 * fit['error']:.1f} points off on average.",
     ]  # fmt: skip
 
 
-def _clean(mean: Mapping[str, float]) -> str:
-    if "clean" not in mean:
+def _taken(made: Mapping[str, float], least: int) -> str:
+    share = made[f"power_at_{least}_points"]
+    of = f"those with {least} points or more to gain"
+    return f"{share:.0%} of {of}" if share == share else f"none of {of}, as there are none"
+
+
+def _clean(mean: Mapping[str, float], worlds: int) -> str:
+    if CLEAN not in mean:
         return "No world without a shift was played: give more time to learn what adapting costs there."
-    gain = mean["clean"]
+    gain, seen = mean[CLEAN], f"{worlds} world{'s' * (worlds != 1)}"
     if gain < 100 * HARM:
-        return f"On clean data adapting costs {-gain:.1f} points: keep the source."
-    return f"On clean data adapting changes little ({gain:+.1f} points)."
+        return f"On clean data adapting costs {-gain:.1f} points (mean of {seen}): there, keep the source."
+    return f"On clean data adapting changes little ({gain:+.1f} points, mean of {seen})."
 
 
 def _families(rows: Sequence[Row]) -> list[str]:

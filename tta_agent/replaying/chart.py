@@ -14,7 +14,8 @@ from tta_agent.replaying.words import Result, did, headline, reason
 TOP, BOTTOM, HEIGHT = 44, 330, 384
 COLOURS = 6  # of the page; from the seventh policy on they come again, dashed
 MOST_MARKS = 60
-UP, DOWN = "M{x} {a}l6 10h-12z", "M{x} {b}l6 -10h-12z"
+APART = 70.0  # of two numbers below the axis
+UP, DOWN = "M{x} {a}l7.5 12h-15z", "M{x} {b}l7.5 -12h-15z"
 
 
 def colour(i: int) -> str:
@@ -31,17 +32,24 @@ def chart(result: Result) -> str:
         *_bands(windows, panel),
         panel.grid(tens[:: 2 if len(tens) > 6 else 1], "{:.0%}"),
         tag("path", class_="axis", d=f"M{LEFT} {BOTTOM}H{RIGHT}"),
-        *_ticks(windows, panel),
-        tag("text", "Accuracy by window of equally many records", class_="name", x=0, y=14),
+        *_ticks(result, panel),
+        tag("text", escape(title(result)), class_="name", x=0, y=14),
         panel.line(_points(windows, [row["oracle"] for row in windows]), "oracle"),
-        panel.line(_points(windows, [row["source"] for row in windows]), "source"),
-        *(_line(one, i, windows, panel) for i, one in enumerate(result["policies"])),
+        *(_line(one, i, result, panel) for i, one in enumerate(result["policies"])),
+        panel.line(_points(windows, [row["source"] for row in windows]), "source"),  # dashed: shows what it hides
         *(mark for i, one in enumerate(result["policies"]) for mark in _marks(one, i, windows, panel)),
         tag("path", class_="cursor", id="cursor", d=f"M0 {TOP}V{BOTTOM}", visibility="hidden"),
     ]  # fmt: skip
     told = f"Accuracy over the recording. {headline(result)}. The numbers are in the table at the end of the page."
     return tag("svg", tag("title", escape(headline(result))), *parts, id="chart", role="img", tabindex=0,
                viewBox=f"0 0 {WIDTH} {HEIGHT}", aria_label=told)  # fmt: skip
+
+
+def title(result: Result) -> str:
+    """What is drawn: how many windows, and of how many records."""
+    windows = result["windows"]
+    each = max((row["end"] - row["first"] for row in windows), default=0)
+    return f"Accuracy in {len(windows)} windows of {each:,} records" if len(windows) > 1 else "Accuracy"
 
 
 def middle(row: Mapping[str, Any]) -> float:
@@ -61,10 +69,12 @@ def _points(windows: Sequence[Mapping[str, Any]], column: Sequence[Any]) -> list
     return [dict.fromkeys(("oracle", "source", "served"), value) | {"t": middle(row)} for row, value in rows]
 
 
-def _line(policy: Mapping[str, Any], i: int, windows: Sequence[Mapping[str, Any]], panel: Panel) -> str:
+def _line(policy: Mapping[str, Any], i: int, result: Result, panel: Panel) -> str:
+    windows, above = result["windows"], len(result["policies"]) - 1 - i
     told = tag("title", escape(clean(f"{policy['name']}: {percent(policy['served_accuracy'])} served", 120)))
     drawn = panel.line(_points(windows, policy["windows"]["served"]), "served")
-    return tag("g", told, drawn, class_=colour(i))
+    # policies often serve the same: what lies below is wider, so that every one is seen
+    return tag("g", told, drawn, class_=colour(i), style=f"--thick: {2.5 + 1.5 * min(above, 3):g}")
 
 
 def _marks(
@@ -74,7 +84,7 @@ def _marks(
     for event in moves[-MOST_MARKS:]:
         share = _served_at(event["record"], windows, policy["windows"]["served"])
         x, y = panel.x(event["record"]), panel.y(panel.low if share is None else share)
-        shape = (DOWN if event["event"] == "rollback" else UP).format(x=x, a=y - 5, b=y + 5)
+        shape = (DOWN if event["event"] == "rollback" else UP).format(x=x, a=y - 7, b=y + 7)
         why = reason(event, policy["events"])
         said = f"{policy['name']}, record {event['record']:,}: {did(event)}{': ' if why else ''}{why}"
         title = tag("title", escape(clean(said)))
@@ -103,11 +113,14 @@ def _bands(windows: Sequence[Mapping[str, Any]], panel: Panel) -> Iterator[str]:
         yield band + text
 
 
-def _ticks(windows: Sequence[Mapping[str, Any]], panel: Panel) -> Iterator[str]:
+def _ticks(result: Result, panel: Panel) -> Iterator[str]:
     """Records, and the recorded time below."""
-    for row in windows[:: max(len(windows) // 6, 1)]:
-        x = panel.x(row["first"])
-        yield tag("text", f"{row['first']:,}", x=x, y=BOTTOM + 18, text_anchor="middle")
-        yield tag("text", clock(row["t"]), class_="faint", x=x, y=BOTTOM + 34, text_anchor="middle")
-    yield tag("text", "records, and minutes since the first", class_="faint", x=RIGHT, y=BOTTOM + 50,
-              text_anchor="end")  # fmt: skip
+    windows = result["windows"]
+    begins = [(row["first"], row["t"]) for row in windows[:: max(len(windows) // 6, 1)]]
+    end = (result["records"], windows[-1]["t_end"]) if windows else (0, 0.0)
+    for record, t in [*(place for place in begins if panel.x(end[0]) - panel.x(place[0]) > APART), end]:
+        x = panel.x(record)
+        yield tag("text", f"{record:,}", x=x, y=BOTTOM + 18, text_anchor="middle")
+        yield tag("text", clock(t), class_="faint", x=x, y=BOTTOM + 34, text_anchor="middle")
+    yield tag("text", "records played; below, minutes:seconds since the first", class_="faint", x=RIGHT,
+              y=BOTTOM + 50, text_anchor="end")  # fmt: skip

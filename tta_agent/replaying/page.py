@@ -15,8 +15,10 @@ from tta_agent.errors import TtaError
 from tta_agent.replaying.chart import BOTTOM, TOP, chart, colour, middle
 from tta_agent.replaying.words import (
     HEAD,
+    TERMS,
     Result,
     cells,
+    chance,
     headline,
     oracle_cells,
     points,
@@ -50,10 +52,12 @@ def _page(result: Result, most: int) -> str:
         subtitle=escape(subtitle(result)),
         legend="".join(_key(one, i) for i, one in enumerate(policies)),
         chart=chart(result),
+        chance=escape(chance(result)),
         # inside <script> only "<" could end the data
         data=json.dumps(_data(result)).replace("<", "\\u003c"),
+        terms="".join(tag("dt", escape(word)) + tag("dd", escape(said)) for word, said in TERMS),
         table=_table(HEAD, [source_cells(result), *map(cells, policies), oracle_cells(result)]),
-        labels="".join(_labels(one, i, result) for i, one in enumerate(policies)),
+        labels="".join(_labels(one, i) for i, one in enumerate(policies)),
         compute="".join(_compute(one, i, policies) for i, one in enumerate(policies)),
         domains=_domains(result),
         decisions="".join(_decisions(one, i, most) for i, one in enumerate(policies)),
@@ -91,16 +95,16 @@ def _bar(name: str, i: int, share: float, said: str) -> str:
     return tag("li", tag("span", escape(clean(name, 60))), tag("b", fill), tag("em", escape(said)))
 
 
-def _labels(policy: Mapping[str, Any], i: int, result: Result) -> str:
+def _labels(policy: Mapping[str, Any], i: int) -> str:
     arrived, used, each = policy["labels_arrived"], policy["labels_used"], policy["labels_per_swap"]
     swaps = f", {each:,.0f} for each swap" if known(each) else ""
     said = f"{used:,} of {arrived:,} that came{swaps}"
-    return _bar(policy["name"], i, used / max(result["labelled"], 1), said)
+    return _bar(policy["name"], i, used / max(arrived, 1), said)
 
 
 def _compute(policy: Mapping[str, Any], i: int, policies: Sequence[Mapping[str, Any]]) -> str:
     most = max([one["times_forward"] for one in policies] + [1e-9])
-    said = f"{policy['times_forward']:.1f} × a plain forward, {policy['seconds']:.1f} s"
+    said = f"{policy['times_forward']:.1f} × forward, {policy['seconds']:.1f} s in all"
     return _bar(policy["name"], i, policy["times_forward"] / most, said)
 
 
@@ -125,17 +129,19 @@ def _decisions(policy: Mapping[str, Any], i: int, most: int) -> str:
     events = [event for event in policy["events"] if event["event"] in TOLD]
     shown = events[-most:] if most else []
     more = len(events) - len(shown)
-    head = f"{len(policy['swaps'])} swaps, {len(policy['rollbacks'])} roll-backs, {len(policy['verdicts'])} verdicts"
+    counted = (("swap", "swaps"), ("roll-back", "rollbacks"), ("verdict", "verdicts"))
+    head = ", ".join(f"{len(policy[name])} {one}{'s' * (len(policy[name]) != 1)}" for one, name in counted)
     title = tag("h3", escape(clean(policy["name"], 60)), tag("small", head), class_=colour(i))
     before = tag("p", f"{more:,} earlier ones are in the JSON file.") if more else ""
-    return title + before + tag("ol", *map(_decision, shown), class_="decisions")
+    return title + before + tag("ol", *map(_decision, shown), class_=f"decisions {colour(i)}")
 
 
 def _decision(event: Mapping[str, Any]) -> str:
     kind = clean(event.get("outcome") or event.get("event") or "").partition(",")[0].replace(" ", "_")
-    why = f": {event['reason']}" if event.get("reason") else ""
+    did = words(event)
+    why = f": {event['reason']}" if event.get("reason") and str(event["reason"]) not in did else ""
     said = tag("time", f"{event['record']:,} · {clock(event['t'])}")
-    said += tag("span", escape(clean(words(event) + why)))
+    said += tag("span", escape(clean(did + why)))
     findings = event.get("findings") or []
     if findings:
         said += tag(

@@ -12,12 +12,23 @@ HEAD = (
     "policy", "served", "against source", "online", "below oracle", "worst window", "swaps", "roll-backs",
     "labels used", "compute",
 )  # fmt: skip
+TERMS = (  # what the columns mean, for the page
+    ("served", "share of right answers that users got; of the records whose label is known"),
+    ("against source", "the same less that of the model as it was deployed, in percentage points"),
+    ("online", "share that the adapting copy itself answered right, promoted or not"),
+    ("below oracle", "percentage points to the best of all in each window, chosen in hindsight: a ceiling to look "
+     "at, not to reach"),
+    ("worst window", "most percentage points that the policy served below the source in one window"),
+    ("labels used", "labels that the gate looked at for its decisions"),
+    ("compute", "time in which the agent reads, learns and judges, as a multiple of one plain forward pass over all "
+     "records"),
+)  # fmt: skip
 EVEN = 0.0005  # half of what is shown
 
 
 def points(value: Any, form: str = "{:+.1f}") -> str:
     """A share as points, or a dash."""
-    return form.format(100 * value + 0.0) if known(value) else DASH
+    return form.format(round(100 * value, 1) + 0.0).replace("+0.0", "0.0") if known(value) else DASH
 
 
 def headline(result: Result) -> str:
@@ -30,7 +41,16 @@ def headline(result: Result) -> str:
     if best["gain"] <= EVEN and len(told) > 1:
         return f"No policy serves better than the source, {source}"
     served, gain = percent(best["served_accuracy"]), points(best["gain"])
-    return f"{best['name']} serves {served} where the source serves {source}: {gain} points"
+    return f"{best['name']} serves {served} right answers, the frozen source {source}: {gain} points"
+
+
+def chance(result: Result) -> str:
+    """How far one window's accuracy may be off by chance alone: two standard deviations, at an accuracy of a half."""
+    labelled = sorted(row["labelled"] for row in result["windows"] if row["labelled"])
+    if not labelled:
+        return ""
+    most = 100 / labelled[len(labelled) // 2] ** 0.5
+    return f"Up and down by {most:.0f} points from window to window can be chance."
 
 
 def subtitle(result: Result) -> str:

@@ -1,0 +1,141 @@
+"""From topics to a recording: inferences and labels are read in turn, so that neither keeps the other waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tta_agent import environment, record
+from tta_agent.codecs import cloudevents
+from tta_agent.protocols import Producer
+from tta_agent.settings import Settings
+from tta_agent.sources.kafka import ensure_topics
+from tta_agent.sources.recording import Recording, Row
+from tta_agent.streams import open_producer
+
+LIMIT_S = 60.0  # only a hang reaches it
+PAUSE_S = 0.004
+X = np.zeros((1, 1, 2, 2), np.float32)
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Topics of their own on both kinds of log in turn."""
+    topic = f"record-{uuid.uuid4().hex[:8]}"
+    stream = {"topic": topic, "labels_topic": f"{topic}.labels"}
+    if request.param == "kafka":
+        stream["bootstrap_servers"] = request.getfixturevalue("kafka")
+        ensure_topics(stream["bootstrap_servers"], [topic, stream["labels_topic"]], 4)
+    return environment.load(stream=stream, store={"path": tmp_path / "store"})
+
+
+def infer(producer: Producer, settings: Settings, i: int) -> None:
+    logits = np.zeros((1, 10), np.float32)
+    sent = cloudevents.encode_inference(f"r{i}", X, logits, 0, source="test", model="m", time_s=100.0 + i)
+    producer.send(settings.stream.topic, *sent)
+
+
+def tell(producer: Producer, settings: Settings, i: int) -> None:
+    producer.send(settings.stream.labels_topic, *cloudevents.encode_label(f"r{i}", i % 10, 200.0 + i))
+
+
+@contextmanager
+def sending(settings: Settings, step: Callable[[Producer, int], None]) -> Iterator[threading.Thread]:
+    """Call `step` with 0, 1, 2 ... without a pause until the block is left, or for a minute."""
+    enough, started_s = threading.Event(), time.monotonic()
+
+    def work() -> None:
+        producer, i = open_producer(settings), 0
+        while not enough.wait(PAUSE_S) and time.monotonic() - started_s < LIMIT_S:
+            step(producer, i)
+            producer.flush()
+            i += 1
+        producer.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        enough.set()
+        thread.join()
+
+
+def put(settings: Settings, step: Callable[[Producer, int], None], count: int) -> None:
+    """All at once, before anybody reads."""
+    producer = open_producer(settings)
+    for i in range(count):
+        step(producer, i)
+    producer.close()
+
+
+def rows(folder: Path) -> list[Row]:
+    """Of the recording, each of which has its own label or none."""
+    found = list(Recording.open(folder))
+    assert all(row.label in (None, int(row.id[1:]) % 10) for row in found)
+    return found
+
+
+def test_what_is_there_is_joined(settings: Settings, tmp_path: Path) -> None:
+    put(settings, lambda producer, i: infer(producer, settings, i), 30)
+    put(settings, lambda producer, i: tell(producer, settings, i), 20)
+    seen: list[int] = []
+    assert record.record(settings, tmp_path / "r", 1000, 0.5, seen.append) == 30
+    found = {row.id: row.label for row in rows(tmp_path / "r")}
+    assert found == {f"r{i}": i % 10 if i < 20 else None for i in range(30)}
+    assert seen == list(range(1, 31))
+
+
+def test_no_more_than_asked_for(settings: Settings, tmp_path: Path) -> None:
+    put(settings, lambda producer, i: infer(producer, settings, i), 30)
+    assert record.record(settings, tmp_path / "r", 7, 0.5) == len(rows(tmp_path / "r")) == 7
+
+
+@pytest.mark.parametrize("count", [20, 1000], ids=["until the count", "until the end of the inferences"])
+def test_labels_that_never_pause_do_not_keep_inferences_waiting(
+    settings: Settings, tmp_path: Path, count: int
+) -> None:
+    put(settings, lambda producer, i: infer(producer, settings, i), 30)
+    with sending(settings, lambda producer, i: tell(producer, settings, i)) as sender:
+        assert record.record(settings, tmp_path / "r", count, 0.5) == min(count, 30)
+        assert sender.is_alive()  # it was not the end of the labels that let us go on
+    assert len(rows(tmp_path / "r")) == min(count, 30)
+
+
+def test_inferences_that_never_pause_do_not_keep_labels_waiting(settings: Settings, tmp_path: Path) -> None:
+    def late(producer: Producer, i: int) -> None:
+        infer(producer, settings, i)
+        if i >= 300:  # by then, reading labels first would long have given up
+            for known in range(300) if i == 300 else (i - 1,):
+                tell(producer, settings, known)
+
+    with sending(settings, late) as sender:
+        assert record.record(settings, tmp_path / "r", 600, 0.2) == 600
+        assert sender.is_alive()
+    labelled = {row.id for row in rows(tmp_path / "r") if row.label is not None}
+    assert labelled >= {f"r{i}" for i in range(300)}
+
+
+def test_what_waits_for_labels_is_bounded_and_keeps_its_order(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "WAITING_BYTES", 2000)
+    most = [0]
+    really = record._Waiting.add
+
+    def add(self: record._Waiting, item: record.Record) -> None:
+        really(self, item)
+        most[0] = max(most[0], sum(one.nbytes for one in self._records))
+
+    monkeypatch.setattr(record._Waiting, "add", add)
+    put(settings, lambda producer, i: infer(producer, settings, i), 30)
+    assert record.record(settings, tmp_path / "r", 1000, 0.5) == 30
+    assert 0 < most[0] <= 2000
+    assert len({row.id for row in rows(tmp_path / "r")}) == 30
