@@ -209,7 +209,8 @@ def test_a_person_approves_over_http(tmp_path, monkeypatch):
             assert world.pair.current()[0] == 0
             number = http.get("/v1/status").json()["awaiting"]
             assert http.post("/v1/approve", json={"version": number, "by": "mia"}).status_code == 202
-            until(lambda: world.pair.current()[0] == number)
+            until(lambda: world.ledger.aliases()["serving"] == number)  # the server first, then the ledger
+            assert world.pair.current()[0] == number
             assert http.get("/readyz").json() == {"ready": True}
             labels = http.get("/v1/labels").json()
             explained = http.get("/v1/versions/serving").json()
