@@ -5,7 +5,7 @@ python benchmarks/gate.py --json OUT                (an hour)
 
 simulations   1,000 candidates that are not better (streams in three structures, labels late and sampled),
               duplicates of one entity, decisive labels until a better one is certified
-collapse      200 injected failures on real answers: never promoted, taken back within two windows
+collapse      200 injected failures on real answers: never promoted, and vetoed or taken back in two windows
 streams       whole policies over real images: regret against the best of keeping and always adapting
 keeps         cases in which adapting harms: no promotion, or it is taken back (not with --quick)
 rehearsed     promotions without any label, leave-one-family-out (benchmarks/rehearsed.py has the whole table)
@@ -35,6 +35,7 @@ from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 
 PARTS = ("simulations", "collapse", "streams", "keeps", "rehearsed")
+SEEDS = 20  # of each case in which adapting harms
 
 
 def simulated(job):
@@ -166,19 +167,19 @@ def _told(row):
 
 
 def run_keeps(quick, pool):
-    """20 seeds of each case that this machine has the data for."""
+    """Many seeds of each case that this machine has the data for."""
     known = streams.models()
     jobs = [
         (known[net], structure, method, adapt, seed, 0.3)
         for net, structure, method, adapt in streams.HARMFUL
-        for seed in range(0 if quick else 20)
+        for seed in range(0 if quick else SEEDS)
         if net in known
     ]
     rows = []
     for row in pool.map(streams.kept, jobs):
         rows.append(row)
         mine = [other for other in rows if other["case"] == row["case"]]
-        if len(mine) == 20:
+        if len(mine) == SEEDS:
             print(_fates(row["case"], mine), flush=True)
     return {"keeps": rows} if rows else {}
 

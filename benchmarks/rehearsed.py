@@ -29,12 +29,11 @@ from tta_agent.demo import data as images
 from tta_agent.rehearsal import regress, run, store, worlds
 from tta_agent.rehearsal.failures import KINDS
 from tta_agent.rehearsal.rehearsed import ALPHAS
-from tta_agent.rehearsal.support import Support
+from tta_agent.rehearsal.support import HONEST, Support
 from tta_agent.rehearsal.table import Table
 
 AETTA_RATE = 0.4  # as in the paper for ten classes
 SEED = 50  # of the trial: other draws than while rehearsing
-REAL = ("adapted", "second", "sibling", "stale", "back")
 
 
 def settings(args, net, adapter, anchor_images):
@@ -174,7 +173,7 @@ def measure(args, net, adapter, anchor_images):
     bank = worlds.bank(corruptions.NAMES, args.severities, (SEED,), args.structures, KINDS)
     trial = played(args, stage, bank[: -(-args.trial_worlds // 9)], f"{name}-trial")
     lower, guess, inside = judged(train, trial)
-    real = np.array([row.kind in REAL for row in trial.rows])
+    real = np.array([row.kind in HONEST for row in trial.rows])
     found = {}
     for group, which in (("all", np.ones(len(trial), bool)), ("adapter", real), ("injected", ~real)):
         found[group] = {

@@ -34,9 +34,7 @@ def _one_torch_thread() -> None:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The bootstrap address of a real Kafka. PARTS_REQUIRED=kafka makes its absence a failure."""
-    reason = unavailable()
-    if reason is not None:
-        require_or_skip("kafka", reason)
+    require_or_skip("kafka", unavailable())
     with broker(tmp_path_factory.mktemp("kafka")) as address:
         _collect_sockets()  # those of the attempts before it was up
         yield address
@@ -50,8 +48,14 @@ def _collect_sockets() -> None:
         gc.collect()
 
 
-def require_or_skip(part: str, reason: str) -> None:
-    """Skip a test whose server cannot be started here, or fail where the environment asks for that server."""
+def require_or_skip(part: str, reason: str | None) -> None:
+    """Skip a test whose server cannot be started here, or fail where the environment asks for that server.
+
+    Args:
+        reason: why it cannot; None where it can.
+    """
+    if reason is None:
+        return
     if part in os.environ.get("PARTS_REQUIRED", ""):
         pytest.fail(f"{part}: {reason}")
     pytest.skip(f"{part}: {reason}")

@@ -45,9 +45,7 @@ OVERLAPPING = """(() => {
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One for all tests. PARTS_REQUIRED=browser makes its absence a failure."""
-    reason = unavailable()
-    if reason is not None:
-        require_or_skip("browser", reason)
+    require_or_skip("browser", unavailable())
     with browser(tmp_path_factory.mktemp("profile")) as started:
         yield started
 

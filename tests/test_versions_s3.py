@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import require_or_skip
 from tests.parts import s3
 from tests.test_versions import FORGED, GOLDEN, WHY, graph, promoted, start
 from tta_agent.errors import LedgerError
@@ -16,14 +17,11 @@ from tta_agent.ledger import history, stores
 from tta_agent.versions import Ledger
 
 ROOT = Path(__file__).parent.parent
-WHY_NOT = s3.unavailable()
-if WHY_NOT and "s3" not in os.environ.get("PARTS_REQUIRED", ""):
-    pytest.skip(f"s3: {WHY_NOT}", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    assert WHY_NOT is None, f"s3: {WHY_NOT}"
+    require_or_skip("s3", s3.unavailable())
     server = s3.Server(tmp_path_factory.mktemp("s3"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment().items():

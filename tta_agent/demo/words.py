@@ -33,6 +33,11 @@ def percent(value: Any) -> str:
     return number(value, "{:.1%}")
 
 
+def points(value: Any, form: str = "{:+.1f}") -> str:
+    """A share in percentage points, signed, or a dash."""
+    return form.format(round(100 * value, 1) + 0.0).replace("+0.0", "0.0") if known(value) else DASH
+
+
 def clock(seconds: Any) -> str:
     """Minutes and seconds."""
     if not known(seconds):

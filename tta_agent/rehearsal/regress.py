@@ -42,6 +42,27 @@ class Guess:
     spread: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Standard:
+    """Evidence in units of its own spread.
+
+    Attributes:
+        centre, scale: mean and standard deviation of each number [F].
+    """
+
+    centre: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, evidence: Array) -> Standard:
+        """That of evidence [R, F]."""
+        return cls(evidence.mean(0), evidence.std(0) + 1e-9)
+
+    def __call__(self, evidence: Array) -> Array:
+        """Other evidence [R, F] in the same units."""
+        return np.asarray((evidence - self.centre) / self.scale)
+
+
 class Panel:
     """Gain from evidence: the mean of a forest and of a process, which err in different ways.
 
@@ -71,10 +92,9 @@ class Process:
     """
 
     def __init__(self, table: Table) -> None:
-        self._exchange = _exchange(table.names)
-        both, _ = _both_ways(table, self._exchange)
-        self._centre, self._scale = both.mean(0), both.std(0) + 1e-9
-        self._points = table.evidence
+        both, _ = _both_ways(table, _exchange(table.names))
+        self._standard = Standard.of(both)
+        self._points, self._turned = np.split(self._standard(both), 2)
         kernel = self._odd(table.evidence) + NOISE**2 * np.eye(len(table))
         self._weights = cho_solve(cho_factor(kernel, lower=True, overwrite_a=True), table.gains)
 
@@ -84,11 +104,8 @@ class Process:
 
     def _odd(self, evidence: Array) -> Array:
         """Kernel [R, N] between evidence and what it was fitted on."""
-        x, y, z = (self._standard(e) for e in (evidence, self._points, self._exchange(self._points)))
+        x, y, z = self._standard(evidence), self._points, self._turned
         return np.asarray(SIZE * (smooth(x, y) - smooth(x, z)) + SLOPE / x.shape[1] * x @ (y - z).T)
-
-    def _standard(self, evidence: Array) -> Array:
-        return np.asarray((evidence - self._centre) / self._scale)
 
 
 def smooth(x: Array, y: Array) -> Array:
@@ -114,7 +131,7 @@ class Forest:
 
         self._exchange = _exchange(table.names)
         both, gains = _both_ways(table, self._exchange)
-        self._centre, self._scale = both.mean(0), both.std(0) + 1e-9
+        self._standard = Standard.of(both)
         self._line = Ridge(STIFFNESS).fit(self._standard(both), gains)
         self._forest: ExtraTreesRegressor = ExtraTreesRegressor(
             trees, min_samples_leaf=LEAF, max_features=FEATURES, n_jobs=1, random_state=0
@@ -132,9 +149,6 @@ class Forest:
         x = np.ascontiguousarray(evidence, np.float32)
         rest = np.stack([tree.tree_.predict(x)[:, 0] for tree in self._forest.estimators_])
         return np.asarray(rest + self._line.predict(self._standard(evidence)))
-
-    def _standard(self, evidence: Array) -> Array:
-        return np.asarray((evidence - self._centre) / self._scale)
 
 
 def _both_ways(table: Table, exchange: Callable[[Array], Array]) -> tuple[Array, Array]:

@@ -17,13 +17,7 @@ from tta_agent.types import Array
 
 JITTER = 0.01  # of the kernel
 SHARE = 0.95  # of families, and of the rows of each against the other families, that must count as near
-HONEST = (
-    "adapted",
-    "sibling",
-    "second",
-    "stale",
-    "back",
-)  # kinds of candidates that are no injected failures
+HONEST = ("adapted", "sibling", "second", "stale", "back")  # kinds that are no injected failures
 BEYOND = 0.25  # of a number's range that it may lie beyond the rehearsed
 
 # What must lie in the rehearsed range, whatever is near: these show a stream of another kind.
@@ -37,9 +31,8 @@ KEYS = (
 )
 SURE, UNSURE_SHARE = "atc_candidate", 0.02  # of rows that it mended, the share that may be refused
 MENDED = 0.02  # a gain that counts as mended
-KNOWS = (
-    1 / 3
-)  # of the serving model's accuracy on the anchor: below it, nothing says how sure a candidate should be
+# Of the serving model's accuracy on the anchor: below it, nothing says how sure a candidate should be.
+KNOWS = 1 / 3
 
 
 class Support:

@@ -19,11 +19,6 @@ ORDERS = {  # of arrival, for people
 HARM = -0.005  # half a point: less than that is noise of the worlds
 
 
-def points(gain: float) -> str:
-    """A gain in percentage points, signed; a dash where none is known."""
-    return f"{round(100 * gain, 1) + 0.0:+.1f}".replace("+0.0", "0.0") if gain == gain else "–"
-
-
 def named(row: Row) -> str:
     """A world, for people."""
     shift = row.family if row.family == CLEAN else f"{row.family} {row.severity}"

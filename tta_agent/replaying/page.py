@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from tta_agent.demo.svg import LEFT, RIGHT, WIDTH, tag
-from tta_agent.demo.words import VERDICTS, clean, clock, known, number, percent, words
+from tta_agent.demo.words import VERDICTS, clean, clock, known, number, percent, points, words
 from tta_agent.errors import TtaError
 from tta_agent.replaying.chart import BOTTOM, TOP, chart, colour, middle
 from tta_agent.replaying.words import (
@@ -21,7 +21,6 @@ from tta_agent.replaying.words import (
     chance,
     headline,
     oracle_cells,
-    points,
     source_cells,
     subtitle,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tta_agent.demo.words import DASH, known, number, percent
+from tta_agent.demo.words import known, number, percent, points
 
 Result: TypeAlias = Mapping[str, Any]  # what `outcome.compare` returns
 HEAD = (
@@ -24,11 +24,6 @@ TERMS = (  # what the columns mean, for the page
      "records"),
 )  # fmt: skip
 EVEN = 0.0005  # half of what is shown
-
-
-def points(value: Any, form: str = "{:+.1f}") -> str:
-    """A share as points, or a dash."""
-    return form.format(round(100 * value, 1) + 0.0).replace("+0.0", "0.0") if known(value) else DASH
 
 
 def headline(result: Result) -> str:
