@@ -44,9 +44,9 @@ def simulated(job):
     return simulations.promotes(names, stream, seed, repeat=repeat)
 
 
-def run_simulations(quick, pool):
+def run_simulations(asked, pool):
     """False promotions by stream, with all gates and with the proofs alone; power."""
-    runs = 300 if quick else 1000
+    runs = 300 if asked.quick else 1000
     found = {}
     for name, gates in (("all gates", simulations.default_gates()), ("certificate alone", ["certificate"])):
         for repeat in (1, 10) if name == "certificate alone" else (1,):
@@ -58,12 +58,12 @@ def run_simulations(quick, pool):
                 "runs": runs, "rate": sum(promoted) / runs, **{s: sum(p) / len(p) for s, p in by.items()},
             }  # fmt: skip
             print(f"false promotions, {label}: {sum(promoted)} of {runs}", flush=True)
-    seeds = range(500 if quick else 2000)
+    seeds = range(500 if asked.quick else 2000)
     median = {p: statistics.median(simulations.decisive_labels(p, s) for s in seeds) for p in (0.65, 0.8)}
     print(
         f"decisive labels, median: {median[0.65]:.0f} at .65 (108), {median[0.8]:.0f} at .80 (24)", flush=True
     )
-    turned = [simulations.turns_bad(i) for i in range(30 if quick else 100)]
+    turned = [simulations.turns_bad(i) for i in range(30 if asked.quick else 100)]
     took = [n for n in turned if n is not None]
     early = sum(n <= 0 for n in took)
     print(
@@ -114,10 +114,10 @@ def answers(model):
     return logits, some.labels[1000:3000]
 
 
-def run_collapse(quick, pool):
+def run_collapse(asked, pool):
     """Injected failures, each kind as often; with labels of all held-out records, and of half."""
     known = streams.models()
-    logits, truth = answers(known["fashion"] if quick else next(reversed(known.values())))
+    logits, truth = answers(known["fashion"] if asked.quick else next(reversed(known.values())))
     kinds, runs, found = simulations.COLLAPSES, 200, {}
     for rate, name in ((1.0, "collapse_caught"), (0.5, "collapse_caught_half_labels")):
         caught = {kind: 0 for kind in kinds}
@@ -130,16 +130,16 @@ def run_collapse(quick, pool):
     return {**found, "collapse_runs": runs}
 
 
-def run_streams(quick, pool):
+def run_streams(asked, pool):
     """Regret and harm over a grid of streams."""
     known = streams.models()
-    chosen = ["fashion"] if quick else [name for name in known if name != "layers"]
-    structures = ("clean", "shift", "alternating") if quick else streams.GRID
+    chosen = [name for name in known if name in (["fashion"] if asked.quick else asked.nets.split(","))]
+    structures = ("clean", "shift", "alternating") if asked.quick else streams.GRID
     jobs = [
-        (known[name], structure, seed, 0.3)
+        (known[name], structure, seed, 0.3, asked.stretch)
         for name in chosen
         for structure in structures
-        for seed in range(3 if name == "fashion" and not quick else 1)  # the others take five times as long
+        for seed in range(1 if asked.quick else asked.seeds)
     ]
     rows = []
     for found in pool.map(streams.cell, jobs):  # told as they come
@@ -166,13 +166,13 @@ def _told(row):
     )
 
 
-def run_keeps(quick, pool):
+def run_keeps(asked, pool):
     """Many seeds of each case that this machine has the data for."""
     known = streams.models()
     jobs = [
         (known[net], structure, method, adapt, seed, 0.3)
         for net, structure, method, adapt in streams.HARMFUL
-        for seed in range(0 if quick else SEEDS)
+        for seed in range(0 if asked.quick else SEEDS)
         if net in known
     ]
     rows = []
@@ -190,11 +190,11 @@ def _fates(case, rows):
     return f"{case}: {', '.join(f'{k} {np.mean(v):.1%}' for k, v in known.items())}; {fates}"
 
 
-def run_rehearsed(quick, pool):
+def run_rehearsed(asked, pool):
     """The small table of benchmarks/rehearsed.py."""
     import rehearsed
 
-    return {"rehearsed": rehearsed.summary(quick=quick)}
+    return {"rehearsed": rehearsed.summary(quick=asked.quick)}
 
 
 def main():
@@ -203,6 +203,9 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="fewer runs, the small net: five minutes")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--nets", default="fashion,cifar,zeropad", help="of the streams")
+    parser.add_argument("--seeds", type=int, default=1, help="of the streams")
+    parser.add_argument("--stretch", type=int, default=1, help="how many times longer their domains last")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 2))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -214,7 +217,7 @@ def main():
     with ProcessPoolExecutor(asked.workers, multiprocessing.get_context("spawn")) as pool:
         for name, part in parts.items():
             print(f"-- {name}, {time.monotonic() - began_s:.0f} s", flush=True)
-            found |= part(asked.quick, pool)
+            found |= part(asked, pool)
     found["seconds"] = round(time.monotonic() - began_s, 1)
     text = json.dumps(found, indent=1)
     asked.json.write_text(text + "\n") if asked.json else print(text)

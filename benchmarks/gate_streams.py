@@ -73,13 +73,13 @@ HARMFUL = (  # (net, stream, method, its settings): keeping the source is right,
 )  # fmt: skip
 
 
-def recording(model, structure, seed, folder):
-    """The stream as a recording."""
+def recording(model, structure, seed, folder, stretch=1):
+    """The stream as a recording; its domains last `stretch` times as long."""
     some = images.read_npz(model.data)
     random = np.random.default_rng(seed)
     order = random.permutation(len(some.labels))
     parts, labels, domains, taken = [], [], [], 0
-    for name, severity, count in STRUCTURES[structure]:
+    for name, severity, count in ((name, level, n * stretch) for name, level, n in STRUCTURES[structure]):
         rows = np.take(order, range(taken, taken + count), mode="wrap")
         if structure == "correlated":
             rows = _in_runs(rows, some.labels, random)
@@ -112,10 +112,10 @@ def _in_runs(rows, labels, random):
 
 def cell(job):
     """One stream: what the gate served, and what keeping the source and adapting without a gate would have."""
-    model, structure, seed, label_rate = job
+    model, structure, seed, label_rate, stretch = job
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
-        folder = recording(model, structure, seed, Path(scratch))
+        folder = recording(model, structure, seed, Path(scratch), stretch)
         gated = {method: play(folder, model, method, seed, label_rate) for method in METHODS}
         ungated = {
             method: play(folder, model, method, seed, 0.0, UNGATED)["served_accuracy"] for method in METHODS

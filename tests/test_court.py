@@ -129,6 +129,31 @@ def test_what_is_proven_serves_and_is_watched_against_what_served_before(world):
     assert world.names() == ["candidate", "verdict", "swap"]
 
 
+def test_an_outdated_candidate_gives_way_and_the_next_one_may_come_soon(world, monkeypatch):
+    world.propose(1)
+    world.records(64)
+    monkeypatch.setattr(world.court.trial, "outdated_by", lambda newer: True)
+    world.propose(2)
+    assert world.court.trial is None and world.court.unsettled
+    assert world.journal.read_events()[-1]["outcome"] == "superseded"
+    world.propose(3)
+    assert world.court.trial.version.number == 2 and not world.court.unsettled
+
+
+def test_a_trial_in_which_nothing_was_decided_spends_no_alpha(world):
+    for decided in (False, True):
+        world.propose()
+        alpha = world.court.trial.case.alpha
+        names, x = world.records()
+        serving, candidate = world.answers(0, x), world.answers(world.court.trial.version.number, x)
+        rows = np.flatnonzero((serving != candidate) == decided)
+        world.label([names[i] for i in rows], candidate[rows])
+        world.court.drop("expired")
+        world.propose()
+        assert (world.court.trial.case.alpha < alpha) == decided
+        world.court.drop("expired")
+
+
 def test_one_failed_veto_rejects_whatever_is_proven(world):
     world.propose()
     world.proof.verdict, world.veto.verdict = "pass", "fail"

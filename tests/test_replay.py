@@ -70,6 +70,14 @@ def test_every_decision_knows_its_record_and_its_recorded_second(told):
     assert told["labels_per_swap"] == told["swaps"][-1]["labels_used"] / len(told["swaps"])
 
 
+def test_after_a_shift_the_next_candidate_comes_as_soon_as_the_copy_has_settled(told):
+    kinds = [(event["event"], event.get("outcome")) for event in told["events"]]
+    outdated = kinds.index(("verdict", "superseded"))
+    one, other = (told["events"][i] for i in (outdated - 1, outdated + 1))
+    assert one["event"] == other["event"] == "candidate"
+    assert (one["rounds"], other["rounds"]) == (8, 18)  # outdated at 16, then a quarter of the usual 8 rounds
+
+
 def test_windows_tell_where_the_accuracy_was_gained(told):
     windows = told["windows"]
     assert len(windows) == 60 and sum(row["end"] - row["first"] for row in windows) == 6000

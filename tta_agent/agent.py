@@ -34,6 +34,7 @@ from tta_agent.telemetry import Telemetry
 from tta_agent.types import Partition, Positions
 
 STOP_WITHIN_S = 8.0
+SETTLING = 4  # after a shift the next candidate comes after this part of the usual rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class Agent:
         self._proposed = self._marked = 0
         self.sorted_total: Counter[str] = Counter()
         self._carrier: str | None = None
-        self._propose, self._reset, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._propose, self._hurry = threading.Event(), threading.Event()
+        self._reset, self._stop = threading.Event(), threading.Event()
         self._commits: deque[tuple[Positions, str | None]] = deque()
         self._rooms = Rooms(threaded, rhythm.queue_bytes)
         self._to_decider = self._rooms.upstream_of_all("decider", self.decide, self._idle_decider)
@@ -143,7 +145,9 @@ class Agent:
         self.journal.status(rounds=teacher.rounds, totals=dict(teacher.totals), **done.numbers())
 
     def _maybe_propose(self) -> None:
-        ready = self.teacher.learnt and self.teacher.rounds - self._proposed >= self.rhythm.candidate_every
+        wait = self.rhythm.candidate_every
+        wait = max(1, wait // SETTLING) if self._hurry.is_set() else wait
+        ready = self.teacher.learnt and self.teacher.rounds - self._proposed >= wait
         if not (self._learns and ready and self._propose.is_set()):
             return
         self._propose.clear()
@@ -182,6 +186,7 @@ class Agent:
         elif self.decider.decide(item, stale=self._reset.is_set()):
             self._propose.clear()  # nothing that was learnt stays
             self._reset.set()
+        self._hurry.set() if self.court.unsettled else self._hurry.clear()
         if self.court.wants_candidate():
             self._propose.set()
 

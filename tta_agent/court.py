@@ -67,6 +67,9 @@ class Court:
         self.trial: Trial | None = None
         self._tried = 0  # candidates since the last promotion
         self.labels_used = 0
+        self.unsettled = (
+            False  # the copy was on the move when it last proposed: the next proposal may come soon
+        )
         self._judged_at = (0, 0)
         self._ruling: Ruling | None = None  # the latest one
         self._waits: str | None = None  # what a proven candidate waits for
@@ -87,7 +90,8 @@ class Court:
 
         While a trial runs, a proposal only shows whether its candidate is outdated: it is when the copy has moved
         much further from it than it stands from what serves (a shift came meanwhile). Then the trial ends, and
-        the next proposal, when the copy has had time to settle, is taken. Otherwise the candidate stays pinned.
+        the next proposal is taken, which comes as soon as the copy has had time to settle. Otherwise the candidate
+        stays pinned.
         """
         try:
             with self._telemetry.export(proposal.carrier) as stage:
@@ -98,7 +102,7 @@ class Court:
                     return
                 version = self.service.ledger.add(graph, self.serving, dict(proposal.history))
                 stage.exported(version.sha256, len(graph))
-            self._tried += 1
+            self._tried, self.unsettled = self._tried + 1, False
             alpha = 6 * self._rules.alpha / (math.pi * self._tried) ** 2
             self.trial = self._docket.trial(version, session, proposal, len(graph), alpha)
         except (GraphError, LedgerError) as error:
@@ -190,8 +194,9 @@ class Court:
         """End the trial, if there is one."""
         if self.trial is None:
             return
-        if not self.trial.pairing.labels:
-            self._tried -= 1  # a test that saw no label cannot have erred
+        if not self.trial.pairing.wins + self.trial.pairing.losses:
+            self._tried -= 1  # a test in which nothing was decided cannot have erred
+        self.unsettled = outcome == "superseded"
         number, self.trial, self._waits = self.trial.version.number, None, None
         self.service.backlog.write(lambda: self.service.ledger.reject(number, outcome, findings))
         self.service.say("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])

@@ -167,6 +167,25 @@ def test_scaled_logits_never_pass_calibration_with_an_anchor_or_without(factor):
     assert slope(serving, serving * factor + 3.0) == pytest.approx(factor)
 
 
+def test_serving_that_calls_everything_one_class_is_no_standard_for_a_scale():
+    _, candidate = world(right=0.9)
+    serving = np.full_like(candidate, -20)
+    serving[:, 3] = 20
+    assert slope(serving, candidate) < 0.3  # both agree on the tenth of the images that are of this class
+    assert Calibration().judge(seen(serving, candidate)).verdict == "pass"
+    assert Calibration(agreement=0).judge(seen(serving, candidate)).verdict == "fail"
+    lost = anchored(lambda z: z * np.random.default_rng(0).choice([0.02, 1], len(z))[:, None])
+    assert Calibration().judge(seen(serving, candidate, anchor=lost)).verdict == "fail"
+
+
+def test_doubled_logits_are_seen_where_three_answers_in_four_change():
+    _, serving = world(right=0.25)
+    _, candidate = world(5, right=0.25)
+    candidate[:270] = serving[:270]
+    assert Calibration().judge(seen(serving, candidate)).verdict == "pass"
+    assert Calibration().judge(seen(serving, 2 * candidate)).verdict == "fail"
+
+
 def test_calibration_refuses_confidence_that_means_less_on_the_anchor():
     def erratic(z):
         z = z.copy()

@@ -4,7 +4,10 @@
 both name the same class. Doubled logits give 2 whatever the argmax does; honest adaptation gave 0.8 to 1.4 on two
 CIFAR ResNet-20s over six domains. The ratio of logit norms, the usual statistic, cannot do this: where a shift has
 shrunk serving's logits, a candidate that gains 57 points has norms 2.4 times as long; and once each model has its
-own temperature, doubled logits cannot be seen at all.
+own temperature, doubled logits cannot be seen at all. Serving is a standard only where it still tells something:
+under a lost contrast a net called nearly everything one class with large logits, and a candidate that gains 35 points
+had a third of its scale on the 14 % of records with the same answer. Where both agree on less than a fifth, nothing
+is concluded.
 
 *ECE*, where there is an anchor: each model gets the temperature that fits it on the clean anchor (Guo et al., ICML
 2017, arXiv 1706.04599), and its expected calibration error there is compared. 2 points is the usual budget; useful
@@ -26,13 +29,22 @@ class Calibration:
 
     Args:
         low, high: bounds of the scale.
+        agreement: share of records with the same answer below which there is no common scale, 0 .. 1.
         error: largest rise of ECE on the anchor after a temperature for each, 0 .. 1.
         window: records to see first.
     """
 
-    def __init__(self, low: float = 0.7, high: float = 1.5, error: float = 0.1, window: int = 100) -> None:
+    def __init__(
+        self,
+        low: float = 0.7,
+        high: float = 1.5,
+        agreement: float = 0.2,
+        error: float = 0.1,
+        window: int = 100,
+    ) -> None:
         self.low = low
         self.high = high
+        self.agreement = agreement
         self.error = error
         self.window = window
 
@@ -41,14 +53,11 @@ class Calibration:
         n = len(evidence.serving)
         if n < self.window:
             return Finding("calibration", 1.0, self.high, "inconclusive", f"{n} of {self.window} records")
-        scale = slope(evidence.serving, evidence.candidate)
+        scale, told = self._scale(evidence)
         if not self.low <= scale <= self.high:
             bound = self.high if scale > self.high else self.low
-            reason = (
-                f"logits are {scale:.2f} x serving's where both agree ({self.low} to {self.high} is borne)"
-            )
+            reason = f"{told} ({self.low} to {self.high} is borne)"
             return Finding("calibration", scale, bound, "fail", reason)
-        told = f"logits are {scale:.2f} x serving's where both agree"
         if evidence.anchor is None:
             reason = f"{told}; no anchor set for ECE: TTA_GATE__ANCHOR"
             return Finding("calibration", scale, self.high, "pass", reason)
@@ -57,6 +66,14 @@ class Calibration:
         if rise > self.error:
             return Finding("calibration", rise, self.error, "fail", reason)
         return Finding("calibration", scale, self.high, "pass", reason)
+
+    def _scale(self, evidence: Evidence) -> tuple[float, str]:
+        """The scale, 1 where there is no common one, and a few words."""
+        agree = float((evidence.serving.argmax(1) == evidence.candidate.argmax(1)).mean())
+        if agree < self.agreement and np.isfinite(evidence.candidate).all():
+            return 1.0, f"both agree on {agree:.0%} of records, too few for a common scale"
+        scale = slope(evidence.serving, evidence.candidate)
+        return scale, f"logits are {scale:.2f} x serving's where both agree"
 
     def _rise(self, anchor: Anchor) -> float:
         if not np.isfinite(anchor.candidate["clean"]).all():
