@@ -31,7 +31,7 @@ def world(tmp_path, monkeypatch):
     """A store with a certified version 1 beside the source; no agent."""
     world = World(tmp_path, monkeypatch)
     session = world.ledger.get(0).path.read_bytes()
-    why = [Finding("certificate", 200.0, 164.0, "pass", "certified: 12 wins, 0 losses among 40 labels")]
+    why = [Finding("certificate", 200.0, 164.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
     world.ledger.add(session, world.ledger.get(0), {"rounds": 8})
     world.ledger.conclude(1, "certified", "certified", why)
     world.ledger.serve(1)
@@ -90,7 +90,7 @@ def test_versions_for_people_and_for_scripts(world, environ):
         (0, "source, previous", "source"),
         (1, "serving", "certified"),
     ]
-    assert "12 wins" in command("versions", environ={**environ, "COLUMNS": "160"}).stdout
+    assert "12 won" in command("versions", environ={**environ, "COLUMNS": "160"}).stdout
 
 
 def test_record_joins_the_topic_with_its_labels(world, environ, tmp_path):

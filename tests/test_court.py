@@ -420,6 +420,17 @@ def test_a_roll_back_happens_though_the_ledger_cannot_be_told_yet(world, store):
     assert world.ledger.is_withdrawn(1)
 
 
+def test_what_somebody_else_decided_is_followed_when_the_store_can_be_read(world, store):
+    assert world.swap() == 1
+    Ledger(world.folder / "versions").serve(0, by="somebody", reason="told to")
+    store.away = True
+    world.records()
+    assert not world.again and world.service.version.number == 1
+    store.away = False
+    world.records()
+    assert world.again and world.service.version.number == 0
+
+
 def test_changes_wait_for_the_store_in_their_order():
     now, done, away = [0.0], [], [True]
 

@@ -29,7 +29,7 @@ def finding(gate: str, verdict: str, reason: str) -> dict[str, Any]:
 def full() -> dict[str, Any]:
     passed = [
         finding("integrity", "pass", "equals torch"),
-        finding("certificate", "pass", "certified: 31 wins, 4 losses"),
+        finding("certificate", "pass", "certified: 31 won, 4 lost"),
     ]
     failed = [finding("collapse", "fail", "class entropy falls")]
     return {
@@ -127,7 +127,7 @@ def test_the_page_tells_everything() -> None:
     text = report.html(full())
     for words in (
         "78% of the lost accuracy recovered by 2 swaps", "3,600 requests in 60 s", "shift: contrast",
-        "version 1 rejected by collapse: class entropy falls", "version 2 certified: 31 wins, 4 losses",
+        "version 1 rejected by collapse: class entropy falls", "version 2 certified: 31 won, 4 lost",
         "swapped 0 -&gt; 2 in 62 ms", "swapped 2 -&gt; 5 in 71 ms", "rolled back to version 2", "81.1%",
         "tta-agent versions", "tta-agent rollback", "tta-agent replay", "some store", "1,780",
         "3.4 / 14.2 ms", "prefers-color-scheme: dark",

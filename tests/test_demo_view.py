@@ -19,7 +19,7 @@ def finding(gate: str, verdict: str, reason: str) -> dict[str, Any]:
 
 PASSED = [
     finding("integrity", "pass", "equals torch"),
-    finding("certificate", "pass", "certified: 31 wins, 4 losses"),
+    finding("certificate", "pass", "certified: 31 won, 4 lost"),
 ]
 FAILED = [
     finding("collapse", "fail", "class entropy falls"),
@@ -79,7 +79,7 @@ def test_it_says_what_matters_without_colour(width: int) -> None:
         "shifted: contrast", "0:39 of 1:00", "3,120 sent", "2 failed", "81.1%", "47.2%", "+33.9 points",
         "version 3", "entropy 0.42 nats", "71% kept", "34 rounds", "version 4 under test",
         "✗ fail", "class entropy falls", "· not yet", "0:15  version 1 rejected by collapse",
-        "0:34  version 3 certified: 31 wins, 4 losses", "swapped 0 -> 3 in 62 ms", "▲shift", "▲swap 3",
+        "0:34  version 3 certified: 31 won, 4 lost", "swapped 0 -> 3 in 62 ms", "▲shift", "▲swap 3",
     ):  # fmt: skip
         assert words in text
 
@@ -121,7 +121,7 @@ def test_what_blocks_comes_first() -> None:
     [
         ("candidate", {"version": 4, "rounds": 48}, "version 4 proposed after 48 rounds"),
         ("verdict", {"version": 3, "outcome": "certified", "findings": PASSED},
-         "version 3 certified: 31 wins, 4 losses"),
+         "version 3 certified: 31 won, 4 lost"),
         ("verdict", {"version": 1, "outcome": "rejected", "findings": FAILED},
          "version 1 rejected by collapse: class entropy falls"),
         ("verdict", {"version": 2, "outcome": "expired", "findings": FAILED}, "version 2 expired: 2 wins"),

@@ -35,6 +35,11 @@ def shifting(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def brief(tmp_path_factory):
+    return worlds.recording(tmp_path_factory.mktemp("brief"), clean=500, shifted=1500)
+
+
+@pytest.fixture(scope="module")
 def told(shifting):
     """The story of the shift, once."""
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +50,7 @@ def told(shifting):
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    return worlds.recording(tmp_path_factory.mktemp("clean"), clean=3000, shifted=0)
+    return worlds.recording(tmp_path_factory.mktemp("clean"), clean=2000, shifted=0)
 
 
 def test_a_shift_is_adapted_to_proved_and_swapped(told):
@@ -98,7 +103,7 @@ def test_the_agent_talks_to_nobody_and_leaves_nothing(settings, clean, tmp_path)
     http = settings.http.model_copy(update=told)
     outside = settings.model_copy(update={"http": http, "mode": "approve"})
     result = replay(clean, outside, **LATE, scratch=tmp_path)
-    assert result["records"] == 3000
+    assert result["records"] == 2000
     assert list(tmp_path.iterdir()) == []
     assert _indoors(outside, tmp_path).http == HttpSettings()
     assert _indoors(outside, tmp_path).mode == "auto"
@@ -129,14 +134,14 @@ def test_the_same_seed_gives_the_same_story(settings, shifting, told):
     assert first == second
 
 
-def test_without_labels_nothing_is_swapped(settings, shifting):
-    result = replay(shifting, settings, label_rate=0.0, label_delay_s=5.0, seed=0)
+def test_without_labels_nothing_is_swapped(settings, brief):
+    result = replay(brief, settings, label_rate=0.0, label_delay_s=5.0, seed=0)
     assert (result["swaps"], result["labels_used"]) == ([], 0)
     assert result["served_accuracy"] == result["source_accuracy"]
 
 
-def test_observe_learns_nothing(settings, shifting):
-    result = replay(shifting, environment.load(policy="observe-only", mode="observe"), **LATE)
+def test_observe_learns_nothing(settings, brief):
+    result = replay(brief, environment.load(policy="observe-only", mode="observe"), **LATE)
     assert (result["adapted"], result["swaps"]) == (0, [])
     assert result["online_accuracy"] == pytest.approx(result["source_accuracy"], abs=0.03)
 

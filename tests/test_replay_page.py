@@ -13,7 +13,7 @@ from tta_agent.replaying import outcome, page, table
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 FINDING = {
-    "gate": "certificate", "verdict": "pass", "value": 9.0, "threshold": 4.6, "reason": "31 wins, 4 losses <b>",
+    "gate": "certificate", "verdict": "pass", "value": 9.0, "threshold": 4.6, "reason": "31 won, 4 lost <b>",
 }  # fmt: skip
 EVENTS = [
     {"event": "verdict", "version": 1, "outcome": "rejected", "record": 300, "t": 30.0, "labels_used": 20,
@@ -82,7 +82,7 @@ def test_swaps_and_roll_backs_are_marked_with_their_reason(text):
     marks = [g for g in chart.iter("g") if g.attrib["class"].startswith(("swap", "rollback"))]
     said = [mark.find("title").text for mark in marks if mark.attrib["class"].endswith("p0")]
     assert said == [
-        "policy <0>, record 600: swap to 2: 31 wins, 4 losses <b>",
+        "policy <0>, record 600: swap to 2: 31 won, 4 lost <b>",
         "policy <0>, record 900: back to 0: 12 losses, 1 win",
     ]
 
@@ -106,7 +106,7 @@ def test_everything_is_told(text):
     for said in (
         "policy <0> serves 57.5%", "50.0%", "1,200 records of r", "a label for 50%", "one class swallows all",
         "1 gate, failed: histogram", "12 losses, 1 win", "× forward", "50 for each swap",
-        "fog & snow", "oracle, in hindsight", "31 wins, 4 losses <b>",
+        "fog & snow", "oracle, in hindsight", "31 won, 4 lost <b>",
     ):  # fmt: skip
         assert said in words
     assert "prefers-color-scheme: dark" in text

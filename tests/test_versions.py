@@ -24,7 +24,7 @@ from tta_agent.types import Finding
 from tta_agent.versions import KEEP_REJECTED, Ledger
 
 GOLDEN = np.zeros((2, 3), np.float32)
-WHY = [Finding("certificate", 120.0, 100.0, "pass", "certified: 12 wins, 0 losses among 40 labels")]
+WHY = [Finding("certificate", 120.0, 100.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from tta_agent.versions import open_ledger
 
 GATES = [
     Finding("integrity", 1.0, 0.99, "pass", "torch and ONNX Runtime agree on all fixed inputs"),
-    Finding("certificate", 180.4, 164.0, "pass", "certified: 31 wins, 9 losses among 400 labels"),
+    Finding("certificate", 180.4, 164.0, "pass", "certified: 31 won, 9 lost among 400 labels"),
 ]
 LEARNT = {
     "policy": "tent",

@@ -109,8 +109,13 @@ class Service:
         number = self.ledger.aliases()["serving"]
         if number is None or number == self.version.number:
             return False
+        try:
+            theirs = self.ledger.get(number)
+        except StoreError as error:
+            log.warning("version %d is to serve, by somebody else's decision, but later: %s", number, error)
+            return False
         log.info("version %d serves now, by somebody else's decision: adaptation starts over", number)
-        self.version = self._adopt(self.ledger.get(number))
+        self.version = self._adopt(theirs)
         return True
 
     @property

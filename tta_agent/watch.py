@@ -91,7 +91,7 @@ class Watch:
             return None
         self._reverse.count(judged.step < 0, judged.step > 0)
         wins, losses = self._reverse.outcomes
-        count = f"{wins} wins, {losses} losses of version {self.baseline.number} against it"
+        count = f"version {self.baseline.number} won {wins}, lost {losses} against it"
         if not self._settled and self._reverse.since_start >= 1 / self._alpha:
             value = self._reverse.since_start
             return Finding("reverse", value, 1 / self._alpha, "fail", f"labels say it is worse: {count}")

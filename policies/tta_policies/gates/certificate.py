@@ -28,7 +28,7 @@ class Certificate:
         """Value is E itself, the threshold 1/alpha."""
         value = math.exp(min(log_e(evidence.wins, evidence.losses), 700.0))
         threshold = 1.0 / evidence.alpha
-        count = f"{evidence.wins} wins, {evidence.losses} losses among {evidence.labels} labels"
+        count = f"{evidence.wins} won, {evidence.losses} lost among {evidence.labels} labels"
         if value >= threshold:
             return Finding("certificate", value, threshold, "pass", f"certified: {count}")
         return Finding(
