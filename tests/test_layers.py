@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PLUGINS_MAY = {"types", "evidence", "protocols", "errors", "scores", "norms", "servable"}
+PLUGINS_MAY = {"types", "evidence", "protocols", "errors", "scores", "distributions", "norms", "servable"}
 STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "http", "demo", "bench"}
 ONLY_IN = {
     "kafka": lambda name: name.startswith("tta_agent.sources.kafka"),

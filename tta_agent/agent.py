@@ -17,7 +17,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -29,21 +28,12 @@ from tta_agent.journal import Journal
 from tta_agent.messages import Chunk, Marker, Proposal
 from tta_agent.pipes import Rooms
 from tta_agent.protocols import Source
+from tta_agent.rhythm import Rhythm
 from tta_agent.teacher import Round, Teacher
 from tta_agent.telemetry import Telemetry
 from tta_agent.types import Partition, Positions
 
 STOP_WITHIN_S = 8.0
-SETTLING = 4  # after a shift the next candidate comes after this part of the usual rounds
-
-
-@dataclass(frozen=True, slots=True)
-class Rhythm:
-    """Rounds between two proposals and between two checkpoints; bytes that may wait between rooms."""
-
-    candidate_every: int
-    checkpoint_every: int
-    queue_bytes: int
 
 
 class Agent:
@@ -83,8 +73,7 @@ class Agent:
         self._proposed = self._marked = 0
         self.sorted_total: Counter[str] = Counter()
         self._carrier: str | None = None
-        self._propose, self._hurry = threading.Event(), threading.Event()
-        self._reset, self._stop = threading.Event(), threading.Event()
+        self._propose, self._hurry, self._reset, self._stop = (threading.Event() for _ in range(4))
         self._commits: deque[tuple[Positions, str | None]] = deque()
         self._rooms = Rooms(threaded, rhythm.queue_bytes)
         self._to_decider = self._rooms.upstream_of_all("decider", self.decide, self._idle_decider)
@@ -137,17 +126,14 @@ class Agent:
             self._carrier = self.telemetry.context()
             self.teacher.accelerator.expect(following.x if following else None)
             done = self.teacher.round(batch.x, batch.served_by_source())
-        result = "adapted" if done.report.used else "skipped"
-        self.telemetry.round_done(result, batch.records[-1].time_s)
+        self.telemetry.round_done("adapted" if done.report.used else "skipped", batch.records[-1].time_s)
         if self._observer:
             self._observer(batch, done)
-        teacher = self.teacher
-        self.journal.status(rounds=teacher.rounds, totals=dict(teacher.totals), **done.numbers())
+        self.journal.status(rounds=self.teacher.rounds, totals=dict(self.teacher.totals), **done.numbers())
 
     def _maybe_propose(self) -> None:
-        wait = self.rhythm.candidate_every
-        wait = max(1, wait // SETTLING) if self._hurry.is_set() else wait
-        ready = self.teacher.learnt and self.teacher.rounds - self._proposed >= wait
+        since = self.teacher.rounds - self._proposed
+        ready = self.teacher.learnt and self.rhythm.candidate_due(since, soon=self._hurry.is_set())
         if not (self._learns and ready and self._propose.is_set()):
             return
         self._propose.clear()
@@ -247,8 +233,7 @@ class Agent:
 
     def _idle_learner(self) -> None:
         self._obey_reset()
-        batch = self.batcher.due(self._clock())
-        if batch is not None:
+        if (batch := self.batcher.due(self._clock())) is not None:
             self._round(batch)
 
     def _idle_decider(self) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 import tta_agent
 from tta_agent import models, plugins, versions
 from tta_agent.accelerator import Accelerator
-from tta_agent.agent import Agent, Rhythm
+from tta_agent.agent import Agent
 from tta_agent.batching import Batcher
 from tta_agent.build_decision import make_decider, open_interface
 from tta_agent.codecs import cloudevents
@@ -28,6 +28,7 @@ from tta_agent.monitor.labels import LabelStore
 from tta_agent.norms import census
 from tta_agent.origin import read_source_data
 from tta_agent.protocols import Adapter, Producer, Source, Swapper
+from tta_agent.rhythm import Rhythm
 from tta_agent.service import Service
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer, open_source

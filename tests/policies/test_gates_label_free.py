@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tta_agent import distributions
 from tta_agent.evidence import Anchor, Evidence, Judged
 from tta_agent.types import softmax
 from tta_policies.gates import measures
@@ -122,7 +123,7 @@ def test_chance_moves_a_histogram_no_further_than_its_null():
     above, runs, n = 0, 2000, 300
     for _ in range(runs):
         p, q = (np.bincount(rng.integers(0, CLASSES, n), minlength=CLASSES) / n for _ in range(2))
-        above += 4 * n * measures.divergence(p, q) > measures.chance_divergence(CLASSES)
+        above += 4 * n * distributions.divergence(p, q) > measures.chance_divergence(CLASSES)
     assert stats.binom.ppf(0.0005, runs, 0.005) <= above <= stats.binom.ppf(0.9995, runs, 0.007)
 
 
@@ -199,7 +200,7 @@ def test_calibration_refuses_confidence_that_means_less_on_the_anchor():
 
 def test_a_temperature_undoes_a_scale():
     labels, z = world(n=2000)
-    one, other = measures.temperature(z, labels), measures.temperature(3 * z, labels)
+    one, other = distributions.temperature(z, labels), distributions.temperature(3 * z, labels)
     assert other / one == pytest.approx(3, rel=1e-3)
 
 
@@ -211,8 +212,10 @@ def test_calibration_error_of_honest_probabilities_is_small_and_of_doubled_ones_
 
 
 def test_effective_rank_is_the_number_of_equal_directions():
-    assert measures.effective_rank(np.eye(4).repeat(5, 0)) == pytest.approx(3)  # centred: one direction less
-    assert measures.effective_rank(np.ones((9, 4))) == 1
+    assert distributions.effective_rank(np.eye(4).repeat(5, 0)) == pytest.approx(
+        3
+    )  # centred: one direction less
+    assert distributions.effective_rank(np.ones((9, 4))) == 1
 
 
 def test_rank_is_directional():

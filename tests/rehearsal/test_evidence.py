@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from tta_agent.distributions import temperature
 from tta_agent.evidence import Anchor
-from tta_agent.rehearsal.evidence import features, temperature
+from tta_agent.rehearsal.evidence import features
 
 
 def logits(n, seed, sharp=4.0, classes=10, wrong=0.2):

@@ -7,7 +7,6 @@ References:
     Garg et al., "Leveraging Unlabeled Data to Predict Out-of-Distribution Performance" (ATC), ICLR 2022,
     arXiv:2201.04234.
     Guillory et al., "Predicting with Confidence on Unseen Distributions" (DoC), ICCV 2021, arXiv:2107.03315.
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599 (temperature).
     Deng et al., "Confidence and Dispersity Speak" (nuclear norm), ICML 2023, arXiv:2302.01094.
 """
 
@@ -18,12 +17,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tta_agent.distributions import (
+    divergence,
+    effective_rank,
+    entropy,
+    histogram,
+    singular_values,
+    temperature,
+)
 from tta_agent.evidence import Anchor
 from tta_agent.types import Array, softmax
 
 VERSION = 1  # of the numbers below; rehearsals of another version are not read
 CLEAN = "clean"
-TEMPERATURES = np.geomspace(0.05, 20.0, 97)
 LIGHT = 2  # light corruptions of the anchor that are looked at, in their order: each costs forward passes
 SURE = 8  # power of the source's confidence that weighs its agreement
 
@@ -67,17 +73,6 @@ def soft(logits: Array, at: float) -> Soft:
     return Soft(p, z - z.mean(1, keepdims=True), p.argmax(1), p.max(1))
 
 
-def temperature(logits: Array, labels: Array) -> float:
-    """The one of least log loss on the anchor, > 0. In units of the logits' own size, so that twice the logits
-    have exactly twice the temperature."""
-    z = np.asarray(logits, np.float64)
-    size = float(z.std()) or 1.0
-    z = (z - z.max(1, keepdims=True)) / size
-    right = z[np.arange(len(z)), labels]
-    losses = [np.log(np.exp(z / at).sum(1)).mean() - right.mean() / at for at in TEMPERATURES]
-    return size * float(TEMPERATURES[int(np.argmin(losses))])
-
-
 def lights(names: Iterable[str]) -> list[str]:
     """The light corruptions that count."""
     return [name for name in names if name != CLEAN][:LIGHT]
@@ -97,19 +92,19 @@ def alone(m: Soft, anchor: Mapping[str, Array], labels: Array, at: float) -> dic
     known = soft(anchor[CLEAN], at)
     right = known.classes == labels
     accuracy = float(right.mean())
-    hist = _histogram(m)
+    hist = histogram(m.p)
     mean = m.p.mean(0)
     light = [float((anchor[name].argmax(1) == labels).mean()) for name in lights(anchor)]
     return {
         "confidence": float(m.confidence.mean()),
-        "entropy": float(_entropy(m.p).mean() / np.log(c)),
+        "entropy": float(entropy(m.p).mean() / np.log(c)),
         "energy": float(np.log(np.exp(m.z).sum(1)).mean()),
-        "spread": float(_entropy(hist) / np.log(c)),
+        "spread": float(entropy(hist) / np.log(c)),
         "top_class": float(hist.max()),
-        "concentration": float(-_entropy(mean) / np.log(c)),
+        "concentration": float(-entropy(mean) / np.log(c)),
         "nuclear": _nuclear(m.p),
-        "rank": _rank(m.z),
-        "histogram_from_anchor": _divergence(hist, _histogram(known)),
+        "rank": effective_rank(m.z) / c,
+        "histogram_from_anchor": divergence(hist, histogram(known.p)),
         "anchor": accuracy,
         "light": float(np.mean(light)) if light else accuracy,
         "atc": _atc(m, known, right),
@@ -134,7 +129,7 @@ def _pair(s: Soft, c: Soft) -> dict[str, float]:
     second = np.argsort(s.p, axis=1)[:, -2]
     return {
         "disagreement": share,
-        "histograms": _divergence(_histogram(s), _histogram(c)),
+        "histograms": divergence(histogram(s.p), histogram(c.p)),
         "conviction": float((mine - yours)[apart].mean() * share),
         "second_choice": float((c.classes == second)[apart].mean()),
         "distance": float(np.abs(s.p - c.p).sum(1).mean() / 2),
@@ -150,41 +145,15 @@ def _drift(o: Soft, c: Soft) -> dict[str, float]:
     runs = float((o.classes[1:] == o.classes[:-1]).mean()) if len(o.p) > 1 else 0.0
     return {
         "drift_confidence": abs(float(o.confidence[last].mean() - o.confidence[first].mean())),
-        "drift_classes": _divergence(o.p[first].mean(0), o.p[last].mean(0)),
+        "drift_classes": divergence(o.p[first].mean(0), o.p[last].mean(0)),
         "runs": runs,
         "sure_agreement": float((weight * same).sum() / weight.sum()),
     }
 
 
-def _histogram(m: Soft) -> Array:
-    return np.bincount(m.classes, minlength=m.p.shape[1]) / len(m.classes)
-
-
-def _entropy(p: Array) -> Array:
-    """Nats along the last axis."""
-    return np.asarray(-(p * np.log(np.clip(p, 1e-12, None))).sum(-1))
-
-
-def _divergence(p: Array, q: Array) -> float:
-    """Jensen-Shannon, nats, 0 .. ln 2."""
-    return float(_entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2)
-
-
 def _nuclear(p: Array) -> float:
     """Nuclear norm of the softmax matrix over its largest value, 0 .. 1."""
-    return float(_singular(p).sum() / np.sqrt(min(p.shape) * len(p)))
-
-
-def _rank(z: Array) -> float:
-    """Effective rank of the centred logits over C: exp of the entropy of the singular values' shares, 0 .. 1."""
-    values = _singular(z - z.mean(0))
-    share = values / max(values.sum(), 1e-12)
-    return float(np.exp(_entropy(share)) / z.shape[1])
-
-
-def _singular(a: Array) -> Array:
-    """Singular values by the small Gram matrix: N may be large."""
-    return np.asarray(np.sqrt(np.clip(np.linalg.eigvalsh(a.T @ a), 0, None)))
+    return float(singular_values(p).sum() / np.sqrt(min(p.shape) * len(p)))
 
 
 def _atc(m: Soft, known: Soft, right: Array) -> float:

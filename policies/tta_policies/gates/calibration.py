@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tta_agent.distributions import temperature
 from tta_agent.evidence import Anchor, Evidence
 from tta_agent.types import Array, Finding
-from tta_policies.gates.measures import calibration_error, temperature
+from tta_policies.gates.measures import calibration_error
 
 
 class Calibration:

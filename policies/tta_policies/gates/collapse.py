@@ -6,9 +6,9 @@ Entropy minimisation's usual failure (Niu et al., SAR, ICLR 2023, arXiv 2302.124
 
 from __future__ import annotations
 
+from tta_agent.distributions import entropy, histogram
 from tta_agent.evidence import Evidence
 from tta_agent.types import Finding
-from tta_policies.gates.measures import entropy, histogram
 
 
 class Collapse:
@@ -31,7 +31,7 @@ class Collapse:
             reason = f"{len(evidence.serving)} of {self.window} records"
             return Finding("collapse", 1.0, self.ratio, "inconclusive", reason)
         serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
-        spread = entropy(candidate) / max(entropy(serving), 1e-9)
+        spread = float(entropy(candidate) / max(entropy(serving), 1e-9))
         largest = candidate.max() / serving.max()
         if spread < self.ratio or largest > self.growth:
             reason = f"class entropy falls to {spread:.2f} x serving's, the largest class holds {candidate.max():.0%}"

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tta_agent.distributions import temperature
 from tta_agent.evidence import Evidence
 from tta_agent.types import Array, Finding, Verdict, softmax
-from tta_policies.gates.measures import temperature, upper_share
+from tta_policies.gates.measures import upper_share
 
 
 class Flips:

@@ -8,9 +8,10 @@ serving's) and moved it by up to 0.20 nats where they mended most: an undirected
 
 from __future__ import annotations
 
+from tta_agent.distributions import divergence, entropy, histogram
 from tta_agent.evidence import Evidence
 from tta_agent.types import Finding
-from tta_policies.gates.measures import chance_divergence, divergence, entropy, histogram
+from tta_policies.gates.measures import chance_divergence
 
 
 class Histogram:
@@ -39,7 +40,7 @@ class Histogram:
         value = divergence(serving, candidate)
         null = evidence.null.get("histogram", chance_divergence(len(serving)))
         threshold = max(self.least, null / (4 * n))
-        narrower = entropy(candidate) < entropy(serving)
+        narrower = bool(entropy(candidate) < entropy(serving))
         way = "fewer classes" if narrower else "more classes, or none fewer"
         verdict = "fail" if narrower and value > threshold else "pass"
         reason = f"the class histogram moves by {value:.3f} nats, towards {way}"

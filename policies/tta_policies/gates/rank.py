@@ -7,9 +7,9 @@ logits, whose rank is at most C - 1. Directional: only a fall fails.
 
 from __future__ import annotations
 
+from tta_agent.distributions import effective_rank
 from tta_agent.evidence import Evidence
 from tta_agent.types import Finding
-from tta_policies.gates.measures import effective_rank
 
 
 class Rank:

@@ -1,0 +1,61 @@
+"""What a model's answers look like as a whole, in numpy: shared by gates and rehearsals.
+
+Letters: N records, C classes, A samples of the anchor set.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tta_agent.types import Array
+
+TEMPERATURES = np.geomspace(0.05, 20.0, 97)
+
+
+def histogram(logits: Array) -> Array:
+    """Share of records per predicted class, [N, C] -> [C]."""
+    counts = np.bincount(logits.argmax(1), minlength=logits.shape[1])
+    return np.asarray(counts / counts.sum())
+
+
+def entropy(p: Array) -> Array:
+    """In nats, of distributions along the last axis; what is not finite counts for nothing."""
+    p = np.where(p > 0, p, 1.0)
+    return np.asarray(-(p * np.log(p)).sum(-1))
+
+
+def divergence(p: Array, q: Array) -> float:
+    """Jensen-Shannon divergence of two distributions [C] in nats, 0 .. ln 2 (Lin, IEEE Trans. Inf. Theory 1991)."""
+    return max(0.0, float(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2))
+
+
+def temperature(logits: Array, labels: Array) -> float:
+    """T > 0 of least log-loss of logits / T on the anchor [A, C], [A] (Guo et al., ICML 2017, arXiv:1706.04599).
+
+    From a grid in units of the logits' own size, so that twice the logits have exactly twice the temperature.
+    """
+    z = np.asarray(logits, np.float64)
+    size = float(z.std()) or 1.0
+    z = (z - z.max(1, keepdims=True)) / size
+    right = z[np.arange(len(z)), labels]
+    losses = [np.log(np.exp(z / at).sum(1)).mean() - right.mean() / at for at in TEMPERATURES]
+    return size * float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def singular_values(a: Array) -> Array:
+    """Of [N, C], by the small Gram matrix: N may be large."""
+    return np.asarray(np.sqrt(np.clip(np.linalg.eigvalsh(a.T @ a), 0, None)))
+
+
+def effective_rank(logits: Array) -> float:
+    """exp of the entropy of the normalised singular values, 1 .. C (Roy and Vetterli, EUSIPCO 2007).
+
+    Of logits centred over classes, then over records; 1 where nothing varies, 0 where one is not finite.
+    """
+    z = np.asarray(logits, np.float64)
+    if not np.isfinite(z).all():
+        return 0.0
+    z = z - z.mean(1, keepdims=True)
+    values = singular_values(z - z.mean(0))
+    total = values.sum()
+    return float(np.exp(entropy(values / total))) if total > 0 else 1.0

@@ -1,0 +1,20 @@
+"""How often the learner hands something over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SETTLING = 4  # after a shift the next candidate comes after this part of the usual rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """Rounds between two proposals and between two checkpoints; bytes that may wait between rooms."""
+
+    candidate_every: int
+    checkpoint_every: int
+    queue_bytes: int
+
+    def candidate_due(self, rounds: int, *, soon: bool) -> bool:
+        """Whether the copy has learnt for long enough since the last proposal, or, if `soon`, has settled."""
+        return rounds >= (max(1, self.candidate_every // SETTLING) if soon else self.candidate_every)
