@@ -62,10 +62,11 @@ STRUCTURES = {  # (corruption, severity) and records of each stretch
     "contrast": [("contrast", 5, 4000)],
     "alternating": [(None, 0, 500), ("impulse_noise", 4, 500)] * 4,
     "correlated": [(None, 0, 1000), ("gaussian_noise", 4, 3000)],
+    "returning": [(None, 0, 1000), ("gaussian_noise", 4, 1050), (None, 0, 2950)],
     "frost": [("frost", 5, 4000)],
     "snow": [("snow", 5, 4000)],
 }
-GRID = ("clean", "mild", "shift", "contrast", "alternating", "correlated")
+GRID = ("clean", "mild", "shift", "contrast", "alternating", "correlated", "returning")
 FAST = {"options": {"tent": {"lr": 0.01}}}
 HARMFUL = (  # (net, stream, method, its settings): keeping the source is right, or TENT ruins what statistics gain
     ("layers", "snow", "tent", FAST), ("fashion", "frost", "tent", FAST), ("zeropad", "clean", "norm", {}),

@@ -31,7 +31,7 @@ class GateSettings(Group):
 
     gates: list[str] = [
         "integrity", "disagreement", "collapse", "histogram", "concentration", "forgetting", "flips", "calibration",
-        "rank", "health", "influence", "certificate", "rehearsed",
+        "rank", "health", "influence", "recency", "certificate", "rehearsed",
     ]  # fmt: skip
     """Names or module:Class. All must pass; of the proofs (certificate, average, rehearsed, guarded) one kind."""
     options: Options = {}

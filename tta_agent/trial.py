@@ -127,6 +127,7 @@ class Trial:
             case.size_ratio,
             case.latency_ratio,
             judged=tuple(pairing.judged),
+            spoken=pairing.spoken,
             source=pairing.window("source"),
             proven=pairing.window("proven"),
             tenants=pairing.tenants,
