@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tta_agent import docket
 from tta_agent.approval import Approval
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
@@ -330,6 +331,20 @@ def test_a_failed_swap_leaves_the_old_version_and_cools_down(world, monkeypatch)
     assert world.swap() == 0
     assert world.ledger.verdict(1)["outcome"] == "swap failed"
     assert not world.court.wants_candidate()
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(1.0, 60), (0.5, 60), (1.5, 120)])
+def test_a_busy_machine_does_not_make_a_candidate_slow(monkeypatch, seconds, turns):
+    now, runs = [0.0], []
+
+    def busy_at_first(session, x):
+        runs.append(session)
+        now[0] += (seconds if session == "candidate" else 1.0) + (session == "candidate" and len(runs) < 40)
+
+    monkeypatch.setattr(docket, "run", busy_at_first)
+    monkeypatch.setattr(docket.time, "perf_counter", lambda: now[0])
+    assert docket._latency_ratio("candidate", "serving", None) == pytest.approx(seconds)
+    assert len(runs) == turns
 
 
 def test_trial_watch_and_pace_survive_a_restart(tmp_path, master, world):
