@@ -246,6 +246,21 @@ def test_labels_take_a_bad_version_back_and_adaptation_starts_over(world):
     assert world.court.wants_candidate()
 
 
+def test_labels_of_records_that_teach_take_a_bad_version_back_but_judge_no_candidate(world):
+    world.swap()
+    world.propose(2)
+    x = np.random.default_rng(5).standard_normal((60, 1, 8, 8), dtype=np.float32)
+    names = [f"taught{i}" for i in range(60)]
+    taught = [
+        Record(name, world.now_s, x[i], None, None, name, None, "t", 0, 900 + i)
+        for i, name in enumerate(names)
+    ]
+    world.decider.decide(Sorted(teach=taught))
+    trial = world.court.trial
+    assert world.label(names, world.answers(0, x))
+    assert world.pair.current()[0] == 0 and trial.pairing.labels == 0
+
+
 def test_going_back_goes_to_the_last_proven_version(world):
     world.swap(1)
     world.records(60)

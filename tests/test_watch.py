@@ -43,6 +43,22 @@ def test_labels_that_the_version_before_wins_take_it_back(tmp_path):
     assert 4 <= first <= 9  # 1/alpha = 20 against it
 
 
+def test_while_it_bakes_labels_of_records_that_teach_count_too(tmp_path):
+    for baking in (True, False):
+        watch = make(tmp_path)
+        feed(watch, 0, 10 if baking else 100)
+        assert watch.settles() is not baking
+        watch.observe_taught(Asked([record(i, 0) for i in range(500, 520)]))
+        again = make(tmp_path)
+        again.load_state_dict(torch_round_trip(watch.state_dict()))
+        for one in (watch, again):
+            found = [one.label(label(i, 0)) for i in range(500, 520)]
+            assert any(found) is baking
+            assert one.pairing.records == (
+                10 if baking else 100
+            )  # it bakes for as many held-out records as before
+
+
 def test_labels_that_it_wins_settle_it(tmp_path):
     watch = make(tmp_path)
     feed(watch, 0, 99)

@@ -36,7 +36,7 @@ class Decider:
         again = self.sentry.attend()
         if isinstance(item, Sorted):
             asked = Asked(item.held)
-            again = self.sentry.hear(asked, item.labels) or again
+            again = self.sentry.hear(asked, Asked(item.teach), item.labels) or again
             if not again:
                 self._judge(asked, item.labels)
         elif not (stale or again):

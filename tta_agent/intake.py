@@ -75,8 +75,8 @@ class Sorted:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for the gate."""
-        return sum(record.nbytes for record in self.held)
+        """Bytes held for gate and watch."""
+        return sum(record.nbytes for record in (*self.held, *self.teach))
 
 
 class Sorter:

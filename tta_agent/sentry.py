@@ -54,12 +54,13 @@ class Sentry:
         """A swap has happened; `baseline` is what would be gone back to."""
         self.watch = self._docket.watch(self._service.version, baseline, expires_s)
 
-    def hear(self, asked: Asked, labels: Sequence[Label]) -> bool:
-        """8: held-out records, then labels. Whether what served was taken back, so that adaptation starts over."""
+    def hear(self, asked: Asked, taught: Asked, labels: Sequence[Label]) -> bool:
+        """8: held-out records, those that teach, then labels. Whether what served was taken back: all starts over."""
         watch = self.watch
         if watch is None:
             return False
         found = watch.observe(asked, self._clock())
+        watch.observe_taught(taught)
         for label in labels:
             found = found or watch.label(label)
         if found:

@@ -3,6 +3,9 @@
 Taken back at once: by late labels (the reverse e-process while it bakes, an e-detector for as long as it serves), an
 answer that is not finite, the end of a guarded version's time. Taken back when it repeats: a label-free veto in
 windows that follow each other.
+
+While it bakes, labels of records that teach the copy count as well: the version was made before them, and harm is to
+be found soon. Candidates are never judged by them.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ class Watch:
     ) -> None:
         self.version, self.baseline = version, baseline
         self.pairing = Pairing(graphs, {}, window, bucket_s)
+        pair = {role: graphs[role] for role in ("serving", "candidate")}
+        self._taught = Pairing(pair, {}, 1, bucket_s)
         self._vetoes, self._alpha = tuple(vetoes), alpha
         self._bake_records, self._window, self._trips = bake_records, window, trips
         self._expires_s, self._anchor, self._null = expires_s, anchor, null or {}
@@ -75,6 +80,11 @@ class Watch:
         broken = [finding for finding in failed if finding.gate == "integrity"]
         return (broken or failed)[0] if broken or self._tripped >= self._trips else None
 
+    def observe_taught(self, asked: Asked) -> None:
+        """Records that teach: while it bakes their labels count, too."""
+        if self.baking:
+            self._taught.observe(asked)
+
     def _judge(self) -> list[Finding]:
         pairing = self.pairing
         evidence = Evidence(
@@ -86,7 +96,7 @@ class Watch:
 
     def label(self, label: Label) -> Finding | None:
         """One label; why the version must go, if it must."""
-        judged = self.pairing.label(label)
+        judged = self.pairing.label(label) or self._taught.label(label)
         if judged is None or not judged.step:
             return None
         self._reverse.count(judged.step < 0, judged.step > 0)
@@ -118,6 +128,7 @@ class Watch:
         versions = {"number": self.version.number, "baseline": self.baseline.number}
         return {
             "pairing": self.pairing.state_dict(),
+            "taught": self._taught.state_dict(),
             "reverse": self._reverse.state_dict(),
             **counts,
             **versions,
@@ -126,5 +137,6 @@ class Watch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` about the same two versions."""
         self.pairing.load_state_dict(state["pairing"])
+        self._taught.load_state_dict(state["taught"])
         self._reverse.load_state_dict(state["reverse"])
         self._tripped, self._settled, self._expires_s = state["tripped"], state["settled"], state["expires_s"]
