@@ -134,7 +134,7 @@ def run_streams(asked, pool):
     """Regret and harm over a grid of streams."""
     known = streams.models()
     chosen = [name for name in known if name in (["fashion"] if asked.quick else asked.nets.split(","))]
-    structures = ("clean", "shift", "alternating") if asked.quick else streams.GRID
+    structures = ("clean", "shift", "alternating") if asked.quick else asked.streams.split(",")
     jobs = [
         (known[name], structure, seed, 0.3, asked.stretch)
         for name in chosen
@@ -203,6 +203,9 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="fewer runs, the small net: five minutes")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--streams", default=",".join(streams.GRID), help=f"of {', '.join(streams.STRUCTURES)}"
+    )
     parser.add_argument("--nets", default="fashion,cifar,zeropad", help="of the streams")
     parser.add_argument("--seeds", type=int, default=1, help="of the streams")
     parser.add_argument("--stretch", type=int, default=1, help="how many times longer their domains last")
