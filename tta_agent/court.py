@@ -67,9 +67,7 @@ class Court:
         self.trial: Trial | None = None
         self._tried = 0  # candidates since the last promotion
         self.labels_used = 0
-        self.unsettled = (
-            False  # the copy was on the move when it last proposed: the next proposal may come soon
-        )
+        self.unsettled = False  # the copy was on the move when it last proposed: the next may come soon
         self._judged_at = (0, 0)
         self._ruling: Ruling | None = None  # the latest one
         self._waits: str | None = None  # what a proven candidate waits for

@@ -44,7 +44,7 @@ class _Waiting:
     tenant: str
     entity: str
     bucket: int
-    number: int = 0
+    number: int
 
 
 class Pairing:
@@ -164,5 +164,5 @@ class Pairing:
         self._seen = OrderedDict.fromkeys(state["seen"])
         self._counted = OrderedDict.fromkeys((entity, bucket) for entity, bucket in state["counted"])
         self.judged = deque((Judged(*fields) for fields in state["judged"]), maxlen=REMEMBERED)
-        self._spoken = state.get("spoken", 0)
+        self._spoken = state["spoken"]
         self.records, self.labels, self.wins, self.losses = state["counts"]
