@@ -136,7 +136,7 @@ def run_streams(asked, pool):
     chosen = [name for name in known if name in (["fashion"] if asked.quick else asked.nets.split(","))]
     structures = ("clean", "shift", "alternating") if asked.quick else asked.streams.split(",")
     jobs = [
-        (known[name], structure, seed, 0.3, asked.stretch)
+        (known[name], structure, seed, asked.labels, asked.stretch, asked.methods.split(","))
         for name in chosen
         for structure in structures
         for seed in range(1 if asked.quick else asked.seeds)
@@ -150,7 +150,8 @@ def run_streams(asked, pool):
     late = [row["late_records"] for row in rows if row["swaps"] and row["late_records"] is not None]
     return {
         "regret": 100 * float(np.mean([row["regret"] for row in rows])),
-        "worst_window_below_source": 100 * max(row["below"] for row in rows),
+        "worst_window_below_source": 100 * max(0.0, *(row["below"] for row in rows)),
+        "worst_2000_below_source": 100 * max(0.0, *(row["below_in_2000"] for row in rows)),
         "labels_per_promotion": float(np.mean(used)) if used else None,
         "late_records": float(np.median(late)) if late else None,
         "streams": rows,
@@ -162,7 +163,8 @@ def _told(row):
     return (
         f"{row['model']} {row['structure']} {row['seed']} {row['method']}: source {row['source']:.1%}, served "
         f"{row['served']:.1%}, always adapting {row['ungated']:.1%}, {row['swaps']} swaps, "
-        f"{row['rollbacks']} taken back{late}"
+        f"{row['rollbacks']} taken back, {row['followed']} moves with the domain; below {row['below']:.1%} of 500, "
+        f"{row['below_in_2000']:.1%} of 2,000{late}"
     )
 
 
@@ -209,6 +211,10 @@ def main():
     parser.add_argument("--nets", default="fashion,cifar,zeropad", help="of the streams")
     parser.add_argument("--seeds", type=int, default=1, help="of the streams")
     parser.add_argument("--stretch", type=int, default=1, help="how many times longer their domains last")
+    parser.add_argument("--methods", default="norm,tent", help="of the streams")
+    parser.add_argument(
+        "--labels", type=float, default=0.3, help="share of records whose label comes, of the streams"
+    )
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 2))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()

@@ -14,11 +14,11 @@ from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 from tta_agent.named_settings import merged
 from tta_agent.replay import replay
-from tta_agent.sources.recording import Preprocessing, import_npz
+from tta_agent.sources.recording import Preprocessing, Recording, import_npz
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 UNGATED = {"gate": {"gates": ["tta_agent.testing:Anything"], "min_interval_s": 0, "swaps_per_day": 100000}}
-METHODS = ("norm", "tent")
+STEP = 100  # records between the beginnings of two windows
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,15 @@ def _in_runs(rows, labels, random):
 
 def cell(job):
     """One stream: what the gate served, and what keeping the source and adapting without a gate would have."""
-    model, structure, seed, label_rate, stretch = job
+    model, structure, seed, label_rate, stretch, methods = job
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
         folder = recording(model, structure, seed, Path(scratch), stretch)
-        gated = {method: play(folder, model, method, seed, label_rate) for method in METHODS}
+        gated = {method: play(folder, model, method, seed, label_rate) for method in methods}
         ungated = {
-            method: play(folder, model, method, seed, 0.0, UNGATED)["served_accuracy"] for method in METHODS
+            method: play(folder, model, method, seed, 0.0, UNGATED)["served_accuracy"] for method in methods
         }
-    source = gated["norm"]["source_accuracy"]
+    source = gated[methods[0]]["source_accuracy"]
     best = max(source, *ungated.values())
     return [
         {
@@ -129,7 +129,9 @@ def cell(job):
             "served": one["served_accuracy"], "ungated": ungated[method], "best": best,
             "regret": best - one["served_accuracy"], "swaps": len(one["swaps"]), "rollbacks": len(one["rollbacks"]),
             "labels_used": one["labels_used"], "labels_per_swap": one["labels_per_swap"],
-            "below": _worst_after_first_swap(one),
+            "followed": sum(event["event"] in ("fallback", "reinstated") for event in one["events"]),
+            "records": one["records"], "below": _worst_after_first_swap(one, 500),
+            "below_in_2000": _worst_after_first_swap(one, 2000),
             "late_records": _late_records(one, best, source),
         }
         for method, one in gated.items()
@@ -148,8 +150,9 @@ def play(folder, model, method, seed, label_rate, more=None):
     flags = merged({"model": model.flags, "adapt": {"method": method}, "mode": "auto"}, more or {})
     settings = environment.load(**flags)
     return replay(
-        folder, settings, label_rate=label_rate, label_delay_s=5.0, seed=seed, scratch=folder.parent
-    )
+        folder, settings, label_rate=label_rate, label_delay_s=5.0, seed=seed, scratch=folder.parent,
+        windows=len(Recording.open(folder)) // STEP,
+    )  # fmt: skip
 
 
 def kept(job):
@@ -173,22 +176,11 @@ def kept(job):
     }  # fmt: skip
 
 
-def _worst_after_first_swap(one):
-    """Most points of accuracy below the source in any window of 500 records after the first swap."""
+def _worst_after_first_swap(one, records):
+    """Most by which accuracy was below the source in any window of so many records after the first swap."""
     first = next((event["record"] for event in one["swaps"]), None)
     if first is None:
         return 0.0
-    right = [
-        (row["served"], row["source"], row["labelled"]) for row in one["windows"] if row["first"] >= first
-    ]
-    worst = 0.0
-    for i in range(len(right)):
-        rows, n = [], 0
-        for row in right[i:]:
-            rows.append(row)
-            n += row[2]
-            if n >= 500:
-                break
-        if n >= 500:
-            worst = max(worst, sum((source - served) * k for served, source, k in rows) / n)
-    return worst
+    lost = [row["source"] - row["served"] for row in one["windows"] if row["first"] >= first]
+    many = records // STEP
+    return max((float(np.mean(lost[i : i + many])) for i in range(len(lost) - many + 1)), default=0.0)

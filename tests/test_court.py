@@ -49,7 +49,9 @@ class Says:
 class World:
     """Everything of the last room, on a clock of its own."""
 
-    def __init__(self, folder, master, *, mode="always", vetoes=(), pace=None, terms=None, **rules):
+    def __init__(
+        self, folder, master, *, mode="always", vetoes=(), pace=None, terms=None, follows=True, **rules
+    ):
         self.now_s = 1000.0
         self.master, self.folder = master, folder
         self.ledger = Ledger(folder / "versions")
@@ -68,7 +70,14 @@ class World:
         self.approval, self.inbox = Approval(mode), Inbox(folder)
         clock = lambda: self.now_s  # noqa: E731
         self.sentry = Sentry(
-            self.service, self.docket, self.pace, self.approval, inbox=self.inbox, every_s=5.0, clock=clock
+            self.service,
+            self.docket,
+            self.pace,
+            self.approval,
+            inbox=self.inbox,
+            every_s=5.0,
+            follows=follows,
+            clock=clock,
         )
         self.court = Court(
             self.service, self.docket, Bench([self.veto, self.proof]), self.pace, self.approval, self.sentry,
@@ -86,10 +95,10 @@ class World:
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
         return self.decider.decide(Proposal(module, {}, {"rounds": 1}, None))
 
-    def records(self, n=20):
-        """Held-out records; returns what serves and what is under test say to them."""
+    def records(self, n=20, size=1.0):
+        """Held-out records, `size` says of which kind; their names and inputs."""
         random = np.random.default_rng(self.sent)
-        x = random.standard_normal((n, 1, 8, 8), dtype=np.float32)
+        x = random.standard_normal((n, 1, 8, 8), dtype=np.float32) * np.float32(size)
         names = [f"r{self.sent + i}" for i in range(n)]
         held = [
             Record(name, self.now_s, x[i], None, None, name, None, "t", 0, self.sent + i)
@@ -477,3 +486,128 @@ def test_changes_wait_for_the_store_in_their_order():
     now[0] = 30.0
     assert backlog.clear()
     assert done == ["first", "second"]
+
+
+def swapped_at_home(world, seed=1):
+    """A version that was proven on records of the usual kind, and has served them for a while."""
+    world.records(640)
+    number = world.swap(seed)
+    world.records(640)
+    assert world.pair.current()[0] == number
+    return number
+
+
+def test_the_source_serves_where_nothing_is_proven_and_the_version_comes_back_with_its_records(world):
+    assert swapped_at_home(world) == 1
+    world.records(64, size=4.0)
+    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
+    assert not world.again and not world.ledger.is_withdrawn(1)
+    assert world.court.wants_candidate()  # no cool-down
+    world.records(640, size=4.0)
+    assert world.pair.current()[0] == 0
+    world.records(96)
+    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 1
+    moves = [event for event in world.journal.read_events() if event["event"] in ("fallback", "reinstated")]
+    assert [(event["event"], event["version"], event["before"]) for event in moves] == [
+        ("fallback", 0, 1),
+        ("reinstated", 1, 0),
+    ]
+    assert "of another kind" in moves[0]["reason"] and "again of the kind" in moves[1]["reason"]
+
+
+def test_a_trial_ends_when_records_of_another_kind_arrive(world):
+    world.records(640)
+    world.propose()
+    world.records(64)
+    assert world.court.trial is not None
+    world.proof.verdict = "pass"
+    world.records(64, size=4.0)
+    assert world.court.trial is None and world.pair.current()[0] == 0
+    assert world.ledger.verdict(1)["outcome"] == "superseded"
+    assert world.court.unsettled
+
+
+def test_a_version_is_tried_against_the_source_where_the_source_serves(world):
+    swapped_at_home(world)
+    world.records(64, size=4.0)
+    world.propose(2)
+    world.records(640, size=4.0)
+    world.proof.verdict = "pass"
+    world.records(20, size=4.0)
+    assert world.pair.current()[0] == 2
+    assert world.sentry.watch.baseline.number == 0
+    world.records(640, size=4.0)
+    world.records(64)
+    assert world.pair.current()[0] == 0  # it leaves where it was proven
+    world.records(96)
+    assert world.pair.current()[0] == 1  # which is where the first one was
+    world.records(64, size=4.0)
+    world.records(96, size=4.0)
+    assert world.pair.current()[0] == 2
+
+
+def test_worlds_in_quick_turns_cost_ever_fewer_swaps(world):
+    swapped_at_home(world)
+    for _ in range(40):
+        world.records(480, size=4.0)
+        world.records(480)
+    moves = [name for name in world.names() if name in ("fallback", "reinstated")]
+    assert 3 <= len(moves) <= 8
+    world.records(2100)  # a long turn: it comes back, and the next quick return is believed again
+    assert world.pair.current()[0] == 1
+    world.records(64, size=4.0)
+    world.records(96)
+    assert world.pair.current()[0] == 1
+
+
+def test_labels_speak_of_a_version_that_does_not_serve_and_it_never_comes_back(world):
+    world.records(640)
+    world.swap()
+    names, x = world.records(64)
+    world.records(64, size=4.0)
+    assert world.pair.current()[0] == 0
+    assert world.label(names, world.answers(0, x))
+    assert world.ledger.is_withdrawn(1) and not world.court.wants_candidate()
+    world.records(320)
+    assert world.pair.current()[0] == 0
+    assert world.names()[-1] == "withdrawn"
+
+
+def test_nothing_comes_back_while_swaps_are_frozen(world):
+    swapped_at_home(world)
+    world.inbox.put(Command("freeze", None, "mia", "release"))
+    world.records(64, size=4.0)
+    assert world.pair.current()[0] == 0  # away from it is a roll-back
+    world.records(320)
+    assert world.pair.current()[0] == 0
+    world.inbox.put(Command("unfreeze", None, "mia", ""))
+    world.records(64)
+    assert world.pair.current()[0] == 1
+
+
+def test_who_goes_back_by_command_is_not_contradicted_by_the_records(world):
+    swapped_at_home(world)
+    world.inbox.put(Command("rollback", 0, "mia", "complaints"))
+    for _ in range(5):
+        world.records(96)
+    assert world.pair.current()[0] == 0
+
+
+def test_where_a_version_belongs_survives_a_restart(tmp_path, master, world):
+    swapped_at_home(world)
+    world.records(64, size=4.0)
+    assert world.pair.current()[0] == 0
+    again = World(tmp_path, master)
+    again.sent = world.sent
+    assert again.decider.load_state_dict(world.decider.state_dict())
+    again.records(64, size=4.0)
+    assert again.pair.current()[0] == 0
+    again.records(96)
+    assert again.pair.current()[0] == 1 == again.sentry.watch.version.number
+
+
+def test_it_can_be_told_to_stay(tmp_path, master):
+    world = World(tmp_path, master, follows=False)
+    swapped_at_home(world)
+    world.records(320, size=4.0)
+    assert world.pair.current()[0] == 1

@@ -71,6 +71,7 @@ class Agent:
         self._learns, self._observer, self._clock = learns, observer, clock
         self._positions: dict[Partition, int] = {}
         self._proposed = self._marked = 0
+        self._hurried = False
         self.sorted_total: Counter[str] = Counter()
         self._carrier: str | None = None
         self._propose, self._hurry, self._reset, self._stop = (threading.Event() for _ in range(4))
@@ -132,8 +133,11 @@ class Agent:
         self.journal.status(rounds=self.teacher.rounds, totals=dict(self.teacher.totals), **done.numbers())
 
     def _maybe_propose(self) -> None:
+        hurries, self._hurried = self._hurried, self._hurry.is_set()
+        if self._hurried and not hurries:
+            self._proposed = self.teacher.rounds  # a shift has come: what was learnt before it does not count
         since = self.teacher.rounds - self._proposed
-        ready = self.teacher.learnt and self.rhythm.candidate_due(since, soon=self._hurry.is_set())
+        ready = self.teacher.learnt and self.rhythm.candidate_due(since, soon=self._hurried)
         if not (self._learns and ready and self._propose.is_set()):
             return
         self._propose.clear()

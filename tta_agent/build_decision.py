@@ -77,9 +77,11 @@ def make_decider(
     )
     pace, approval = _pace(s), Approval(MODES[s.mode], hooks)
     inbox = Inbox(s.store.path)
+    follows = s.watch.follow_domain and s.mode != "observe"
     sentry = Sentry(
-        service, docket, pace, approval, inbox=inbox, hook=hooks, every_s=s.watch.health_every_s, clock=clock
-    )
+        service, docket, pace, approval,
+        inbox=inbox, hook=hooks, every_s=s.watch.health_every_s, follows=follows, clock=clock,
+    )  # fmt: skip
     court = Court(
         service,
         docket,

@@ -62,5 +62,8 @@ class Wishes(Protocol):
 class Sworn(Protocol):
     """Watches over what has come into service."""
 
+    def changed(self) -> bool:
+        """Whether records of another kind have begun to arrive with what was heard last."""
+
     def begin(self, baseline: Version, expires_s: float | None) -> None:
         """A swap has happened; `baseline` is what would be gone back to."""

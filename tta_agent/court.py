@@ -65,6 +65,7 @@ class Court:
         self._approval, self._sentry, self._telemetry, self._rules = approval, sentry, telemetry, rules
         self._frozen, self._wishes, self._clock = frozen, wishes, clock
         self.trial: Trial | None = None
+        self._against = 0  # the version that it is tried against
         self._tried = 0  # candidates since the last promotion
         self.labels_used = 0
         self.unsettled = False  # the copy was on the move when it last proposed: the next may come soon
@@ -107,10 +108,15 @@ class Court:
             log.error("no candidate: %s", error)
             return
         self._carrier, self._judged_at = proposal.carrier, (0, 0)
+        self._against = self.serving.number
         self.service.say("candidate", version=version.number, parent=self.serving.number, **proposal.history)
 
     def hear(self, asked: Asked, labels: Sequence[Label]) -> None:
-        """8: held-out records, then labels; a verdict where there is one."""
+        """8: held-out records, then labels; a verdict where there is one. A trial ends when the records change."""
+        if self._against != self.serving.number or self._sentry.changed():
+            self.drop(
+                "superseded"
+            )  # its evidence is of other records, or against what does not serve here any more
         trial = self.trial
         if trial is None or not (asked.records or labels or self._waits):
             self._wish(asked)  # an idle tick brings no new evidence to judge
@@ -235,6 +241,7 @@ class Court:
         self._tried = state["tried"]
         if saved is not None and saved["number"] in self.service.ledger.undecided():
             self.trial = self._docket.reopen(self.service.ledger.get(saved["number"]), saved)
+            self._against = self.serving.number
 
     def clear_up(self) -> None:
         """Conclude candidates that a crash has left without a trial."""

@@ -59,8 +59,9 @@ class Decider:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Continue from `state_dict()`; False where `serving` has gone back meanwhile: then nothing learnt counts."""
-        self.sentry.load_state_dict(state["sentry"])
         if self.court.serving.number < state["court"]["serving"]:
+            self.sentry.load_state_dict({**state["sentry"], "posts": []})
             return False
+        self.sentry.load_state_dict(state["sentry"])
         self.court.load_state_dict(state["court"])
         return True

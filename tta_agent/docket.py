@@ -116,10 +116,10 @@ class Docket:
         service.keep_only([baseline])
         graphs = {
             "serving": service.session_of(baseline),
-            "candidate": service.session,
+            "candidate": service.session_of(version),
             "source": service.session_of(service.source),
         }
-        anchor = self._compare(baseline, graphs["serving"], version, service.session)
+        anchor = self._compare(baseline, graphs["serving"], version, graphs["candidate"])
         return Watch(
             version, baseline, graphs, self._vetoes, alpha=terms.watch_alpha, bake_records=terms.bake_records,
             window=terms.watch_window, trips=terms.trips, bucket_s=terms.bucket_s, expires_s=expires_s,

@@ -90,14 +90,17 @@ class Pace:
         """Why no swap may happen now, for people; None: it may."""
         while self._swaps and now_s - self._swaps[0] >= DAY_S:
             self._swaps.popleft()
-        window = next((freeze.text for freeze in self._freeze if freeze.holds(now_s)), None)
-        if window:
+        if window := self.frozen(now_s):
             return f"frozen: {window} UTC"
         if self._swaps and now_s - self._swaps[-1] < self._min_interval_s:
             return f"the last swap is {now_s - self._swaps[-1]:.0f} s ago, of {self._min_interval_s:.0f} s at least"
         if len(self._swaps) >= self._per_day:
             return f"{len(self._swaps)} swaps within 24 hours, the most that may be"
         return None
+
+    def frozen(self, now_s: float) -> str | None:
+        """The window without swaps that holds now, or None."""
+        return next((freeze.text for freeze in self._freeze if freeze.holds(now_s)), None)
 
     def swapped(self, now_s: float) -> None:
         """A version has come into service."""

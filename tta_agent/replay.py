@@ -22,6 +22,7 @@ from tta_agent.agent import Agent
 from tta_agent.decision_groups import HttpSettings
 from tta_agent.errors import ConfigError
 from tta_agent.replaying.chronicle import Chronicle
+from tta_agent.replaying.marks import MOST_WINDOWS
 from tta_agent.replaying.tape import Tape, Void
 from tta_agent.sessions import SessionPair, open_session
 from tta_agent.settings import Settings
@@ -57,6 +58,7 @@ def replay(
     label_delay_s: float,
     seed: int,
     speed: float = math.inf,
+    windows: int = MOST_WINDOWS,
     progress: Progress = lambda done, total: None,
     scratch: Path | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def replay(
 
     Args:
         label_rate, label_delay_s, seed, speed: as in `Late`.
+        windows: in so many stretches at most accuracy is told.
         scratch: folder for the store, which is gone afterwards; the system's where not given.
 
     Returns:
@@ -88,7 +91,11 @@ def replay(
         finally:
             agent.close()
     forward = _forward_only(recording, source, settings.adapt.batch_size)
-    return {**_measured(agent, tape), **_decided(agent, chronicle), **_cost(agent, tape, seconds, forward)}
+    return {
+        **_measured(agent, tape, windows),
+        **_decided(agent, chronicle),
+        **_cost(agent, tape, seconds, forward),
+    }
 
 
 def _indoors(settings: Settings, store: Path) -> Settings:
@@ -127,7 +134,7 @@ def _run(agent: Agent, tape: Tape, chronicle: Chronicle, tell: Callable[[], None
     return time.perf_counter() - started_s - tape.answering_s - tape.waiting_s
 
 
-def _measured(agent: Agent, tape: Tape) -> dict[str, Any]:
+def _measured(agent: Agent, tape: Tape, windows: int) -> dict[str, Any]:
     marks = tape.marks
     return {
         "records": tape.records,
@@ -135,7 +142,7 @@ def _measured(agent: Agent, tape: Tape) -> dict[str, Any]:
         "adapted": tape.used,
         "kept_by_reason": {**agent.teacher.totals, **agent.sorted_total},
         **marks.accuracies(),
-        "windows": marks.windows(),
+        "windows": marks.windows(windows),
         "domains": marks.domains(),
     }
 

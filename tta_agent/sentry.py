@@ -1,4 +1,8 @@
-"""Watches over what serves, obeys commands, and goes back where it must."""
+"""Watches over what serves, obeys commands, and goes back where it must.
+
+A version serves where it was proven. When records of another kind arrive the source takes over at once, and the
+version comes back with records of its own kind. That is no roll-back: no cool-down, and what was learnt stays.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tta_agent.approval import Answer, Approval
 from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
+from tta_agent.domains import BLOCK, Domain
 from tta_agent.errors import LedgerError
 from tta_agent.inbox import Command, Inbox
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
+from tta_agent.posts import Posts
 from tta_agent.service import Service
 from tta_agent.types import Finding, Label, Version
 from tta_agent.watch import Watch
@@ -30,6 +38,7 @@ class Sentry:
         inbox: commands, or None.
         hook: asked while a version bakes, or None.
         every_s: how often the server is asked whether it answers as it should.
+        follows: whether the source takes over on records of another kind than those of a version's proof.
         clock: seconds since the epoch, as the stream counts them.
     """
 
@@ -43,38 +52,77 @@ class Sentry:
         inbox: Inbox | None = None,
         hook: Recall | None = None,
         every_s: float = 10.0,
+        follows: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._service, self._docket, self._pace, self._approval = service, docket, pace, approval
         self._inbox, self._hook, self._every_s, self._clock = inbox, hook, every_s, clock
-        self.watch: Watch | None = None
+        self._follows = follows
+        self._posts = Posts()
         self._checked_s = clock()
+
+    @property
+    def watch(self) -> Watch | None:
+        """Over what serves; none over the source, nor over what others have put into service."""
+        return self._posts.watch(self._service.version.number)
+
+    def changed(self) -> bool:
+        """Whether records of another kind have begun to arrive with what was heard last."""
+        return self._posts.changed
 
     def begin(self, baseline: Version, expires_s: float | None) -> None:
         """A swap has happened; `baseline` is what would be gone back to."""
-        self.watch = self._docket.watch(self._service.version, baseline, expires_s)
+        self._posts.add(self._docket.watch(self._service.version, baseline, expires_s))
 
     def hear(self, asked: Asked, taught: Asked, labels: Sequence[Label]) -> bool:
         """8: held-out records, those that teach, then labels. Whether what served was taken back: all starts over."""
-        watch = self.watch
-        if watch is None:
-            return False
-        found = watch.observe(asked, self._clock())
-        watch.observe_taught(taught)
-        for label in labels:
-            found = found or watch.label(label)
-        if found:
+        self._posts.changed = False
+        watch, found = self.watch, None
+        if watch is not None:
+            found = watch.observe(asked, self._clock())
+            watch.observe_taught(taught)
+        wrong = self._posts.label(labels)
+        found = found or wrong.pop(self._service.version.number, None)
+        again = [self._withdraw(number, finding) for number, finding in wrong.items()]
+        if watch is not None and found:
             return self._take_back(watch.baseline, found, "agent")
-        if watch.settles():
+        if watch is not None and watch.settles():
             self._pace.settled()
             self._service.say("confirmed", version=watch.version.number, records=watch.pairing.records)
-        return False
+        if self._follows:
+            self._follow(asked, taught)
+        return any(again)
+
+    def _withdraw(self, number: int, finding: Finding) -> bool:
+        """Found wrong while another version serves: it never comes back."""
+        self._posts.drop(number)
+        self._service.withdraw(number, finding)
+        self._pace.trip(self._clock())
+        return True
+
+    def _follow(self, asked: Asked, taught: Asked) -> None:
+        """Ask the source about the records (the latest few of those that teach): serve what is proven on such."""
+        source = self._service.session_of(self._service.source)
+        latest = Asked(list(taught.records.values())[-BLOCK:])
+        logits = [some.by(source, list(some.records)) for some in (asked, latest) if some.records]
+        found = self._posts.look(self._service.version.number, np.concatenate(logits)) if logits else None
+        if found is None or self._approval.mode == "never" or (found[0] and self._is_frozen()):
+            return
+        number, finding = found
+        watch = self._posts.watch(number)
+        target = watch.version if watch else self._service.source
+        session = watch.pairing.graphs["candidate"] if watch else source
+        if self._service.turn_to(target, session, finding):
+            self._posts.turn()
+
+    def _is_frozen(self) -> bool:
+        return bool((self._inbox and self._inbox.frozen()) or self._pace.frozen(self._clock()))
 
     def attend(self) -> bool:
         """Commands, and the server's own health. Whether adaptation starts over."""
         again = [self._obey(command) for command in (self._inbox.take() if self._inbox else ())]
         if self._service.overruled():
-            self.watch = None
+            self._posts.clear()
             self._pace.trip(self._clock())
             again.append(True)
         if self._clock() - self._checked_s >= self._every_s:
@@ -128,28 +176,33 @@ class Sentry:
             return False
 
     def _take_back(self, target: Version, finding: Finding, by: str) -> bool:
+        gone = self._service.version.number
         if not self._service.take_back(target, finding, by):
             return False
+        self._posts.drop(gone) if by == "agent" else self._posts.clear()
         wait_s = self._pace.trip(self._clock())
         log.warning(
             "version %d serves again (%s); next candidate in %.0f s", target.number, finding.reason, wait_s
         )
-        self.watch = None if target.number == 0 else self._docket.watch(target, self._service.source)
+        if target.number and self.watch is None:
+            self._posts.add(self._docket.watch(target, self._service.source))
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """The watch and the pace."""
-        return {"watch": self.watch.state_dict() if self.watch else None, "pace": self._pace.state_dict()}
+        """The watches, where their versions were proven, and the pace."""
+        posts = [(post.watch.state_dict(), post.domain.state_dict()) for post in self._posts]
+        return {"posts": posts, "pace": self._pace.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the watch, where the same version serves; else a swap came later, and its watch begins."""
+        """Continue the watches; where another version serves, a swap came later, and its watch begins."""
         self._pace.load_state_dict(state["pace"])
-        serving, saved, ledger = self._service.version, state["watch"], self._service.ledger
-        if saved is not None and saved["number"] == serving.number:
-            self.watch = self._docket.watch(serving, ledger.get(saved["baseline"]))
-            self.watch.load_state_dict(saved)
-        elif serving.number:
-            self.begin(
-                ledger.get(ledger.aliases().get("previous") or 0),
-                ledger.verdict(serving.number).get("expires_s"),
-            )
+        serving, ledger = self._service.version, self._service.ledger
+        for saved, blocks in state["posts"]:
+            if ledger.is_withdrawn(saved["number"]):
+                continue
+            watch = self._docket.watch(ledger.get(saved["number"]), ledger.get(saved["baseline"]))
+            watch.load_state_dict(saved)
+            self._posts.add(watch, Domain(np.asarray(block) for block in blocks))
+        if serving.number and self.watch is None:
+            previous = ledger.get(ledger.aliases().get("previous") or 0)
+            self.begin(previous, ledger.verdict(serving.number).get("expires_s"))

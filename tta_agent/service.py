@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,11 @@ from tta_agent.versions import Ledger
 
 log = logging.getLogger(__name__)
 Say = Callable[..., None]
+OUTCOMES = {
+    "rollback": "rolled_back",
+    "fallback": "fell_back",
+    "reinstated": "reinstated",
+}  # for the counter of swaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,23 +193,34 @@ class Service:
 
     def take_back(self, target: Version, finding: Finding, by: str) -> bool:
         """Put an earlier version into service again and mark this one as withdrawn; whether it could be done."""
-        gone, started_s = self.version.number, time.monotonic()
-        error = self._bring(target, self.session_of(target), nullcontext(), None)
-        self._telemetry.swap_done("failed" if error else "rolled_back", time.monotonic() - started_s)
+        gone = self.version.number
+        withdraw = functools.partial(self.ledger.take_back, gone, finding.reason, by=by)
+        return self._go_to(target, self.session_of(target), finding, by, "rollback", withdraw)
+
+    def turn_to(self, target: Version, session: Session, finding: Finding) -> bool:
+        """Put the source into service, or again a version that is proven here; whether it could be done."""
+        return self._go_to(target, session, finding, "agent", "reinstated" if target.number else "fallback")
+
+    def withdraw(self, number: int, finding: Finding) -> None:
+        """Mark a version that does not serve as withdrawn."""
+        self.backlog.write(lambda: self.ledger.take_back(number, finding.reason))
+        self.say("withdrawn", version=number, reason=finding.reason, finding=asdict(finding))
+
+    def _go_to(
+        self, target: Version, session: Session, finding: Finding, by: str, event: str,
+        first: Callable[[], None] = lambda: None,
+    ) -> bool:  # fmt: skip
+        before, started_s = self.version.number, time.monotonic()
+        error = self._bring(target, session, nullcontext(), None)
+        self._telemetry.swap_done("failed" if error else OUTCOMES[event], time.monotonic() - started_s)
         if error:
             self.say("swap_failed", version=target.number, error=str(error))
             return False
-        self.backlog.write(lambda: self.ledger.take_back(gone, finding.reason, by=by))
+        self.backlog.write(first)
         self.backlog.write(lambda: self.ledger.serve(target.number, by=by, reason=finding.reason))
-        self.version = self._adopt(target)
-        self.say(
-            "rollback",
-            version=target.number,
-            before=gone,
-            by=by,
-            reason=finding.reason,
-            finding=asdict(finding),
-        )
+        self.version = self._adopt(target, session)
+        told = {"before": before, "by": by, "reason": finding.reason, "finding": asdict(finding)}
+        self.say(event, version=target.number, **told)
         return True
 
     def _bring(

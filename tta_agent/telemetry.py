@@ -193,7 +193,7 @@ class Telemetry:
         self._metrics.set(names.QUEUE_BYTES, queue_bytes)
 
     def swap_done(self, result: str, duration_s: float) -> None:
-        """A swap ended: activated, rejected, failed or rolled_back."""
+        """A swap ended: activated, rejected, failed, rolled_back, fell_back or reinstated."""
         self._metrics.add(names.SWAPS, 1, {names.RESULT: result})
         self._metrics.record(names.SWAP_DURATION, duration_s)
 

@@ -15,7 +15,8 @@ VERDICTS = {"pass": PASS, "fail": FAIL, "inconclusive": OPEN}
 PROVEN = ("certified", "rehearsed", "guarded")
 PROOFS = ("certificate", "rehearsed", "guarded")  # the gates behind them
 TELLING = {**dict.fromkeys(PROVEN, "pass"), "rejected": "fail", "expired": "inconclusive"}
-MOVES = {"swap": "swap", "rollback": "back"}  # events after which another version serves, for charts
+# events after which another version serves, for charts
+MOVES = {"swap": "swap", "rollback": "back", "fallback": "back", "reinstated": "back"}
 
 
 def known(value: Any) -> TypeGuard[float]:
@@ -85,6 +86,10 @@ def _rollback(event: Event) -> str:
     return f"rolled back to version {_version(event)}" + (f": {why}" if why else "")
 
 
+def _fallback(event: Event) -> str:
+    return f"the source serves instead of version {event.get('before', '?')}: {event.get('reason', '')}"
+
+
 def _version(event: Event) -> Any:
     return event.get("version", "?")
 
@@ -95,6 +100,9 @@ SAYINGS: Mapping[str, Callable[[Event], str]] = {
     "swap": _swap,
     "swap_failed": lambda e: f"swap failed, the version before serves on: {e.get('error', '')}",
     "rollback": _rollback,
+    "fallback": _fallback,
+    "reinstated": lambda e: f"version {_version(e)} serves again: {e.get('reason', '')}",
+    "withdrawn": lambda e: f"version {_version(e)} is taken back: {e.get('reason', '')}",
     "confirmed": lambda e: f"version {_version(e)} has lasted {e.get('records', '?')} records: it stays",
     "awaiting": lambda e: f"version {_version(e)} is {e.get('proof', 'proven')} and waits for approval",
     "reset": lambda e: "adaptation starts over from the source",

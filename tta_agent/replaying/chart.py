@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from tta_agent.demo.svg import LEFT, RIGHT, WIDTH, Panel, tag
-from tta_agent.demo.words import bounds, clean, clock, percent
+from tta_agent.demo.words import MOVES, bounds, clean, clock, percent
 from tta_agent.replaying.words import Result, did, headline, reason
 
 TOP, BOTTOM, HEIGHT = 44, 330, 384
@@ -80,11 +80,11 @@ def _line(policy: Mapping[str, Any], i: int, result: Result, panel: Panel) -> st
 def _marks(
     policy: Mapping[str, Any], i: int, windows: Sequence[Mapping[str, Any]], panel: Panel
 ) -> Iterator[str]:
-    moves = [event for event in policy["events"] if event["event"] in ("swap", "rollback")]
+    moves = [event for event in policy["events"] if event["event"] in MOVES]
     for event in moves[-MOST_MARKS:]:
         share = _served_at(event["record"], windows, policy["windows"]["served"])
         x, y = panel.x(event["record"]), panel.y(panel.low if share is None else share)
-        shape = (DOWN if event["event"] == "rollback" else UP).format(x=x, a=y - 7, b=y + 7)
+        shape = (DOWN if event["event"] in ("rollback", "fallback") else UP).format(x=x, a=y - 7, b=y + 7)
         why = reason(event, policy["events"])
         said = f"{policy['name']}, record {event['record']:,}: {did(event)}{': ' if why else ''}{why}"
         title = tag("title", escape(clean(said)))

@@ -57,9 +57,9 @@ class Marks:
         """In all; None where nothing was labelled."""
         return {f"{who}_accuracy": mean(self.right[who]) for who in WHO}
 
-    def windows(self) -> list[dict[str, Any]]:
-        """About 60 stretches of equally many records."""
-        count = min(max(self.labelled // LABELS_A_WINDOW, 1), MOST_WINDOWS, len(self.time_s))
+    def windows(self, most: int = MOST_WINDOWS) -> list[dict[str, Any]]:
+        """Stretches of equally many records, this many at most."""
+        count = min(max(self.labelled // LABELS_A_WINDOW, 1), most, len(self.time_s))
         edges = np.linspace(0, len(self.time_s), count + 1).astype(int).tolist()
         return [self._window(a, b) for a, b in itertools.pairwise(edges)]
 

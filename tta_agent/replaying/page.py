@@ -28,7 +28,17 @@ from tta_agent.replaying.words import (
 ASSET = Path(__file__).parent / "assets" / "replay.html"
 MOST_BYTES = 1_900_000
 DETAILS = (200, 50, 10, 0)  # decisions of a policy with their findings, fewer until the page is small enough
-TOLD = ("swap", "rollback", "confirmed", "swap_failed", "verdict", "awaiting")
+TOLD = (
+    "swap",
+    "rollback",
+    "fallback",
+    "reinstated",
+    "withdrawn",
+    "confirmed",
+    "swap_failed",
+    "verdict",
+    "awaiting",
+)
 
 
 def html(result: Result) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tta_agent.demo.words import known, number, percent, points
+from tta_agent.demo.words import MOVES, known, number, percent, points
 
 Result: TypeAlias = Mapping[str, Any]  # what `outcome.compare` returns
 HEAD = (
@@ -110,4 +110,4 @@ def reason(event: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str
 def did(event: Mapping[str, Any]) -> str:
     """Label of a decision on the chart."""
     number_of = number(event.get("version"), "{}")
-    return f"back to {number_of}" if event["event"] == "rollback" else f"swap to {number_of}"
+    return f"{MOVES[event['event']]} to {number_of}"

@@ -1,0 +1,112 @@
+"""Where a proof holds: blocks of what the source says."""
+
+import numpy as np
+import pytest
+
+from tta_agent.domains import BLOCK, ENOUGH, KEPT, Domain, Lookout
+
+
+def answers(n, sure=2.0, seed=0, runs=1):
+    """Logits [n, 10] of a model that is this sure of one class; classes come in runs, each with its own sureness."""
+    random = np.random.default_rng(seed)
+    classes = np.repeat(random.integers(0, 10, -(-n // runs)), runs)[:n]
+    logits = random.standard_normal((n, 10))
+    logits[np.arange(n), classes] += sure * (1 + 0.05 * classes)
+    return logits
+
+
+def blocks(n, **kind):
+    """Block means of `n` blocks."""
+    lookout = Lookout()
+    found = []
+    for _ in lookout.see(answers(n * BLOCK, **kind)):
+        found.append(lookout.latest[-1])
+    return np.stack(found)
+
+
+def test_entropy_and_energy_are_what_the_papers_say():
+    lookout = Lookout()
+    list(lookout.see(np.tile([1.0, 1.0, 1.0, 1.0], (BLOCK, 1))))
+    assert lookout.latest == pytest.approx(np.array([[np.log(4), 1 + np.log(4)]]))
+
+
+def test_large_logits_do_not_overflow():
+    lookout = Lookout()
+    list(lookout.see(np.tile([1e4, 0.0], (BLOCK, 1))))
+    assert lookout.latest == pytest.approx(np.array([[0.0, 1e4]]))
+
+
+def test_records_are_taken_in_blocks_however_they_come():
+    at_once, in_parts = Lookout(), Lookout()
+    logits = answers(3 * BLOCK + 5)
+    assert len(list(at_once.see(logits))) == 3
+    assert sum(len(list(in_parts.see(part))) for part in np.split(logits, [1, 40, 41])) == 3
+    assert in_parts.latest == pytest.approx(at_once.latest)
+
+
+def test_a_domain_that_knows_little_is_neither_left_nor_come_back_to():
+    domain, other = Domain(blocks(ENOUGH - 1)), blocks(4, sure=6.0)
+    assert not domain.left_by(other) and not domain.fits(blocks(4, seed=1))
+    domain.add(blocks(1, seed=2)[0])
+    assert domain.left_by(other) > 5 and domain.fits(blocks(4, seed=1))
+
+
+def test_one_block_shows_a_large_change_and_four_a_small_one():
+    domain = Domain(blocks(KEPT))
+    assert domain.left_by(blocks(1, seed=1, sure=4.0))
+    small = blocks(4, seed=1, sure=2.3)
+    assert not domain.left_by(small[:1]) and domain.left_by(small)
+
+
+def test_between_left_and_fitting_there_is_room():
+    domain = Domain(blocks(KEPT))
+    between = [kind for kind in np.linspace(2.0, 3.0, 21) if _between(domain, blocks(2, seed=3, sure=kind))]
+    assert between
+
+
+def _between(domain, latest):
+    return not domain.left_by(latest) and not domain.fits(latest)
+
+
+def test_what_is_not_finite_is_of_another_kind():
+    broken = np.full((1, 2), np.nan)
+    assert Domain(blocks(KEPT)).left_by(broken) > 5
+
+
+@pytest.mark.parametrize("runs", [1, 25])
+def test_a_steady_stream_is_steady_though_classes_come_in_runs(runs):
+    changes = list(Lookout().see(answers(1000 * BLOCK, runs=runs)))
+    assert sum(changes) <= 4
+
+
+@pytest.mark.parametrize("runs", [1, 25])
+def test_a_change_is_seen_once_and_soon(runs):
+    logits = np.concatenate(
+        [answers(40 * BLOCK, runs=runs), answers(40 * BLOCK, sure=4.0, seed=1, runs=runs)]
+    )
+    changes = np.flatnonzero(list(Lookout().see(logits)))
+    assert len(changes) == 1 and 40 <= changes[0] <= 43
+
+
+def test_the_domain_is_what_came_since_the_last_change():
+    lookout = Lookout()
+    list(lookout.see(answers(40 * BLOCK)))
+    list(lookout.see(answers(40 * BLOCK, sure=4.0, seed=1)))
+    assert lookout.domain().fits(blocks(2, sure=4.0, seed=2))
+    assert lookout.domain().left_by(blocks(2, seed=2))
+
+
+def test_a_domain_follows_slow_drift():
+    domain = Domain(blocks(KEPT))
+    for i in range(400):
+        block = blocks(1, sure=2.0 + i / 200, seed=i)
+        assert not domain.left_by(block)
+        domain.add(block[0])
+    assert domain.fits(blocks(2, sure=4.0, seed=9)) and not domain.fits(blocks(2, seed=9))
+
+
+def test_a_domain_survives_a_restart():
+    one = Domain(blocks(KEPT))
+    other = Domain(np.asarray(block) for block in one.state_dict())
+    latest = blocks(4, seed=1)
+    assert other.distance(latest) == one.distance(latest)

@@ -1,0 +1,120 @@
+"""Where a proof holds: among records to which the source says what it said while the version was being proven.
+
+A version that is better under noise can be worse the moment clean data return, and late labels take hundreds of
+records to tell. What the source says to the records tells at once that they are of another kind, though not what is
+right about them. So it decides nothing but where a proof applies.
+
+Two numbers of the source's logits: entropy of the softmax, and energy (log-sum-exp; Liu et al., NeurIPS 2020,
+arXiv:2010.03759). Their means over blocks of records in the order of arrival are compared, not records: so the spread
+among blocks holds whatever a steady stream varies by, classes that come in runs among it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from tta_agent.distributions import entropy
+from tta_agent.types import Array, softmax
+
+BLOCK = 32  # records
+ENOUGH, KEPT = 16, 64  # blocks before a spread means something; blocks that a domain remembers
+SPANS = (1, 2, 4)  # blocks looked at together: a large change shows in one, a small one in four
+LONGER = (*SPANS, 8, 16)  # the same for changes of what arrives, which end trials
+LEFT, FITS = (
+    5.0,
+    3.0,
+)  # standard errors beyond which records are of another kind, and within which of the same
+
+
+class Domain:
+    """Records of one kind, by block means [2] of what the source says to them. It follows slow drift.
+
+    Args:
+        blocks: the first ones.
+    """
+
+    def __init__(self, blocks: Iterable[Array] = ()) -> None:
+        self._blocks = deque(blocks, maxlen=KEPT)
+
+    def add(self, block: Array) -> None:
+        """One more block that belongs to it."""
+        self._blocks.append(block)
+
+    def distance(self, blocks: Array) -> float:
+        """Standard errors between the means of these blocks [k, 2] and its own, the larger of both numbers; >= 0.
+
+        0 while it knows too few blocks of its own.
+        """
+        if len(self._blocks) < ENOUGH:
+            return 0.0
+        mine = np.stack(self._blocks)
+        middle = mine.mean(0)
+        spread = np.maximum(mine.std(0, ddof=1), 1e-6 * np.abs(middle) + 1e-12)
+        errors = np.abs(blocks.mean(0) - middle) / (spread * np.sqrt(1 / len(blocks) + 1 / len(mine)))
+        return float(np.nan_to_num(errors, nan=np.inf).max())
+
+    def left_by(self, latest: Array, spans: Sequence[int] = SPANS) -> float:
+        """How far beyond its bounds the latest blocks [k, 2] are: the distance, or 0 within them."""
+        farthest = max((self.distance(latest[-k:]) for k in spans if k <= len(latest)), default=0.0)
+        return farthest if farthest > LEFT else 0.0
+
+    def fits(self, latest: Array) -> bool:
+        """Whether the latest two blocks of [k, 2] are clearly of its kind."""
+        two = latest[-2:]
+        known = len(self._blocks) >= ENOUGH and len(two) == 2
+        return known and not self.left_by(two) and self.distance(two) <= FITS
+
+    def state_dict(self) -> list[list[float]]:
+        """Its blocks, plain."""
+        return [block.tolist() for block in self._blocks]
+
+
+class Lookout:
+    """Makes blocks of what the source says, and remembers those since the records last changed their kind."""
+
+    def __init__(self) -> None:
+        self._rows: list[Array] = []
+        self._latest: deque[Array] = deque(maxlen=max(SPANS))
+        self._steady: deque[Array] = deque(maxlen=KEPT)
+
+    def domain(self) -> Domain:
+        """Of what arrives now."""
+        return Domain(self._steady)
+
+    def turn(self) -> None:
+        """Another version serves now: the latest blocks have had their say."""
+        self._latest.clear()
+
+    @property
+    def latest(self) -> Array:
+        """The latest blocks [k, 2], up to four."""
+        return np.stack(self._latest) if self._latest else np.empty((0, 2))
+
+    def see(self, logits: Array) -> Iterator[bool]:
+        """The source's logits [n, C], in order; for each block that they complete, whether the kind has changed."""
+        self._rows += list(_numbers(logits))
+        while len(self._rows) >= BLOCK:
+            block = np.mean(self._rows[:BLOCK], axis=0)
+            del self._rows[:BLOCK]
+            self._latest.append(block)
+            self._steady.append(block)
+            yield self._changes()
+
+    def _changes(self) -> bool:
+        blocks = list(self._steady)
+        for k in LONGER:
+            if k < len(blocks) and Domain(blocks[:-k]).left_by(np.stack(blocks[-k:]), (k,)):
+                self._steady = deque(blocks[-k:], maxlen=KEPT)
+                return True
+        return False
+
+
+def _numbers(logits: Array) -> Array:
+    """[n, C] -> entropy in nats, and energy, [n, 2]."""
+    z = np.asarray(logits, np.float64)
+    top = z.max(1)
+    energy = top + np.log(np.exp(z - top[:, None]).sum(1))
+    return np.stack([entropy(softmax(z)), energy], 1)

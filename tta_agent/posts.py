@@ -1,0 +1,102 @@
+"""Which version serves where: each proven one on records like those of its proof, the source on all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tta_agent.domains import KEPT, LEFT, SPANS, Domain, Lookout
+from tta_agent.types import Array, Finding, Label
+from tta_agent.watch import Watch
+
+SOON = 2  # blocks that must fit before a version comes back
+SHORT = 16  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
+MOST = 3  # versions that are remembered: each keeps two graphs and the records that may still get a label
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A version that has come into service: the watch over it, and where its proof holds."""
+
+    watch: Watch
+    domain: Domain
+
+
+class Posts:
+    """The versions that have come into service last, and were not taken back; by number, the newest last."""
+
+    def __init__(self) -> None:
+        self._posts: dict[int, Post] = {}
+        self._stayed = self._fitting = 0  # blocks for which a version has served, or could have
+        self._patience = SOON
+        self.changed = False  # the kind of records, since somebody set this to False
+        self._lookout = Lookout()
+
+    def __iter__(self) -> Iterator[Post]:
+        return iter(self._posts.values())
+
+    def watch(self, number: int) -> Watch | None:
+        """Over a version, where it is known."""
+        return self._posts[number].watch if number in self._posts else None
+
+    def add(self, watch: Watch, domain: Domain | None = None) -> None:
+        """A version has come into service. Its domain, where none is given, is what arrives: trials end with that."""
+        self._posts[watch.version.number] = Post(watch, domain or self._lookout.domain())
+        self.turn()
+        for number in list(self._posts)[:-MOST]:
+            del self._posts[number]
+
+    def drop(self, number: int) -> None:
+        """It is not to serve again."""
+        self._posts.pop(number, None)
+
+    def clear(self) -> None:
+        """Somebody else decides what serves."""
+        self._posts.clear()
+
+    def label(self, labels: Sequence[Label]) -> dict[int, Finding]:
+        """Late labels, for every watch: by version, why it must go. A version need not serve to be found wrong."""
+        found: dict[int, Finding] = {}
+        for label in labels:
+            for number, post in self._posts.items():
+                if finding := post.watch.label(label):
+                    found.setdefault(number, finding)
+        return found
+
+    def look(self, serving: int, logits: Array) -> tuple[int, Finding] | None:
+        """What the source says to the latest records, [n, C]; which version should serve now, where another one."""
+        for changed in self._lookout.see(logits):
+            self.changed |= changed
+            if found := self._leave(serving) if serving else self._return():
+                return found
+        return None
+
+    def turn(self) -> None:
+        """Another version serves now."""
+        self._lookout.turn()
+        self._stayed = self._fitting = 0
+
+    def _leave(self, serving: int) -> tuple[int, Finding] | None:
+        post, latest = self._posts.get(serving), self._lookout.latest
+        if post is None:
+            return None
+        self._stayed += 1
+        if far := post.domain.left_by(latest):
+            self._patience = SOON if self._stayed >= SHORT else min(2 * self._patience, KEPT)
+            reason = f"records are of another kind than those that version {serving} was proven on"
+            return 0, Finding(
+                "domain", far, LEFT, "fail", f"{reason}: {far:.1f} standard errors, {LEFT:g} at most"
+            )
+        if len(latest) == max(SPANS):
+            post.domain.add(latest[0])  # none of those that it is compared with
+        return None
+
+    def _return(self) -> tuple[int, Finding] | None:
+        latest = self._lookout.latest
+        fitting = next((n for n, post in reversed(self._posts.items()) if post.domain.fits(latest)), None)
+        self._fitting = 0 if fitting is None else self._fitting + 1
+        if fitting is None or self._fitting + 1 < self._patience:
+            return None
+        value = self._posts[fitting].domain.distance(latest[-SOON:])
+        reason = f"records are again of the kind that version {fitting} was proven on"
+        return fitting, Finding("domain", value, LEFT, "pass", f"{reason}: {value:.1f} standard errors")
