@@ -82,8 +82,8 @@ def test_after_a_shift_the_next_candidate_comes_as_soon_as_the_copy_has_settled(
     assert one["event"] == other["event"] == "candidate"
     assert (one["rounds"], other["rounds"]) == (
         8,
-        14,
-    )  # the change is seen at 12, then a quarter of the usual 8 rounds
+        16,
+    )  # the change is seen at 12, then half of the usual 8 rounds
 
 
 def test_windows_tell_where_the_accuracy_was_gained(told):

@@ -162,19 +162,17 @@ def test_a_trial_survives_a_restart(trial, tmp_path):
     assert np.array_equal(again.evidence().candidate, trial.evidence().candidate)
 
 
-def test_it_is_known_up_to_where_labels_have_spoken(tmp_path):
-    trial = make(tmp_path, ROLL, window=20)
-    observe(trial, [record(i, 0) for i in range(30)])
-    assert trial.evidence().spoken == 0
-    trial.label(label(5, 0))
-    assert trial.evidence().spoken == 0  # its record has left the window
-    trial.label(label(24, 0))
-    trial.label(label(12, 0))
-    assert trial.evidence().spoken == 15  # rows 10 .. 24 of what is now the window 10 .. 29
-    again = make(tmp_path, ROLL, window=20)
-    again.load_state_dict(torch_round_trip(trial.state_dict()))
-    observe(again, [record(i, 0) for i in range(30, 40)])
-    assert again.evidence().spoken == 5
+def test_a_candidate_that_leads_gets_more_time(tmp_path):
+    trial = make(tmp_path, ROLL)
+    observe(trial, [record(i, 0) for i in range(40)])
+    assert trial.overdue(40) and not trial.overdue(41)
+    for i in range(2):
+        trial.label(label(i, 1))
+    assert trial.pairing.wins == 2 and not trial.overdue(40)
+    assert trial.overdue(10)
+    for i in range(2, 4):
+        trial.label(label(i, 0))
+    assert trial.overdue(40)  # two won, two lost
 
 
 def torch_round_trip(state):

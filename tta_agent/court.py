@@ -158,7 +158,7 @@ class Court:
             self._decide("rejected", ruling)
         elif trial.passed >= self._rules.consecutive:
             self._proven(trial, ruling)
-        elif ruling.outcome == "open" and trial.pairing.records >= self._rules.patience_records:
+        elif ruling.outcome == "open" and trial.overdue(self._rules.patience_records):
             self._decide("expired", ruling)
 
     def _proven(self, trial: Trial, ruling: Ruling) -> None:

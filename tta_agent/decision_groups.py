@@ -31,7 +31,7 @@ class GateSettings(Group):
 
     gates: list[str] = [
         "integrity", "disagreement", "collapse", "histogram", "concentration", "forgetting", "flips", "calibration",
-        "rank", "health", "influence", "recency", "certificate", "rehearsed",
+        "rank", "health", "influence", "certificate", "rehearsed",
     ]  # fmt: skip
     """Names or module:Class. All must pass; of the proofs (certificate, average, rehearsed, guarded) one kind."""
     options: Options = {}
@@ -39,7 +39,8 @@ class GateSettings(Group):
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
     """Bound on the probability of promoting a candidate that is not better, between two promotions."""
     patience_records: int = Field(default=1000, ge=1)
-    """A candidate that is not proven after this many held-out records gives way to a fresher one."""
+    """A candidate that is not proven after this many held-out records (four times as many while it leads) gives way
+    to a fresher one."""
     window_records: int = Field(default=2000, ge=50)
     """Held-out records that the label-free gates look back on."""
     anchor: Path | None = None

@@ -73,7 +73,6 @@ class Evidence:
             absolute difference of their logits there.
         size_ratio, latency_ratio: bytes and seconds of the candidate's graph over those of serving's.
         judged: the labelled records themselves.
-        spoken: rows of the window up to the latest one that has a label, 0 .. N; 0 where none has.
         source, proven: logits of version 0 and of the last certified or rehearsed version on the window, [N, C];
             None where they were not asked.
         tenants: who asked, [N]: the tenant of a record, else its entity.
@@ -93,7 +92,6 @@ class Evidence:
     size_ratio: float = 1.0
     latency_ratio: float = 1.0
     judged: Sequence[Judged] = ()
-    spoken: int = 0
     source: Array | None = None
     proven: Array | None = None
     tenants: Sequence[str] = ()

@@ -37,14 +37,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A record that may still get a label: both classes, whose it is, its stretch of time, how many came before."""
+    """A record that may still get a label: both classes, whose it is, its stretch of time."""
 
     first: int
     second: int
     tenant: str
     entity: str
     bucket: int
-    number: int
 
 
 class Pairing:
@@ -67,7 +66,6 @@ class Pairing:
         self._counted: OrderedDict[tuple[str, int], None] = OrderedDict()
         self.judged: deque[Judged] = deque(maxlen=REMEMBERED)
         self.records = self.labels = self.wins = self.losses = 0
-        self._spoken = 0  # records up to the latest one that has a label
 
     def observe(self, asked: Asked) -> list[tuple[Record, int, int]]:
         """Take the records that are new to it; each with the class by serving and by the candidate."""
@@ -92,7 +90,7 @@ class Pairing:
     def _expect(self, record: Record, first: int, second: int) -> None:
         bucket = int(record.time_s // self._bucket_s) if self._bucket_s else self.records
         tenant = record.tenant or record.key
-        self._waiting[record.id] = _Waiting(first, second, tenant, record.key, bucket, self.records)
+        self._waiting[record.id] = _Waiting(first, second, tenant, record.key, bucket)
         self._seen[record.id] = None
         self._tenants.append(tenant)
         self.records += 1
@@ -108,7 +106,6 @@ class Pairing:
         self._counted[found.entity, found.bucket] = None
         judged = Judged(label.label, found.first, found.second, found.tenant)
         self.judged.append(judged)
-        self._spoken = max(self._spoken, found.number + 1)
         self.labels += 1
         self.wins += judged.step > 0
         self.losses += judged.step < 0
@@ -129,11 +126,6 @@ class Pairing:
         """Whose the records of the window are, [N]."""
         return tuple(self._tenants)
 
-    @property
-    def spoken(self) -> int:
-        """Rows of the window up to the latest one that has a label; of the others nobody has spoken yet."""
-        return max(0, self._spoken - (self.records - self.held))
-
     def forget_window(self) -> None:
         """Begin a new window; labels and counts stay."""
         for rows in self._logits.values():
@@ -150,7 +142,6 @@ class Pairing:
             "seen": list(self._seen),
             "counted": list(self._counted),
             "judged": [astuple(judged) for judged in self.judged],
-            "spoken": self._spoken,
             "counts": (self.records, self.labels, self.wins, self.losses),
         }
 
@@ -164,5 +155,4 @@ class Pairing:
         self._seen = OrderedDict.fromkeys(state["seen"])
         self._counted = OrderedDict.fromkeys((entity, bucket) for entity, bucket in state["counted"])
         self.judged = deque((Judged(*fields) for fields in state["judged"]), maxlen=REMEMBERED)
-        self._spoken = state["spoken"]
         self.records, self.labels, self.wins, self.losses = state["counts"]

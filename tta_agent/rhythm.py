@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SETTLING = 4  # after a shift the next candidate comes after this part of the usual rounds
+SETTLING = 2  # after a shift the next candidate comes after this part of the usual rounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class ScheduleSettings(Group):
     """Constructor arguments by schedule, for instance {"periodic_reset": {"samples": 64000}}."""
 
     candidate_every: int = Field(default=8, ge=1)
-    """Rounds between two candidates (one at a time is tested); a quarter where a shift outdated the last."""
+    """Rounds between two candidates (one at a time is tested); half of them after a shift."""
     cooldown_s: float = Field(default=60.0, ge=0)
     """After a roll-back: no candidate for this long; doubled by each further one, until a version has stayed."""
     cooldown_most_s: float = Field(default=86_400.0, ge=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from tta_agent.sessions import Session, run
 from tta_agent.types import Array, Label, Positions, Record, Version
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
+LEADING = 4  # times the patience for a candidate that wins more than chance lets it
 FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show
 
 Expect = Callable[[Array, Array, Array, Anchor | None, Mapping[str, float]], Expected]
@@ -101,6 +103,12 @@ class Trial:
         """Whether the label counts."""
         return self.pairing.label(label) is not None
 
+    def overdue(self, patience: int) -> bool:
+        """Whether it has had its time: so many records, four times as many while it leads by a standard error."""
+        wins, losses = self.pairing.wins, self.pairing.losses
+        leads = wins - losses > math.sqrt(wins + losses)
+        return self.pairing.records >= patience * (LEADING if leads else 1)
+
     def outdated_by(self, newer: Session) -> bool:
         """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
 
@@ -127,7 +135,6 @@ class Trial:
             case.size_ratio,
             case.latency_ratio,
             judged=tuple(pairing.judged),
-            spoken=pairing.spoken,
             source=pairing.window("source"),
             proven=pairing.window("proven"),
             tenants=pairing.tenants,

@@ -21,12 +21,11 @@ from tta_policies.gates.histogram import Histogram
 from tta_policies.gates.influence import Influence
 from tta_policies.gates.integrity import Integrity
 from tta_policies.gates.rank import Rank
-from tta_policies.gates.recency import Recency
 
 CLASSES = 10
 VETOES = (
     Integrity, Disagreement, Collapse, Histogram, Concentration, Forgetting, Flips, Calibration, Rank, Health,
-    Influence, Recency,
+    Influence,
 )  # fmt: skip
 
 
@@ -210,53 +209,6 @@ def test_calibration_error_of_honest_probabilities_is_small_and_of_doubled_ones_
     z = rng.normal(0, 2, (20_000, CLASSES))
     labels = (softmax(z).cumsum(1) > rng.random((len(z), 1))).argmax(1)
     assert measures.calibration_error(z, labels) < 0.015 < 0.1 < measures.calibration_error(3 * z, labels)
-
-
-def turning(first, then, spoken=None):
-    """Graphs that differ on this many of 200 earlier records, then of the latest 64."""
-    serving = np.tile(np.float32([1, 0]), (264, 1))
-    candidate = serving.copy()
-    candidate[:first], candidate[200 : 200 + then] = [0, 1], [0, 1]
-    return seen(serving, candidate, spoken=200 if spoken is None else spoken)
-
-
-@pytest.mark.parametrize(
-    ("first", "then", "verdict"),
-    [
-        (100, 32, "pass"),
-        (100, 24, "pass"),
-        (100, 10, "inconclusive"),
-        (20, 32, "inconclusive"),
-        (200, 0, "inconclusive"),
-        (0, 0, "pass"),
-    ],
-)
-def test_a_proof_waits_where_the_stream_has_changed_since(first, then, verdict):
-    for spoken in (None, 0):  # labelled, and rehearsed without a label
-        finding = Recency().judge(turning(first, then, spoken))
-        assert finding.verdict == verdict
-        assert (finding.value > finding.threshold) == (verdict != "pass")
-
-
-def test_recency_looks_at_the_records_of_which_labels_have_spoken():
-    evidence = turning(40, 64)  # 40 of the first 40, none of the next 160, all of the latest
-    assert Recency().judge(evidence).verdict == "inconclusive"
-    evidence = turning(40, 64, spoken=40)
-    assert Recency().judge(evidence).verdict == "pass"
-
-
-def test_recency_says_nothing_of_few_records():
-    assert Recency().judge(turning(30, 0, spoken=31)).verdict == "pass"
-    assert Recency().judge(turning(32, 0, spoken=32)).verdict == "inconclusive"
-
-
-def test_recency_rarely_holds_back_a_stream_that_does_not_change():
-    rng = np.random.default_rng(0)
-    held = 0
-    for _ in range(1000):
-        serving = rng.normal(size=(300, 2)).astype(np.float32)
-        held += Recency().judge(seen(serving, rng.normal(size=(300, 2)), spoken=200)).verdict != "pass"
-    assert held <= 10
 
 
 def test_effective_rank_is_the_number_of_equal_directions():
