@@ -585,6 +585,32 @@ def test_nothing_comes_back_while_swaps_are_frozen(world):
     assert world.pair.current()[0] == 1
 
 
+def test_a_server_that_refuses_the_source_is_asked_again_but_not_at_every_block(world, monkeypatch):
+    swapped_at_home(world)
+    publish, tried = world.swapper.publish, []
+
+    def refuse(*_):
+        tried.append(world.now_s)
+        raise SwapError("no route")
+
+    monkeypatch.setattr(world.swapper, "publish", refuse)
+    for _ in range(3):
+        world.records(64, size=4.0)
+    assert len(tried) == 1 and world.pair.current()[0] == world.service.version.number == 1
+    monkeypatch.setattr(world.swapper, "publish", publish)
+    world.now_s += 6
+    world.records(64, size=4.0)
+    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
+
+
+def test_in_shadow_trials_end_with_their_records_but_nothing_moves(tmp_path, master):
+    world = World(tmp_path, master, mode="never")
+    world.records(640)
+    world.propose()
+    world.records(64, size=4.0)
+    assert world.ledger.verdict(1)["outcome"] == "superseded" and world.pair.current()[0] == 0
+
+
 def test_who_goes_back_by_command_is_not_contradicted_by_the_records(world):
     swapped_at_home(world)
     world.inbox.put(Command("rollback", 0, "mia", "complaints"))

@@ -59,7 +59,7 @@ class Sentry:
         self._inbox, self._hook, self._every_s, self._clock = inbox, hook, every_s, clock
         self._follows = follows
         self._posts = Posts()
-        self._checked_s = clock()
+        self._checked_s, self._turn_again_s = clock(), 0.0
 
     @property
     def watch(self) -> Watch | None:
@@ -106,14 +106,20 @@ class Sentry:
         latest = Asked(list(taught.records.values())[-BLOCK:])
         logits = [some.by(source, list(some.records)) for some in (asked, latest) if some.records]
         found = self._posts.look(self._service.version.number, np.concatenate(logits)) if logits else None
-        if found is None or self._approval.mode == "never" or (found[0] and self._is_frozen()):
+        if found is None or self._approval.mode == "never" or self._clock() < self._turn_again_s:
             return
         number, finding = found
+        if number and self._is_frozen():
+            return
         watch = self._posts.watch(number)
         target = watch.version if watch else self._service.source
         session = watch.pairing.graphs["candidate"] if watch else source
         if self._service.turn_to(target, session, finding):
             self._posts.turn()
+        else:
+            self._turn_again_s = (
+                self._clock() + self._every_s
+            )  # a server that refuses is not asked at every block
 
     def _is_frozen(self) -> bool:
         return bool((self._inbox and self._inbox.frozen()) or self._pace.frozen(self._clock()))

@@ -1,0 +1,89 @@
+"""How soon is a change of what arrives seen, and how often is one seen that is none?
+
+python benchmarks/domains.py
+
+By the agent's own `Lookout`, on what the nets say to real images: steady streams of one kind for the false
+ones, clean images before a corruption and the other way round for the delay.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gate_streams as streams
+import numpy as np
+import torch
+
+from tta_agent import build, environment
+from tta_agent.demo import corruptions
+from tta_agent.demo import data as images
+from tta_agent.domains import BLOCK, Lookout
+
+KINDS = ((None, 0), ("gaussian_noise", 4), ("impulse_noise", 4), ("contrast", 5), ("defocus_blur", 3))
+FAR = ("gaussian_noise", "impulse_noise", "contrast")  # from clean images, for every net
+STEADY = 1500  # blocks
+BEFORE = 20  # blocks until the change
+
+
+def answers(model):
+    """By kind of images: the source's logits [4000, C]; and the labels [4000]."""
+    some = images.read_npz(model.data)
+    source = build.load_source(environment.load(model=model.flags, mode="shadow"))
+    rows = np.random.default_rng(0).permutation(len(some.labels))[:4000]
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (source.mean, source.std))
+    found = {}
+    for name, severity in KINDS:
+        x = torch.from_numpy(some.inputs[rows]).float() / 255
+        if name:
+            x = corruptions.corrupt(x, name, severity, seed=0, constants=model.constants)
+        with torch.no_grad():
+            found[name or "clean"] = torch.cat(
+                [source.module(part) for part in ((x - mean) / std).split(200)]
+            )
+    return {name: logits.numpy() for name, logits in found.items()}, some.labels[rows]
+
+
+def ordered(labels, order, random, count):
+    """Rows in an order of arrival, as many as asked for."""
+    rows: list[int] = []
+    while len(rows) < count:
+        mixed = random.permutation(len(labels))
+        rows += list(mixed if order == "i.i.d." else streams._in_runs(mixed, labels, random))
+    return np.array(rows[:count])
+
+
+def delay(one, other, rows, more):
+    """Records of the other kind until the change is seen; None where it is not."""
+    seen = list(Lookout().see(np.concatenate([one[rows], other[more]])))
+    late = [i - BEFORE + 1 for i, changed in enumerate(seen) if changed and i >= BEFORE]
+    return late[0] * BLOCK if late else None
+
+
+def main():
+    torch.set_num_threads(1)
+    known = {name: answers(model) for name, model in streams.models().items() if name != "layers"}
+    for order in ("i.i.d.", "classes in runs of 25"):
+        random = np.random.default_rng(1)
+        false, delays = [], []
+        for logits, labels in known.values():
+            for kind, z in logits.items():
+                rows = ordered(labels, order, random, STEADY * BLOCK)
+                false.append(1000 * sum(Lookout().see(z[rows])) / STEADY)
+                for one, other in (("clean", kind), (kind, "clean")) if kind in FAR else ():
+                    parts = (
+                        [ordered(labels, order, random, n * BLOCK) for n in (BEFORE, 47)] for _ in range(6)
+                    )
+                    delays += [delay(logits[one], logits[other], *part) for part in parts]
+        late = [d for d in delays if d is not None]
+        print(
+            f"{order}: of 1,000 steady blocks {np.mean(false):.2f} called changed, {max(false):.1f} at most; a "
+            f"change seen after {np.median(late):.0f} records, {np.quantile(late, 0.9):.0f} in nine of ten, "
+            f"{max(late)} at most, "
+            f"{len(delays) - len(late)} of {len(delays)} not in {47 * BLOCK:,}"
+        )
+
+
+if __name__ == "__main__":
+    main()
