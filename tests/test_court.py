@@ -619,6 +619,57 @@ def test_who_goes_back_by_command_is_not_contradicted_by_the_records(world):
     assert world.pair.current()[0] == 0
 
 
+def test_no_version_comes_back_after_somebody_else_has_moved_the_alias(world):
+    swapped_at_home(world)
+    world.ledger.serve(0, by="mia")
+    world.pair.switch(0)
+    world.records(960)
+    assert world.again or world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
+    world.records(320)
+    assert world.pair.current()[0] == 0
+
+
+def test_a_command_back_to_the_source_holds_though_an_older_version_would_fit(world):
+    swapped_at_home(world)
+    assert world.swap(2) == 2
+    world.inbox.put(Command("rollback", 0, "mia", "complaints"))
+    world.records(640)
+    assert world.pair.current()[0] == 0
+
+
+def test_a_trial_against_the_source_ends_when_a_version_comes_back(world):
+    swapped_at_home(world)
+    world.records(640, size=4.0)
+    world.records(32)  # the change is seen, and one block does not bring the version back
+    world.propose(2)
+    assert world.court.trial is not None and world.pair.current()[0] == 0
+    world.records(96)
+    assert world.pair.current()[0] == 1
+    assert world.court.trial is None and world.ledger.verdict(2)["outcome"] == "superseded"
+
+
+def test_a_version_follows_slow_drift_and_leaves_at_once_with_a_jump_back(world):
+    swapped_at_home(world)
+    for i in range(600):
+        world.records(32, size=1.0 + i / 600)
+    assert world.pair.current()[0] == 1
+    assert world.names().count("fallback") <= 1  # an alarm in twenty thousand records may be false
+    world.records(128)
+    assert world.pair.current()[0] == 0
+
+
+def test_nothing_comes_back_that_was_given_up_while_the_agent_was_away(tmp_path, master, world):
+    swapped_at_home(world)
+    world.records(64)
+    state = world.decider.state_dict()
+    world.ledger.serve(0, by="mia")
+    again = World(tmp_path, master)
+    again.sent = world.sent
+    assert not again.decider.load_state_dict(state)
+    again.records(640)
+    assert again.pair.current()[0] == 0
+
+
 def test_where_a_version_belongs_survives_a_restart(tmp_path, master, world):
     swapped_at_home(world)
     world.records(64, size=4.0)
