@@ -71,8 +71,10 @@ class Posts:
                 return found
         return None
 
-    def turn(self) -> None:
-        """Another version serves now."""
+    def turn(self, *, left: bool = False) -> None:
+        """Another version serves now; `left` where the source has taken over."""
+        if left:
+            self._patience = SOON if self._stayed >= SHORT else min(2 * self._patience, KEPT)
         self._lookout.turn()
         self._stayed = self._fitting = 0
 
@@ -82,7 +84,6 @@ class Posts:
             return None
         self._stayed += 1
         if far := post.domain.left_by(latest):
-            self._patience = SOON if self._stayed >= SHORT else min(2 * self._patience, KEPT)
             reason = f"records are of another kind than those that version {serving} was proven on"
             return 0, Finding(
                 "domain", far, LEFT, "fail", f"{reason}: {far:.1f} standard errors, {LEFT:g} at most"

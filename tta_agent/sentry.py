@@ -115,7 +115,7 @@ class Sentry:
         target = watch.version if watch else self._service.source
         session = watch.pairing.graphs["candidate"] if watch else source
         if self._service.turn_to(target, session, finding):
-            self._posts.turn()
+            self._posts.turn(left=number == 0)
         else:
             self._turn_again_s = (
                 self._clock() + self._every_s
