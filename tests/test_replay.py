@@ -80,10 +80,7 @@ def test_after_a_shift_the_next_candidate_comes_as_soon_as_the_copy_has_settled(
     outdated = kinds.index(("verdict", "superseded"))
     one, other = (told["events"][i] for i in (outdated - 1, outdated + 1))
     assert one["event"] == other["event"] == "candidate"
-    assert (one["rounds"], other["rounds"]) == (
-        8,
-        16,
-    )  # the change is seen at 12, then half of the usual 8 rounds
+    assert (one["rounds"], other["rounds"]) == (8, 16)  # seen to change at 12, then half of the usual 8
 
 
 def test_windows_tell_where_the_accuracy_was_gained(told):

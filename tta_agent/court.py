@@ -114,9 +114,7 @@ class Court:
     def hear(self, asked: Asked, labels: Sequence[Label]) -> None:
         """8: held-out records, then labels; a verdict where there is one. A trial ends when the records change."""
         if self._against != self.serving.number or self._sentry.changed():
-            self.drop(
-                "superseded"
-            )  # its evidence is of other records, or against what does not serve here any more
+            self.drop("superseded")  # its evidence is of other records, or against what serves here no more
         trial = self.trial
         if trial is None or not (asked.records or labels or self._waits):
             self._wish(asked)  # an idle tick brings no new evidence to judge

@@ -24,6 +24,12 @@ def entropy(p: Array) -> Array:
     return np.asarray(-(p * np.log(p)).sum(-1))
 
 
+def energy(logits: Array) -> Array:
+    """log-sum-exp over classes, [N, C] -> [N] (Liu et al., NeurIPS 2020, arXiv:2010.03759, there with a minus)."""
+    top = logits.max(1)
+    return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(1)))
+
+
 def divergence(p: Array, q: Array) -> float:
     """Jensen-Shannon divergence of two distributions [C] in nats, 0 .. ln 2 (Lin, IEEE Trans. Inf. Theory 1991)."""
     return max(0.0, float(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2))

@@ -12,11 +12,11 @@ among blocks holds whatever a steady stream varies by, classes that come in runs
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from tta_agent.distributions import entropy
+from tta_agent.distributions import energy, entropy
 from tta_agent.types import Array, softmax
 
 BLOCK = 32  # records
@@ -56,9 +56,9 @@ class Domain:
         errors = np.abs(blocks.mean(0) - middle) / (spread * np.sqrt(1 / len(blocks) + 1 / len(mine)))
         return float(np.nan_to_num(errors, nan=np.inf).max())
 
-    def left_by(self, latest: Array, spans: Sequence[int] = SPANS) -> float:
+    def left_by(self, latest: Array) -> float:
         """How far beyond its bounds the latest blocks [k, 2] are: the distance, or 0 within them."""
-        farthest = max((self.distance(latest[-k:]) for k in spans if k <= len(latest)), default=0.0)
+        farthest = max((self.distance(latest[-k:]) for k in SPANS if k <= len(latest)), default=0.0)
         return farthest if farthest > LEFT else 0.0
 
     def fits(self, latest: Array) -> bool:
@@ -106,7 +106,7 @@ class Lookout:
     def _changes(self) -> bool:
         blocks = list(self._steady)
         for k in LONGER:
-            if k < len(blocks) and Domain(blocks[:-k]).left_by(np.stack(blocks[-k:]), (k,)):
+            if k < len(blocks) and Domain(blocks[:-k]).distance(np.stack(blocks[-k:])) > LEFT:
                 self._steady = deque(blocks[-k:], maxlen=KEPT)
                 return True
         return False
@@ -115,6 +115,4 @@ class Lookout:
 def _numbers(logits: Array) -> Array:
     """[n, C] -> entropy in nats, and energy, [n, 2]."""
     z = np.asarray(logits, np.float64)
-    top = z.max(1)
-    energy = top + np.log(np.exp(z - top[:, None]).sum(1))
-    return np.stack([entropy(softmax(z)), energy], 1)
+    return np.stack([entropy(softmax(z)), energy(z)], 1)

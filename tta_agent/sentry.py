@@ -83,7 +83,8 @@ class Sentry:
             watch.observe_taught(taught)
         wrong = self._posts.label(labels)
         found = found or wrong.pop(self._service.version.number, None)
-        again = [self._withdraw(number, finding) for number, finding in wrong.items()]
+        for number, finding in wrong.items():
+            self._withdraw(number, finding)
         if watch is not None and found:
             return self._take_back(watch.baseline, found, "agent")
         if watch is not None and watch.settles():
@@ -91,14 +92,13 @@ class Sentry:
             self._service.say("confirmed", version=watch.version.number, records=watch.pairing.records)
         if self._follows:
             self._follow(asked, taught)
-        return any(again)
+        return bool(wrong)
 
-    def _withdraw(self, number: int, finding: Finding) -> bool:
+    def _withdraw(self, number: int, finding: Finding) -> None:
         """Found wrong while another version serves: it never comes back."""
         self._posts.drop(number)
         self._service.withdraw(number, finding)
         self._pace.trip(self._clock())
-        return True
 
     def _follow(self, asked: Asked, taught: Asked) -> None:
         """Ask the source about the records (the latest few of those that teach): serve what is proven on such."""
@@ -116,10 +116,8 @@ class Sentry:
         session = watch.pairing.graphs["candidate"] if watch else source
         if self._service.turn_to(target, session, finding):
             self._posts.turn(left=number == 0)
-        else:
-            self._turn_again_s = (
-                self._clock() + self._every_s
-            )  # a server that refuses is not asked at every block
+        else:  # a server that refuses is not asked at every block
+            self._turn_again_s = self._clock() + self._every_s
 
     def _is_frozen(self) -> bool:
         return bool((self._inbox and self._inbox.frozen()) or self._pace.frozen(self._clock()))

@@ -23,11 +23,8 @@ from tta_agent.versions import Ledger
 
 log = logging.getLogger(__name__)
 Say = Callable[..., None]
-OUTCOMES = {
-    "rollback": "rolled_back",
-    "fallback": "fell_back",
-    "reinstated": "reinstated",
-}  # for the counter of swaps
+# by event, for the counter of swaps
+OUTCOMES = {"rollback": "rolled_back", "fallback": "fell_back", "reinstated": "reinstated"}
 
 
 @dataclass(frozen=True, slots=True)

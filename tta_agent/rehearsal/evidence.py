@@ -20,6 +20,7 @@ import numpy as np
 from tta_agent.distributions import (
     divergence,
     effective_rank,
+    energy,
     entropy,
     histogram,
     singular_values,
@@ -98,7 +99,7 @@ def alone(m: Soft, anchor: Mapping[str, Array], labels: Array, at: float) -> dic
     return {
         "confidence": float(m.confidence.mean()),
         "entropy": float(entropy(m.p).mean() / np.log(c)),
-        "energy": float(np.log(np.exp(m.z).sum(1)).mean()),
+        "energy": float(energy(m.z).mean()),
         "spread": float(entropy(hist) / np.log(c)),
         "top_class": float(hist.max()),
         "concentration": float(-entropy(mean) / np.log(c)),
