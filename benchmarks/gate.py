@@ -199,6 +199,10 @@ def run_rehearsed(asked, pool):
     return {"rehearsed": rehearsed.summary(quick=asked.quick)}
 
 
+def _labels(text):
+    return text if text == streams.REQUESTED else float(text)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -213,8 +217,9 @@ def main():
     parser.add_argument("--stretch", type=int, default=1, help="how many times longer their domains last")
     parser.add_argument("--methods", default="norm,tent", help="of the streams")
     parser.add_argument(
-        "--labels", type=float, default=0.3, help="share of records whose label comes, of the streams"
-    )
+        "--labels", type=_labels, default=0.3,
+        help=f"share of records whose label comes, of the streams; or {streams.REQUESTED}",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 2))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()

@@ -19,6 +19,7 @@ from tta_agent.sources.recording import Preprocessing, Recording, import_npz
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 UNGATED = {"gate": {"gates": ["tta_agent.testing:Anything"], "min_interval_s": 0, "swaps_per_day": 100000}}
 STEP = 100  # records between the beginnings of two windows
+REQUESTED, DAILY = "requested", 800  # labels: only those that the agent asks for; a quarter of a day's at once
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,11 @@ def _in_runs(rows, labels, random):
 
 def cell(job):
     """One stream: what the gate served, and what keeping the source and adapting without a gate would have."""
-    model, structure, seed, label_rate, stretch, methods = job
+    model, structure, seed, labels, stretch, methods = job
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
         folder = recording(model, structure, seed, Path(scratch), stretch)
-        gated = {method: play(folder, model, method, seed, label_rate) for method in methods}
+        gated = {method: play(folder, model, method, seed, labels) for method in methods}
         ungated = {
             method: play(folder, model, method, seed, 0.0, UNGATED)["served_accuracy"] for method in methods
         }
@@ -145,13 +146,15 @@ def _late_records(one, best, source):
     )
 
 
-def play(folder, model, method, seed, label_rate, more=None):
-    """One policy over one recording."""
+def play(folder, model, method, seed, labels, more=None):
+    """One policy over one recording; `labels` is the share of records that get one, or REQUESTED."""
     flags = merged({"model": model.flags, "adapt": {"method": method}, "mode": "auto"}, more or {})
-    settings = environment.load(**flags)
+    on_request = labels == REQUESTED
+    if on_request:
+        flags = merged({"labels": {"requests_per_day": DAILY}}, flags)
     return replay(
-        folder, settings, label_rate=label_rate, label_delay_s=5.0, seed=seed, scratch=folder.parent,
-        windows=len(Recording.open(folder)) // STEP,
+        folder, environment.load(**flags), label_rate=1.0 if on_request else labels, on_request=on_request,
+        label_delay_s=5.0, seed=seed, scratch=folder.parent, windows=len(Recording.open(folder)) // STEP,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tta_agent.journal import Journal
 from tta_agent.ledger.backlog import Backlog
 from tta_agent.messages import Proposal
 from tta_agent.pace import Pace
+from tta_agent.requests import drawn
 from tta_agent.sentry import Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import SessionPair, open_session, run
@@ -158,10 +159,10 @@ def test_a_trial_in_which_nothing_was_decided_spends_no_alpha(world):
         serving, candidate = world.answers(0, x), world.answers(world.court.trial.version.number, x)
         rows = np.flatnonzero((serving != candidate) == decided)
         world.label([names[i] for i in rows], candidate[rows])
-        world.court.drop("expired")
+        world.court._agenda.end("expired")
         world.propose()
         assert (world.court.trial.case.alpha < alpha) == decided
-        world.court.drop("expired")
+        world.court._agenda.end("expired")
 
 
 def test_one_failed_veto_rejects_whatever_is_proven(world):
@@ -515,16 +516,99 @@ def test_the_source_serves_where_nothing_is_proven_and_the_version_comes_back_wi
     assert "of another kind" in moves[0]["reason"] and "again of the kind" in moves[1]["reason"]
 
 
-def test_a_trial_ends_when_records_of_another_kind_arrive(world):
+def test_a_trial_waits_while_records_of_another_kind_arrive_and_goes_on_with_its_own(world):
     world.records(640)
     world.propose()
-    world.records(64)
-    assert world.court.trial is not None
+    names, x = world.records(64)
+    alpha = world.court.trial.case.alpha
     world.proof.verdict = "pass"
     world.records(64, size=4.0)
     assert world.court.trial is None and world.pair.current()[0] == 0
-    assert world.ledger.verdict(1)["outcome"] == "superseded"
-    assert world.court.unsettled
+    assert world.court.unsettled  # the next candidate may come soon
+    differ = np.flatnonzero(world.answers(0, x) != world.answers(1, x))
+    assert not world.label([names[i] for i in differ], world.answers(1, x)[differ])
+    assert world.court.labels_used == len(differ) > 0  # late labels speak of it all the same
+    world.records(320, size=4.0)
+    assert world.pair.current()[0] == 0 and world.ledger.undecided() == [1]
+    world.proof.verdict = "inconclusive"
+    world.records(96)
+    trial = world.court.trial
+    assert (trial.version.number, trial.case.alpha, trial.pairing.wins) == (1, alpha, len(differ))
+    assert not world.court.unsettled
+    world.proof.verdict = "pass"
+    world.records(16)
+    assert world.pair.current()[0] == 1
+    assert world.names() == ["candidate", "adjourned", "reopened", "verdict", "swap"]
+
+
+def test_of_the_trials_that_wait_the_oldest_gives_way(world):
+    world.records(640)
+    for i in range(5):
+        world.propose(i)
+        world.records(320, size=1.0 + 3.0 * (i % 2))
+        world.records(320, size=16.0 if i % 2 else 4.0)
+    waiting = [t.version.number for t in world.court._agenda._adjourned]
+    assert len(waiting) <= 3 and waiting == sorted(waiting)
+    assert set(world.ledger.undecided()) == {
+        *waiting,
+        *([world.court.trial.version.number] if world.court.trial else []),
+    }
+
+
+def test_a_trial_goes_on_against_the_version_that_it_was_tried_against(world):
+    swapped_at_home(world)
+    world.propose(2)
+    world.records(64)
+    assert (world.court.trial.version.number, world.court.trial.against) == (2, 1)
+    world.records(640, size=4.0)
+    assert world.pair.current()[0] == 0 and world.court.trial is None
+    for _ in range(12):
+        world.records(16)
+        assert (world.court.trial is not None) == (world.pair.current()[0] == 1)
+    assert (world.court.trial.version.number, world.pair.current()[0]) == (2, 1)
+
+
+def test_a_trial_goes_on_where_another_version_was_proven_elsewhere_meanwhile(world):
+    world.records(640)
+    world.propose()
+    world.records(64)
+    world.records(640, size=4.0)
+    assert world.court.trial is None
+    world.propose(2)
+    world.proof.verdict = "pass"
+    world.records(20, size=4.0)
+    assert world.pair.current()[0] == 2
+    world.proof.verdict = "inconclusive"
+    world.records(640, size=4.0)
+    for _ in range(12):
+        world.records(16)
+    assert (world.pair.current()[0], world.court.trial.version.number) == (0, 1)
+
+
+def test_when_adaptation_starts_over_nobody_waits(world):
+    world.records(640)
+    world.propose()
+    world.records(64)
+    world.records(64, size=4.0)
+    world.inbox.put(Command("reset", None, "mia", ""))
+    world.records(16, size=4.0)
+    assert world.again and world.ledger.verdict(1)["outcome"] == "overruled" and not world.ledger.undecided()
+
+
+def test_trials_that_wait_survive_a_restart(tmp_path, master, world):
+    world.records(640)
+    world.propose()
+    world.records(64)
+    world.records(64, size=4.0)
+    again = World(tmp_path, master)
+    again.sent = world.sent
+    assert again.decider.load_state_dict(world.decider.state_dict())
+    again.court.clear_up()
+    assert again.ledger.undecided() == [1]
+    again.records(640)
+    again.proof.verdict = "pass"
+    again.records(16)
+    assert again.pair.current()[0] == 1
 
 
 def test_a_version_is_tried_against_the_source_where_the_source_serves(world):
@@ -603,12 +687,12 @@ def test_a_server_that_refuses_the_source_is_asked_again_but_not_at_every_block(
     assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
 
 
-def test_in_shadow_trials_end_with_their_records_but_nothing_moves(tmp_path, master):
+def test_in_shadow_trials_wait_for_their_records_but_nothing_moves(tmp_path, master):
     world = World(tmp_path, master, mode="never")
     world.records(640)
     world.propose()
     world.records(64, size=4.0)
-    assert world.ledger.verdict(1)["outcome"] == "superseded" and world.pair.current()[0] == 0
+    assert world.names() == ["candidate", "adjourned"] and world.pair.current()[0] == 0
 
 
 def test_who_goes_back_by_command_is_not_contradicted_by_the_records(world):
@@ -688,3 +772,37 @@ def test_it_can_be_told_to_stay(tmp_path, master):
     swapped_at_home(world)
     world.records(320, size=4.0)
     assert world.pair.current()[0] == 1
+
+
+class Wishes:
+    """Hears of which records labels are wanted."""
+
+    def __init__(self):
+        self.heard = []
+
+    def consider(self, records, serving, others, now_s):
+        self.heard += zip([record.id for record in records], serving, others, strict=True)
+
+
+def test_while_a_version_bakes_a_few_labels_are_wanted_where_it_disagrees_with_the_one_before(world):
+    world.court._wishes = wishes = Wishes()
+    world.propose()
+    names, x = world.records()
+    assert wishes.heard == list(zip(names, world.answers(0, x), world.answers(1, x), strict=True))
+    world.proof.verdict = "pass"
+    world.records()
+    world.proof.verdict = "inconclusive"
+    world.propose(2)
+    wishes.heard.clear()
+    names, x = world.records(40)
+    before, served, tried = (world.answers(number, x).tolist() for number in (0, 1, 2))
+    for (name, one, other), was, now, candidate in zip(wishes.heard, before, served, tried, strict=True):
+        assert one == now
+        assert other == (was if now == candidate and drawn(name, 0.1) else candidate)
+    assert any(
+        other not in (now, t) for (_, _, other), now, t in zip(wishes.heard, served, tried, strict=True)
+    )
+    world.records(40)  # it has lasted
+    wishes.heard.clear()
+    names, x = world.records(40)
+    assert [other for _, _, other in wishes.heard] == world.answers(2, x).tolist()

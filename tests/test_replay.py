@@ -77,8 +77,8 @@ def test_every_decision_knows_its_record_and_its_recorded_second(told):
 
 def test_after_a_shift_the_next_candidate_comes_as_soon_as_the_copy_has_settled(told):
     kinds = [(event["event"], event.get("outcome")) for event in told["events"]]
-    outdated = kinds.index(("verdict", "superseded"))
-    one, other = (told["events"][i] for i in (outdated - 1, outdated + 1))
+    adjourned = kinds.index(("adjourned", None))
+    one, other = (told["events"][i] for i in (adjourned - 1, adjourned + 1))
     assert one["event"] == other["event"] == "candidate"
     assert (one["rounds"], other["rounds"]) == (8, 16)  # seen to change at 12, then half of the usual 8
 
@@ -132,6 +132,24 @@ def test_the_same_seed_gives_the_same_story(settings, shifting, told):
                 (e["event"], e.get("version"), e["record"], e["labels_used"]) for e in result[name]
             ]
     assert first == second
+
+
+def test_labels_that_were_asked_for_prove_sooner_and_with_fewer(settings, shifting, told):
+    labels = settings.labels.model_copy(update={"requests_per_day": 800})  # 200 at once
+    asking = settings.model_copy(update={"labels": labels})
+    result = replay(shifting, asking, label_rate=1.0, label_delay_s=5.0, seed=0, on_request=True)
+    assert 0 < result["labels_used"] <= result["labels_arrived"] <= 205
+    assert result["swaps"][0]["record"] <= told["swaps"][0]["record"]
+    assert result["served_accuracy"] > result["source_accuracy"] + 0.15
+    half = replay(shifting, asking, label_rate=0.5, label_delay_s=5.0, seed=0, on_request=True)
+    assert 0.3 < half["labels_arrived"] / result["labels_arrived"] < 0.7
+
+
+def test_nobody_is_asked_for_labels_beyond_the_budget(settings, brief):
+    labels = settings.labels.model_copy(update={"requests_per_day": 8})  # two at once
+    few = settings.model_copy(update={"labels": labels})
+    result = replay(brief, few, label_rate=1.0, label_delay_s=1.0, seed=0, on_request=True)
+    assert result["labels_arrived"] <= 2 and result["swaps"] == []
 
 
 def test_without_labels_nothing_is_swapped(settings, brief):

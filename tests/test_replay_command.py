@@ -12,8 +12,8 @@ from tests import worlds
 from tta_agent import environment, named_settings
 from tta_agent.cli import app
 from tta_agent.errors import ConfigError
-from tta_agent.replay import Late
 from tta_agent.replaying import several
+from tta_agent.replaying.tape import Late
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +105,17 @@ def test_what_does_not_fit_is_said_before_anything_is_played(words, said, tmp_pa
     assert isinstance(done.exception, ConfigError) and said in str(done.exception)
 
 
+def test_labels_on_request_are_told_as_such(shifting, monkeypatch):
+    monkeypatch.setenv("TTA_LABELS__REQUESTS_PER_DAY", "40")
+    late = ("--labels", "requested", "--label-rate", "1", "--label-delay-s", "1")
+    told = replay(str(shifting), "--policy", "balanced", *late, "--json", "-")
+    result = json.loads(told.stdout)
+    assert result["labels"] == {"which": "requested", "rate": 1.0, "delay_s": 1.0, "seed": 0}
+    assert 0 < result["policies"][0]["labels_arrived"] <= 11
+    shown = replay(str(shifting), "--policy", "balanced", *late)
+    assert "100% of those that it asks for, 1 s late" in " ".join(shown.stdout.split())
+
+
 def test_a_policy_may_be_a_preset_a_method_both_or_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({"policy": "conservative", "adapt": {"method": "tent"}}))
@@ -178,7 +189,7 @@ def test_a_tape_can_run_at_the_pace_of_the_recording(shifting, monkeypatch):
     monkeypatch.setattr(tape.time, "sleep", slept.append)
     monkeypatch.setattr(tape.time, "monotonic", lambda: 50.0)
     recording = tape.Recording.open(shifting)
-    paced = tape.Tape(recording, 0.5, 5.0, 0, speed=10.0)
+    paced = tape.Tape(recording, Late(speed=10.0))
     paced._wait(100.0)
     paced.records = 1
     paced._wait(101.0)

@@ -7,7 +7,7 @@ from tta_agent.replaying import outcome, rules
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import Marks
 
-ABOUT = {"recording": "r", "labels": {"rate": 0.5, "delay_s": 5.0, "seed": 0}}
+ABOUT = {"recording": "r", "labels": {"which": "random", "rate": 0.5, "delay_s": 5.0, "seed": 0}}
 
 
 def marks(source, served, online=None, domains=None):

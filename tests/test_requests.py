@@ -47,17 +47,17 @@ def test_the_uniform_sample_leaves_tokens_for_disagreements():
     requests, made = asks(uniform=1.0)
     requests.consider([record(i) for i in range(100)], [0] * 100, [0] * 100, 1e6)
     quiet = len(made)
-    assert 1 <= quiet <= 5
+    assert 1 <= quiet <= 30
     requests.consider([record(f"d{i}") for i in range(100)], [0] * 100, [1] * 100, 1e6)
-    assert len(made) - quiet >= 5
+    assert len(made) - quiet >= 30
 
 
 def test_the_first_minute_cannot_spend_the_day():
     requests, made = asks()
     requests.consider([record(i) for i in range(5000)], [0] * 5000, [1] * 5000, 1e6)
-    assert len(made) == 10
+    assert len(made) == 60
     play(requests, 12)
-    assert 110 <= len(made) <= 131
+    assert 160 <= len(made) <= 181
 
 
 def test_never_more_than_the_budget_in_any_24_hours():
@@ -86,7 +86,7 @@ def test_the_uniform_sample_has_its_share_and_does_not_depend_on_who_is_held_out
 
 def test_without_a_candidate_only_the_uniform_sample_is_asked_for():
     requests, made = asks(uniform=1.0)
-    requests.consider([record(1)], [2], None, 1e6)
+    requests.consider([record(1)], [2], [None], 1e6)
     assert [(m.reason, m.serving, m.candidate) for m in made] == [("uniform", 2, None)]
 
 
@@ -102,7 +102,7 @@ def test_a_restart_spends_no_budget_twice():
     again, more = asks()
     again.load_state_dict(json.loads(json.dumps(requests.state_dict())))
     again.consider([record(i) for i in range(100)], [0] * 100, [1] * 100, 1e6)
-    assert len(made) == 10 and not more
+    assert len(made) == 60 and not more
     again.consider([record(0), record("new")], [0, 0], [1, 1], 1e6 + 360)
     assert [m.id for m in more] == ["new"]
 

@@ -41,7 +41,7 @@ def record(i, hot, offset=None, partition=0):
 def make(tmp_path, candidate, *, born=None, **more):
     keep = linear(KEEP)
     graphs = {"serving": keep, "candidate": linear(candidate), "source": keep, "proven": keep}
-    return Trial(Version(1, "", tmp_path, "none"), graphs, born or {}, Case(0.01), **more)
+    return Trial(Version(1, "", tmp_path, "none"), 0, graphs, born or {}, Case(0.01), **more)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_each_graph_is_asked_once_for_records_that_arrive_together(tmp_path):
 
     session = Counting()
     graphs = dict.fromkeys(("serving", "candidate", "source", "proven"), session)
-    trial = Trial(Version(1, "", tmp_path, "none"), graphs, {}, Case(0.01))
+    trial = Trial(Version(1, "", tmp_path, "none"), 0, graphs, {}, Case(0.01))
     observe(trial, [record(i, 0) for i in range(5)])
     assert asked_for == [5]
 

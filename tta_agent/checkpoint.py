@@ -15,7 +15,7 @@ import torch
 from tta_agent.errors import CheckpointError
 from tta_agent.files import write_atomic
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save(path: Path, fingerprint: str, state: Mapping[str, Any]) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from tta_agent.domains import Domain
 from tta_agent.evidence import Anchor, Expected
+from tta_agent.sessions import Session
 from tta_agent.types import Array, Record, Version
 
 
@@ -54,16 +56,22 @@ class Wishes(Protocol):
         """Continue from `state_dict()`."""
 
     def consider(
-        self, records: Sequence[Record], serving: Sequence[int], candidate: Sequence[int] | None, now_s: float
+        self, records: Sequence[Record], serving: Sequence[int], others: Sequence[int | None], now_s: float
     ) -> object:
-        """Records with the classes that both graphs name."""
+        """Records with the classes that both graphs name; None where there is no other."""
 
 
 class Sworn(Protocol):
     """Watches over what has come into service."""
 
-    def changed(self) -> bool:
-        """Whether records of another kind have begun to arrive with what was heard last."""
+    def ended(self) -> Domain | None:
+        """The kind of records that has ended, where others have begun to arrive with what was heard last."""
+
+    def fits(self, domain: Domain) -> bool:
+        """Whether records of that kind arrive now."""
+
+    def rival(self) -> Session | None:
+        """Of what would be gone back to, while what serves bakes."""
 
     def begin(self, baseline: Version, expires_s: float | None) -> None:
         """A swap has happened; `baseline` is what would be gone back to."""

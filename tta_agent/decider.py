@@ -42,7 +42,7 @@ class Decider:
         elif not (stale or again):
             self.court.open(item)
         if again:
-            self.court.drop("overruled")
+            self.court.start_over()
         return again
 
     def _judge(self, asked: Asked, labels: Sequence[Label]) -> None:

@@ -83,22 +83,25 @@ class Docket:
             self._compare(self._service.version, self._service.session, version, session),
             self._null,
         )
-        return self._open(version, session, dict(proposal.born), case)
+        trial = self._open(version, session, dict(proposal.born), case, self._service.version)
+        trial.carrier = proposal.carrier
+        return trial
 
     def reopen(self, version: Version, saved: Mapping[str, Any]) -> Trial:
         """The trial as a checkpoint has kept it."""
-        session = self._service.session_of(version)
-        anchor = self._compare(self._service.version, self._service.session, version, session)
+        against = self._service.ledger.get(saved["against"])
+        session, other = (self._service.session_of(one) for one in (version, against))
+        anchor = self._compare(against, other, version, session)
         case = Case(**{**saved["case"], "anchor": anchor, "null": self._null})
-        trial = self._open(version, session, saved["pairing"]["born"], case)
+        trial = self._open(version, session, saved["pairing"]["born"], case, against)
         trial.load_state_dict(saved)
         return trial
 
-    def _open(self, version: Version, session: Session, born: Any, case: Case) -> Trial:
+    def _open(self, version: Version, session: Session, born: Any, case: Case, against: Version) -> Trial:
         service, terms = self._service, self._terms
         proven = service.ledger.last_proven()
         graphs = {
-            "serving": service.session,
+            "serving": service.session_of(against),
             "candidate": session,
             "source": service.session_of(service.source),
             "proven": service.session_of(proven),
@@ -106,7 +109,7 @@ class Docket:
         service.keep_only([proven])
         rehearsal = self._rehearsal
         return Trial(
-            version, graphs, born, case, window=terms.window, bucket_s=terms.bucket_s,
+            version, against.number, graphs, born, case, window=terms.window, bucket_s=terms.bucket_s,
             expect=rehearsal.expect if rehearsal else None, every=rehearsal.window if rehearsal else terms.window,
         )  # fmt: skip
 

@@ -19,12 +19,13 @@ import numpy as np
 from tta_agent.distributions import energy, entropy
 from tta_agent.types import Array, softmax
 
-BLOCK = 32  # records
-ENOUGH, KEPT = 16, 64  # blocks before a spread means something; blocks that a domain remembers
-SPANS = (1, 2, 4)  # blocks looked at together: a large change shows in one, a small one in four
-LONGER = (*SPANS, 8, 16)  # the same for changes of what arrives, which end trials
+BLOCK = 16  # records
+ENOUGH, KEPT = 16, 128  # blocks before a spread means something; blocks that a domain remembers
+SPANS = (1, 2, 4, 8)  # blocks looked at together: a large change shows in one, a small one in eight
+LONGER = (*SPANS, 16, 32)  # the same for changes of what arrives, with which trials are adjourned
+FITTING = 4  # blocks that must fit before records are taken for those of a kind that was away
 LEFT, FITS = (
-    5.0,
+    6.0,
     3.0,
 )  # standard errors beyond which records are of another kind, and within which of the same
 
@@ -43,12 +44,21 @@ class Domain:
         """One more block that belongs to it."""
         self._blocks.append(block)
 
+    def join(self, other: Domain) -> None:
+        """The other's blocks belong to it, too."""
+        self._blocks.extend(other._blocks)
+
+    @property
+    def known(self) -> bool:
+        """Whether it has enough blocks to tell what is of its kind."""
+        return len(self._blocks) >= ENOUGH
+
     def distance(self, blocks: Array) -> float:
         """Standard errors between the means of these blocks [k, 2] and its own, the larger of both numbers; >= 0.
 
         0 while it knows too few blocks of its own.
         """
-        if len(self._blocks) < ENOUGH:
+        if not self.known:
             return 0.0
         mine = np.stack(self._blocks)
         middle = mine.mean(0)
@@ -62,10 +72,10 @@ class Domain:
         return farthest if farthest > LEFT else 0.0
 
     def fits(self, latest: Array) -> bool:
-        """Whether the latest two blocks of [k, 2] are clearly of its kind."""
-        two = latest[-2:]
-        known = len(self._blocks) >= ENOUGH and len(two) == 2
-        return known and not self.left_by(two) and self.distance(two) <= FITS
+        """Whether the latest blocks of [k, 2], four of them, are clearly of its kind."""
+        some = latest[-FITTING:]
+        enough = self.known and len(some) == FITTING
+        return enough and not self.left_by(some) and self.distance(some) <= FITS
 
     def state_dict(self) -> list[list[float]]:
         """Its blocks, plain."""
@@ -90,26 +100,32 @@ class Lookout:
 
     @property
     def latest(self) -> Array:
-        """The latest blocks [k, 2], up to four."""
+        """The latest blocks [k, 2], up to eight."""
         return np.stack(self._latest) if self._latest else np.empty((0, 2))
 
-    def see(self, logits: Array) -> Iterator[bool]:
-        """The source's logits [n, C], in order; for each block that they complete, whether the kind has changed."""
+    @property
+    def steady(self) -> Array:
+        """The blocks [k, 2] since the records last changed their kind."""
+        return np.stack(self._steady) if self._steady else np.empty((0, 2))
+
+    def see(self, logits: Array) -> Iterator[Domain | None]:
+        """The source's logits [n, C], in order; for each block that they complete, the kind that has ended, if so."""
         self._rows += list(_numbers(logits))
         while len(self._rows) >= BLOCK:
             block = np.mean(self._rows[:BLOCK], axis=0)
             del self._rows[:BLOCK]
             self._latest.append(block)
             self._steady.append(block)
-            yield self._changes()
+            yield self._ended()
 
-    def _changes(self) -> bool:
+    def _ended(self) -> Domain | None:
         blocks = list(self._steady)
         for k in LONGER:
-            if k < len(blocks) and Domain(blocks[:-k]).distance(np.stack(blocks[-k:])) > LEFT:
+            before = Domain(blocks[:-k])
+            if before.distance(np.stack(blocks[-k:])) > LEFT:
                 self._steady = deque(blocks[-k:], maxlen=KEPT)
-                return True
-        return False
+                return before
+        return None
 
 
 def _numbers(logits: Array) -> Array:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tta_agent.domains import KEPT, LEFT, SPANS, Domain, Lookout
+from tta_agent.domains import FITTING, KEPT, LEFT, SPANS, Domain, Lookout
 from tta_agent.types import Array, Finding, Label
 from tta_agent.watch import Watch
 
-SOON = 2  # blocks that must fit before a version comes back
-SHORT = 16  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
+SHORT = 32  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
 MOST = 3  # versions that are remembered: each keeps two graphs and the records that may still get a label
 
 
@@ -28,8 +27,8 @@ class Posts:
     def __init__(self) -> None:
         self._posts: dict[int, Post] = {}
         self._stayed = self._fitting = 0  # blocks for which a version has served, or could have
-        self._patience = SOON
-        self.changed = False  # the kind of records, since somebody set this to False
+        self._patience = FITTING
+        self.ended: Domain | None = None  # the kind of records that has, with what was looked at last
         self._lookout = Lookout()
 
     def __iter__(self) -> Iterator[Post]:
@@ -65,16 +64,21 @@ class Posts:
 
     def look(self, serving: int, logits: Array) -> tuple[int, Finding] | None:
         """What the source says to the latest records, [n, C]; which version should serve now, where another one."""
-        for changed in self._lookout.see(logits):
-            self.changed |= changed
+        self.ended = None
+        for ended in self._lookout.see(logits):
+            self.ended = self.ended or ended
             if found := self._leave(serving) if serving else self._return():
                 return found
         return None
 
+    def fits(self, domain: Domain) -> bool:
+        """Whether the latest records are clearly of that kind."""
+        return domain.fits(self._lookout.steady)
+
     def turn(self, *, left: bool = False) -> None:
         """Another version serves now; `left` where the source has taken over."""
         if left:
-            self._patience = SOON if self._stayed >= SHORT else min(2 * self._patience, KEPT)
+            self._patience = FITTING if self._stayed >= SHORT else min(2 * self._patience, KEPT)
         self._lookout.turn()
         self._stayed = self._fitting = 0
 
@@ -96,8 +100,8 @@ class Posts:
         latest = self._lookout.latest
         fitting = next((n for n, post in reversed(self._posts.items()) if post.domain.fits(latest)), None)
         self._fitting = 0 if fitting is None else self._fitting + 1
-        if fitting is None or self._fitting + 1 < self._patience:
+        if fitting is None or self._fitting + FITTING - 1 < self._patience:
             return None
-        value = self._posts[fitting].domain.distance(latest[-SOON:])
+        value = self._posts[fitting].domain.distance(latest[-FITTING:])
         reason = f"records are again of the kind that version {fitting} was proven on"
         return fitting, Finding("domain", value, LEFT, "pass", f"{reason}: {value:.1f} standard errors")

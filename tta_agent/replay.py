@@ -10,7 +10,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tta_agent.decision_groups import HttpSettings
 from tta_agent.errors import ConfigError
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import MOST_WINDOWS
-from tta_agent.replaying.tape import Tape, Void
+from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape
 from tta_agent.sessions import SessionPair, open_session
 from tta_agent.settings import Settings
 from tta_agent.sources.recording import Recording
@@ -31,23 +30,6 @@ from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry
 
 Progress = Callable[[int, int], None]  # records done, records in all
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """How labels come, and how fast the tape runs.
-
-    Attributes:
-        label_rate: share of labelled records whose label arrives, 0 .. 1.
-        label_delay_s: recorded seconds until it does.
-        seed: chooses which.
-        speed: recorded seconds a second; infinite for as fast as the machine allows.
-    """
-
-    label_rate: float = 0.5
-    label_delay_s: float = 5.0
-    seed: int = 0
-    speed: float = math.inf
 
 
 def replay(
@@ -58,6 +40,7 @@ def replay(
     label_delay_s: float,
     seed: int,
     speed: float = math.inf,
+    on_request: bool = False,
     windows: int = MOST_WINDOWS,
     progress: Progress = lambda done, total: None,
     scratch: Path | None = None,
@@ -65,7 +48,7 @@ def replay(
     """Play `folder` under one policy and measure. Modes shadow and approve are played as auto: everybody says yes.
 
     Args:
-        label_rate, label_delay_s, seed, speed: as in `Late`.
+        label_rate, label_delay_s, seed, speed, on_request: as in `Late`.
         windows: in so many stretches at most accuracy is told.
         scratch: folder for the store, which is gone afterwards; the system's where not given.
 
@@ -83,7 +66,7 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="tta-replay-", dir=scratch) as store:
         settings = _indoors(settings, Path(store))
         source = build.load_source(settings)
-        tape = Tape(recording, label_rate, label_delay_s, seed, speed)
+        tape = Tape(recording, Late(label_rate, label_delay_s, seed, speed, on_request))
         chronicle = Chronicle(Path(store))
         agent = _assemble(settings, source, tape)
         try:
@@ -103,7 +86,9 @@ def _indoors(settings: Settings, store: Path) -> Settings:
     mode = "auto" if settings.mode in ("shadow", "approve") else settings.mode
     proofs = settings.store.proofs or settings.store.path
     paths = settings.store.model_copy(update={"path": store, "versions": None, "proofs": proofs})
-    return settings.model_copy(update={"store": paths, "mode": mode, "http": HttpSettings()})
+    labels = settings.labels.model_copy(update={"requests_topic": REQUESTS})
+    inside = {"store": paths, "labels": labels, "mode": mode, "http": HttpSettings()}
+    return settings.model_copy(update=inside)
 
 
 def _assemble(settings: Settings, source: models.Source, tape: Tape) -> Agent:
@@ -115,7 +100,7 @@ def _assemble(settings: Settings, source: models.Source, tape: Tape) -> Agent:
         settings,
         source,
         tape,
-        Void(),
+        Annotators(tape),
         swapper,
         Telemetry.off(),
         clock=lambda: tape.now_s,

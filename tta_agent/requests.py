@@ -17,6 +17,7 @@ from tta_agent.types import Headers, Record
 
 DAY_S = 86_400.0
 REMEMBERED = 50_000  # ids and stretches of time that are not asked about again
+AT_ONCE = 0.25  # share of the day's that may be asked for at once: a shift wants its labels now
 RESERVE = 0.5  # share of the tokens that only disagreements may spend
 Reason: TypeAlias = Literal["disagreement", "uniform"]
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class LabelRequest:
         id: of the inference; the label comes back under it.
         reason: disagreement of the two graphs, or drawn at random.
         ts: when it was asked for, seconds since the epoch, as the stream counts them.
-        serving, candidate: classes that the two graphs name; `candidate` is None where none was under test.
+        serving, candidate: classes that the two graphs name. `candidate` is None where there was no other graph, and
+            of the version before where that disagrees with one that has just come into service.
         version: who answered the request, or None.
     """
 
@@ -49,8 +51,8 @@ class Requests:
     """Asks for labels: where both graphs disagree first, since only there a label says which is better; and for a
     uniform sample, from which the accuracy itself can be estimated.
 
-    The budget is a token bucket of one hour's share (one request at least) that fills evenly, under a cap for any
-    24 hours: the first minute of a shift cannot spend the day. While tokens are scarce, disagreements come first.
+    The budget is a token bucket of a quarter of the day's (one request at least) that fills evenly, under a cap for
+    any 24 hours: the first minute of a shift cannot spend the day. While tokens are scarce, disagreements come first.
     After a crash a request may be made a second time.
 
     Args:
@@ -64,25 +66,24 @@ class Requests:
         self, write: Writer, *, per_day: int = 200, uniform: float = 0.01, bucket_s: float = 60.0
     ) -> None:
         self._write, self._per_day, self._uniform, self._bucket_s = write, per_day, uniform, bucket_s
-        self._most = max(per_day / 24, 1.0)
+        self._most = max(AT_ONCE * per_day, 1.0)
         self._tokens, self._filled_s = self._most, 0.0
         self._made: deque[float] = deque()  # times within the last 24 hours
         self._asked: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def consider(
-        self, records: Sequence[Record], serving: Sequence[int], candidate: Sequence[int] | None, now_s: float
+        self, records: Sequence[Record], serving: Sequence[int], others: Sequence[int | None], now_s: float
     ) -> list[LabelRequest]:
         """Ask about some of these; what was asked for.
 
         Args:
             records: held-out records.
-            serving, candidate: classes that the graphs name for each; None where no candidate is under test.
+            serving, others: classes that the graphs name for each; None where there is no other graph.
             now_s: seconds since the epoch, as the stream counts them.
         """
         if not self._per_day or not records:
             return []
         self._fill(now_s)
-        others: Sequence[int | None] = candidate if candidate is not None else [None] * len(records)
         wishes = [w for w in map(self._wish, records, serving, others, [now_s] * len(records)) if w]
         wishes.sort(
             key=lambda wish: wish[0].reason

@@ -16,17 +16,19 @@ import numpy as np
 from tta_agent.approval import Answer, Approval
 from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
-from tta_agent.domains import BLOCK, Domain
+from tta_agent.domains import Domain
 from tta_agent.errors import LedgerError
 from tta_agent.inbox import Command, Inbox
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
 from tta_agent.posts import Posts
 from tta_agent.service import Service
+from tta_agent.sessions import Session
 from tta_agent.types import Finding, Label, Version
 from tta_agent.watch import Watch
 
 log = logging.getLogger(__name__)
+LATEST = 32  # records of those that teach, in each poll, that the source is asked about
 
 
 class Sentry:
@@ -66,9 +68,18 @@ class Sentry:
         """Over what serves; none over the source, nor over what others have put into service."""
         return self._posts.watch(self._service.version.number)
 
-    def changed(self) -> bool:
-        """Whether records of another kind have begun to arrive with what was heard last."""
-        return self._posts.changed
+    def ended(self) -> Domain | None:
+        """The kind of records that has ended, where others have begun to arrive with what was heard last."""
+        return self._posts.ended
+
+    def fits(self, domain: Domain) -> bool:
+        """Whether records of that kind arrive now."""
+        return self._posts.fits(domain)
+
+    def rival(self) -> Session | None:
+        """Of what would be gone back to, while what serves bakes."""
+        watch = self.watch
+        return watch.pairing.graphs["serving"] if watch and watch.baking else None
 
     def begin(self, baseline: Version, expires_s: float | None) -> None:
         """A swap has happened; `baseline` is what would be gone back to."""
@@ -76,7 +87,6 @@ class Sentry:
 
     def hear(self, asked: Asked, taught: Asked, labels: Sequence[Label]) -> bool:
         """8: held-out records, those that teach, then labels. Whether what served was taken back: all starts over."""
-        self._posts.changed = False
         watch, found = self.watch, None
         if watch is not None:
             found = watch.observe(asked, self._clock())
@@ -103,9 +113,9 @@ class Sentry:
     def _follow(self, asked: Asked, taught: Asked) -> None:
         """Ask the source about the records (the latest few of those that teach): serve what is proven on such."""
         source = self._service.session_of(self._service.source)
-        latest = Asked(list(taught.records.values())[-BLOCK:])
+        latest = Asked(list(taught.records.values())[-LATEST:])
         logits = [some.by(source, list(some.records)) for some in (asked, latest) if some.records]
-        found = self._posts.look(self._service.version.number, np.concatenate(logits)) if logits else None
+        found = self._posts.look(self._service.version.number, np.concatenate(logits or [np.empty((0, 1))]))
         if found is None or self._approval.mode == "never" or self._clock() < self._turn_again_s:
             return
         number, finding = found

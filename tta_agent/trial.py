@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tta_agent.domains import Domain
 from tta_agent.evidence import Anchor, Evidence, Expected
 from tta_agent.pairing import Asked, Pairing
 from tta_agent.sessions import Session, run
 from tta_agent.types import Array, Label, Positions, Record, Version
+from tta_agent.verdict import Ruling
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
 LEADING = 4  # times the patience for a candidate that wins more than chance lets it
@@ -51,6 +53,7 @@ class Trial:
 
     Args:
         version: the candidate; it does not change while it is tested.
+        against: number of the version that it is tried against.
         graphs: sessions of `serving` and `candidate`, and of `source` and `proven` for the gates that look at them.
         born: offsets after the last record that the candidate has learnt from; older records do not count.
         case: what is fixed.
@@ -62,6 +65,7 @@ class Trial:
     def __init__(
         self,
         version: Version,
+        against: int,
         graphs: Mapping[str, Session],
         born: Positions,
         case: Case,
@@ -71,13 +75,18 @@ class Trial:
         expect: Expect | None = None,
         every: int = 500,
     ) -> None:
-        self.version, self.case = version, case
+        self.version, self.against, self.case = version, against, case
+        self.domain = Domain()  # of its records, as far as turns of them have ended
         self.pairing = Pairing(graphs, born, window, bucket_s)
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
         self._expect, self._every = expect, every
         self._expected: Expected | None = None
         self._looks = 0
         self.passed = 0  # positive judgements in a row
+        self.judged_at = (0, 0)  # records and labels at the latest judgement
+        self.ruling: Ruling | None = None  # which was this
+        self.waits: str | None = None  # what a proven candidate waits for
+        self.carrier: str | None = None  # trace context of the proposal
 
     @property
     def candidate(self) -> Session:
@@ -108,6 +117,11 @@ class Trial:
         wins, losses = self.pairing.wins, self.pairing.losses
         leads = wins - losses > math.sqrt(wins + losses)
         return self.pairing.records >= patience * (LEADING if leads else 1)
+
+    def reopened(self) -> None:
+        """It has waited: it is to be judged anew, and the records before are no longer the latest."""
+        self.judged_at, self.ruling, self.waits = (0, 0), None, None
+        self._recent.clear()
 
     def outdated_by(self, newer: Session) -> bool:
         """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
@@ -151,6 +165,8 @@ class Trial:
         looks = (self._looks, self.passed)
         return {
             "number": self.version.number,
+            "against": self.against,
+            "domain": self.domain.state_dict(),
             "case": kept,
             "pairing": self.pairing.state_dict(),
             "looks": looks,
@@ -160,3 +176,4 @@ class Trial:
         """Continue from `state_dict()` of the same candidate."""
         self.pairing.load_state_dict(state["pairing"])
         self._looks, self.passed = state["looks"]
+        self.domain = Domain(np.asarray(block) for block in state["domain"])

@@ -165,14 +165,14 @@ def test_scaled_logits_never_pass_calibration_with_an_anchor_or_without(factor):
         for anchor in (None, anchored(lambda z: z * factor)):
             finding = Calibration().judge(seen(serving, one * factor, anchor=anchor))
             assert finding.verdict == "fail"
-    assert slope(serving, serving * factor + 3.0) == pytest.approx(factor)
+    assert slope(serving, serving * factor + 3.0) == pytest.approx((factor, 0.0), abs=1e-6)
 
 
 def test_serving_that_calls_everything_one_class_is_no_standard_for_a_scale():
     _, candidate = world(right=0.9)
     serving = np.full_like(candidate, -20)
     serving[:, 3] = 20
-    assert slope(serving, candidate) < 0.3  # both agree on the tenth of the images that are of this class
+    assert slope(serving, candidate)[0] < 0.3  # both agree on the tenth of the images that are of this class
     assert Calibration().judge(seen(serving, candidate)).verdict == "pass"
     assert Calibration(agreement=0).judge(seen(serving, candidate)).verdict == "fail"
     lost = anchored(lambda z: z * np.random.default_rng(0).choice([0.02, 1], len(z))[:, None])
@@ -185,6 +185,23 @@ def test_doubled_logits_are_seen_where_three_answers_in_four_change():
     candidate[:270] = serving[:270]
     assert Calibration().judge(seen(serving, candidate)).verdict == "pass"
     assert Calibration().judge(seen(serving, 2 * candidate)).verdict == "fail"
+
+
+def test_the_error_of_a_scale_is_what_it_varies_by_from_window_to_window():
+    scales = [slope(*_uneven(seed, 100)) for seed in range(300)]
+    assert np.mean([error for _, error in scales]) == pytest.approx(np.std([s for s, _ in scales]), rel=0.15)
+
+
+def _uneven(seed, n):
+    """A candidate 1.6 times as sure on average, though not of each record."""
+    _, serving = world(n=n, seed=seed, right=0.5)
+    return serving, serving * np.random.default_rng(seed).exponential(1.6, n)[:, None]
+
+
+def test_a_scale_that_few_records_tell_is_borne_and_of_many_it_is_not():
+    assert Calibration(window=20).judge(seen(*_uneven(1, 20))).verdict == "pass"
+    assert slope(*_uneven(1, 20))[0] > 1.5
+    assert Calibration().judge(seen(*_uneven(1, 5000))).verdict == "fail"
 
 
 def test_calibration_refuses_confidence_that_means_less_on_the_anchor():

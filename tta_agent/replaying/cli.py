@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,7 @@ from tta_agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from tta_agent.named_settings import Named
-    from tta_agent.replay import Late
+    from tta_agent.replaying.tape import Late
 
 HELP = (
     "Play whole policies over a recording: selection, adapter, gate, swap and roll-back, labels late.\n\n"
@@ -42,7 +42,15 @@ def replay(
             "environment and preset."
         ),
     ] = None,
-    label_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of records that get a label.")] = 0.5,
+    labels: Annotated[
+        Literal["random", "requested"],
+        typer.Option(
+            help="Which come: of records at random, or those that the agent asks for (TTA_LABELS__REQUESTS_*)."
+        ),
+    ] = "random",
+    label_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of records, or of requests, that get a label.")
+    ] = 0.5,
     label_delay_s: Annotated[float, typer.Option(min=0, help="Recorded seconds until a label comes.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Chooses which records get a label.")] = 0,
     speed: Annotated[
@@ -67,12 +75,12 @@ def replay(
     threads.budget(environment.load().model.threads)
     _quiet()
     from tta_agent.named_settings import policies
-    from tta_agent.replay import Late
     from tta_agent.replaying import rules
+    from tta_agent.replaying.tape import Late
 
     named = policies(policy) if policy else _by_environment()
     checks = [rules.parse(text, [one.name for one in named]) for text in fail_if or []]
-    late = Late(label_rate, label_delay_s, seed, _speed(speed))
+    late = Late(label_rate, label_delay_s, seed, _speed(speed), on_request=labels == "requested")
     result, complete = _play(recording, named, late, workers)
     _write(result, out, html)
     if not complete:
@@ -114,7 +122,12 @@ def _play(folder: Path, named: list[Named], late: Late, workers: int) -> tuple[d
         raise KeyboardInterrupt
     about = {
         "recording": folder.resolve().name,
-        "labels": {"rate": late.label_rate, "delay_s": late.label_delay_s, "seed": late.seed},
+        "labels": {
+            "which": "requested" if late.on_request else "random",
+            "rate": late.label_rate,
+            "delay_s": late.label_delay_s,
+            "seed": late.seed,
+        },
     }
     return outcome.compare(played, about, complete=complete), complete
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from tta_agent import threads
 from tta_agent.errors import ConfigError, TtaError
-from tta_agent.replay import Late, replay
+from tta_agent.replay import replay
+from tta_agent.replaying.tape import Late
 from tta_agent.settings import Settings
 
 POLL_S = 0.2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -17,28 +20,38 @@ from tta_agent.sources.recording import Recording, Row
 from tta_agent.teacher import Round
 from tta_agent.types import Array, Headers, Partition, Positions, RawRecord
 
-POLL = 32  # records a poll
+POLL = 16  # records a poll: what serves changes between two of them
+REQUESTS = "label-requests"  # topic
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """How labels come, and how fast the tape runs.
+
+    Attributes:
+        label_rate: share of labelled records whose label arrives, 0 .. 1; of those asked for, `on_request`.
+        label_delay_s: recorded seconds until it does, from the record or from the request.
+        seed: chooses which.
+        speed: recorded seconds a second; infinite for as fast as the machine allows.
+        on_request: whether only labels come that the agent asks for.
+    """
+
+    label_rate: float = 0.5
+    label_delay_s: float = 5.0
+    seed: int = 0
+    speed: float = math.inf
+    on_request: bool = False
 
 
 class Tape:
-    """Plays from the beginning to the end, once.
-
-    Args:
-        label_rate: share of the labelled records whose label arrives.
-        label_delay_s: recorded seconds until it does.
-        seed: chooses which.
-        speed: recorded seconds a second; infinite for as fast as the machine allows.
-    """
+    """Plays from the beginning to the end, once."""
 
     pair: SessionPair
     source: Session
 
-    def __init__(
-        self, recording: Recording, label_rate: float, label_delay_s: float, seed: int, speed: float = np.inf
-    ) -> None:
-        self._recording, self._rows = recording, iter(recording)
-        self._label_rate, self._label_delay_s, self._speed = label_rate, label_delay_s, speed
-        self._random = np.random.default_rng(seed)
+    def __init__(self, recording: Recording, late: Late) -> None:
+        self._recording, self._rows, self._how = recording, iter(recording), late
+        self._random = np.random.default_rng(late.seed)
         self._late: deque[tuple[float, str, int]] = deque()
         self._truth: dict[str, tuple[int, int]] = {}  # id -> row, label
         self._began: tuple[float, float] | None = None
@@ -66,8 +79,8 @@ class Tape:
     def _wait(self, now_s: float) -> None:
         self.now_s = max(now_s, self.now_s) if self.records else now_s  # partitions may be out of step
         began_s, began_now_s = self._began = self._began or (time.monotonic(), self.now_s)
-        if np.isfinite(self._speed):
-            pause_s = began_s + (self.now_s - began_now_s) / self._speed - time.monotonic()
+        if np.isfinite(self._how.speed):
+            pause_s = began_s + (self.now_s - began_now_s) / self._how.speed - time.monotonic()
             time.sleep(max(pause_s, 0.0))
             self.waiting_s += max(pause_s, 0.0)
 
@@ -92,9 +105,18 @@ class Tape:
             yield self._raw("inference", self.records, row.time_s, key, value, headers)
             if row.label is not None:
                 self._truth[row.id] = (self.records, row.label)
-                if self._random.random() < self._label_rate:
-                    self._late.append((row.time_s + self._label_delay_s, row.id, row.label))
+                if not self._how.on_request:
+                    self._promise(row.id, row.label, row.time_s)
             self.records += 1
+
+    def _promise(self, name: str, label: int, since_s: float) -> None:
+        if self._random.random() < self._how.label_rate:
+            self._late.append((since_s + self._how.label_delay_s, name, label))
+
+    def ask(self, name: str) -> None:
+        """Somebody wants the label of a record that has been played."""
+        if self._how.on_request and name in self._truth:
+            self._promise(name, self._truth[name][1], self.now_s)
 
     def _due_labels(self) -> Iterator[RawRecord]:
         while self._late and self._late[0][0] <= self.now_s:
@@ -141,11 +163,16 @@ class Tape:
         """Nothing is open."""
 
 
-class Void:
-    """A producer for a world without a stream to write to."""
+class Annotators:
+    """A producer to those who are asked for labels; nobody else listens."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Forget it."""
+        """Take a request; forget the rest."""
+        if topic == REQUESTS:
+            self._tape.ask(json.loads(value or b"")["id"])
 
     def flush(self) -> None:
         """Nothing waits."""

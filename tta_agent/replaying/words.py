@@ -52,7 +52,8 @@ def subtitle(result: Result) -> str:
     """What was played, in a sentence."""
     labels = result["labels"]
     told = f"{result['records']:,} records of {result['recording']}, {result['labelled']:,} labelled"
-    late = f"a label for {labels['rate']:.0%} of them, {labels['delay_s']:g} s late; seed {labels['seed']}"
+    whose = "of those that it asks for" if labels["which"] == "requested" else "of them"
+    late = f"a label for {labels['rate']:.0%} {whose}, {labels['delay_s']:g} s late; seed {labels['seed']}"
     part = "" if result["complete"] else "; interrupted: some policies are missing"
     return f"{told}; {late}{part}"
 
