@@ -23,8 +23,8 @@ from tta_agent.domains import BLOCK, Lookout
 
 KINDS = ((None, 0), ("gaussian_noise", 4), ("impulse_noise", 4), ("contrast", 5), ("defocus_blur", 3))
 FAR = ("gaussian_noise", "impulse_noise", "contrast")  # from clean images, for every net
-STEADY = 1500  # blocks
-BEFORE = 20  # blocks until the change
+STEADY = 3000  # blocks
+BEFORE, AFTER = 40, 94  # blocks until the change, and from it
 
 
 def answers(model):
@@ -57,7 +57,7 @@ def ordered(labels, order, random, count):
 def delay(one, other, rows, more):
     """Records of the other kind until the change is seen; None where it is not."""
     seen = list(Lookout().see(np.concatenate([one[rows], other[more]])))
-    late = [i - BEFORE + 1 for i, changed in enumerate(seen) if changed and i >= BEFORE]
+    late = [i - BEFORE + 1 for i, ended in enumerate(seen) if ended and i >= BEFORE]
     return late[0] * BLOCK if late else None
 
 
@@ -70,10 +70,10 @@ def main():
         for logits, labels in known.values():
             for kind, z in logits.items():
                 rows = ordered(labels, order, random, STEADY * BLOCK)
-                false.append(1000 * sum(Lookout().see(z[rows])) / STEADY)
+                false.append(1000 * sum(ended is not None for ended in Lookout().see(z[rows])) / STEADY)
                 for one, other in (("clean", kind), (kind, "clean")) if kind in FAR else ():
                     parts = (
-                        [ordered(labels, order, random, n * BLOCK) for n in (BEFORE, 47)] for _ in range(6)
+                        [ordered(labels, order, random, n * BLOCK) for n in (BEFORE, AFTER)] for _ in range(6)
                     )
                     delays += [delay(logits[one], logits[other], *part) for part in parts]
         late = [d for d in delays if d is not None]
@@ -81,7 +81,7 @@ def main():
             f"{order}: of 1,000 steady blocks {np.mean(false):.2f} called changed, {max(false):.1f} at most; a "
             f"change seen after {np.median(late):.0f} records, {np.quantile(late, 0.9):.0f} in nine of ten, "
             f"{max(late)} at most, "
-            f"{len(delays) - len(late)} of {len(delays)} not in {47 * BLOCK:,}"
+            f"{len(delays) - len(late)} of {len(delays)} not in {AFTER * BLOCK:,}"
         )
 
 

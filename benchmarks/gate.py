@@ -153,6 +153,7 @@ def run_streams(asked, pool):
         "worst_window_below_source": 100 * max(0.0, *(row["below"] for row in rows)),
         "worst_2000_below_source": 100 * max(0.0, *(row["below_in_2000"] for row in rows)),
         "labels_per_promotion": float(np.mean(used)) if used else None,
+        "labels_arrived": float(np.mean([row["labels_arrived"] for row in rows])),
         "late_records": float(np.median(late)) if late else None,
         "streams": rows,
     }
@@ -164,7 +165,7 @@ def _told(row):
         f"{row['model']} {row['structure']} {row['seed']} {row['method']}: source {row['source']:.1%}, served "
         f"{row['served']:.1%}, always adapting {row['ungated']:.1%}, {row['swaps']} swaps, "
         f"{row['rollbacks']} taken back, {row['followed']} moves with the domain; below {row['below']:.1%} of 500, "
-        f"{row['below_in_2000']:.1%} of 2,000{late}"
+        f"{row['below_in_2000']:.1%} of 2,000; {row['labels_arrived']:,} labels came{late}"
     )
 
 

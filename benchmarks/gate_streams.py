@@ -19,7 +19,10 @@ from tta_agent.sources.recording import Preprocessing, Recording, import_npz
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 UNGATED = {"gate": {"gates": ["tta_agent.testing:Anything"], "min_interval_s": 0, "swaps_per_day": 100000}}
 STEP = 100  # records between the beginnings of two windows
-REQUESTED, DAILY = "requested", 800  # labels: only those that the agent asks for; a quarter of a day's at once
+REQUESTED, DAILY = (
+    "requested",
+    800,
+)  # labels: only those that the agent asks for; a quarter of a day's at once
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def cell(job):
             "model": model.name, "structure": structure, "seed": seed, "method": method, "source": source,
             "served": one["served_accuracy"], "ungated": ungated[method], "best": best,
             "regret": best - one["served_accuracy"], "swaps": len(one["swaps"]), "rollbacks": len(one["rollbacks"]),
-            "labels_used": one["labels_used"], "labels_per_swap": one["labels_per_swap"],
+            "labels_arrived": one["labels_arrived"], "labels_used": one["labels_used"],
+            "labels_per_swap": one["labels_per_swap"],
             "followed": sum(event["event"] in ("fallback", "reinstated") for event in one["events"]),
             "records": one["records"], "below": _worst_after_first_swap(one, 500),
             "below_in_2000": _worst_after_first_swap(one, 2000),
