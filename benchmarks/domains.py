@@ -50,7 +50,7 @@ def ordered(labels, order, random, count):
     rows: list[int] = []
     while len(rows) < count:
         mixed = random.permutation(len(labels))
-        rows += list(mixed if order == "i.i.d." else streams._in_runs(mixed, labels, random))
+        rows += list(mixed if order == "i.i.d." else streams.in_runs(mixed, labels, random))
     return np.array(rows[:count])
 
 

@@ -87,7 +87,7 @@ def recording(model, structure, seed, folder, stretch=1):
     for name, severity, count in ((name, level, n * stretch) for name, level, n in STRUCTURES[structure]):
         rows = np.take(order, range(taken, taken + count), mode="wrap")
         if structure == "correlated":
-            rows = _in_runs(rows, some.labels, random)
+            rows = in_runs(rows, some.labels, random)
         taken += count
         x = torch.from_numpy(some.inputs[rows]).float() / 255
         if name:
@@ -103,7 +103,7 @@ def recording(model, structure, seed, folder, stretch=1):
     return folder / "recording"
 
 
-def _in_runs(rows, labels, random):
+def in_runs(rows, labels, random):
     """Classes in runs of about 25."""
     piles = {c: list(rows[labels[rows] == c]) for c in np.unique(labels[rows])}
     found = []

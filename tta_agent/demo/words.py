@@ -97,6 +97,8 @@ def _version(event: Event) -> Any:
 SAYINGS: Mapping[str, Callable[[Event], str]] = {
     "candidate": lambda e: f"version {_version(e)} proposed after {e.get('rounds', '?')} rounds",
     "verdict": lambda e: f"version {_version(e)} {_outcome(e)}",
+    "adjourned": lambda e: f"version {_version(e)} waits for records of its kind",
+    "reopened": lambda e: f"version {_version(e)} is under test again: records of its kind are back",
     "swap": _swap,
     "swap_failed": lambda e: f"swap failed, the version before serves on: {e.get('error', '')}",
     "rollback": _rollback,

@@ -29,6 +29,8 @@ ASSET = Path(__file__).parent / "assets" / "replay.html"
 MOST_BYTES = 1_900_000
 DETAILS = (200, 50, 10, 0)  # decisions of a policy with their findings, fewer until the page is small enough
 TOLD = (
+    "adjourned",
+    "reopened",
     "swap",
     "rollback",
     "fallback",
