@@ -541,18 +541,44 @@ def test_a_trial_waits_while_records_of_another_kind_arrive_and_goes_on_with_its
     assert world.names() == ["candidate", "adjourned", "reopened", "verdict", "swap"]
 
 
-def test_of_the_trials_that_wait_the_oldest_gives_way(world):
-    world.records(640)
-    for i in range(5):
+def test_of_four_trials_that_wait_the_oldest_gives_way(world):
+    for i in range(4):
+        world.records(640, size=4.0**i)
         world.propose(i)
-        world.records(320, size=1.0 + 3.0 * (i % 2))
-        world.records(320, size=16.0 if i % 2 else 4.0)
-    waiting = [t.version.number for t in world.court._agenda._adjourned]
-    assert len(waiting) <= 3 and waiting == sorted(waiting)
-    assert set(world.ledger.undecided()) == {
-        *waiting,
-        *([world.court.trial.version.number] if world.court.trial else []),
-    }
+        world.records(64, size=4.0**i)
+    world.records(64, size=4.0**4)
+    assert world.names() == ["candidate", "adjourned"] * 4 + ["verdict"]
+    assert world.ledger.verdict(1)["outcome"] == "superseded" and world.ledger.undecided() == [2, 3, 4]
+
+
+def test_the_domain_of_a_trial_grows_with_each_turn(world):
+    world.records(480)
+    world.propose()
+    world.records(64)
+    known = []
+    for _ in range(2):
+        world.records(64, size=4.0)
+        [trial] = world.court._agenda._adjourned
+        known.append(len(trial.domain.state_dict()))
+        for _ in range(20):
+            world.records(16)
+    assert known[0] == 34 and known[1] > 34 + 8
+
+
+def test_of_several_trials_whose_records_are_back_the_one_with_most_labels_goes_on(world):
+    world.records(640)
+    for seed in (1, 2):
+        world.propose(seed)
+        names, x = world.records(64)
+        world.label(names[: 40 // seed], world.answers(0, x)[: 40 // seed])
+        world.records(64, size=4.0)
+        if seed == 1:
+            world.court._agenda._adjourned[0].against = 7  # it stays away once
+            world.records(320)
+            world.court._agenda._adjourned[0].against = 0
+    for _ in range(12):
+        world.records(16)
+    assert world.court.trial.version.number == 1
 
 
 def test_a_trial_goes_on_against_the_version_that_it_was_tried_against(world):
@@ -566,6 +592,25 @@ def test_a_trial_goes_on_against_the_version_that_it_was_tried_against(world):
         world.records(16)
         assert (world.court.trial is not None) == (world.pair.current()[0] == 1)
     assert (world.court.trial.version.number, world.pair.current()[0]) == (2, 1)
+
+
+def test_a_trial_does_not_go_on_before_its_opponent_serves_again(world):
+    swapped_at_home(world)
+    for _ in range(3):  # worlds in quick turns: version 1 takes its time to come back
+        world.records(480, size=4.0)
+        world.records(320)
+    while world.pair.current()[0] != 1:
+        world.records(16)
+    world.propose(2)
+    world.records(64)
+    assert world.court.trial.against == 1
+    world.records(320, size=4.0)
+    waited = 0
+    while world.pair.current()[0] != 1:
+        assert world.court.trial is None
+        world.records(16)
+        waited += 16
+    assert waited > 96 and world.court.trial.version.number == 2
 
 
 def test_a_trial_goes_on_where_another_version_was_proven_elsewhere_meanwhile(world):

@@ -99,6 +99,14 @@ def test_the_domain_is_what_came_since_the_last_change():
     assert lookout.domain().left_by(blocks(2, seed=2))
 
 
+def test_a_short_excursion_leaves_what_was_known_before():
+    lookout = Lookout()
+    streams = answers(40 * BLOCK), answers(6 * BLOCK, sure=4.0, seed=1), answers(40 * BLOCK, seed=2)
+    assert [sum(ended is not None for ended in lookout.see(logits)) for logits in streams] == [0, 1, 0]
+    assert lookout.domain().left_by(blocks(1, seed=3, sure=4.0))
+    assert [ended is not None for ended in lookout.see(answers(2 * BLOCK, sure=4.0, seed=4))].count(True) == 1
+
+
 def test_a_domain_follows_slow_drift():
     domain = Domain(blocks(KEPT))
     for i in range(800):

@@ -46,7 +46,10 @@ class Domain:
 
     def join(self, other: Domain) -> None:
         """The other's blocks belong to it, too."""
-        self._blocks.extend(other._blocks)
+        self._blocks.extend(other)
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self._blocks)
 
     @property
     def known(self) -> bool:
@@ -89,6 +92,7 @@ class Lookout:
         self._rows: list[Array] = []
         self._latest: deque[Array] = deque(maxlen=max(SPANS))
         self._steady: deque[Array] = deque(maxlen=KEPT)
+        self._before = Domain()  # the kind that has ended last
 
     def domain(self) -> Domain:
         """Of what arrives now."""
@@ -120,10 +124,14 @@ class Lookout:
 
     def _ended(self) -> Domain | None:
         blocks = list(self._steady)
+        if len(blocks) < ENOUGH:
+            if self._before.fits(self.steady):  # a short excursion: what was known before still holds
+                self._steady = deque([*self._before, *blocks[-FITTING:]], maxlen=KEPT)
+            return None
         for k in LONGER:
             before = Domain(blocks[:-k])
             if before.distance(np.stack(blocks[-k:])) > LEFT:
-                self._steady = deque(blocks[-k:], maxlen=KEPT)
+                self._steady, self._before = deque(blocks[-k:], maxlen=KEPT), before
                 return before
         return None
 
