@@ -630,6 +630,23 @@ def test_a_trial_goes_on_where_another_version_was_proven_elsewhere_meanwhile(wo
     assert (world.pair.current()[0], world.court.trial.version.number) == (0, 1)
 
 
+def test_what_is_approved_while_its_records_are_away_serves_when_they_are_back(tmp_path, master):
+    world = World(tmp_path, master, mode="ask")
+    world.records(640)
+    world.propose()
+    world.proof.verdict = "pass"
+    world.records(20)
+    assert world.journal.now()["awaiting"] == 1
+    world.records(64, size=4.0)
+    assert world.journal.now()["awaiting"] is None
+    world.inbox.put(Command("approve", 1, "mia", ""))
+    world.records(320, size=4.0)
+    assert world.pair.current()[0] == 0
+    for _ in range(12):
+        world.records(16)
+    assert world.pair.current()[0] == 1 and world.ledger.verdict(1)["by"] == "mia"
+
+
 def test_when_adaptation_starts_over_nobody_waits(world):
     world.records(640)
     world.propose()

@@ -96,7 +96,6 @@ class Agenda:
             return
         self._adjourned.remove(trial)
         self.trial, self.unsettled = trial, False
-        trial.reopened()
         self._service.say("reopened", version=trial.version.number, labels=trial.pairing.labels)
 
     def label(self, label: Label) -> bool:

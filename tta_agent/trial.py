@@ -118,11 +118,6 @@ class Trial:
         leads = wins - losses > math.sqrt(wins + losses)
         return self.pairing.records >= patience * (LEADING if leads else 1)
 
-    def reopened(self) -> None:
-        """It has waited: it is to be judged anew, and the records before are no longer the latest."""
-        self.judged_at, self.ruling, self.waits = (0, 0), None, None
-        self._recent.clear()
-
     def outdated_by(self, newer: Session) -> bool:
         """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
 
