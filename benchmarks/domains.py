@@ -19,7 +19,7 @@ import torch
 from tta_agent import build, environment
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
-from tta_agent.domains import BLOCK, Lookout
+from tta_agent.domains import BLOCK, Lookout, signature
 
 KINDS = ((None, 0), ("gaussian_noise", 4), ("impulse_noise", 4), ("contrast", 5), ("defocus_blur", 3))
 FAR = ("gaussian_noise", "impulse_noise", "contrast")  # from clean images, for every net
@@ -28,7 +28,7 @@ BEFORE, AFTER = 40, 94  # blocks until the change, and from it
 
 
 def answers(model):
-    """By kind of images: the source's logits [4000, C]; and the labels [4000]."""
+    """By kind of images: signatures [4000, d]; and the labels [4000]."""
     some = images.read_npz(model.data)
     source = build.load_source(environment.load(model=model.flags, mode="shadow"))
     rows = np.random.default_rng(0).permutation(len(some.labels))[:4000]
@@ -38,11 +38,11 @@ def answers(model):
         x = torch.from_numpy(some.inputs[rows]).float() / 255
         if name:
             x = corruptions.corrupt(x, name, severity, seed=0, constants=model.constants)
+        x = (x - mean) / std
         with torch.no_grad():
-            found[name or "clean"] = torch.cat(
-                [source.module(part) for part in ((x - mean) / std).split(200)]
-            )
-    return {name: logits.numpy() for name, logits in found.items()}, some.labels[rows]
+            logits = torch.cat([source.module(part) for part in x.split(200)])
+        found[name or "clean"] = signature(logits.numpy(), x.numpy())
+    return found, some.labels[rows]
 
 
 def ordered(labels, order, random, count):
@@ -67,15 +67,15 @@ def main():
     for order in ("i.i.d.", "classes in runs of 25"):
         random = np.random.default_rng(1)
         false, delays = [], []
-        for logits, labels in known.values():
-            for kind, z in logits.items():
+        for rows_of, labels in known.values():
+            for kind, z in rows_of.items():
                 rows = ordered(labels, order, random, STEADY * BLOCK)
                 false.append(1000 * sum(ended is not None for ended in Lookout().see(z[rows])) / STEADY)
                 for one, other in (("clean", kind), (kind, "clean")) if kind in FAR else ():
                     parts = (
                         [ordered(labels, order, random, n * BLOCK) for n in (BEFORE, AFTER)] for _ in range(6)
                     )
-                    delays += [delay(logits[one], logits[other], *part) for part in parts]
+                    delays += [delay(rows_of[one], rows_of[other], *part) for part in parts]
         late = [d for d in delays if d is not None]
         print(
             f"{order}: of 1,000 steady blocks {np.mean(false):.2f} called changed, {max(false):.1f} at most; a "

@@ -14,6 +14,7 @@ rehearsed     promotions without any label, leave-one-family-out (benchmarks/reh
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -35,6 +36,7 @@ from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 
 PARTS = ("simulations", "collapse", "streams", "keeps", "rehearsed")
+QUICK_STRETCH = 3  # domains of 3,000 to 12,000 records, turns of 1,500
 SEEDS = 20  # of each case in which adapting harms
 
 
@@ -135,15 +137,18 @@ def run_streams(asked, pool):
     known = streams.models()
     chosen = [name for name in known if name in (["fashion"] if asked.quick else asked.nets.split(","))]
     structures = ("clean", "shift", "alternating") if asked.quick else asked.streams.split(",")
+    methods = asked.methods.split(",")
+    labels, stretch = (streams.REQUESTED, QUICK_STRETCH) if asked.quick else (asked.labels, asked.stretch)
     jobs = [
-        (known[name], structure, seed, asked.labels, asked.stretch, asked.methods.split(","))
+        (known[name], structure, seed, labels, stretch, method)
         for name in chosen
         for structure in structures
         for seed in range(1 if asked.quick else asked.seeds)
+        for method in methods
     ]
-    rows = []
-    for found in pool.map(streams.cell, jobs):  # told as they come
-        rows += found
+    rows, played = [], pool.map(streams.cell, jobs)
+    while found := list(itertools.islice(played, len(methods))):  # told as they come
+        rows += streams.compared(found)
         for row in found:
             print(_told(row), flush=True)
     used = [row["labels_per_swap"] for row in rows if row["labels_per_swap"] is not None]

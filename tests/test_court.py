@@ -516,6 +516,24 @@ def test_the_source_serves_where_nothing_is_proven_and_the_version_comes_back_wi
     assert "of another kind" in moves[0]["reason"] and "again of the kind" in moves[1]["reason"]
 
 
+def test_a_version_comes_back_though_its_file_has_made_room_for_others(world):
+    assert swapped_at_home(world) == 1
+    file = world.sentry.watch.version.path
+    world.records(640, size=4.0)
+    world.propose(2)
+    world.proof.verdict = "pass"
+    world.records(20, size=4.0)
+    assert world.pair.current()[0] == 2
+    world.records(640, size=16.0)
+    world.veto.verdict = "fail"
+    for seed in range(3, 9):
+        world.propose(seed)
+        world.records(64, size=16.0)
+    assert not file.exists() and world.pair.current()[0] == 0
+    world.records(160)
+    assert world.pair.current()[0] == 1 and "swap_failed" not in world.names()
+
+
 def test_a_trial_waits_while_records_of_another_kind_arrive_and_goes_on_with_its_own(world):
     world.records(640)
     world.propose()

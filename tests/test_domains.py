@@ -1,9 +1,9 @@
-"""Where a proof holds: blocks of what the source says."""
+"""Where a proof holds: blocks of what records look like and what the source says."""
 
 import numpy as np
 import pytest
 
-from tta_agent.domains import BLOCK, ENOUGH, FITTING, KEPT, Domain, Lookout
+from tta_agent.domains import BLOCK, ENOUGH, FITTING, KEPT, Domain, Lookout, signature
 
 
 def answers(n, sure=2.0, seed=0, runs=1):
@@ -15,30 +15,41 @@ def answers(n, sure=2.0, seed=0, runs=1):
     return logits
 
 
+def rows(n, seed=0, size=1.0, **kind):
+    """Signatures [n, 5] of such records; `size` is that of their inputs."""
+    x = np.random.default_rng(seed + 1000).standard_normal((n, 1, 4, 4)) * size
+    return signature(answers(n, seed=seed, **kind), x)
+
+
 def blocks(n, **kind):
     """Block means of `n` blocks."""
     lookout = Lookout()
     found = []
-    for _ in lookout.see(answers(n * BLOCK, **kind)):
+    for _ in lookout.see(rows(n * BLOCK, **kind)):
         found.append(lookout.latest[-1])
     return np.stack(found)
 
 
-def test_entropy_and_energy_are_what_the_papers_say():
-    lookout = Lookout()
-    list(lookout.see(np.tile([1.0, 1.0, 1.0, 1.0], (BLOCK, 1))))
-    assert lookout.latest == pytest.approx(np.array([[np.log(4), 1 + np.log(4)]]))
+def test_a_signature_is_what_the_papers_say_and_what_the_inputs_are():
+    logits, x = np.array([[1.0, 1.0, 1.0, 1.0], [1e4, 0.0, 0.0, 0.0]]), np.zeros((2, 1, 2, 2))
+    x[1] = [[[0.0, 2.0], [4.0, 6.0]]]
+    flat, sure = [np.log(4), 1 + np.log(4), 0, 0, 0], [0.0, 1e4, 3.0, np.sqrt(5), 2.0]
+    assert signature(logits, x) == pytest.approx(np.array([flat, sure]))
 
 
-def test_large_logits_do_not_overflow():
-    lookout = Lookout()
-    list(lookout.see(np.tile([1e4, 0.0], (BLOCK, 1))))
-    assert lookout.latest == pytest.approx(np.array([[0.0, 1e4]]))
+def test_one_record_of_one_number_has_a_signature():
+    assert signature(np.zeros((1, 2)), np.ones((1, 1))).shape == (1, 5)
+
+
+def test_what_the_source_says_and_what_the_inputs_are_both_tell():
+    domain = Domain(blocks(KEPT))
+    assert not domain.left_by(blocks(4, seed=1))
+    assert domain.left_by(blocks(4, seed=1, size=1.5)) and domain.left_by(blocks(4, seed=1, sure=4.0))
 
 
 def test_records_are_taken_in_blocks_however_they_come():
     at_once, in_parts = Lookout(), Lookout()
-    logits = answers(3 * BLOCK + 5)
+    logits = rows(3 * BLOCK + 5)
     assert len(list(at_once.see(logits))) == 3
     assert sum(len(list(in_parts.see(part))) for part in np.split(logits, [1, 40, 41])) == 3
     assert in_parts.latest == pytest.approx(at_once.latest)
@@ -71,21 +82,19 @@ def _between(domain, latest):
 
 
 def test_what_is_not_finite_is_of_another_kind():
-    broken = np.full((1, 2), np.nan)
+    broken = np.full((1, 5), np.nan)
     assert Domain(blocks(KEPT)).left_by(broken) > 5
 
 
 @pytest.mark.parametrize("runs", [1, 25])
 def test_a_steady_stream_is_steady_though_classes_come_in_runs(runs):
-    changes = [ended for ended in Lookout().see(answers(1000 * BLOCK, runs=runs)) if ended]
+    changes = [ended for ended in Lookout().see(rows(1000 * BLOCK, runs=runs)) if ended]
     assert len(changes) <= 4
 
 
 @pytest.mark.parametrize("runs", [1, 25])
 def test_a_change_is_seen_once_and_soon(runs):
-    logits = np.concatenate(
-        [answers(40 * BLOCK, runs=runs), answers(40 * BLOCK, sure=4.0, seed=1, runs=runs)]
-    )
+    logits = np.concatenate([rows(40 * BLOCK, runs=runs), rows(40 * BLOCK, sure=4.0, seed=1, runs=runs)])
     [(when, ended)] = [(i, ended) for i, ended in enumerate(Lookout().see(logits)) if ended]
     assert 40 <= when <= 43
     assert ended.fits(blocks(FITTING, seed=2)) and ended.left_by(blocks(2, sure=4.0, seed=2))
@@ -93,18 +102,18 @@ def test_a_change_is_seen_once_and_soon(runs):
 
 def test_the_domain_is_what_came_since_the_last_change():
     lookout = Lookout()
-    list(lookout.see(answers(40 * BLOCK)))
-    list(lookout.see(answers(40 * BLOCK, sure=4.0, seed=1)))
+    list(lookout.see(rows(40 * BLOCK)))
+    list(lookout.see(rows(40 * BLOCK, sure=4.0, seed=1)))
     assert lookout.domain().fits(blocks(FITTING, sure=4.0, seed=2))
     assert lookout.domain().left_by(blocks(2, seed=2))
 
 
 def test_a_short_excursion_leaves_what_was_known_before():
     lookout = Lookout()
-    streams = answers(40 * BLOCK), answers(6 * BLOCK, sure=4.0, seed=1), answers(40 * BLOCK, seed=2)
+    streams = rows(40 * BLOCK), rows(6 * BLOCK, sure=4.0, seed=1), rows(40 * BLOCK, seed=2)
     assert [sum(ended is not None for ended in lookout.see(logits)) for logits in streams] == [0, 1, 0]
     assert lookout.domain().left_by(blocks(1, seed=3, sure=4.0))
-    assert [ended is not None for ended in lookout.see(answers(2 * BLOCK, sure=4.0, seed=4))].count(True) == 1
+    assert [ended is not None for ended in lookout.see(rows(2 * BLOCK, sure=4.0, seed=4))].count(True) == 1
 
 
 def test_a_domain_follows_slow_drift():

@@ -1,12 +1,13 @@
-"""Where a proof holds: among records to which the source says what it said while the version was being proven.
+"""Where a proof holds: among records like those that came while the version was being proven.
 
 A version that is better under noise can be worse the moment clean data return, and late labels take hundreds of
-records to tell. What the source says to the records tells at once that they are of another kind, though not what is
-right about them. So it decides nothing but where a proof applies.
+records to tell. What the records look like, and what the source says to them, tells at once that they are of another
+kind, though not what is right about them. So it decides nothing but where a proof applies.
 
-Two numbers of the source's logits: entropy of the softmax, and energy (log-sum-exp; Liu et al., NeurIPS 2020,
-arXiv:2010.03759). Their means over blocks of records in the order of arrival are compared, not records: so the spread
-among blocks holds whatever a steady stream varies by, classes that come in runs among it.
+Five numbers of a record: entropy of the source's softmax, and energy (log-sum-exp; Liu et al., NeurIPS 2020,
+arXiv:2010.03759); mean, standard deviation and roughness of the input. Their means over blocks of records in the
+order of arrival are compared, not records: so the spread among blocks holds whatever a steady stream varies by,
+classes that come in runs among it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,22 @@ ENOUGH, KEPT = 16, 128  # blocks before a spread means something; blocks that a 
 SPANS = (1, 2, 4, 8)  # blocks looked at together: a large change shows in one, a small one in eight
 LONGER = (*SPANS, 16, 32)  # the same for changes of what arrives, with which trials are adjourned
 FITTING = 4  # blocks that must fit before records are taken for those of a kind that was away
-LEFT, FITS = (
-    6.0,
-    3.0,
-)  # standard errors beyond which records are of another kind, and within which of the same
+LEFT = 7.0  # standard errors beyond which records are of another kind
+FITS = 3.5  # and within which they are clearly of the same
+
+
+def signature(logits: Array, x: Array) -> Array:
+    """What tells kinds of records apart, [n, 5]: of the source's logits [n, C] and the inputs [n, ...] that it had.
+
+    Roughness is the mean distance of neighbours along the last axis: noise raises it, blur lowers it.
+    """
+    z, flat = np.asarray(logits, np.float64), x.reshape(len(x), -1)
+    rough = np.abs(np.diff(x, axis=-1)).reshape(len(x), -1).mean(1) if x.shape[-1] > 1 else flat.mean(1)
+    return np.stack([entropy(softmax(z)), energy(z), flat.mean(1), flat.std(1), rough], 1)
 
 
 class Domain:
-    """Records of one kind, by block means [2] of what the source says to them. It follows slow drift.
+    """Records of one kind, by block means [d] of their signature. It follows slow drift.
 
     Args:
         blocks: the first ones.
@@ -57,7 +66,7 @@ class Domain:
         return len(self._blocks) >= ENOUGH
 
     def distance(self, blocks: Array) -> float:
-        """Standard errors between the means of these blocks [k, 2] and its own, the larger of both numbers; >= 0.
+        """Standard errors between the means of these blocks [k, d] and its own, the largest of all numbers; >= 0.
 
         0 while it knows too few blocks of its own.
         """
@@ -70,12 +79,12 @@ class Domain:
         return float(np.nan_to_num(errors, nan=np.inf).max())
 
     def left_by(self, latest: Array) -> float:
-        """How far beyond its bounds the latest blocks [k, 2] are: the distance, or 0 within them."""
+        """How far beyond its bounds the latest blocks [k, d] are: the distance, or 0 within them."""
         farthest = max((self.distance(latest[-k:]) for k in SPANS if k <= len(latest)), default=0.0)
         return farthest if farthest > LEFT else 0.0
 
     def fits(self, latest: Array) -> bool:
-        """Whether the latest blocks of [k, 2], four of them, are clearly of its kind."""
+        """Whether the latest blocks of [k, d], four of them, are clearly of its kind."""
         some = latest[-FITTING:]
         enough = self.known and len(some) == FITTING
         return enough and not self.left_by(some) and self.distance(some) <= FITS
@@ -86,7 +95,7 @@ class Domain:
 
 
 class Lookout:
-    """Makes blocks of what the source says, and remembers those since the records last changed their kind."""
+    """Makes blocks of signatures, and remembers those since the records last changed their kind."""
 
     def __init__(self) -> None:
         self._rows: list[Array] = []
@@ -104,17 +113,17 @@ class Lookout:
 
     @property
     def latest(self) -> Array:
-        """The latest blocks [k, 2], up to eight."""
-        return np.stack(self._latest) if self._latest else np.empty((0, 2))
+        """The latest blocks [k, d], up to eight."""
+        return np.stack(self._latest) if self._latest else np.empty((0, 0))
 
     @property
     def steady(self) -> Array:
-        """The blocks [k, 2] since the records last changed their kind."""
-        return np.stack(self._steady) if self._steady else np.empty((0, 2))
+        """The blocks [k, d] since the records last changed their kind."""
+        return np.stack(self._steady) if self._steady else np.empty((0, 0))
 
-    def see(self, logits: Array) -> Iterator[Domain | None]:
-        """The source's logits [n, C], in order; for each block that they complete, the kind that has ended, if so."""
-        self._rows += list(_numbers(logits))
+    def see(self, rows: Array) -> Iterator[Domain | None]:
+        """Signatures [n, d], in order; for each block that they complete, the kind that has ended, if so."""
+        self._rows += list(rows)
         while len(self._rows) >= BLOCK:
             block = np.mean(self._rows[:BLOCK], axis=0)
             del self._rows[:BLOCK]
@@ -134,9 +143,3 @@ class Lookout:
                 self._steady, self._before = deque(blocks[-k:], maxlen=KEPT), before
                 return before
         return None
-
-
-def _numbers(logits: Array) -> Array:
-    """[n, C] -> entropy in nats, and energy, [n, 2]."""
-    z = np.asarray(logits, np.float64)
-    return np.stack([entropy(softmax(z)), energy(z)], 1)

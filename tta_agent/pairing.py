@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -23,14 +24,16 @@ class Asked:
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = {record.id: record for record in records}
         self._answers: dict[int, Array] = {}
-        self._x: Array | None = None
+
+    @functools.cached_property
+    def x(self) -> Array:
+        """Inputs [n, ...], in order."""
+        return np.stack([record.x for record in self.records.values()])
 
     def by(self, session: Session, names: Sequence[str]) -> Array:
         """Logits [n, C] of the records with these ids."""
         if id(session) not in self._answers:
-            if self._x is None:
-                self._x = np.stack([record.x for record in self.records.values()])
-            self._answers[id(session)] = run(session, self._x)
+            self._answers[id(session)] = run(session, self.x)
         places = {name: i for i, name in enumerate(self.records)}
         return self._answers[id(session)][[places[name] for name in names]]
 

@@ -62,10 +62,10 @@ class Posts:
                     found.setdefault(number, finding)
         return found
 
-    def look(self, serving: int, logits: Array) -> tuple[int, Finding] | None:
-        """What the source says to the latest records, [n, C]; which version should serve now, where another one."""
+    def look(self, serving: int, rows: Array) -> tuple[int, Finding] | None:
+        """Signatures of the latest records, [n, d]; which version should serve now, where another one."""
         self.ended = None
-        for ended in self._lookout.see(logits):
+        for ended in self._lookout.see(rows):
             self.ended = self.ended or ended
             if found := self._leave(serving) if serving else self._return():
                 return found

@@ -16,7 +16,7 @@ import numpy as np
 from tta_agent.approval import Answer, Approval
 from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
-from tta_agent.domains import Domain
+from tta_agent.domains import Domain, signature
 from tta_agent.errors import LedgerError
 from tta_agent.inbox import Command, Inbox
 from tta_agent.pace import Pace
@@ -114,8 +114,10 @@ class Sentry:
         """Ask the source about the records (the latest few of those that teach): serve what is proven on such."""
         source = self._service.session_of(self._service.source)
         latest = Asked(list(taught.records.values())[-LATEST:])
-        logits = [some.by(source, list(some.records)) for some in (asked, latest) if some.records]
-        found = self._posts.look(self._service.version.number, np.concatenate(logits or [np.empty((0, 1))]))
+        rows = [
+            signature(some.by(source, list(some.records)), some.x) for some in (asked, latest) if some.records
+        ]
+        found = self._posts.look(self._service.version.number, np.concatenate(rows or [np.empty((0, 0))]))
         if found is None or self._approval.mode == "never" or self._clock() < self._turn_again_s:
             return
         number, finding = found

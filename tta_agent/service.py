@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tta_agent.errors import StoreError, SwapError
+from tta_agent.errors import LedgerError, StoreError, SwapError, TtaError
 from tta_agent.journal import Journal
 from tta_agent.ledger.backlog import Backlog
 from tta_agent.protocols import Swapper
@@ -226,14 +226,18 @@ class Service:
         session: Session,
         span: AbstractContextManager[object],
         verifying: AbstractContextManager[object] | None,
-    ) -> SwapError | None:
+    ) -> TtaError | None:
         try:
             with span:
-                bring_up(self._swapper, version, golden(session, self._fixed), verifying)
-        except SwapError as error:
+                bring_up(self._swapper, self._at_hand(version), golden(session, self._fixed), verifying)
+        except (SwapError, LedgerError) as error:
             log.error("the swap failed, version %d serves on: %s", self.version.number, error)
             return error
         return None
+
+    def _at_hand(self, version: Version) -> Version:
+        """With its file, which may have made room for newer ones since."""
+        return version if version.path.exists() else self.ledger.get(version.number)
 
 
 def _telling(grant: Grant) -> str:
