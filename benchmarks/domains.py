@@ -2,8 +2,9 @@
 
 python benchmarks/domains.py
 
-By the agent's own `Lookout`, on what the nets say to real images: steady streams of one kind for the false
-ones, clean images before a corruption and the other way round for the delay.
+By the agent's own `Lookout`, on real images and what the nets say to them: steady streams of one kind for the
+false ones, clean images before a corruption and the other way round for the delay. And which kinds are taken for
+each other.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import torch
 from tta_agent import build, environment
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
-from tta_agent.domains import BLOCK, Lookout, signature
+from tta_agent.domains import BLOCK, FITTING, Domain, Lookout, signature
 
-KINDS = ((None, 0), ("gaussian_noise", 4), ("impulse_noise", 4), ("contrast", 5), ("defocus_blur", 3))
+KINDS = (
+    (None, 0), ("gaussian_noise", 4), ("impulse_noise", 4), ("contrast", 5), ("defocus_blur", 3), ("shot_noise", 4),
+    ("frost", 4), ("brightness", 1),
+)  # fmt: skip
 FAR = ("gaussian_noise", "impulse_noise", "contrast")  # from clean images, for every net
 STEADY = 3000  # blocks
 BEFORE, AFTER = 40, 94  # blocks until the change, and from it
@@ -61,6 +65,27 @@ def delay(one, other, rows, more):
     return late[0] * BLOCK if late else None
 
 
+def confused(known, numbers):
+    """Pairs of kinds, of one net, of which the other is taken for the one in more than half of 200 looks; and all."""
+    random = np.random.default_rng(2)
+    pairs = [
+        (net, one, other) for net, kinds in known.items() for one in kinds for other in kinds if one != other
+    ]
+    found = []
+    for net, one, other in pairs:
+        own, others = (_blocks(known[net][kind][:, :numbers], random) for kind in (one, other))
+        domain = Domain(own[:64])
+        fits = [domain.fits(others[random.permutation(len(others))[:FITTING]]) for _ in range(200)]
+        if np.mean(fits) > 0.5:
+            found.append(f"{net}: {other} for {one}")
+    return found, len(pairs)
+
+
+def _blocks(rows, random):
+    mixed = rows[random.permutation(len(rows))]
+    return mixed[: len(rows) // BLOCK * BLOCK].reshape(-1, BLOCK, rows.shape[1]).mean(1)
+
+
 def main():
     torch.set_num_threads(1)
     known = {name: answers(model) for name, model in streams.models().items() if name != "layers"}
@@ -82,6 +107,15 @@ def main():
             f"change seen after {np.median(late):.0f} records, {np.quantile(late, 0.9):.0f} in nine of ten, "
             f"{max(late)} at most, "
             f"{len(delays) - len(late)} of {len(delays)} not in {AFTER * BLOCK:,}"
+        )
+
+    kinds = {name: rows_of for name, (rows_of, _) in known.items()}
+    for numbers, what in ((2, "what the source says"), (5, "that and what the inputs are")):
+        taken, pairs = confused(kinds, numbers)
+        print(
+            f"by {what} {len(taken)} of {pairs} pairs of kinds are taken for the same",
+            *taken[:10],
+            sep="\n  ",
         )
 
 
