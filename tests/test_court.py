@@ -612,6 +612,24 @@ def test_a_trial_goes_on_against_the_version_that_it_was_tried_against(world):
     assert (world.court.trial.version.number, world.pair.current()[0]) == (2, 1)
 
 
+def test_a_trial_that_waited_gives_nothing_back_to_the_budget_after_a_promotion(world):
+    world.records(640)
+    world.propose()
+    alpha = world.court.trial.case.alpha
+    world.records(64)
+    world.records(640, size=4.0)
+    world.propose(2)
+    world.proof.verdict = "pass"
+    world.records(20, size=4.0)
+    assert world.pair.current()[0] == 2
+    world.proof.verdict = "inconclusive"
+    world.inbox.put(Command("reset", None, "mia", ""))
+    world.records(16, size=4.0)
+    assert world.ledger.verdict(1)["outcome"] == "overruled"
+    world.propose(3)
+    assert world.court.trial.case.alpha == pytest.approx(alpha)
+
+
 def test_a_trial_does_not_go_on_before_its_opponent_serves_again(world):
     swapped_at_home(world)
     for _ in range(3):  # worlds in quick turns: version 1 takes its time to come back

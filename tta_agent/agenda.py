@@ -106,6 +106,8 @@ class Agenda:
         """End the trial, if there is one."""
         if self.trial is not None:
             trial, self.trial, self.unsettled = self.trial, None, outcome == "superseded"
+            if not (trial.decided or trial.domain):
+                self._tried -= 1  # it cannot have erred; one that has waited may be of another budget
             self._conclude(trial, outcome, findings)
 
     def end_all(self, outcome: str) -> None:
@@ -120,8 +122,6 @@ class Agenda:
         self._service.journal.status(trial=None, awaiting=None, waits=None)
 
     def _conclude(self, trial: Trial, outcome: str, findings: Sequence[Finding] = ()) -> None:
-        if not trial.pairing.wins + trial.pairing.losses:
-            self._tried -= 1  # a test in which nothing was decided cannot have erred
         number, service = trial.version.number, self._service
         service.backlog.write(lambda: service.ledger.reject(number, outcome, findings))
         service.say("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])

@@ -60,6 +60,9 @@ class Domain:
     def __iter__(self) -> Iterator[Array]:
         return iter(self._blocks)
 
+    def __bool__(self) -> bool:
+        return bool(self._blocks)
+
     @property
     def known(self) -> bool:
         """Whether it has enough blocks to tell what is of its kind."""

@@ -93,6 +93,11 @@ class Trial:
         """The candidate's session."""
         return self.pairing.graphs["candidate"]
 
+    @property
+    def decided(self) -> int:
+        """Labels by which one of both was right and the other wrong."""
+        return self.pairing.wins + self.pairing.losses
+
     def observe(self, asked: Asked) -> list[tuple[Record, int, int]]:
         """Evaluate all graphs on the records that are new; each with the class by serving and by the candidate."""
         fresh = self.pairing.observe(asked)
