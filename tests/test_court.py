@@ -623,11 +623,34 @@ def test_a_trial_that_waited_gives_nothing_back_to_the_budget_after_a_promotion(
     world.records(20, size=4.0)
     assert world.pair.current()[0] == 2
     world.proof.verdict = "inconclusive"
+    world.records(640, size=4.0)
+    for _ in range(12):
+        world.records(16)
+    assert world.court.trial.version.number == 1  # it goes on, and nothing is decided
     world.inbox.put(Command("reset", None, "mia", ""))
-    world.records(16, size=4.0)
+    world.records(16)
     assert world.ledger.verdict(1)["outcome"] == "overruled"
     world.propose(3)
     assert world.court.trial.case.alpha == pytest.approx(alpha)
+
+
+def test_after_a_restart_a_trial_still_has_its_opponent(tmp_path, master, world):
+    swapped_at_home(world)
+    world.propose(2)
+    world.records(64)
+    world.records(64, size=4.0)
+    assert world.pair.current()[0] == 0
+    again = World(tmp_path, master)
+    assert again.decider.load_state_dict(world.decider.state_dict())
+    [trial] = again.court._agenda._adjourned
+    x = np.ones((1, 1, 8, 8), np.float32)
+    expected = run(open_session(again.ledger.get(1).path), x)
+    assert np.allclose(run(trial.pairing.graphs["serving"], x), expected, atol=1e-5)
+
+
+def test_a_trial_remembers_where_its_proposal_was_traced(world):
+    world.decider.decide(Proposal(tiny_net("batch"), {}, {"rounds": 1}, "00-trace"))
+    assert world.court.trial.carrier == "00-trace"
 
 
 def test_a_trial_does_not_go_on_before_its_opponent_serves_again(world):

@@ -80,8 +80,7 @@ class Agenda:
             self._reopen(serving)
 
     def _adjourn(self, trial: Trial, ended: Domain) -> None:
-        trial.domain.join(ended)
-        self.trial, self.unsettled = None, True
+        self.trial, self.unsettled, trial.domain = None, True, ended
         self._adjourned.append(trial)
         self._service.say("adjourned", version=trial.version.number, labels=trial.pairing.labels)
         self._service.journal.status(trial=None, awaiting=None, waits=None)

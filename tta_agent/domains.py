@@ -53,10 +53,6 @@ class Domain:
         """One more block that belongs to it."""
         self._blocks.append(block)
 
-    def join(self, other: Domain) -> None:
-        """The other's blocks belong to it, too."""
-        self._blocks.extend(other)
-
     def __iter__(self) -> Iterator[Array]:
         return iter(self._blocks)
 

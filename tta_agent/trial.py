@@ -76,7 +76,7 @@ class Trial:
         every: int = 500,
     ) -> None:
         self.version, self.against, self.case = version, against, case
-        self.domain = Domain()  # of its records, as far as turns of them have ended
+        self.domain = Domain()  # of its records; empty as long as it has never waited for them
         self.pairing = Pairing(graphs, born, window, bucket_s)
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
         self._expect, self._every = expect, every
