@@ -50,7 +50,7 @@ def default_gates():
 def trial(alpha, bucket_s=0.0):
     """Of a candidate that answers with the second part of each record."""
     graphs = {role: Part(int(role == "candidate")) for role in ROLES}
-    return Trial(Version(1, "", Path(), "none"), graphs, {}, Case(alpha), bucket_s=bucket_s)
+    return Trial(Version(1, "", Path(), "none"), 0, graphs, {}, Case(alpha), bucket_s=bucket_s)
 
 
 def records(pairs, start=0, keys=None, time_s=0.0):
