@@ -36,7 +36,7 @@ from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 
 PARTS = ("simulations", "collapse", "streams", "keeps", "rehearsed")
-QUICK_STRETCH = 3  # domains of 3,000 to 12,000 records, turns of 1,500
+QUICK_STRETCH = 2  # domains of 2,000 to 8,000 records, turns of 1,000
 SEEDS = 20  # of each case in which adapting harms
 
 
