@@ -612,12 +612,14 @@ def test_a_trial_goes_on_against_the_version_that_it_was_tried_against(world):
     assert (world.court.trial.version.number, world.pair.current()[0]) == (2, 1)
 
 
-def test_a_trial_that_waited_gives_nothing_back_to_the_budget_after_a_promotion(world):
+def back_home_after_a_proof_elsewhere(world):
+    """A trial waits while version 2 is proven on other records, and its own come back. Its alpha."""
     world.records(640)
     world.propose()
     alpha = world.court.trial.case.alpha
     world.records(64)
     world.records(640, size=4.0)
+    assert world.court.trial is None
     world.propose(2)
     world.proof.verdict = "pass"
     world.records(20, size=4.0)
@@ -626,6 +628,11 @@ def test_a_trial_that_waited_gives_nothing_back_to_the_budget_after_a_promotion(
     world.records(640, size=4.0)
     for _ in range(12):
         world.records(16)
+    return alpha
+
+
+def test_a_trial_that_waited_gives_nothing_back_to_the_budget_after_a_promotion(world):
+    alpha = back_home_after_a_proof_elsewhere(world)
     assert world.court.trial.version.number == 1  # it goes on, and nothing is decided
     world.inbox.put(Command("reset", None, "mia", ""))
     world.records(16)
@@ -673,19 +680,7 @@ def test_a_trial_does_not_go_on_before_its_opponent_serves_again(world):
 
 
 def test_a_trial_goes_on_where_another_version_was_proven_elsewhere_meanwhile(world):
-    world.records(640)
-    world.propose()
-    world.records(64)
-    world.records(640, size=4.0)
-    assert world.court.trial is None
-    world.propose(2)
-    world.proof.verdict = "pass"
-    world.records(20, size=4.0)
-    assert world.pair.current()[0] == 2
-    world.proof.verdict = "inconclusive"
-    world.records(640, size=4.0)
-    for _ in range(12):
-        world.records(16)
+    back_home_after_a_proof_elsewhere(world)
     assert (world.pair.current()[0], world.court.trial.version.number) == (0, 1)
 
 
