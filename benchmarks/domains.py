@@ -27,8 +27,8 @@ KINDS = (
     ("frost", 4), ("brightness", 1),
 )  # fmt: skip
 FAR = ("gaussian_noise", "impulse_noise", "contrast")  # from clean images, for every net
-STEADY = 3000  # blocks
-BEFORE, AFTER = 40, 94  # blocks until the change, and from it
+STEADY = 6000  # blocks
+BEFORE, AFTER = 80, 188  # blocks until the change, and from it
 
 
 def answers(model):

@@ -580,7 +580,7 @@ def test_the_domain_of_a_trial_grows_with_each_turn(world):
         known.append(len(trial.domain.state_dict()))
         for _ in range(20):
             world.records(16)
-    assert known[0] == 34 and known[1] > 34 + 8
+    assert known[0] == 68 and known[1] > 68 + 16
 
 
 def test_of_several_trials_whose_records_are_back_the_one_with_most_labels_goes_on(world):

@@ -44,7 +44,7 @@ def test_one_record_of_one_number_has_a_signature():
 def test_what_the_source_says_and_what_the_inputs_are_both_tell():
     domain = Domain(blocks(KEPT))
     assert not domain.left_by(blocks(4, seed=1))
-    assert domain.left_by(blocks(4, seed=1, size=1.5)) and domain.left_by(blocks(4, seed=1, sure=4.0))
+    assert domain.left_by(blocks(4, seed=1, size=1.5)) and domain.left_by(blocks(4, seed=1, sure=6.0))
 
 
 def test_records_are_taken_in_blocks_however_they_come():
@@ -57,15 +57,15 @@ def test_records_are_taken_in_blocks_however_they_come():
 
 def test_a_domain_that_knows_little_is_neither_left_nor_come_back_to():
     domain, other = Domain(blocks(ENOUGH - 1)), blocks(4, sure=6.0)
-    assert not domain.left_by(other) and not domain.fits(blocks(4, seed=1))
+    assert not domain.left_by(other) and not domain.fits(blocks(FITTING, seed=1))
     domain.add(blocks(1, seed=2)[0])
-    assert domain.left_by(other) > 5 and domain.fits(blocks(4, seed=1))
+    assert domain.left_by(other) > 5 and domain.fits(blocks(FITTING, seed=1))
 
 
-def test_one_block_shows_a_large_change_and_eight_a_small_one():
+def test_one_block_shows_a_large_change_and_sixteen_a_small_one():
     domain = Domain(blocks(KEPT))
-    assert domain.left_by(blocks(1, seed=1, sure=4.0))
-    small = blocks(8, seed=1, sure=2.4)
+    assert domain.left_by(blocks(1, seed=1, sure=6.0))
+    small = blocks(16, seed=1, sure=2.6)
     assert not domain.left_by(small[:1]) and domain.left_by(small)
 
 
@@ -94,26 +94,26 @@ def test_a_steady_stream_is_steady_though_classes_come_in_runs(runs):
 
 @pytest.mark.parametrize("runs", [1, 25])
 def test_a_change_is_seen_once_and_soon(runs):
-    logits = np.concatenate([rows(40 * BLOCK, runs=runs), rows(40 * BLOCK, sure=4.0, seed=1, runs=runs)])
+    logits = np.concatenate([rows(80 * BLOCK, runs=runs), rows(80 * BLOCK, sure=6.0, seed=1, runs=runs)])
     [(when, ended)] = [(i, ended) for i, ended in enumerate(Lookout().see(logits)) if ended]
-    assert 40 <= when <= 43
-    assert ended.fits(blocks(FITTING, seed=2)) and ended.left_by(blocks(2, sure=4.0, seed=2))
+    assert 80 <= when <= 83
+    assert ended.fits(blocks(FITTING, seed=2)) and ended.left_by(blocks(2, sure=6.0, seed=2))
 
 
 def test_the_domain_is_what_came_since_the_last_change():
     lookout = Lookout()
-    list(lookout.see(rows(40 * BLOCK)))
-    list(lookout.see(rows(40 * BLOCK, sure=4.0, seed=1)))
-    assert lookout.domain().fits(blocks(FITTING, sure=4.0, seed=2))
+    list(lookout.see(rows(80 * BLOCK)))
+    list(lookout.see(rows(80 * BLOCK, sure=6.0, seed=1)))
+    assert lookout.domain().fits(blocks(FITTING, sure=6.0, seed=2))
     assert lookout.domain().left_by(blocks(2, seed=2))
 
 
 def test_a_short_excursion_leaves_what_was_known_before():
     lookout = Lookout()
-    streams = rows(40 * BLOCK), rows(6 * BLOCK, sure=4.0, seed=1), rows(40 * BLOCK, seed=2)
+    streams = rows(80 * BLOCK), rows(12 * BLOCK, sure=6.0, seed=1), rows(80 * BLOCK, seed=2)
     assert [sum(ended is not None for ended in lookout.see(logits)) for logits in streams] == [0, 1, 0]
-    assert lookout.domain().left_by(blocks(1, seed=3, sure=4.0))
-    assert [ended is not None for ended in lookout.see(rows(2 * BLOCK, sure=4.0, seed=4))].count(True) == 1
+    assert lookout.domain().left_by(blocks(1, seed=3, sure=6.0))
+    assert [ended is not None for ended in lookout.see(rows(4 * BLOCK, sure=6.0, seed=4))].count(True) == 1
 
 
 def test_a_domain_follows_slow_drift():

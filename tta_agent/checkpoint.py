@@ -15,7 +15,7 @@ import torch
 from tta_agent.errors import CheckpointError
 from tta_agent.files import write_atomic
 
-FORMAT = 4
+FORMAT = 5
 
 
 def save(path: Path, fingerprint: str, state: Mapping[str, Any]) -> None:

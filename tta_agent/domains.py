@@ -20,12 +20,12 @@ import numpy as np
 from tta_agent.distributions import energy, entropy
 from tta_agent.types import Array, softmax
 
-BLOCK = 16  # records
-ENOUGH, KEPT = 16, 128  # blocks before a spread means something; blocks that a domain remembers
-SPANS = (1, 2, 4, 8)  # blocks looked at together: a large change shows in one, a small one in eight
-LONGER = (*SPANS, 16, 32)  # the same for changes of what arrives, with which trials are adjourned
-FITTING = 4  # blocks that must fit before records are taken for those of a kind that was away
-LEFT = 7.0  # standard errors beyond which records are of another kind
+BLOCK = 8  # records
+ENOUGH, KEPT = 32, 256  # blocks before a spread means something; blocks that a domain remembers
+SPANS = (1, 2, 4, 8, 16)  # blocks looked at together: a large change shows in one, a small one in sixteen
+LONGER = (*SPANS, 32, 64)  # the same for changes of what arrives, with which trials are adjourned
+FITTING = 8  # blocks that must fit before records are taken for those of a kind that was away
+LEFT = 8.0  # standard errors beyond which records are of another kind
 FITS = 3.5  # and within which they are clearly of the same
 
 
@@ -83,7 +83,7 @@ class Domain:
         return farthest if farthest > LEFT else 0.0
 
     def fits(self, latest: Array) -> bool:
-        """Whether the latest blocks of [k, d], four of them, are clearly of its kind."""
+        """Whether the latest blocks of [k, d], eight of them, are clearly of its kind."""
         some = latest[-FITTING:]
         enough = self.known and len(some) == FITTING
         return enough and not self.left_by(some) and self.distance(some) <= FITS
@@ -112,7 +112,7 @@ class Lookout:
 
     @property
     def latest(self) -> Array:
-        """The latest blocks [k, d], up to eight."""
+        """The latest blocks [k, d], up to sixteen."""
         return np.stack(self._latest) if self._latest else np.empty((0, 0))
 
     @property

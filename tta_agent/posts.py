@@ -9,7 +9,7 @@ from tta_agent.domains import FITTING, KEPT, LEFT, SPANS, Domain, Lookout
 from tta_agent.types import Array, Finding, Label
 from tta_agent.watch import Watch
 
-SHORT = 32  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
+SHORT = 64  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
 MOST = 3  # versions that are remembered: each keeps two graphs and the records that may still get a label
 
 

@@ -20,7 +20,7 @@ from tta_agent.sources.recording import Recording, Row
 from tta_agent.teacher import Round
 from tta_agent.types import Array, Headers, Partition, Positions, RawRecord
 
-POLL = 16  # records a poll: what serves changes between two of them
+POLL = 8  # records a poll: what serves changes between two of them
 REQUESTS = "label-requests"  # topic
 
 
