@@ -14,6 +14,7 @@ rehearsed     promotions without any label, leave-one-family-out (benchmarks/reh
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import multiprocessing
@@ -120,13 +121,14 @@ def run_collapse(asked, pool):
     """Injected failures, each kind as often; with labels of all held-out records, and of half."""
     known = streams.models()
     logits, truth = answers(known["fashion"] if asked.quick else next(reversed(known.values())))
-    kinds, runs, found = simulations.COLLAPSES, 200, {}
+    runs, found = 200, {}
+    each = runs // len(simulations.COLLAPSES)
     for rate, name in ((1.0, "collapse_caught"), (0.5, "collapse_caught_half_labels")):
-        caught = {kind: 0 for kind in kinds}
-        for i in range(runs):
-            kind = kinds[i % len(kinds)]
-            caught[kind] += simulations.caught(kind, **logits, truth=truth, seed=i, label_rate=rate)
-        told = ", ".join(f"{kind} {n} of {runs // len(kinds)}" for kind, n in caught.items())
+        one = functools.partial(
+            simulations.all_caught, **logits, truth=truth, seeds=range(each), label_rate=rate
+        )
+        caught = dict(zip(simulations.COLLAPSES, pool.map(one, simulations.COLLAPSES), strict=True))
+        told = ", ".join(f"{kind} {n} of {each}" for kind, n in caught.items())
         print(f"collapses caught, {rate:.0%} of labels: {told}", flush=True)
         found |= {name: sum(caught.values()), f"{name}_by_kind": caught}
     return {**found, "collapse_runs": runs}

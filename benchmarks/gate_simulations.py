@@ -6,6 +6,7 @@ gates and watch are those of the agent.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,13 @@ class Part:
 
 
 def gates(names):
-    """Instances, as the agent makes them."""
-    return [plugins.make("gates", name, {}) for name in names]
+    """Instances, as the agent makes them: once, for all candidates."""
+    return [_gate(name) for name in names]
+
+
+@functools.cache
+def _gate(name):
+    return plugins.make("gates", name, {})
 
 
 def default_gates():
@@ -182,6 +188,11 @@ def caught(kind, serving, good, stale, truth, seed, *, label_rate=1.0):
         return False
     vetoed = outcome == "rejected" and after <= within
     return kind == "doubled" or vetoed or _taken_back(baseline, bad, truth, random, label_rate, within)
+
+
+def all_caught(kind, *, seeds, **how):
+    """Of how many seeds; the rest as `caught`."""
+    return sum(caught(kind, seed=seed, **how) for seed in seeds)
 
 
 def _tried(serving, bad, truth, random, label_rate):

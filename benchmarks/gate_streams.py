@@ -17,7 +17,10 @@ from tta_agent.replay import replay
 from tta_agent.sources.recording import Preprocessing, Recording, import_npz
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-UNGATED = {"gate": {"gates": ["tta_agent.testing:Anything"], "min_interval_s": 0, "swaps_per_day": 100000}}
+UNGATED = {
+    "gate": {"gates": ["tta_agent.testing:Anything"], "min_interval_s": 0, "swaps_per_day": 100000},
+    "watch": {"bake_records": 1},  # of labels, and it gets none
+}
 STEP = 100  # records between the beginnings of two windows
 REQUESTED = "requested"  # labels: only those that the agent asks for
 DAILY = 1600  # of these at most, a quarter of them at once

@@ -577,7 +577,7 @@ def test_the_domain_of_a_trial_grows_with_each_turn(world):
     for _ in range(2):
         world.records(64, size=4.0)
         [trial] = world.court._agenda._adjourned
-        known.append(len(trial.domain.state_dict()))
+        known.append(len(trial.domain.blocks))
         for _ in range(20):
             world.records(16)
     assert known[0] == 68 and known[1] > 68 + 16

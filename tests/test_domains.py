@@ -127,6 +127,6 @@ def test_a_domain_follows_slow_drift():
 
 def test_a_domain_survives_a_restart():
     one = Domain(blocks(KEPT))
-    other = Domain(np.asarray(block) for block in one.state_dict())
+    other = Domain(one.blocks.tolist())
     latest = blocks(4, seed=1)
     assert other.distance(latest) == one.distance(latest)

@@ -93,18 +93,20 @@ def assemble(
     swapper: Swapper,
     telemetry: Telemetry,
     *,
+    master: MasterGraph | None = None,
     clock: Callable[[], float] = time.time,
     **agent_options: Any,
 ) -> Agent:
     """The agent around parts that are already open (replay and tests bring their own).
 
     Args:
+        master: the source's graph where it has been exported already, which takes seconds.
         clock: seconds since the epoch, for the age of records and batches.
         agent_options: `observer` and `threaded` of `Agent`.
     """
     s, journal = settings, Journal(settings.store.path)
     teacher = make_teacher(settings, source, telemetry)
-    master = MasterGraph(source.module, source.shape, source.graph)
+    master = master or MasterGraph(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, master)
     desk = make_decider(
         s, source, master, ledger, swapper, producer, telemetry, journal,

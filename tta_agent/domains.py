@@ -12,10 +12,10 @@ classes that come in runs among it.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tta_agent.distributions import energy, entropy
 from tta_agent.types import Array, softmax
@@ -40,29 +40,26 @@ def signature(logits: Array, x: Array) -> Array:
 
 
 class Domain:
-    """Records of one kind, by block means [d] of their signature. It follows slow drift.
+    """Records of one kind, by block means of their signature. It follows slow drift.
 
     Args:
-        blocks: the first ones.
+        blocks: the first ones, [k, d].
     """
 
-    def __init__(self, blocks: Iterable[Array] = ()) -> None:
-        self._blocks = deque(blocks, maxlen=KEPT)
+    def __init__(self, blocks: ArrayLike = ()) -> None:
+        self.blocks = np.asarray(blocks, np.float64)[-KEPT:]
 
     def add(self, block: Array) -> None:
-        """One more block that belongs to it."""
-        self._blocks.append(block)
-
-    def __iter__(self) -> Iterator[Array]:
-        return iter(self._blocks)
+        """One more block [d] that belongs to it."""
+        self.blocks = _joined(self.blocks, block, KEPT)
 
     def __bool__(self) -> bool:
-        return bool(self._blocks)
+        return len(self.blocks) > 0
 
     @property
     def known(self) -> bool:
         """Whether it has enough blocks to tell what is of its kind."""
-        return len(self._blocks) >= ENOUGH
+        return len(self.blocks) >= ENOUGH
 
     def distance(self, blocks: Array) -> float:
         """Standard errors between the means of these blocks [k, d] and its own, the largest of all numbers; >= 0.
@@ -71,8 +68,7 @@ class Domain:
         """
         if not self.known:
             return 0.0
-        mine = np.stack(self._blocks)
-        middle = mine.mean(0)
+        mine, middle = self.blocks, self.blocks.mean(0)
         spread = np.maximum(mine.std(0, ddof=1), 1e-6 * np.abs(middle) + 1e-12)
         errors = np.abs(blocks.mean(0) - middle) / (spread * np.sqrt(1 / len(blocks) + 1 / len(mine)))
         return float(np.nan_to_num(errors, nan=np.inf).max())
@@ -88,37 +84,32 @@ class Domain:
         enough = self.known and len(some) == FITTING
         return enough and not self.left_by(some) and self.distance(some) <= FITS
 
-    def state_dict(self) -> list[list[float]]:
-        """Its blocks, plain."""
-        return [block.tolist() for block in self._blocks]
+
+def _joined(blocks: Array, block: Array, most: int) -> Array:
+    """One more block, and the oldest gives way. Never in place: domains share what they have seen."""
+    return np.concatenate([blocks.reshape(-1, len(block)), block[None]])[-most:]
 
 
 class Lookout:
-    """Makes blocks of signatures, and remembers those since the records last changed their kind."""
+    """Makes blocks of signatures, and remembers those since the records last changed their kind.
+
+    Attributes:
+        latest: the latest blocks [k, d], up to sixteen.
+        steady: those since the records last changed their kind.
+    """
 
     def __init__(self) -> None:
         self._rows: list[Array] = []
-        self._latest: deque[Array] = deque(maxlen=max(SPANS))
-        self._steady: deque[Array] = deque(maxlen=KEPT)
+        self.latest = self.steady = np.empty((0, 0))
         self._before = Domain()  # the kind that has ended last
 
     def domain(self) -> Domain:
         """Of what arrives now."""
-        return Domain(self._steady)
+        return Domain(self.steady)
 
     def turn(self) -> None:
         """Another version serves now: the latest blocks have had their say."""
-        self._latest.clear()
-
-    @property
-    def latest(self) -> Array:
-        """The latest blocks [k, d], up to sixteen."""
-        return np.stack(self._latest) if self._latest else np.empty((0, 0))
-
-    @property
-    def steady(self) -> Array:
-        """The blocks [k, d] since the records last changed their kind."""
-        return np.stack(self._steady) if self._steady else np.empty((0, 0))
+        self.latest = np.empty((0, 0))
 
     def see(self, rows: Array) -> Iterator[Domain | None]:
         """Signatures [n, d], in order; for each block that they complete, the kind that has ended, if so."""
@@ -126,19 +117,18 @@ class Lookout:
         while len(self._rows) >= BLOCK:
             block = np.mean(self._rows[:BLOCK], axis=0)
             del self._rows[:BLOCK]
-            self._latest.append(block)
-            self._steady.append(block)
+            self.latest = _joined(self.latest, block, max(SPANS))
+            self.steady = _joined(self.steady, block, KEPT)
             yield self._ended()
 
     def _ended(self) -> Domain | None:
-        blocks = list(self._steady)
-        if len(blocks) < ENOUGH:
+        if len(self.steady) < ENOUGH:
             if self._before.fits(self.steady):  # a short excursion: what was known before still holds
-                self._steady = deque([*self._before, *blocks[-FITTING:]], maxlen=KEPT)
+                self.steady = np.concatenate([self._before.blocks, self.steady[-FITTING:]])[-KEPT:]
             return None
         for k in LONGER:
-            before = Domain(blocks[:-k])
-            if before.distance(np.stack(blocks[-k:])) > LEFT:
-                self._steady, self._before = deque(blocks[-k:], maxlen=KEPT), before
+            before, latest = Domain(self.steady[:-k]), self.steady[-k:]
+            if before.distance(latest) > LEFT:
+                self.steady, self._before = latest, before
                 return before
         return None

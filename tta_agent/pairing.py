@@ -62,7 +62,7 @@ class Pairing:
     def __init__(self, graphs: Mapping[str, Session], born: Positions, window: int, bucket_s: float) -> None:
         self.graphs, self.born = dict(graphs), dict(born)
         self._window, self._bucket_s = window, bucket_s
-        self._logits: dict[str, deque[Array]] = {role: deque(maxlen=window) for role in graphs}
+        self._logits: dict[str, Array] = {}  # by role, of the window
         self._tenants: deque[str] = deque(maxlen=window)
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -77,7 +77,7 @@ class Pairing:
             return []
         answers = {role: asked.by(session, names) for role, session in self.graphs.items()}
         for role, logits in answers.items():
-            self._logits[role].extend(logits)
+            self._logits[role] = np.concatenate([self._logits.get(role, logits[:0]), logits])[-self._window :]
         pair = (answers[role].argmax(1).tolist() for role in ("serving", "candidate"))
         fresh = [
             (asked.records[name], *both) for name, both in zip(names, zip(*pair, strict=True), strict=True)
@@ -116,8 +116,7 @@ class Pairing:
 
     def window(self, role: str) -> Array:
         """Logits [N, C] on the latest records, in order."""
-        rows = self._logits[role]
-        return np.stack(rows) if rows else np.empty((0, 1), np.float32)
+        return self._logits.get(role, np.empty((0, 1), np.float32))
 
     @property
     def held(self) -> int:
@@ -131,15 +130,14 @@ class Pairing:
 
     def forget_window(self) -> None:
         """Begin a new window; labels and counts stay."""
-        for rows in self._logits.values():
-            rows.clear()
+        self._logits.clear()
         self._tenants.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the sessions."""
         return {
             "born": self.born,
-            "logits": {role: torch.from_numpy(self.window(role)) for role in self.graphs},
+            "logits": {role: torch.from_numpy(kept) for role, kept in self._logits.items()},
             "tenants": list(self._tenants),
             "waiting": {name: astuple(waiting) for name, waiting in self._waiting.items()},
             "seen": list(self._seen),
@@ -151,8 +149,7 @@ class Pairing:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` of the same graphs."""
         self.born = dict(state["born"])
-        for role, kept in state["logits"].items():
-            self._logits[role] = deque(kept.numpy(), maxlen=self._window)
+        self._logits = {role: kept.numpy() for role, kept in state["logits"].items()}
         self._tenants = deque(state["tenants"], maxlen=self._window)
         self._waiting = OrderedDict((name, _Waiting(*fields)) for name, fields in state["waiting"].items())
         self._seen = OrderedDict.fromkeys(state["seen"])

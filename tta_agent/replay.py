@@ -20,6 +20,7 @@ from tta_agent import build, models
 from tta_agent.agent import Agent
 from tta_agent.decision_groups import HttpSettings
 from tta_agent.errors import ConfigError
+from tta_agent.graph import MasterGraph
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import MOST_WINDOWS
 from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape
@@ -30,6 +31,7 @@ from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry
 
 Progress = Callable[[int, int], None]  # records done, records in all
+TIMED = 1000  # records: a forward pass takes as long on the next thousand
 
 
 def replay(
@@ -92,7 +94,8 @@ def _indoors(settings: Settings, store: Path) -> Settings:
 
 
 def _assemble(settings: Settings, source: models.Source, tape: Tape) -> Agent:
-    ledger = build.open_ledger(settings, source)
+    master = MasterGraph(source.module, source.shape, source.graph)
+    ledger = build.open_ledger(settings, source, master)
     session = open_session(ledger.get(0).path, threads=settings.model.threads)
     tape.pair, tape.source = SessionPair(0, session), session
     swapper = SessionSwapper(tape.pair, lambda path: open_session(path, threads=settings.model.threads))
@@ -103,6 +106,7 @@ def _assemble(settings: Settings, source: models.Source, tape: Tape) -> Agent:
         Annotators(tape),
         swapper,
         Telemetry.off(),
+        master=master,
         clock=lambda: tape.now_s,
         observer=tape.observe,
         threaded=False,
@@ -155,11 +159,11 @@ def _cost(agent: Agent, tape: Tape, seconds: float, forward_s: float) -> dict[st
 
 @torch.no_grad()
 def _forward_only(recording: Recording, source: models.Source, batch_size: int) -> float:
-    """Seconds of nothing but the model's forward passes over the same records."""
-    seconds, rows = 0.0, iter(recording)
+    """Seconds of nothing but the model's forward passes over as many records, by the first thousand of them."""
+    seconds, rows = 0.0, islice(recording, TIMED)
     while part := list(islice(rows, batch_size)):
         x = torch.from_numpy(recording.model_input(part)).to(source.device)
         started_s = time.perf_counter()
         source.module(x).cpu()
         seconds += time.perf_counter() - started_s
-    return seconds
+    return seconds * max(len(recording) / TIMED, 1.0)

@@ -113,7 +113,8 @@ class Sentry:
     def _follow(self, asked: Asked, taught: Asked) -> None:
         """Ask the source about the records (the latest few of those that teach): serve what is proven on such."""
         source = self._service.session_of(self._service.source)
-        latest = Asked(list(taught.records.values())[-LATEST:])
+        few = len(taught.records) <= LATEST  # then no graph is asked twice
+        latest = taught if few else Asked(list(taught.records.values())[-LATEST:])
         rows = [
             signature(some.by(source, list(some.records)), some.x) for some in (asked, latest) if some.records
         ]
@@ -206,7 +207,7 @@ class Sentry:
 
     def state_dict(self) -> dict[str, Any]:
         """The watches, where their versions were proven, and the pace."""
-        posts = [(post.watch.state_dict(), post.domain.state_dict()) for post in self._posts]
+        posts = [(post.watch.state_dict(), post.domain.blocks.tolist()) for post in self._posts]
         return {"posts": posts, "pace": self._pace.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -218,7 +219,7 @@ class Sentry:
                 continue
             watch = self._docket.watch(ledger.get(saved["number"]), ledger.get(saved["baseline"]))
             watch.load_state_dict(saved)
-            self._posts.add(watch, Domain(np.asarray(block) for block in blocks))
+            self._posts.add(watch, Domain(blocks))
         if serving.number and self.watch is None:
             previous = ledger.get(ledger.aliases().get("previous") or 0)
             self.begin(previous, ledger.verdict(serving.number).get("expires_s"))

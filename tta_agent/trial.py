@@ -166,7 +166,7 @@ class Trial:
         return {
             "number": self.version.number,
             "against": self.against,
-            "domain": self.domain.state_dict(),
+            "domain": self.domain.blocks.tolist(),
             "case": kept,
             "pairing": self.pairing.state_dict(),
             "looks": looks,
@@ -176,4 +176,4 @@ class Trial:
         """Continue from `state_dict()` of the same candidate."""
         self.pairing.load_state_dict(state["pairing"])
         self._looks, self.passed = state["looks"]
-        self.domain = Domain(np.asarray(block) for block in state["domain"])
+        self.domain = Domain(state["domain"])

@@ -72,7 +72,7 @@ class Tape:
         x = self._recording.model_input(rows)
         number, session = self.pair.current()
         answers = run(session, x)
-        self._mark(rows, run(self.source, x), answers, number)
+        self._mark(rows, run(self.source, x) if number else answers, answers, number)
         self.answering_s += time.perf_counter() - started_s
         return [*self._inferences(rows, x, answers, number), *self._due_labels()]
 
