@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tta_agent import docket
+from tta_agent import docket, sentry
 from tta_agent.approval import Approval
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
+from tta_agent.domains import signature
 from tta_agent.errors import StoreError, SwapError
 from tta_agent.graph import MasterGraph
 from tta_agent.inbox import Command, Inbox
@@ -20,7 +21,7 @@ from tta_agent.ledger.backlog import Backlog
 from tta_agent.messages import Proposal
 from tta_agent.pace import Pace
 from tta_agent.requests import drawn
-from tta_agent.sentry import Sentry
+from tta_agent.sentry import LATEST, Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import SessionPair, open_session, run
 from tta_agent.swappers.session import SessionSwapper
@@ -96,17 +97,17 @@ class World:
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
         return self.decider.decide(Proposal(module, {}, {"rounds": 1}, None))
 
-    def records(self, n=20, size=1.0):
-        """Held-out records, `size` says of which kind; their names and inputs."""
+    def records(self, n=20, size=1.0, teach=False):
+        """Held-out records, or some that teach, `size` says of which kind; their names and inputs."""
         random = np.random.default_rng(self.sent)
         x = random.standard_normal((n, 1, 8, 8), dtype=np.float32) * np.float32(size)
         names = [f"r{self.sent + i}" for i in range(n)]
-        held = [
+        some = [
             Record(name, self.now_s, x[i], None, None, name, None, "t", 0, self.sent + i)
             for i, name in enumerate(names)
         ]
         self.sent += n
-        self.again = self.decider.decide(Sorted(held=held))
+        self.again = self.decider.decide(Sorted(teach=some) if teach else Sorted(held=some))
         return names, x
 
     def label(self, names, truths):
@@ -557,6 +558,14 @@ def test_a_trial_waits_while_records_of_another_kind_arrive_and_goes_on_with_its
     world.records(16)
     assert world.pair.current()[0] == 1
     assert world.names() == ["candidate", "adjourned", "reopened", "verdict", "swap"]
+
+
+def test_of_many_records_that_teach_the_source_is_asked_about_the_latest(world, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sentry, "signature", lambda logits, x: seen.append(x) or signature(logits, x))
+    for n in (LATEST - 1, 3 * LATEST):
+        _, x = world.records(n, teach=True)
+        assert np.array_equal(seen.pop(), x[-LATEST:])
 
 
 def test_of_four_trials_that_wait_the_oldest_gives_way(world):

@@ -1,9 +1,13 @@
 """The whole loop over recordings: adapts, certifies, swaps, and serves what it measured."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+import tta_agent.replay
 from tests import worlds
 from tta_adapters.tent import Tent
 from tta_agent import environment, graph
@@ -12,7 +16,7 @@ from tta_agent.decision_groups import HttpSettings
 from tta_agent.errors import ConfigError
 from tta_agent.replay import _indoors, replay
 from tta_agent.sessions import open_session, run
-from tta_agent.sources.recording import RecordingWriter
+from tta_agent.sources.recording import Recording, RecordingWriter
 from tta_agent.testing import everyone
 
 LATE = {"label_rate": 0.5, "label_delay_s": 5.0, "seed": 0}
@@ -64,6 +68,12 @@ def test_a_shift_is_adapted_to_proved_and_swapped(told):
     verdicts = {f["gate"]: f["verdict"] for f in certified[0]["findings"]}
     assert verdicts["certificate"] == verdicts["integrity"] == "pass"
     assert "fail" not in verdicts.values()
+
+
+def test_the_time_of_the_forward_passes_is_that_of_all_records(shifting, settings, monkeypatch):
+    seconds = itertools.count()  # each batch takes one
+    monkeypatch.setattr(tta_agent.replay, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    assert tta_agent.replay._forward_only(Recording.open(shifting), load_source(settings), 100) == 60
 
 
 def test_every_decision_knows_its_record_and_its_recorded_second(told):

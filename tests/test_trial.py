@@ -112,6 +112,9 @@ def test_the_window_forgets_and_the_labels_stay(tmp_path):
         trial.label(label(i, 1))
     assert trial.evidence().serving.shape == (4, 3)
     assert counts(trial) == (10, 10, 0, 10)
+    trial.pairing.forget_window()
+    assert len(trial.pairing.window("serving")) == trial.pairing.held == 0
+    assert counts(trial) == (10, 10, 0, 10)
 
 
 def test_each_graph_is_asked_once_for_records_that_arrive_together(tmp_path):

@@ -47,7 +47,7 @@ class Domain:
     """
 
     def __init__(self, blocks: ArrayLike = ()) -> None:
-        self.blocks = np.asarray(blocks, np.float64)[-KEPT:]
+        self.blocks = np.asarray(blocks, np.float64)
 
     def add(self, block: Array) -> None:
         """One more block [d] that belongs to it."""
