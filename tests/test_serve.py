@@ -251,7 +251,9 @@ def test_no_request_fails_while_versions_are_swapped(tmp_path: Path) -> None:
         clients = [threading.Thread(target=ask, args=(server.http.base_url, seed)) for seed in range(4)]
         for client in clients:
             client.start()
-        serving.eventually(lambda: 0 in seen)  # twelve swaps take less time than four threads may need to start
+        serving.eventually(
+            lambda: 0 in seen
+        )  # twelve swaps take less time than four threads may need to start
         for number in range(1, last + 1):
             if number % 4 == 0:
                 server.shelf.add(100 + number, b"junk")
