@@ -44,7 +44,7 @@ def test_one_record_of_one_number_has_a_signature():
 def test_what_the_source_says_and_what_the_inputs_are_both_tell():
     domain = Domain(blocks(KEPT))
     assert not domain.left_by(blocks(4, seed=1))
-    assert domain.left_by(blocks(4, seed=1, size=1.5)) and domain.left_by(blocks(4, seed=1, sure=6.0))
+    assert domain.left_by(blocks(4, seed=1, size=1.5)) and domain.left_by(blocks(4, seed=1, sure=4.0))
 
 
 def test_records_are_taken_in_blocks_however_they_come():
@@ -94,17 +94,17 @@ def test_a_steady_stream_is_steady_though_classes_come_in_runs(runs):
 
 @pytest.mark.parametrize("runs", [1, 25])
 def test_a_change_is_seen_once_and_soon(runs):
-    logits = np.concatenate([rows(80 * BLOCK, runs=runs), rows(80 * BLOCK, sure=6.0, seed=1, runs=runs)])
+    logits = np.concatenate([rows(80 * BLOCK, runs=runs), rows(80 * BLOCK, sure=4.0, seed=1, runs=runs)])
     [(when, ended)] = [(i, ended) for i, ended in enumerate(Lookout().see(logits)) if ended]
     assert 80 <= when <= 83
-    assert ended.fits(blocks(FITTING, seed=2)) and ended.left_by(blocks(2, sure=6.0, seed=2))
+    assert ended.fits(blocks(FITTING, seed=2)) and ended.left_by(blocks(4, sure=4.0, seed=2))
 
 
 def test_the_domain_is_what_came_since_the_last_change():
     lookout = Lookout()
     list(lookout.see(rows(80 * BLOCK)))
-    list(lookout.see(rows(80 * BLOCK, sure=6.0, seed=1)))
-    assert lookout.domain().fits(blocks(FITTING, sure=6.0, seed=2))
+    list(lookout.see(rows(80 * BLOCK, sure=4.0, seed=1)))
+    assert lookout.domain().fits(blocks(FITTING, sure=4.0, seed=2))
     assert lookout.domain().left_by(blocks(2, seed=2))
 
 
