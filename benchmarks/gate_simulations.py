@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_agent import plugins
-from tta_agent.evidence import Evidence
+from tta_agent.core import plugins
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import Label, Record, Version
 from tta_agent.pairing import Asked
 from tta_agent.settings import Settings
 from tta_agent.trial import Case, Trial
-from tta_agent.types import Label, Record, Version
 from tta_agent.verdict import Bench
 from tta_agent.watch import Watch
 

@@ -17,9 +17,9 @@ import threading
 import time
 from pathlib import Path
 
-from tta_agent import threads
+from tta_agent.core import process
 
-threads.budget(1)
+process.budget(1)
 
 import torch  # noqa: E402
 

@@ -21,9 +21,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from tta_agent import environment, threads
+from tta_agent import environment
 from tta_agent.anchor import stratified
 from tta_agent.bench import subjects
+from tta_agent.core import process
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 from tta_agent.rehearsal import regress, run, store, worlds
@@ -263,7 +264,7 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("bench-rehearsed"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    threads.budget(1)
+    process.budget(1)
     args.severities = tuple(int(s) for s in args.severities.split(","))
     args.structures = tuple(args.structures.split(","))
     args.work.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tta_agent import threads
+from tta_agent.core import process
 
-threads.budget(1)
+process.budget(1)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

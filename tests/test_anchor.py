@@ -5,7 +5,7 @@ import pytest
 
 from tta_agent import testing
 from tta_agent.anchor import LIGHT, AnchorSet, stratified
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.graph import MasterGraph, answers
 from tta_agent.sessions import open_session
 

@@ -14,8 +14,8 @@ from tta_agent.bench import cost, lagged, peers, protocol, timing
 from tta_agent.bench.cost import Clock, Counter, head
 from tta_agent.bench.lagged import NOBODY, Lagged, change_cost
 from tta_agent.bench.streams import Stream, StreamSpec
+from tta_agent.core.types import Selection, StepReport
 from tta_agent.models import Source
-from tta_agent.types import Selection, StepReport
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from tta_agent.bench import contenders, plan, predict, quick, report, run, summa
 from tta_agent.bench.asked import Asked, counts, names, numbers
 from tta_agent.bench.cli import bench
 from tta_agent.bench.work import Work
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 
 TINY = ("--model", "tests.worlds:tiny_batch_net", "--workers", "0", "--corruptions", "contrast,brightness")
 SMALL = ("--images", "40", "--batch", "8", "--lags", "1,2", "--orders", "2", "--methods", "frozen,norm,tent")

@@ -8,7 +8,7 @@ import pytest
 from tta_agent.bench import subjects
 from tta_agent.bench.arrivals import PROTOCOLS, REPEATS, TAIL, UNKNOWN, Deal
 from tta_agent.bench.streams import Stream, StreamSpec
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 
 NAMES = ("fog", "contrast", "snow")
 LABELS = np.arange(400) % 4

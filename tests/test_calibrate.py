@@ -13,8 +13,8 @@ from tests import worlds
 from tta_agent import calibrate as c
 from tta_agent import testing
 from tta_agent.calibrate_cli import calibrate
-from tta_agent.errors import ConfigError
-from tta_agent.types import Finding
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import GateResult
 
 
 class Watching:
@@ -26,7 +26,7 @@ class Watching:
     def judge(self, evidence):
         self.seen.append(evidence)
         share = float((evidence.serving.argmax(1) != evidence.candidate.argmax(1)).mean())
-        return Finding(self.name, share, 0.0, self.verdict, "")
+        return GateResult(self.name, share, 0.0, self.verdict, "")
 
 
 def answers(n=1000, apart=0.01, labels=True):

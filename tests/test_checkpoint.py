@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tta_agent import checkpoint
-from tta_agent.errors import CheckpointError
+from tta_agent.core.errors import CheckpointError
 
 STATE = {"weights": torch.arange(4.0), "positions": {("inference", 3): 17}, "counts": (1, 2), "none": None}
 

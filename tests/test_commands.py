@@ -11,9 +11,9 @@ import pytest
 from tests import worlds
 from tests.test_loop import World
 from tta_agent.codecs import cloudevents, oip
+from tta_agent.core.types import GateResult
 from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.sources.recording import Recording
-from tta_agent.types import Finding
 
 
 def command(*words, environ=None, check=True):
@@ -31,7 +31,7 @@ def world(tmp_path, monkeypatch):
     """A store with a certified version 1 beside the source; no agent."""
     world = World(tmp_path, monkeypatch)
     session = world.ledger.get(0).path.read_bytes()
-    why = [Finding("certificate", 200.0, 164.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
+    why = [GateResult("certificate", 200.0, 164.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
     world.ledger.add(session, world.ledger.get(0), {"rounds": 8})
     world.ledger.conclude(1, "certified", "certified", why)
     world.ledger.serve(1)

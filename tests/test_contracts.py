@@ -5,8 +5,9 @@ from typing import get_args
 import pytest
 import torch
 
-from tta_agent import plugins, testing
-from tta_agent.errors import CannotAdapt, PluginNotFound
+from tta_agent import testing
+from tta_agent.core import plugins
+from tta_agent.core.errors import CannotAdapt, PluginNotFound
 
 NEEDS_BATCHNORM = {"norm", "adamixbn"}
 

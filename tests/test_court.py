@@ -8,17 +8,18 @@ import torch
 
 from tta_agent import docket, sentry
 from tta_agent.approval import Approval
+from tta_agent.core.errors import StoreError, SwapError
+from tta_agent.core.messages import CandidateProposal
+from tta_agent.core.types import GateResult, Label, Record
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
 from tta_agent.domains import signature
-from tta_agent.errors import StoreError, SwapError
 from tta_agent.graph import MasterGraph
 from tta_agent.inbox import Command, Inbox
 from tta_agent.intake import Sorted
 from tta_agent.journal import Journal
 from tta_agent.ledger.backlog import Backlog
-from tta_agent.messages import Proposal
 from tta_agent.pace import Pace
 from tta_agent.requests import drawn
 from tta_agent.sentry import LATEST, Sentry
@@ -27,7 +28,6 @@ from tta_agent.sessions import SessionPair, open_session, run
 from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry
 from tta_agent.testing import tiny_net
-from tta_agent.types import Finding, Label, Record
 from tta_agent.verdict import Bench
 from tta_agent.versions import Ledger
 
@@ -45,7 +45,7 @@ class Says:
 
     def judge(self, evidence):
         self.asked += 1
-        return Finding("says", float(len(evidence.serving)), 0.0, self.verdict, "as it was told")
+        return GateResult("says", float(len(evidence.serving)), 0.0, self.verdict, "as it was told")
 
 
 class World:
@@ -95,7 +95,7 @@ class World:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
-        return self.decider.decide(Proposal(module, {}, {"rounds": 1}, None))
+        return self.decider.decide(CandidateProposal(module, {}, {"rounds": 1}, None))
 
     def records(self, n=20, size=1.0, teach=False):
         """Held-out records, or some that teach, `size` says of which kind; their names and inputs."""
@@ -394,7 +394,7 @@ def test_the_watch_of_a_swap_after_the_checkpoint_begins_at_the_restart(tmp_path
     assert (again.sentry.watch.version.number, again.sentry.watch.baseline.number) == (1, 0)
 
 
-BAD = Finding("says", 0.0, 1.0, "fail", "it has become worse")
+BAD = GateResult("says", 0.0, 1.0, "fail", "it has become worse")
 
 
 class Away:
@@ -665,7 +665,7 @@ def test_after_a_restart_a_trial_still_has_its_opponent(tmp_path, master, world)
 
 
 def test_a_trial_remembers_where_its_proposal_was_traced(world):
-    world.decider.decide(Proposal(tiny_net("batch"), {}, {"rounds": 1}, "00-trace"))
+    world.decider.decide(CandidateProposal(tiny_net("batch"), {}, {"rounds": 1}, "00-trace"))
     assert world.court.trial.carrier == "00-trace"
 
 

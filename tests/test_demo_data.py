@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
 from tta_agent.demo import data, train
 from tta_agent.demo.net import fashion_net
-from tta_agent.errors import ConfigError
-from tta_agent.types import Array
 
 Save = Callable[..., str]
 

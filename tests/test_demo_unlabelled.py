@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tta_agent.core.errors import TtaError
 from tta_agent.demo import unlabelled
 from tta_agent.demo.data import Images, read_npz
-from tta_agent.errors import TtaError
 
 
 def test_no_anchor_image_arrives_as_traffic(tmp_path):

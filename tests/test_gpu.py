@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tta_agent import models, plugins, testing
+from tta_agent import models, testing
 from tta_agent.accelerator import Accelerator
-from tta_agent.errors import CannotAdapt
+from tta_agent.core import plugins
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection
 from tta_agent.teacher import Teacher
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Selection
 
 pytestmark = [
     pytest.mark.gpu,

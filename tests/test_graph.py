@@ -7,7 +7,7 @@ import torch
 
 from tta_adapters.tent import Tent
 from tta_agent import graph, models, testing
-from tta_agent.errors import GraphError
+from tta_agent.core.errors import GraphError
 from tta_agent.sessions import open_session, run
 
 KINDS = ("batch", "group", "layer")

@@ -7,14 +7,14 @@ import threading
 import httpx
 import pytest
 
-from tta_agent.errors import ConfigError, LedgerError
+from tta_agent.core.errors import ConfigError, LedgerError
+from tta_agent.core.types import Label
 from tta_agent.http.api import make_app
 from tta_agent.http.server import serve_in_thread
 from tta_agent.inbox import KINDS, Command, Inbox
 from tta_agent.journal import Journal
 from tta_agent.monitor.labels import LabelStore
 from tta_agent.monitor.labels_file import read_counts
-from tta_agent.types import Label
 
 TOKEN = "a-secret"
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests import worlds
 from tta_agent import inbox_cli
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.inbox import Command, Inbox, awaiting, read_status
 
 

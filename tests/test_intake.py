@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tta_agent.batching import Batcher, held_out
+from tta_agent.core.types import Label, Record
 from tta_agent.intake import Sorter
 from tta_agent.monitor.labels import LabelStore
-from tta_agent.types import Label, Record
 
 
 def record(i, *, time_s=100.0, key=None, served=(0.0, 1.0), offset=None):

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tta_agent.errors import CheckpointError
+from tta_agent.core.errors import CheckpointError
+from tta_agent.core.types import Label, Record
 from tta_agent.intake import Sorter
 from tta_agent.monitor.labels import LabelStore
 from tta_agent.monitor.labels_file import read_counts
-from tta_agent.types import Label, Record
 
 
 def record(i, *, time_s=None, version=1, says=0):

@@ -63,8 +63,12 @@ def test_the_engine_knows_no_plugin(name):
 
 
 def test_the_foundation_stands_on_nothing():
-    assert ours("tta_agent.types") == ours("tta_agent.errors") == set()
-    assert ours("tta_agent.protocols") <= {"tta_agent.types", "tta_agent.evidence", "tta_agent"}
+    assert ours("tta_agent.core.types") == ours("tta_agent.core.errors") == set()
+    assert ours("tta_agent.core.protocols") <= {
+        "tta_agent.core.types",
+        "tta_agent.core.evidence",
+        "tta_agent",
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_foreign_packages_have_one_home(package):
 
 def test_only_environment_reads_our_variables():
     readers = [name for name, path in ALL.items() if "os.environ" in path.read_text()]
-    allowed = {"tta_agent.environment", "tta_agent.threads", "tta_agent.telemetry_export"}
+    allowed = {"tta_agent.environment", "tta_agent.core.process", "tta_agent.telemetry_export"}
     assert {n for n in readers if not n.startswith("tta_agent.demo")} <= allowed
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tta_agent import build, environment, graph, models, testing
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 
 TINY = "tests.worlds:tiny_batch_net"
 

@@ -28,7 +28,7 @@ from torch import nn
 
 from tta_adapters.tent import Tent
 from tta_agent import graph, models, onnx_model, testing
-from tta_agent.errors import ConfigError, GraphError
+from tta_agent.core.errors import ConfigError, GraphError
 from tta_agent.norms import census
 from tta_agent.onnx_model.operators import OPERATORS, Operator
 from tta_agent.onnx_model.reading import _node as read_node

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.pace import DAY_S, Freeze, Pace
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tta_agent import environment, record
 from tta_agent.codecs import cloudevents
-from tta_agent.protocols import Producer
+from tta_agent.core.protocols import Producer
 from tta_agent.settings import Settings
 from tta_agent.sources.kafka import ensure_topics
 from tta_agent.sources.recording import Recording, Row

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
 from tta_agent.sources import recording_write
 from tta_agent.sources.recording import Preprocessing, Recording, RecordingWriter, Row, import_npz
-from tta_agent.types import Array
 
 FULL = ("fog", 3, 7)
 BARE = (None, None, None)

@@ -12,8 +12,8 @@ from tests import worlds
 from tta_adapters.tent import Tent
 from tta_agent import environment, graph
 from tta_agent.build import load_source
+from tta_agent.core.errors import ConfigError
 from tta_agent.decision_groups import HttpSettings
-from tta_agent.errors import ConfigError
 from tta_agent.replay import _indoors, replay
 from tta_agent.sessions import open_session, run
 from tta_agent.sources.recording import Recording, RecordingWriter

@@ -11,7 +11,7 @@ import yaml
 from tests import worlds
 from tta_agent import environment, named_settings
 from tta_agent.cli import app
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.replaying import several
 from tta_agent.replaying.tape import Late
 

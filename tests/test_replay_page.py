@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.test_replay_outcome import ABOUT, marks, played, rows
-from tta_agent.errors import TtaError
+from tta_agent.core.errors import TtaError
 from tta_agent.replaying import outcome, page, table
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.replaying import rules
 
 FIGURES = {

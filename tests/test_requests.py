@@ -7,9 +7,9 @@ import pytest
 
 from tests.parts.serving import FakeProducer
 from tta_agent.batching import held_out
-from tta_agent.errors import StreamError
+from tta_agent.core.errors import StreamError
+from tta_agent.core.types import Record
 from tta_agent.requests import DAY_S, Requests, drawn, to_file, to_topic
-from tta_agent.types import Record
 
 X = np.zeros((1, 1, 1), np.float32)
 

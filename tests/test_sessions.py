@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.parts import serving
 from tta_agent import sessions
-from tta_agent.errors import GraphError, SwapError
+from tta_agent.core.errors import GraphError, SwapError
 from tta_agent.sessions import Session, SessionPair, open_session, open_version, run, shapes
 
 

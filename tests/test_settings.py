@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tta_agent import environment, presets
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.settings import Settings
 
 

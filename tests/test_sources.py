@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from tests.parts.kafka.broker import broker, start, stop
-from tta_agent.errors import ConfigError, StreamError
-from tta_agent.protocols import Producer, Source
+from tta_agent.core.errors import ConfigError, StreamError
+from tta_agent.core.protocols import Producer, StreamConsumer
+from tta_agent.core.types import Partition, RawRecord
 from tta_agent.sources.embedded import EmbeddedProducer, EmbeddedSource
 from tta_agent.sources.groups import share
 from tta_agent.sources.kafka import KafkaSource, KafkaStreamProducer, ensure_topics
-from tta_agent.types import Partition, RawRecord
 
 LIMIT_S = 30.0  # generous: only a hang reaches it
 PARTITIONS = 4
@@ -33,13 +33,13 @@ IGNORE_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWar
 class Backend:
     """Opens sources and producers of one kind on topics of its own, and closes what a test leaves open."""
 
-    def __init__(self, source: Callable[..., Source], producer: Callable[[], Producer]) -> None:
+    def __init__(self, source: Callable[..., StreamConsumer], producer: Callable[[], Producer]) -> None:
         self.topic = f"requests-{uuid.uuid4().hex[:8]}"
         self._source = source
         self._producer = producer
-        self._opened: list[Source | Producer] = []
+        self._opened: list[StreamConsumer | Producer] = []
 
-    def source(self, group: str = "agent", start: str = "earliest", **options: object) -> Source:
+    def source(self, group: str = "agent", start: str = "earliest", **options: object) -> StreamConsumer:
         """A member of a group that reads the topic."""
         self._opened.append(
             opened := self._source([self.topic], f"{self.topic}-{group}", start=start, **options)
@@ -92,7 +92,7 @@ def open_sockets() -> set[socket.socket]:
     return {thing for thing in gc.get_objects() if type(thing) is socket.socket}
 
 
-def take(source: Source, count: int) -> list[RawRecord]:
+def take(source: StreamConsumer, count: int) -> list[RawRecord]:
     """Poll until `count` records have come, and check that no more come with them."""
     records: list[RawRecord] = []
     deadline_s = time.monotonic() + LIMIT_S
@@ -102,12 +102,12 @@ def take(source: Source, count: int) -> list[RawRecord]:
     return records
 
 
-def nothing_comes(source: Source) -> bool:
+def nothing_comes(source: StreamConsumer) -> bool:
     """Whether two polls stay empty."""
     return not [*source.poll(0.3), *source.poll(0.3)]
 
 
-def settle(*sources: Source, until: Callable[[], bool] | None = None) -> None:
+def settle(*sources: StreamConsumer, until: Callable[[], bool] | None = None) -> None:
     """Poll all members, expecting no records, until they own something (or `until` holds)."""
     done = until or (lambda: all(source.assignment() for source in sources))
     deadline_s = time.monotonic() + LIMIT_S
@@ -117,7 +117,7 @@ def settle(*sources: Source, until: Callable[[], bool] | None = None) -> None:
     assert done()
 
 
-def split_evenly(first: Source, second: Source) -> bool:
+def split_evenly(first: StreamConsumer, second: StreamConsumer) -> bool:
     """Whether each of two members has half of the partitions."""
     return len(first.assignment()) == len(second.assignment()) == PARTITIONS // 2
 
@@ -364,7 +364,7 @@ def test_poll_returns_in_time(log: Backend) -> None:
         assert time.monotonic() - started_s < timeout_s + 2.0
 
 
-def take_all(*sources: Source, count: int) -> list[list[RawRecord]]:
+def take_all(*sources: StreamConsumer, count: int) -> list[list[RawRecord]]:
     """Poll all members in turn until `count` records have come altogether."""
     taken: list[list[RawRecord]] = [[] for _ in sources]
     deadline_s = time.monotonic() + LIMIT_S

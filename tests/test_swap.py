@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.test_loop import Running, World, until
-from tta_agent.errors import SwapError
+from tta_agent.core.errors import SwapError
+from tta_agent.core.types import Golden, Version
 from tta_agent.swap import bring_up
-from tta_agent.types import Golden, Version
 
 GOLDEN = Golden(np.zeros((1, 1)), np.zeros((1, 1)))
 

@@ -15,13 +15,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.parts import serving
-from tta_agent.errors import SwapError
-from tta_agent.protocols import Swapper
+from tta_agent.core.errors import SwapError
+from tta_agent.core.protocols import ServerDriver
+from tta_agent.core.types import Golden, Version
 from tta_agent.serve.app import make_app
 from tta_agent.sessions import SessionPair, open_session, open_version
 from tta_agent.swappers.oip import OipSwapper
 from tta_agent.swappers.session import SessionSwapper
-from tta_agent.types import Golden, Version
 
 
 class Bench:
@@ -29,7 +29,7 @@ class Bench:
 
     def __init__(self, shelf: serving.Shelf, pair: SessionPair) -> None:
         self.shelf, self.pair = shelf, pair
-        self.swapper: Swapper
+        self.swapper: ServerDriver
 
     def live_answers(self, number: int) -> None:
         """The live version is `number`, by its own word and by what it answers."""

@@ -19,14 +19,14 @@ import pytest
 
 from tests.parts.otlp import OtlpReceiver, values
 from tta_agent import telemetry_names as names
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import GateResult, StepReport
 from tta_agent.telemetry import Telemetry
 from tta_agent.telemetry_spans import MAX_LINKS, parse_traceparent
-from tta_agent.types import Finding, StepReport
 
 ROOT = Path(__file__).parents[1]
 TOPIC = "inference.requests"
-FINDING = Finding("certificate", 25.0, 20.0, "pass", "E = 25 of 20")
+FINDING = GateResult("certificate", 25.0, 20.0, "pass", "E = 25 of 20")
 
 
 def traceparent(number: int, flags: str = "01") -> str:

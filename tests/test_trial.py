@@ -9,11 +9,11 @@ import pytest
 import torch
 from onnx import helper
 
-from tta_agent.evidence import Expected
+from tta_agent.core.evidence import GainEstimate
+from tta_agent.core.types import Label, Record, Version
 from tta_agent.pairing import Asked
 from tta_agent.sessions import open_session
 from tta_agent.trial import Case, Trial
-from tta_agent.types import Label, Record, Version
 
 
 def linear(weight):
@@ -143,7 +143,7 @@ def test_a_rehearsal_is_asked_about_windows_that_share_no_record(tmp_path):
 
     def expect(serving, candidate, source, anchor, moved):
         seen.append(len(serving))
-        return Expected(0.1, 0.05, 0.05, True, "")
+        return GainEstimate(0.1, 0.05, 0.05, True, "")
 
     trial = make(tmp_path, ROLL, expect=expect, every=8)
     for i in range(20):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tta_agent.errors import ConfigError
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 from tta_agent.verdict import Bench
 
 NOTHING = Evidence(np.zeros((0, 2)), np.zeros((0, 2)), 0, 0, 0, 0.01)
@@ -16,7 +16,7 @@ class Says:
         self.verdict, self.proof = verdict, proof
 
     def judge(self, evidence):
-        return Finding("test", 0.0, 0.0, self.verdict, "")
+        return GateResult("test", 0.0, 0.0, self.verdict, "")
 
 
 def veto(verdict):

@@ -16,15 +16,15 @@ import onnx.numpy_helper
 import pytest
 
 from tta_agent import versions
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
+from tta_agent.core.types import GateResult
 from tta_agent.ledger.cache import NEWEST
 from tta_agent.ledger.stores import Store
 from tta_agent.settings import Settings
-from tta_agent.types import Finding
 from tta_agent.versions import KEEP_REJECTED, Ledger
 
 GOLDEN = np.zeros((2, 3), np.float32)
-WHY = [Finding("certificate", 120.0, 100.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
+WHY = [GateResult("certificate", 120.0, 100.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
 
 
 @functools.cache

@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 from tests.test_versions import GOLDEN, graph
 from tta_agent import environment
 from tta_agent.cli import app
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
+from tta_agent.core.types import GateResult
 from tta_agent.sessions import open_session
-from tta_agent.types import Finding
 from tta_agent.versions import open_ledger
 
 GATES = [
-    Finding("integrity", 1.0, 0.99, "pass", "torch and ONNX Runtime agree on all fixed inputs"),
-    Finding("certificate", 180.4, 164.0, "pass", "certified: 31 won, 9 lost among 400 labels"),
+    GateResult("integrity", 1.0, 0.99, "pass", "torch and ONNX Runtime agree on all fixed inputs"),
+    GateResult("certificate", 180.4, 164.0, "pass", "certified: 31 won, 9 lost among 400 labels"),
 ]
 LEARNT = {
     "policy": "tent",
@@ -37,7 +37,7 @@ def ledger(tmp_path, monkeypatch):
         ledger.add(graph(number), ledger.get(ledger.aliases()["serving"]), LEARNT)
         if number == 2:
             ledger.reject(
-                2, "rejected", [Finding("collapse", 0.5, 0.9, "fail", "half of the classes are gone")]
+                2, "rejected", [GateResult("collapse", 0.5, 0.9, "fail", "half of the classes are gone")]
             )
             continue
         ledger.conclude(number, "certified", "certified", GATES, counts={"wins": 31, "losses": 9})
@@ -92,8 +92,8 @@ def test_the_source_is_explained_before_anything_has_served_beside_it(tmp_path, 
 
 
 def test_many_gates_still_make_a_short_story(ledger):
-    many = [Finding(f"gate {i}", i, 1.0, "pass", "yes " * 80) for i in range(40)]
-    ledger.conclude(4, "rejected", "none", [*many, Finding("last", 0.0, 1.0, "fail", "no")])
+    many = [GateResult(f"gate {i}", i, 1.0, "pass", "yes " * 80) for i in range(40)]
+    ledger.conclude(4, "rejected", "none", [*many, GateResult("last", 0.0, 1.0, "fail", "no")])
     for i in range(20):
         ledger.serve(4 if i % 2 else 3)
     told = tta("explain", 4).splitlines()

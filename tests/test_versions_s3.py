@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import require_or_skip
 from tests.parts import s3
 from tests.test_versions import FORGED, GOLDEN, WHY, graph, promoted, start
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
 from tta_agent.ledger import history, stores
 from tta_agent.versions import Ledger
 

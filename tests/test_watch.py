@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.test_trial import KEEP, ROLL, label, linear, record, torch_round_trip
+from tta_agent.core.types import GateResult, Version
 from tta_agent.pairing import Asked
-from tta_agent.types import Finding, Version
 from tta_agent.watch import Watch
 
 
@@ -17,7 +17,7 @@ class Veto:
 
     def judge(self, evidence):
         self.asked += 1
-        return Finding(self.gate, 0.0, 0.0, self.verdict, "told to")
+        return GateResult(self.gate, 0.0, 0.0, self.verdict, "told to")
 
 
 def make(tmp_path, *vetoes, **more):

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 Precision = Literal["float32", "bfloat16"]
 SMALLEST = 8  # samples: an adaptation step on fewer is not worth its noise

@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tta_agent.core.errors import GraphError, LedgerError
+from tta_agent.core.messages import CandidateProposal
+from tta_agent.core.types import GateResult, Label
 from tta_agent.counsel import Sworn
 from tta_agent.docket import Docket
 from tta_agent.domains import Domain
-from tta_agent.errors import GraphError, LedgerError
-from tta_agent.messages import Proposal
 from tta_agent.service import Service
 from tta_agent.telemetry import Telemetry
 from tta_agent.trial import Trial
-from tta_agent.types import Finding, Label
 
 log = logging.getLogger(__name__)
 MOST = 3  # trials that wait: each keeps its graphs and the records that may still get a label
@@ -43,7 +43,7 @@ class Agenda:
         self._tried = 0  # candidates since the last promotion
         self.unsettled = False  # the copy was on the move when it last proposed: the next may come soon
 
-    def open(self, proposal: Proposal) -> None:
+    def open(self, proposal: CandidateProposal) -> None:
         """7: compose the candidate's graph, pin it in the ledger, and begin its trial.
 
         While a trial runs, a proposal only shows whether its candidate is outdated: it is when the copy has moved
@@ -101,7 +101,7 @@ class Agenda:
         """Whether a label counts in a trial that waits."""
         return any([trial.label(label) for trial in self._adjourned])
 
-    def end(self, outcome: str, findings: Sequence[Finding] = ()) -> None:
+    def end(self, outcome: str, findings: Sequence[GateResult] = ()) -> None:
         """End the trial, if there is one."""
         if self.trial is not None:
             trial, self.trial, self.unsettled = self.trial, None, outcome == "superseded"
@@ -120,7 +120,7 @@ class Agenda:
         self.trial, self._tried = None, 0
         self._service.journal.status(trial=None, awaiting=None, waits=None)
 
-    def _conclude(self, trial: Trial, outcome: str, findings: Sequence[Finding] = ()) -> None:
+    def _conclude(self, trial: Trial, outcome: str, findings: Sequence[GateResult] = ()) -> None:
         number, service = trial.version.number, self._service
         service.backlog.write(lambda: service.ledger.reject(number, outcome, findings))
         service.say("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])

@@ -22,16 +22,16 @@ from pathlib import Path
 
 from tta_agent import checkpoint
 from tta_agent.batching import Batch, Batcher
+from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
+from tta_agent.core.protocols import StreamConsumer
+from tta_agent.core.types import Partition, Positions
 from tta_agent.decider import Decider
 from tta_agent.intake import Decoder, Sorted, Sorter
 from tta_agent.journal import Journal
-from tta_agent.messages import Chunk, Marker, Proposal
 from tta_agent.pipes import Rooms
-from tta_agent.protocols import Source
 from tta_agent.rhythm import Rhythm
 from tta_agent.teacher import Round, Teacher
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Partition, Positions
 
 STOP_WITHIN_S = 8.0
 
@@ -47,7 +47,7 @@ class Agent:
 
     def __init__(
         self,
-        source: Source,
+        source: StreamConsumer,
         decoder: Decoder,
         sorter: Sorter,
         batcher: Batcher,
@@ -94,7 +94,7 @@ class Agent:
             after = {(raw.topic, raw.partition): raw.offset + 1 for raw in raws}
             with self.telemetry.poll(raws[0].topic, len(raws)):
                 self.telemetry.stream(self.source.lag(), self._rooms.held_bytes)
-            chunk = Chunk(items, after)
+            chunk = PolledBatch(items, after)
             self._to_learner.put(chunk, chunk.nbytes)
         self._commit()
         return len(raws)
@@ -107,7 +107,7 @@ class Agent:
 
     # learner
 
-    def learn(self, chunk: Chunk) -> None:
+    def learn(self, chunk: PolledBatch) -> None:
         """3 sort, 4 batch, 5 the round, 6 propose; then the marker of the next checkpoint."""
         self._obey_reset()
         piles = self.sorter.sort(chunk.items)
@@ -143,7 +143,7 @@ class Agent:
         self._propose.clear()
         self._proposed = self.teacher.rounds
         module, born = self.teacher.adapter.servable(), dict(self._positions)
-        self._to_decider.put(Proposal(module, born, self.teacher.history(born), self._carrier))
+        self._to_decider.put(CandidateProposal(module, born, self.teacher.history(born), self._carrier))
 
     def _mark(self) -> None:
         self._marked = self.teacher.rounds
@@ -152,7 +152,7 @@ class Agent:
         again = {record.identity for record in self.batcher.waiting()}
         done = [identity for identity in self.sorter.dealt_with(oldest) if identity not in again]
         learner = {**self.teacher.state_dict(), "done": done}
-        self._to_decider.put(Marker(learner, {**self._positions, **oldest}, self._carrier))
+        self._to_decider.put(CheckpointBarrier(learner, {**self._positions, **oldest}, self._carrier))
 
     def _obey_reset(self) -> None:
         if self._reset.is_set():
@@ -169,9 +169,9 @@ class Agent:
 
     # decider
 
-    def decide(self, item: Sorted | Proposal | Marker) -> None:
+    def decide(self, item: Sorted | CandidateProposal | CheckpointBarrier) -> None:
         """7 compose, 8 judge and watch, 9 swap, 10 checkpoint."""
-        if isinstance(item, Marker):
+        if isinstance(item, CheckpointBarrier):
             self._save(item)
         elif self.decider.decide(item, stale=self._reset.is_set()):
             self._propose.clear()  # nothing that was learnt stays
@@ -180,7 +180,7 @@ class Agent:
         if self.court.wants_candidate():
             self._propose.set()
 
-    def _save(self, marker: Marker) -> None:
+    def _save(self, marker: CheckpointBarrier) -> None:
         state = {
             "learner": marker.learner,
             **self.decider.state_dict(),

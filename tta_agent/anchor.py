@@ -14,11 +14,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tta_agent.errors import ConfigError
-from tta_agent.evidence import Anchor
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.evidence import AnchorResult
+from tta_agent.core.types import Array
 from tta_agent.origin import read_source_data
 from tta_agent.sessions import Session, run
-from tta_agent.types import Array
 
 CLEAN = "clean"
 LIGHT = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression")
@@ -109,9 +109,9 @@ class AnchorSet:
             for name, x in self.views().items()
         }
 
-    def compare(self, serving: Mapping[str, Array], candidate: Mapping[str, Array]) -> Anchor:
+    def compare(self, serving: Mapping[str, Array], candidate: Mapping[str, Array]) -> AnchorResult:
         """Both graphs' answers as gates look at them."""
-        return Anchor(self.labels, serving, candidate)
+        return AnchorResult(self.labels, serving, candidate)
 
 
 def stratified(labels: Array, count: int, seed: int) -> Array:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tta_agent.types import Array, Positions, Record
+from tta_agent.core.types import Array, Positions, Record
 
 
 @dataclass(frozen=True)

@@ -14,27 +14,28 @@ import torch
 from torch import nn
 
 import tta_agent
-from tta_agent import models, plugins, versions
+from tta_agent import models, versions
 from tta_agent.accelerator import Accelerator
 from tta_agent.agent import Agent
 from tta_agent.batching import Batcher
 from tta_agent.build_decision import make_decider, open_interface
 from tta_agent.codecs import cloudevents
-from tta_agent.errors import SwapError
+from tta_agent.core import plugins
+from tta_agent.core.errors import SwapError
+from tta_agent.core.protocols import Adapter, Producer, ServerDriver, StreamConsumer
+from tta_agent.core.types import SourceInfo
 from tta_agent.graph import MasterGraph, floats
 from tta_agent.intake import Decoder, Sorter
 from tta_agent.journal import Journal
 from tta_agent.monitor.labels import LabelStore
 from tta_agent.norms import census
 from tta_agent.origin import read_source_data
-from tta_agent.protocols import Adapter, Producer, Source, Swapper
 from tta_agent.rhythm import Rhythm
 from tta_agent.service import Service
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer, open_source
 from tta_agent.teacher import Teacher
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Origin
 from tta_agent.versions import Ledger
 from tta_agent.window import Window
 
@@ -88,9 +89,9 @@ def agent(settings: Settings, source: models.Source) -> Agent:
 def assemble(
     settings: Settings,
     source: models.Source,
-    stream: Source,
+    stream: StreamConsumer,
     producer: Producer,
-    swapper: Swapper,
+    swapper: ServerDriver,
     telemetry: Telemetry,
     *,
     master: MasterGraph | None = None,
@@ -172,18 +173,18 @@ def make_adapter(settings: Settings, source: models.Source, method: str) -> Adap
     return adapter
 
 
-def load_origin(settings: Settings, source: models.Source) -> Origin:
+def load_origin(settings: Settings, source: models.Source) -> SourceInfo:
     """What is known of the source besides its weights: pixel facts, and data where the settings name some."""
     path = settings.model.source_data
     if path is None:
-        return Origin(source.mean, source.std)
+        return SourceInfo(source.mean, source.std)
     inputs, labels = read_source_data(path, source.shape, source.mean, source.std)
     on_device = torch.from_numpy(inputs).to(source.device)
     classes = None if labels is None else torch.from_numpy(labels).to(source.device)
-    return Origin(source.mean, source.std, on_device, classes, settings.store.path / "source")
+    return SourceInfo(source.mean, source.std, on_device, classes, settings.store.path / "source")
 
 
-def open_swapper(settings: Settings) -> Swapper:
+def open_swapper(settings: Settings) -> ServerDriver:
     """The driver of the model server."""
     if settings.swap.driver == "none" or settings.mode not in ("approve", "auto"):
         from tta_agent.swappers.none import NoSwapper

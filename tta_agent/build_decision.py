@@ -8,10 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tta_agent import calibrate, models, plugins
+from tta_agent import calibrate, models
 from tta_agent.anchor import AnchorSet
 from tta_agent.approval import Approval, Mode
 from tta_agent.codecs import cloudevents
+from tta_agent.core import plugins
+from tta_agent.core.protocols import Gate, Producer, ServerDriver
+from tta_agent.core.types import Headers
 from tta_agent.counsel import Rehearsal
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
@@ -21,14 +24,12 @@ from tta_agent.hooks import Hooks
 from tta_agent.inbox import Inbox
 from tta_agent.journal import Journal
 from tta_agent.pace import Pace
-from tta_agent.protocols import Gate, Producer, Swapper
 from tta_agent.requests import LabelRequest, Requests, to_file, to_topic
 from tta_agent.sentry import Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Headers
 from tta_agent.verdict import Bench
 from tta_agent.versions import Ledger
 
@@ -44,7 +45,7 @@ def make_decider(
     source: models.Source,
     master: MasterGraph,
     ledger: Ledger,
-    swapper: Swapper,
+    swapper: ServerDriver,
     producer: Producer,
     telemetry: Telemetry,
     journal: Journal,

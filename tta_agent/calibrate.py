@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from tta_agent.errors import ConfigError
-from tta_agent.evidence import Anchor, Evidence, Judged
-from tta_agent.files import write_atomic
-from tta_agent.protocols import Gate
-from tta_agent.types import Array, Finding
+from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.evidence import AnchorResult, Evidence, LabelledPair
+from tta_agent.core.protocols import Gate
+from tta_agent.core.types import Array, GateResult
 
 FILE = "calibration.json"
 QUANTILE = 0.995
@@ -46,7 +46,7 @@ class Answers:
     jittered: Sequence[Array]
     labels: Array
     tenants: Sequence[str]
-    anchors: Sequence[Anchor | None]
+    anchors: Sequence[AnchorResult | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _paired(answers: Answers, which: int, rows: slice, alpha: float) -> Evidence
         answers.labels[rows].tolist(), serving.argmax(1).tolist(), candidate.argmax(1).tolist(),
         answers.tenants[rows], strict=True,
     )  # fmt: skip
-    judged = tuple(Judged(*pair) for pair in pairs if pair[0] >= 0)
+    judged = tuple(LabelledPair(*pair) for pair in pairs if pair[0] >= 0)
     steps = [one.step for one in judged]
     return Evidence(
         serving, candidate, steps.count(1), steps.count(-1), len(judged), alpha, judged=judged, source=serving,
@@ -152,7 +152,7 @@ def _fires(gate: Gate) -> str:
     return "pass" if getattr(gate, "proof", None) else "fail"
 
 
-def _statistic(finding: Finding, n: int) -> float:
+def _statistic(finding: GateResult, n: int) -> float:
     """As `Evidence.null` holds it: of the histogram 4 N JS, which does not depend on the window's length."""
     return finding.value * 4 * n if finding.gate == "histogram" else finding.value
 

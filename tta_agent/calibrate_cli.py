@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from tta_agent import environment, threads
-from tta_agent.errors import ConfigError
+from tta_agent import environment
+from tta_agent.core import process
+from tta_agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tta_agent.calibrate import Answers, Null
+    from tta_agent.core.types import Array
     from tta_agent.models import Source
     from tta_agent.settings import Settings
-    from tta_agent.types import Array
 
 JITTERS = 5
 FIRST = 500  # records on which the jitter is chosen
@@ -47,7 +48,7 @@ def calibrate(
     Try: tta-agent record tuesday && tta-agent calibrate tuesday
     """
     settings = environment.load()
-    threads.budget(settings.model.threads)
+    process.budget(settings.model.threads)
     from tta_agent import build
     from tta_agent.calibrate import save
 
@@ -75,8 +76,8 @@ def _window(wanted: int, records: int) -> int:
 
 
 def _measure(settings: Settings, answers: Answers, window: int, count: int) -> dict[str, Null]:
-    from tta_agent import plugins
     from tta_agent.calibrate import runs, summary
+    from tta_agent.core import plugins
 
     names = dict.fromkeys([*settings.gate.gates, "histogram", "concentration"])
     gates = {name: plugins.make("gates", name, settings.gate.options) for name in names}

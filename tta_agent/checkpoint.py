@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from tta_agent.errors import CheckpointError
-from tta_agent.files import write_atomic
+from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.errors import CheckpointError
 
 FORMAT = 5
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tta_agent import environment, threads
-from tta_agent.errors import ConfigError, TtaError
+from tta_agent import environment
+from tta_agent.core import process
+from tta_agent.core.errors import ConfigError, TtaError
 
 if TYPE_CHECKING:
     from tta_agent.settings import Settings
@@ -50,7 +51,7 @@ def run(
     if show_config:
         print(settings.model_dump_json(indent=1))
         return
-    threads.yield_to_others(settings.model.nice)
+    process.yield_to_others(settings.model.nice)
     from tta_agent import build
 
     source = build.load_source(settings)
@@ -151,7 +152,7 @@ def _interrupt(*_: object) -> None:
 
 def _settings(**flags: Any) -> Settings:
     settings = environment.load(**flags)
-    threads.budget(settings.model.threads)
+    process.budget(settings.model.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "httpcore", "onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

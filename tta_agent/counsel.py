@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from tta_agent.core.evidence import AnchorResult, GainEstimate
+from tta_agent.core.types import Array, Record, Version
 from tta_agent.domains import Domain
-from tta_agent.evidence import Anchor, Expected
 from tta_agent.sessions import Session
-from tta_agent.types import Array, Record, Version
 
 
 class Rehearsal(Protocol):
@@ -26,9 +26,9 @@ class Rehearsal(Protocol):
         serving: Array,
         candidate: Array,
         source: Array,
-        anchor: Anchor | None,
+        anchor: AnchorResult | None,
         moved: Mapping[str, float],
-    ) -> Expected:
+    ) -> GainEstimate:
         """Gain of the candidate over serving, from logits [N, C] in the order of arrival."""
 
 

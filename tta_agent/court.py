@@ -10,16 +10,16 @@ from typing import Any
 
 from tta_agent.agenda import Agenda
 from tta_agent.approval import Answer, Approval
+from tta_agent.core.messages import CandidateProposal
+from tta_agent.core.types import Label, Record, Version
 from tta_agent.counsel import Sworn, Wishes
 from tta_agent.docket import Docket
-from tta_agent.messages import Proposal
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
 from tta_agent.requests import drawn
 from tta_agent.service import Grant, Service
 from tta_agent.telemetry import Telemetry
 from tta_agent.trial import Trial
-from tta_agent.types import Label, Record, Version
 from tta_agent.verdict import Bench, Ruling
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Court:
         """No cool-down holds."""
         return not self._pace.cools(self._clock())
 
-    def open(self, proposal: Proposal) -> None:
+    def open(self, proposal: CandidateProposal) -> None:
         """7: a candidate's trial begins, where none runs."""
         self._agenda.open(proposal)
 

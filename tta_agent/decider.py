@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tta_agent.core.errors import StoreError
+from tta_agent.core.messages import CandidateProposal
+from tta_agent.core.types import Label
 from tta_agent.court import Court
-from tta_agent.errors import StoreError
 from tta_agent.intake import Sorted
-from tta_agent.messages import Proposal
 from tta_agent.pairing import Asked
 from tta_agent.sentry import Sentry
-from tta_agent.types import Label
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Decider:
     def __init__(self, court: Court, sentry: Sentry, close: Callable[[], None] = lambda: None) -> None:
         self.court, self.sentry, self.close = court, sentry, close
 
-    def decide(self, item: Sorted | Proposal, *, stale: bool = False) -> bool:
+    def decide(self, item: Sorted | CandidateProposal, *, stale: bool = False) -> bool:
         """7 to 9. Whether adaptation starts over: a version was taken back, or somebody asked for it.
 
         Args:

@@ -15,8 +15,8 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors.numpy import load, save
 
-from tta_agent.errors import LedgerError
-from tta_agent.types import Array
+from tta_agent.core.errors import LedgerError
+from tta_agent.core.types import Array
 
 _KINDS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "<f4",

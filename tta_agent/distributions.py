@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 TEMPERATURES = np.geomspace(0.05, 20.0, 97)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_agent.anchor import AnchorSet
+from tta_agent.core.evidence import AnchorResult
+from tta_agent.core.messages import CandidateProposal
+from tta_agent.core.protocols import Gate
+from tta_agent.core.types import Array, Version
 from tta_agent.counsel import Rehearsal
-from tta_agent.evidence import Anchor
 from tta_agent.graph import MasterGraph, answers, parity
-from tta_agent.messages import Proposal
-from tta_agent.protocols import Gate
 from tta_agent.service import Service
 from tta_agent.sessions import Session, run
 from tta_agent.trial import Case, Trial
-from tta_agent.types import Array, Version
 from tta_agent.watch import Watch
 
 TIMED = 15  # runs of each graph for the ratio of their latencies
@@ -61,7 +61,7 @@ class Docket:
         self._anchor, self._rehearsal, self._null = anchor, rehearsal, null or {}
         self._known: dict[int, Mapping[str, Array]] = {}  # answers to the anchor set, by version
 
-    def compose(self, proposal: Proposal) -> tuple[bytes, Session]:
+    def compose(self, proposal: CandidateProposal) -> tuple[bytes, Session]:
         """The candidate's graph and its session.
 
         Raises:
@@ -70,7 +70,9 @@ class Docket:
         graph = self._master.compose(proposal.module)
         return graph, self._service.open(graph)
 
-    def trial(self, version: Version, session: Session, proposal: Proposal, size: int, alpha: float) -> Trial:
+    def trial(
+        self, version: Version, session: Session, proposal: CandidateProposal, size: int, alpha: float
+    ) -> Trial:
         """The trial of a version that has just been made of a proposal."""
         fixed = self._master.fixed
         case = Case(
@@ -129,7 +131,7 @@ class Docket:
             anchor=anchor, null=self._null,
         )  # fmt: skip
 
-    def _compare(self, one: Version, first: Session, other: Version, second: Session) -> Anchor | None:
+    def _compare(self, one: Version, first: Session, other: Version, second: Session) -> AnchorResult | None:
         if self._anchor is None:
             return None
         pair = [self._answers(version, session) for version, session in ((one, first), (other, second))]

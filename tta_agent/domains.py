@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tta_agent.core.types import Array, softmax
 from tta_agent.distributions import energy, entropy
-from tta_agent.types import Array, softmax
 
 BLOCK = 8  # records
 ENOUGH, KEPT = 32, 256  # blocks before a spread means something; blocks that a domain remembers

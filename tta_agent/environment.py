@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tta_agent.errors import ConfigError, nearest
+from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.settings import PREFIX, Settings
 
 

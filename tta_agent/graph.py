@@ -23,9 +23,9 @@ import onnx.numpy_helper
 import torch
 from torch import Tensor, nn
 
-from tta_agent.errors import GraphError
+from tta_agent.core.errors import GraphError
+from tta_agent.core.types import Array
 from tta_agent.sessions import open_session, run
-from tta_agent.types import Array
 
 INPUT, OUTPUT = "input", "logits"
 TOLERANCE = 1e-3

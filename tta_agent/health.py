@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tta_agent.types import StepReport
+from tta_agent.core.types import StepReport
 
 MOMENTUM = 0.1
 

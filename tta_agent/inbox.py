@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from tta_agent.errors import ConfigError, nearest
-from tta_agent.files import write_atomic
+from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.errors import ConfigError, nearest
 
 Kind: TypeAlias = Literal["approve", "reject", "rollback", "freeze", "unfreeze", "reset"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

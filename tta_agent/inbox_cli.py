@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tta_agent import environment
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.inbox import Command, Inbox, Kind, awaiting, read_status
 
 QUIET_S = 60.0  # an agent that has said nothing for so long may not be running

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tta_agent.batching import held_out
-from tta_agent.errors import DecodeError, StreamError
+from tta_agent.core.errors import DecodeError, StreamError
+from tta_agent.core.protocols import Producer
+from tta_agent.core.types import Headers, Label, Partition, Positions, RawRecord, Record
 from tta_agent.monitor.labels import LabelStore, Outcome
-from tta_agent.protocols import Producer
-from tta_agent.types import Headers, Label, Partition, Positions, RawRecord, Record
 
 log = logging.getLogger(__name__)
 REMEMBERED = 100_000  # identities kept for dropping duplicates

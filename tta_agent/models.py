@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tta_agent import onnx_model, plugins
-from tta_agent.errors import ConfigError, nearest
+from tta_agent import onnx_model
+from tta_agent.core import plugins
+from tta_agent.core.errors import ConfigError, nearest
 
 Floats = tuple[float, ...]
 

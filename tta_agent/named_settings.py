@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from tta_agent import environment, plugins
-from tta_agent.errors import ConfigError, nearest
+from tta_agent import environment
+from tta_agent.core import plugins
+from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.presets import presets
 from tta_agent.settings import Settings
 

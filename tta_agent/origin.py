@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tta_agent.errors import ConfigError
-from tta_agent.types import Array
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tta_agent.errors import ConfigError, nearest
+from tta_agent.core.errors import ConfigError, nearest
 
 DAY_S, WEEK_S = 86_400, 7 * 86_400
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tta_agent.evidence import Judged
+from tta_agent.core.evidence import LabelledPair
+from tta_agent.core.types import Array, Label, Positions, Record
 from tta_agent.sessions import Session, run
-from tta_agent.types import Array, Label, Positions, Record
 
 REMEMBERED = 50_000  # records that may still get a label; labels whose order is kept
 
@@ -67,7 +67,7 @@ class Pairing:
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._counted: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self.judged: deque[Judged] = deque(maxlen=REMEMBERED)
+        self.judged: deque[LabelledPair] = deque(maxlen=REMEMBERED)
         self.records = self.labels = self.wins = self.losses = 0
 
     def observe(self, asked: Asked) -> list[tuple[Record, int, int]]:
@@ -101,13 +101,13 @@ class Pairing:
             if len(memory) > REMEMBERED:
                 memory.popitem(last=False)
 
-    def label(self, label: Label) -> Judged | None:
+    def label(self, label: Label) -> LabelledPair | None:
         """Count one label; None for other records, second labels, and second ones of an entity in its stretch."""
         found = self._waiting.pop(label.id, None)
         if found is None or (found.entity, found.bucket) in self._counted:
             return None
         self._counted[found.entity, found.bucket] = None
-        judged = Judged(label.label, found.first, found.second, found.tenant)
+        judged = LabelledPair(label.label, found.first, found.second, found.tenant)
         self.judged.append(judged)
         self.labels += 1
         self.wins += judged.step > 0
@@ -154,5 +154,5 @@ class Pairing:
         self._waiting = OrderedDict((name, _Waiting(*fields)) for name, fields in state["waiting"].items())
         self._seen = OrderedDict.fromkeys(state["seen"])
         self._counted = OrderedDict.fromkeys((entity, bucket) for entity, bucket in state["counted"])
-        self.judged = deque((Judged(*fields) for fields in state["judged"]), maxlen=REMEMBERED)
+        self.judged = deque((LabelledPair(*fields) for fields in state["judged"]), maxlen=REMEMBERED)
         self.records, self.labels, self.wins, self.losses = state["counts"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tta_agent.core.types import Array, GateResult, Label
 from tta_agent.domains import FITTING, KEPT, LEFT, SPANS, Domain, Lookout
-from tta_agent.types import Array, Finding, Label
 from tta_agent.watch import Watch
 
 SHORT = 64  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
@@ -53,16 +53,16 @@ class Posts:
         """Somebody else decides what serves."""
         self._posts.clear()
 
-    def label(self, labels: Sequence[Label]) -> dict[int, Finding]:
+    def label(self, labels: Sequence[Label]) -> dict[int, GateResult]:
         """Late labels, for every watch: by version, why it must go. A version need not serve to be found wrong."""
-        found: dict[int, Finding] = {}
+        found: dict[int, GateResult] = {}
         for label in labels:
             for number, post in self._posts.items():
                 if finding := post.watch.label(label):
                     found.setdefault(number, finding)
         return found
 
-    def look(self, serving: int, rows: Array) -> tuple[int, Finding] | None:
+    def look(self, serving: int, rows: Array) -> tuple[int, GateResult] | None:
         """Signatures of the latest records, [n, d]; which version should serve now, where another one."""
         self.ended = None
         for ended in self._lookout.see(rows):
@@ -82,21 +82,21 @@ class Posts:
         self._lookout.turn()
         self._stayed = self._fitting = 0
 
-    def _leave(self, serving: int) -> tuple[int, Finding] | None:
+    def _leave(self, serving: int) -> tuple[int, GateResult] | None:
         post, latest = self._posts.get(serving), self._lookout.latest
         if post is None:
             return None
         self._stayed += 1
         if far := post.domain.left_by(latest):
             reason = f"records are of another kind than those that version {serving} was proven on"
-            return 0, Finding(
+            return 0, GateResult(
                 "domain", far, LEFT, "fail", f"{reason}: {far:.1f} standard errors, {LEFT:g} at most"
             )
         if len(latest) == max(SPANS):
             post.domain.add(latest[0])  # none of those that it is compared with
         return None
 
-    def _return(self) -> tuple[int, Finding] | None:
+    def _return(self) -> tuple[int, GateResult] | None:
         latest = self._lookout.latest
         fitting = next((n for n, post in reversed(self._posts.items()) if post.domain.fits(latest)), None)
         self._fitting = 0 if fitting is None else self._fitting + 1
@@ -104,4 +104,4 @@ class Posts:
             return None
         value = self._posts[fitting].domain.distance(latest[-FITTING:])
         reason = f"records are again of the kind that version {fitting} was proven on"
-        return fitting, Finding("domain", value, LEFT, "pass", f"{reason}: {value:.1f} standard errors")
+        return fitting, GateResult("domain", value, LEFT, "pass", f"{reason}: {value:.1f} standard errors")

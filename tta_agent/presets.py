@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tta_agent.errors import ConfigError, nearest
+from tta_agent.core.errors import ConfigError, nearest
 
 
 def presets() -> dict[str, Path]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
+from tta_agent.core.protocols import ServerDriver
+from tta_agent.core.types import Version
 from tta_agent.journal import Journal
-from tta_agent.protocols import Swapper
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.swap import bring_up, golden
 from tta_agent.swappers.none import NoSwapper
 from tta_agent.swappers.oip import OipSwapper
-from tta_agent.types import Version
 from tta_agent.versions import Ledger, open_ledger
 
 COMMAND = "command"
@@ -89,7 +89,7 @@ def _bring(settings: Settings, ledger: Ledger, version: Version, reason: str) ->
     ledger.serve(version.number, by=COMMAND, reason=reason)
 
 
-def _swapper(settings: Settings) -> Swapper:
+def _swapper(settings: Settings) -> ServerDriver:
     if settings.swap.driver == "none":
         return NoSwapper()
     return OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tta_agent.codecs import cloudevents
-from tta_agent.errors import DecodeError
-from tta_agent.protocols import Source
+from tta_agent.core.errors import DecodeError
+from tta_agent.core.protocols import StreamConsumer
+from tta_agent.core.types import Label, RawRecord, Record
 from tta_agent.settings import Settings
 from tta_agent.sources.recording import RecordingWriter, Row
 from tta_agent.streams import open_source
-from tta_agent.types import Label, RawRecord, Record
 
 PATIENCE_S = 0.25  # of one poll, while both topics are quiet
 GLANCE_S = 0.01  # of one poll, while the other topic is not
@@ -62,7 +62,7 @@ def record(
 class _Labels:
     """The labels topic, and what was read of it."""
 
-    def __init__(self, source: Source, follow_s: float) -> None:
+    def __init__(self, source: StreamConsumer, follow_s: float) -> None:
         self._source, self._follow_s = source, follow_s
         self.known: dict[str, int] = {}
 
@@ -107,7 +107,7 @@ class _Waiting:
             self.count += 1
 
 
-def _taken(source: Source, labels: _Labels, count: int, follow_s: float) -> Iterator[Record]:
+def _taken(source: StreamConsumer, labels: _Labels, count: int, follow_s: float) -> Iterator[Record]:
     """Up to `count` inferences; after each poll of theirs one of the labels."""
     done, raws, last_s = 0, _joined(source), time.monotonic()
     while raws or time.monotonic() - last_s < follow_s:
@@ -122,7 +122,7 @@ def _taken(source: Source, labels: _Labels, count: int, follow_s: float) -> Iter
         raws = source.poll(GLANCE_S if busy else PATIENCE_S)
 
 
-def _joined(source: Source) -> Sequence[RawRecord]:
+def _joined(source: StreamConsumer) -> Sequence[RawRecord]:
     """Wait until the group gives us partitions, which takes a broker some seconds; what has come by then."""
     raws, deadline_s = source.poll(PATIENCE_S), time.monotonic() + JOIN_S
     while not raws and not source.assignment() and time.monotonic() < deadline_s:
@@ -142,7 +142,7 @@ def _row(record: Record, label: int | None) -> Row:
     )
 
 
-def _open(settings: Settings, topic: str) -> Source:
+def _open(settings: Settings, topic: str) -> StreamConsumer:
     # a group of its own: the agent's positions stay where they are
     group = f"{settings.stream.group}-record-{os.getpid()}-{time.time_ns()}"
     return open_source(settings, [topic], group=group)

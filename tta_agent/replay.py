@@ -18,8 +18,8 @@ import torch
 
 from tta_agent import build, models
 from tta_agent.agent import Agent
+from tta_agent.core.errors import ConfigError
 from tta_agent.decision_groups import HttpSettings
-from tta_agent.errors import ConfigError
 from tta_agent.graph import MasterGraph
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import MOST_WINDOWS

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tta_agent.errors import StreamError
-from tta_agent.protocols import Producer
-from tta_agent.types import Headers, Record
+from tta_agent.core.errors import StreamError
+from tta_agent.core.protocols import Producer
+from tta_agent.core.types import Headers, Record
 
 DAY_S = 86_400.0
 REMEMBERED = 50_000  # ids and stretches of time that are not asked about again

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from tta_agent.approval import Answer, Approval
+from tta_agent.core.errors import LedgerError
+from tta_agent.core.types import GateResult, Label, Version
 from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
 from tta_agent.domains import Domain, signature
-from tta_agent.errors import LedgerError
 from tta_agent.inbox import Command, Inbox
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
 from tta_agent.posts import Posts
 from tta_agent.service import Service
 from tta_agent.sessions import Session
-from tta_agent.types import Finding, Label, Version
 from tta_agent.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Sentry:
             self._follow(asked, taught)
         return bool(wrong)
 
-    def _withdraw(self, number: int, finding: Finding) -> None:
+    def _withdraw(self, number: int, finding: GateResult) -> None:
         """Found wrong while another version serves: it never comes back."""
         self._posts.drop(number)
         self._service.withdraw(number, finding)
@@ -157,14 +157,14 @@ class Sentry:
             return False
         return self._take_back(watch.baseline, found, "agent")
 
-    def _asked_for(self) -> Finding | None:
+    def _asked_for(self) -> GateResult | None:
         """Whether the webhook wants a version gone that still bakes."""
         watch = self.watch
         if watch is None or not watch.baking or self._hook is None:
             return None
         if not self._hook.rollback({"version": watch.version.number, "baseline": watch.baseline.number}):
             return None
-        return Finding("webhook", 1.0, 0.0, "fail", "the webhook asked for it")
+        return GateResult("webhook", 1.0, 0.0, "fail", "the webhook asked for it")
 
     def _obey(self, command: Command) -> bool:
         log.info("%s by %s %s", command.kind, command.by, command.reason)
@@ -180,7 +180,7 @@ class Sentry:
 
     def _back_to(self, number: int | None, command: Command) -> bool:
         ledger, serving = self._service.ledger, self._service.version
-        finding = Finding("command", 1.0, 0.0, "fail", command.reason or "asked for by command")
+        finding = GateResult("command", 1.0, 0.0, "fail", command.reason or "asked for by command")
         before = ledger.aliases().get("previous") if number is None else number
         try:
             if before is None:
@@ -192,7 +192,7 @@ class Sentry:
             self._service.say("rollback_refused", version=number, by=command.by, error=str(error))
             return False
 
-    def _take_back(self, target: Version, finding: Finding, by: str) -> bool:
+    def _take_back(self, target: Version, finding: GateResult, by: str) -> bool:
         gone = self._service.version.number
         if not self._service.take_back(target, finding, by):
             return False

@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tta_agent.errors import LedgerError, StoreError, SwapError, TtaError
+from tta_agent.core.errors import LedgerError, StoreError, SwapError, TtaError
+from tta_agent.core.protocols import ServerDriver
+from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.journal import Journal
 from tta_agent.ledger.backlog import Backlog
-from tta_agent.protocols import Swapper
 from tta_agent.sessions import Session
 from tta_agent.swap import bring_up, golden
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Array, Finding, Proof, Version
 from tta_agent.versions import Ledger
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Grant:
     """Why a version may serve: the proof, all findings, their counts, who agreed, until when (None: for good)."""
 
     proof: Proof
-    findings: Sequence[Finding]
+    findings: Sequence[GateResult]
     counts: Mapping[str, float]
     by: str = "agent"
     expires_s: float | None = None
@@ -51,7 +51,7 @@ class Service:
     def __init__(
         self,
         ledger: Ledger,
-        swapper: Swapper,
+        swapper: ServerDriver,
         telemetry: Telemetry,
         journal: Journal,
         fixed: Array,
@@ -126,13 +126,13 @@ class Service:
         """Bytes of the graph that serves."""
         return self.version.path.stat().st_size
 
-    def realign(self, found: Finding) -> None:
+    def realign(self, found: GateResult) -> None:
         """Make the server answer as the ledger says, when it has been found not to."""
         log.warning("%s: putting version %d into service again", found.reason, self.version.number)
         error = self._bring(self.version, self.session, nullcontext(), None)
         self.say("swap_failed" if error else "realigned", version=self.version.number, reason=found.reason)
 
-    def check(self) -> Finding | None:
+    def check(self) -> GateResult | None:
         """Ask the server whether it answers as it should; what is wrong, if something is.
 
         A server that cannot be reached is no reason to swap: nobody could.
@@ -144,11 +144,11 @@ class Service:
             return None
         if live != self.version.number:
             reason = f"version {live} answers instead of version {self.version.number}"
-            return Finding("server", live, self.version.number, "fail", reason)
+            return GateResult("server", live, self.version.number, "fail", reason)
         try:
             self._swapper.verify(golden(self.session, self._fixed))
         except SwapError as error:
-            return Finding(
+            return GateResult(
                 "server", 0.0, 1.0, "fail", f"the server answers otherwise than it should: {error}"
             )
         return None
@@ -188,23 +188,23 @@ class Service:
         self.ledger.serve(version.number, by=grant.by, reason=grant.proof)
         self.backlog.write(lambda: self.ledger.gc(self._keep))
 
-    def take_back(self, target: Version, finding: Finding, by: str) -> bool:
+    def take_back(self, target: Version, finding: GateResult, by: str) -> bool:
         """Put an earlier version into service again and mark this one as withdrawn; whether it could be done."""
         gone = self.version.number
         withdraw = functools.partial(self.ledger.take_back, gone, finding.reason, by=by)
         return self._go_to(target, self.session_of(target), finding, by, "rollback", withdraw)
 
-    def turn_to(self, target: Version, session: Session, finding: Finding) -> bool:
+    def turn_to(self, target: Version, session: Session, finding: GateResult) -> bool:
         """Put the source into service, or again a version that is proven here; whether it could be done."""
         return self._go_to(target, session, finding, "agent", "reinstated" if target.number else "fallback")
 
-    def withdraw(self, number: int, finding: Finding) -> None:
+    def withdraw(self, number: int, finding: GateResult) -> None:
         """Mark a version that does not serve as withdrawn."""
         self.backlog.write(lambda: self.ledger.take_back(number, finding.reason))
         self.say("withdrawn", version=number, reason=finding.reason, finding=asdict(finding))
 
     def _go_to(
-        self, target: Version, session: Session, finding: Finding, by: str, event: str,
+        self, target: Version, session: Session, finding: GateResult, by: str, event: str,
         first: Callable[[], None] = lambda: None,
     ) -> bool:  # fmt: skip
         before, started_s = self.version.number, time.monotonic()

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 
-from tta_agent.errors import GraphError, SwapError
-from tta_agent.types import Array, Version
+from tta_agent.core.errors import GraphError, SwapError
+from tta_agent.core.types import Array, Version
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _SEVERITY_ERROR = 3

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tta_agent.errors import ConfigError
-from tta_agent.protocols import Producer, Source
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.protocols import Producer, StreamConsumer
 from tta_agent.setting_groups import StreamSettings
 from tta_agent.settings import Settings
 
 
-def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> Source:
+def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> StreamConsumer:
     """A member of the consumer group, reading `topics`.
 
     Raises:

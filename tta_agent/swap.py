@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from tta_agent.errors import SwapError
-from tta_agent.protocols import Swapper
+from tta_agent.core.errors import SwapError
+from tta_agent.core.protocols import ServerDriver
+from tta_agent.core.types import Array, Golden, Version
 from tta_agent.sessions import Session, run
-from tta_agent.types import Array, Golden, Version
 
 
 def golden(session: Session, inputs: Array) -> Golden:
@@ -16,7 +16,7 @@ def golden(session: Session, inputs: Array) -> Golden:
 
 
 def bring_up(
-    swapper: Swapper,
+    swapper: ServerDriver,
     version: Version,
     expected: Golden,
     verifying: AbstractContextManager[object] | None = None,

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from tta_agent import scores
 from tta_agent.accelerator import Accelerator, Room
+from tta_agent.core.protocols import Adapter, Schedule, Selector, Stateful
+from tta_agent.core.types import Array, Moment, Positions, Selection, StepReport, View
 from tta_agent.health import Health
 from tta_agent.original import Original
-from tta_agent.protocols import Adapter, Schedule, Selector, Stateful
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Array, Moment, Positions, Selection, StepReport, View
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import SpanKind
 
 from tta_agent import telemetry_names as names
+from tta_agent.core.types import Array
 from tta_agent.telemetry_metrics import Attributes, Instruments
 from tta_agent.telemetry_spans import Spans, Stage
-from tta_agent.types import Array
 
 if TYPE_CHECKING:
     from tta_agent.telemetry_export import Providers

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from prometheus_client import CollectorRegistry, start_http_server
 
-from tta_agent.errors import ConfigError, nearest
+from tta_agent.core.errors import ConfigError, nearest
 
 Signal: TypeAlias = Literal["TRACES", "METRICS"]
 

@@ -12,8 +12,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 
 from tta_agent import telemetry_names as names
+from tta_agent.core.types import GateResult, StepReport
 from tta_agent.telemetry_metrics import Attributes, Instruments
-from tta_agent.types import Finding, StepReport
 
 MAX_LINKS = 128  # the SDK's default limit: what is above it would be lost without a count
 
@@ -46,7 +46,7 @@ class Stage:
         self._instruments.add(names.ADAPT_STEPS, 1)
         self._instruments.set(names.ADAPT_LOSS, report.loss)
 
-    def finding(self, finding: Finding) -> None:
+    def finding(self, finding: GateResult) -> None:
         """One gate's answer: an event of the span and a count."""
         counted = {names.GATE_NAME: finding.gate, names.GATE_VERDICT: finding.verdict}
         numbers = {names.GATE_VALUE: finding.value, names.GATE_THRESHOLD: finding.threshold}

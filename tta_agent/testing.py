@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tta_agent.evidence import Evidence
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.protocols import Adapter
+from tta_agent.core.types import GateResult, Proof, Selection
 from tta_agent.norms import TargetNorm
-from tta_agent.protocols import Adapter
-from tta_agent.types import Finding, Proof, Selection
 
 Kind = Literal["batch", "group", "layer"]
 Make = Callable[[nn.Module], Adapter]
@@ -208,10 +208,10 @@ class Anything:
 
     proof: Proof = "certified"
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Pass, once there is a record to judge by."""
         n = len(evidence.serving)
-        return Finding("anything", n, 1.0, "pass" if n else "inconclusive", "nobody asks")
+        return GateResult("anything", n, 1.0, "pass" if n else "inconclusive", "nobody asks")
 
 
 ADAPTER_CHECKS: tuple[Callable[[Make, nn.Module], None], ...] = (

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
+from tta_agent.core.types import Array, Label, Positions, Record, Version
 from tta_agent.domains import Domain
-from tta_agent.evidence import Anchor, Evidence, Expected
 from tta_agent.pairing import Asked, Pairing
 from tta_agent.sessions import Session, run
-from tta_agent.types import Array, Label, Positions, Record, Version
 from tta_agent.verdict import Ruling
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
 LEADING = 4  # times the patience for a candidate that wins more than chance lets it
 FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show
 
-Expect = Callable[[Array, Array, Array, Anchor | None, Mapping[str, float]], Expected]
+Expect = Callable[[Array, Array, Array, AnchorResult | None, Mapping[str, float]], GainEstimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Case:
     latency_ratio: float = 1.0
     moved: Mapping[str, float] = field(default_factory=dict)
     health: Mapping[str, float] = field(default_factory=dict)
-    anchor: Anchor | None = None
+    anchor: AnchorResult | None = None
     null: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -80,7 +80,7 @@ class Trial:
         self.pairing = Pairing(graphs, born, window, bucket_s)
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
         self._expect, self._every = expect, every
-        self._expected: Expected | None = None
+        self._expected: GainEstimate | None = None
         self._looks = 0
         self.passed = 0  # positive judgements in a row
         self.judged_at = (0, 0)  # records and labels at the latest judgement
@@ -107,7 +107,7 @@ class Trial:
             self._expected = self._look(self._expect)
         return fresh
 
-    def _look(self, expect: Expect) -> Expected:
+    def _look(self, expect: Expect) -> GainEstimate:
         serving, candidate, source = (
             self.pairing.window(role)[-self._every :] for role in ("serving", "candidate", "source")
         )

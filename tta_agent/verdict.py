@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tta_agent.errors import ConfigError
-from tta_agent.evidence import Evidence
-from tta_agent.protocols import Gate
-from tta_agent.types import Finding, Proof
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.protocols import Gate
+from tta_agent.core.types import GateResult, Proof
 
 KINDS: tuple[Proof, ...] = ("certified", "rehearsed", "guarded")  # the best one first
 
@@ -20,7 +20,7 @@ class Ruling:
 
     outcome: Literal["proven", "rejected", "open"]
     proof: Proof
-    findings: tuple[Finding, ...]
+    findings: tuple[GateResult, ...]
 
 
 class Bench:
@@ -50,7 +50,7 @@ class Bench:
             return Ruling("proven", proven, findings)
         return Ruling("open", "none", findings)
 
-    def _of_kind(self, kind: Proof, findings: Sequence[Finding]) -> set[str]:
+    def _of_kind(self, kind: Proof, findings: Sequence[GateResult]) -> set[str]:
         return {f.verdict for gate, f in zip(self._gates, findings, strict=True) if kind_of(gate) == kind}
 
 

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
+from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.ledger import artefacts, chain, history
 from tta_agent.ledger.cache import Cache
 from tta_agent.ledger.reader import Alias, Reader, as_path
 from tta_agent.ledger.retention import KEEP_REJECTED, Plan, plan
 from tta_agent.ledger.shelves import MANIFEST, Shelf, home, open_shelf
-from tta_agent.types import Array, Finding, Proof, Version
 
 if TYPE_CHECKING:
     from tta_agent.settings import Settings
@@ -120,7 +120,7 @@ class Ledger(Reader):
         number: int,
         outcome: str,
         proof: Proof,
-        findings: Sequence[Finding],
+        findings: Sequence[GateResult],
         *,
         by: str = "agent",
         counts: Mapping[str, float] | None = None,
@@ -138,7 +138,7 @@ class Ledger(Reader):
             self._conclude(number, outcome, proof, findings, by=by, counts=counts, expires_s=expires_s)
 
     def _conclude(
-        self, number: int, outcome: str, proof: Proof, findings: Sequence[Finding], *, by: str, **more: Any
+        self, number: int, outcome: str, proof: Proof, findings: Sequence[GateResult], *, by: str, **more: Any
     ) -> None:
         if found := self.verdict(number):
             raise LedgerError(f"version {number} already has a verdict: {json.dumps(found)}")
@@ -147,7 +147,7 @@ class Ledger(Reader):
         told = {**verdict, **known, "findings": [asdict(f) for f in findings]}
         self.shelf.write(f"{home(number)}/{chain.VERDICT}", json.dumps(told, indent=1).encode())
 
-    def reject(self, number: int, outcome: str, findings: Sequence[Finding]) -> None:
+    def reject(self, number: int, outcome: str, findings: Sequence[GateResult]) -> None:
         """Conclude without proof, and keep the explanation only.
 
         A candidate that somebody has promoted by force meanwhile serves, and stays; so does one that was proven,

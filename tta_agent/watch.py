@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tta_agent.betting import RUN_LENGTH, Reverse
-from tta_agent.evidence import Anchor, Evidence
+from tta_agent.core.evidence import AnchorResult, Evidence
+from tta_agent.core.protocols import Gate
+from tta_agent.core.types import GateResult, Label, Version
 from tta_agent.pairing import Asked, Pairing
-from tta_agent.protocols import Gate
 from tta_agent.sessions import Session
-from tta_agent.types import Finding, Label, Version
 
 
 class Watch:
@@ -50,7 +50,7 @@ class Watch:
         trips: int,
         bucket_s: float = 0.0,
         expires_s: float | None = None,
-        anchor: Anchor | None = None,
+        anchor: AnchorResult | None = None,
         null: Mapping[str, float] | None = None,
     ) -> None:
         self.version, self.baseline = version, baseline
@@ -64,12 +64,12 @@ class Watch:
         self._tripped = 0
         self._settled = False
 
-    def observe(self, asked: Asked, now_s: float) -> Finding | None:
+    def observe(self, asked: Asked, now_s: float) -> GateResult | None:
         """Held-out records; why the version must go, if it must."""
         self.pairing.observe(asked)
         if self._expires_s is not None and now_s >= self._expires_s:
             late_s = now_s - self._expires_s
-            return Finding(
+            return GateResult(
                 "expiry", late_s, 0.0, "fail", "the time of a guarded version is over, and nothing proved it"
             )
         if self.pairing.held < self._window:
@@ -85,7 +85,7 @@ class Watch:
         if self.baking:
             self._taught.observe(asked)
 
-    def _judge(self) -> list[Finding]:
+    def _judge(self) -> list[GateResult]:
         pairing = self.pairing
         evidence = Evidence(
             pairing.window("serving"), pairing.window("candidate"), pairing.wins, pairing.losses, pairing.labels,
@@ -94,7 +94,7 @@ class Watch:
         )  # fmt: skip
         return [gate.judge(evidence) for gate in self._vetoes]
 
-    def label(self, label: Label) -> Finding | None:
+    def label(self, label: Label) -> GateResult | None:
         """One label; why the version must go, if it must."""
         judged = self.pairing.label(label) or self._taught.label(label)
         if judged is None or not judged.step:
@@ -104,10 +104,12 @@ class Watch:
         count = f"version {self.baseline.number} won {wins}, lost {losses} against it"
         if not self._settled and self._reverse.since_start >= 1 / self._alpha:
             value = self._reverse.since_start
-            return Finding("reverse", value, 1 / self._alpha, "fail", f"labels say it is worse: {count}")
+            return GateResult("reverse", value, 1 / self._alpha, "fail", f"labels say it is worse: {count}")
         if self._reverse.since_any >= RUN_LENGTH:
             value = self._reverse.since_any
-            return Finding("detector", value, RUN_LENGTH, "fail", f"labels say it has become worse: {count}")
+            return GateResult(
+                "detector", value, RUN_LENGTH, "fail", f"labels say it has become worse: {count}"
+            )
         return None
 
     def settles(self) -> bool:

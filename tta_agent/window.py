@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tta_agent.protocols import Adapter
-from tta_agent.types import Selection, StepReport
+from tta_agent.core.protocols import Adapter
+from tta_agent.core.types import Selection, StepReport
 
 
 class Window:

@@ -46,8 +46,8 @@ from tta_adapters.crops import random_crops
 from tta_adapters.gem import gem
 from tta_adapters.learner import Learner, Loss, Optimizer, Parameters
 from tta_adapters.ranges import between
+from tta_agent.core.types import Selection, StepReport
 from tta_agent.norms import TargetNorm
-from tta_agent.types import Selection, StepReport
 
 Gem = Literal["gem-t", "gem-skd", "gem-aug"]
 Temperature = Literal["per-sample", "literal"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tta_adapters.colour import jitter, uniform
 from tta_adapters.pixels import Pixels
-from tta_agent.types import Origin
+from tta_agent.core.types import SourceInfo
 
 Padding = Literal["replicate", "reflect"]
 REACH = 2  # pixels that a 5 x 5 blur looks beyond the crop
@@ -36,7 +36,9 @@ class Augment:
         padding: what lies beyond the border when the image is turned and shifted.
     """
 
-    def __init__(self, origin: Origin | None, *, soften: bool = True, padding: Padding = "replicate") -> None:
+    def __init__(
+        self, origin: SourceInfo | None, *, soften: bool = True, padding: Padding = "replicate"
+    ) -> None:
         self._pixels = Pixels(origin)
         self.soften, self.padding = soften, padding
 

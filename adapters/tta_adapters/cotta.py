@@ -29,8 +29,8 @@ from tta_adapters.consistency import cross_entropy, symmetric_cross_entropy
 from tta_adapters.ema import Taught
 from tta_adapters.learner import Loss, Parameters, weighted_mean
 from tta_adapters.ranges import between
+from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.scores import confidence
-from tta_agent.types import Origin, Selection
 
 
 class Cotta(Taught):
@@ -59,7 +59,7 @@ class Cotta(Taught):
         self,
         model: nn.Module,
         *,
-        origin: Origin | None = None,
+        origin: SourceInfo | None = None,
         lr: float = 1e-3,
         threshold: float = 0.92,
         restore: float = 0.01,

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from tta_adapters.fisher import information
 from tta_adapters.learner import Learner, Loss, weighted_mean
+from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import unseen
 from tta_agent.scores import entropy
-from tta_agent.types import Origin, Selection
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Eata(Learner):
         lr: float = 1e-3,
         fisher_alpha: float = 1.0,
         fisher_samples: int = 2000,
-        origin: Origin | None = None,
+        origin: SourceInfo | None = None,
         **rest: Any,
     ) -> None:
         if fisher_alpha < 0 or fisher_samples < 1:
@@ -82,7 +82,7 @@ class Eata(Learner):
         pulls = [(f * (moved[name][0] - moved[name][1]) ** 2).sum() for name, f in self.fisher.items()]
         return torch.stack(pulls).sum()
 
-    def _fisher(self, origin: Origin | None, samples: int) -> dict[str, Tensor]:
+    def _fisher(self, origin: SourceInfo | None, samples: int) -> dict[str, Tensor]:
         if origin is None or origin.inputs is None or not len(origin.inputs):
             log.info(
                 "eata: no Fisher information without TTA_MODEL__SOURCE_DATA; this is ETA, without the anchor"

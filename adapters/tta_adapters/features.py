@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
 
 
 class Split:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tta_agent.core.types import Selection, StepReport
 from tta_agent.servable import snapshot
-from tta_agent.types import Selection, StepReport
 
 
 class Frozen:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_agent.types import Selection
+from tta_agent.core.types import Selection
 
 COLDEST = 1e-6  # where all logits are equal
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection, StepReport
 from tta_agent.norms import Estimate, TargetNorm, affine, census, convert
 from tta_agent.scores import all_finite
 from tta_agent.servable import served_names, snapshot
-from tta_agent.types import Selection, StepReport
 
 Parameters = dict[str, nn.Parameter]
 Choose = Callable[[nn.Module], Parameters]

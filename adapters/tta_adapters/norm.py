@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from tta_adapters.learner import Copy, cannot
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection, StepReport
 from tta_agent.scores import all_finite
-from tta_agent.types import Selection, StepReport
 
 
 class Norm(Copy):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tta_agent.errors import CannotAdapt
-from tta_agent.types import Origin
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import SourceInfo
 
 
 class Pixels:
@@ -16,10 +16,10 @@ class Pixels:
     is taken for the range of pixels: clipping what is already standardised would destroy it.
     """
 
-    def __init__(self, origin: Origin | None) -> None:
-        origin = origin or Origin()
+    def __init__(self, origin: SourceInfo | None) -> None:
+        origin = origin or SourceInfo()
         self._mean, self._std = (torch.tensor(v).view(1, -1, 1, 1) for v in (origin.mean, origin.std))
-        self._known = (origin.mean, origin.std) != (Origin().mean, Origin().std)
+        self._known = (origin.mean, origin.std) != (SourceInfo().mean, SourceInfo().std)
 
     def scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, std) of a batch of images [B, channels, H, W], each broadcast over it.

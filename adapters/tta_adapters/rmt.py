@@ -42,10 +42,10 @@ from tta_adapters.features import Split
 from tta_adapters.learner import Loss, weighted_mean
 from tta_adapters.ranges import between
 from tta_adapters.sample import Sample, prototypes
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import unseen
 from tta_agent.scores import all_finite
-from tta_agent.types import Origin, Selection
 
 LONGEST = 50  # steps of warm-up where nothing is said
 
@@ -76,7 +76,7 @@ class Rmt(Taught):
         self,
         model: nn.Module,
         *,
-        origin: Origin | None = None,
+        origin: SourceInfo | None = None,
         lr: float = 1e-3,
         contrast: float = 1.0,
         replay: float | None = None,
@@ -164,7 +164,7 @@ class Rmt(Taught):
             )
         return between("replay", replay, 0)
 
-    def _begin(self, lr: float, steps: int | None, origin: Origin | None) -> None:
+    def _begin(self, lr: float, steps: int | None, origin: SourceInfo | None) -> None:
         """Prototypes and warm-up, from the cache where they are there."""
         self.memory["prototypes"] = F.normalize(self.split.weight, dim=1)
         if self.sample is None:

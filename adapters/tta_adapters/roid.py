@@ -33,9 +33,9 @@ from tta_adapters.consistency import symmetric_cross_entropy
 from tta_adapters.ema import pull
 from tta_adapters.learner import Learner, Loss
 from tta_adapters.ranges import between
+from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import unseen
 from tta_agent.scores import entropy
-from tta_agent.types import Origin, Selection
 
 Correction = Literal["probability", "logits", "none"]
 CLIP = 0.99  # probabilities above it have no gradient of their own
@@ -65,7 +65,7 @@ class Roid(Learner):
         self,
         model: nn.Module,
         *,
-        origin: Origin | None = None,
+        origin: SourceInfo | None = None,
         lr: float = 1e-3,
         temperature: float = 1 / 3,
         consistency: float = 1.0,

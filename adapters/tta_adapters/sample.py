@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_adapters.features import Split, class_means
-from tta_agent.types import Origin
+from tta_agent.core.types import SourceInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Sample:
     size: int
 
     @classmethod
-    def of(cls, origin: Origin | None, size: int) -> Sample | None:
+    def of(cls, origin: SourceInfo | None, size: int) -> Sample | None:
         """None where there is not one sample."""
         if origin is None or origin.inputs is None or not len(origin.inputs):
             return None

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from tta_adapters.learner import Learner, Loss, weighted_mean
+from tta_agent.core.types import Selection
 from tta_agent.scores import entropy
-from tta_agent.types import Selection
 
 
 class Tent(Learner):

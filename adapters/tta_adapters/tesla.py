@@ -41,9 +41,9 @@ from tta_adapters.pixels import Pixels
 from tta_adapters.ranges import between
 from tta_adapters.tesla_adversary import Adversary, channel_means
 from tta_adapters.tesla_policy import Policy, Rotation
+from tta_agent.core.types import Selection, SourceInfo, StepReport
 from tta_agent.norms import TargetNorm
 from tta_agent.scores import all_finite
-from tta_agent.types import Origin, Selection, StepReport
 
 
 class SwitchNorm(TargetNorm):
@@ -101,7 +101,7 @@ class Tesla(Taught):
         kl: float = 1.0,
         drift: float = 1.0,
         policy_reset: int = 0,
-        origin: Origin | None = None,
+        origin: SourceInfo | None = None,
         **rest: Any,
     ) -> None:
         if rest.get("marginal"):

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from tta_adapters.learner import weighted_mean
 from tta_adapters.pixels import Pixels
 from tta_adapters.tesla_policy import Draw, Policy
+from tta_agent.core.types import Selection
 from tta_agent.norms import AFFINE_NORMS, TargetNorm, unseen
 from tta_agent.scores import all_finite, entropy
-from tta_agent.types import Selection
 
 STEP = 0.1  # Adam's
 

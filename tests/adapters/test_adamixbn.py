@@ -10,9 +10,9 @@ from torch import nn
 from tta_adapters.adamixbn import AdaMixBN
 from tta_adapters.crops import random_crops
 from tta_adapters.gem import gem
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection
 from tta_agent.testing import batch, everyone, learn, tiny_net
-from tta_agent.types import Selection
 
 CHANNELS, EPS = 3, 1e-5
 

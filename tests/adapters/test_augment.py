@@ -7,10 +7,10 @@ import torch
 
 from tta_adapters import augment, colour
 from tta_adapters.augment import Augment
-from tta_agent.errors import CannotAdapt
-from tta_agent.types import Origin
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import SourceInfo
 
-FACTS = Origin((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+FACTS = SourceInfo((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
 def images(n=3, channels=3, side=12, seed=0):
@@ -111,7 +111,7 @@ def test_without_pixel_facts_nothing_is_clipped_away():
 
 
 def test_one_channel_has_no_hue():
-    view = Augment(Origin((0.5,), (0.25,)))(images(channels=1), random())
+    view = Augment(SourceInfo((0.5,), (0.25,)))(images(channels=1), random())
     assert view.shape == images(channels=1).shape
     assert torch.isfinite(view).all()
 

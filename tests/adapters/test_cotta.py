@@ -8,8 +8,8 @@ import torch
 
 from tta_adapters.augment import local
 from tta_adapters.cotta import Cotta, weights_and_biases
+from tta_agent.core.types import Selection
 from tta_agent.testing import batch, everyone, fingerprint, learn, nobody, same, tiny_net
-from tta_agent.types import Selection
 
 SURE, UNSURE = 0.0, 1.0  # thresholds under which the source always (never) is sure enough
 

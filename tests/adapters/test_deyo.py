@@ -7,10 +7,10 @@ from torch import nn
 
 from tta_adapters.deyo import Deyo
 from tta_adapters.layers import outside
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection
 from tta_agent.norms import affine
 from tta_agent.testing import batch, everyone, learn, nobody, tiny_net
-from tta_agent.types import Selection
 
 
 def entropies(logits):

@@ -10,10 +10,10 @@ from torch import nn
 from tta_adapters import fisher
 from tta_adapters.eata import Eata
 from tta_adapters.tent import Tent
+from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.testing import ADAPTER_CHECKS, batch, everyone, fingerprint, learn, same, tiny_net
-from tta_agent.types import Origin, Selection
 
-SOURCE = Origin(inputs=batch(100, seed=50, shift=0.0))
+SOURCE = SourceInfo(inputs=batch(100, seed=50, shift=0.0))
 
 
 @pytest.mark.parametrize("check", ADAPTER_CHECKS, ids=lambda check: check.__name__)
@@ -92,7 +92,7 @@ def test_the_papers_filters():
 
 
 def test_fisher_information_is_kept_by_content(tmp_path, monkeypatch):
-    origin = Origin(inputs=SOURCE.inputs, cache=tmp_path / "source")
+    origin = SourceInfo(inputs=SOURCE.inputs, cache=tmp_path / "source")
     first = Eata(tiny_net("batch"), origin=origin)
     asked = []
     estimate = fisher.estimate
@@ -104,7 +104,7 @@ def test_fisher_information_is_kept_by_content(tmp_path, monkeypatch):
     learn(again)
     assert same(fingerprint(first), fingerprint(again))
     Eata(tiny_net("batch", seed=1), origin=origin)
-    Eata(tiny_net("batch"), origin=Origin(inputs=SOURCE.inputs + 1, cache=origin.cache))
+    Eata(tiny_net("batch"), origin=SourceInfo(inputs=SOURCE.inputs + 1, cache=origin.cache))
     assert len(asked) == 2
     assert len(list((tmp_path / "source").glob("fisher-*.pt"))) == 3
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tta_adapters.features import Split, class_means
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
 from tta_agent.testing import batch, tiny_net
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tta_adapters.tent import Tent
+from tta_agent.core.types import Selection
 from tta_agent.testing import batch, tiny_net
-from tta_agent.types import Selection
 
 
 def few(x):

@@ -7,8 +7,8 @@ import torch
 from tta_adapters.learner import marginal_entropy
 from tta_adapters.sar import Sar
 from tta_adapters.tent import Tent
+from tta_agent.core.types import Selection
 from tta_agent.testing import batch, everyone, fingerprint, learn, nobody, same, tiny_net
-from tta_agent.types import Selection
 
 
 def test_the_term_is_the_entropy_of_the_mean_answer():

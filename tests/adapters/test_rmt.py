@@ -10,9 +10,9 @@ from tta_adapters import rmt
 from tta_adapters.contrast import contrastive
 from tta_adapters.rmt import Rmt
 from tta_adapters.sample import Sample
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.testing import CLASSES, batch, everyone, fingerprint, learn, same, tiny_net
-from tta_agent.types import Origin, Selection
 
 
 def softmax(z):
@@ -43,7 +43,7 @@ def numbers(tensor):
 def origin(n=40, *, labels=True, cache=None):
     generator = torch.Generator().manual_seed(7)
     classes = torch.randint(CLASSES, (n,), generator=generator) if labels else None
-    return Origin(inputs=batch(n, seed=7, shift=0.0), labels=classes, cache=cache)
+    return SourceInfo(inputs=batch(n, seed=7, shift=0.0), labels=classes, cache=cache)
 
 
 def test_the_contrastive_loss_follows_the_formula():
@@ -158,7 +158,7 @@ def test_a_step_of_warm_up_is_adam_on_the_symmetric_cross_entropy():
 
 @pytest.mark.parametrize(("n", "steps"), [(40, 1), (250, 1), (700, 4)])
 def test_warm_up_is_one_pass(n, steps):
-    known = Origin(inputs=batch(n, seed=7, shift=0.0))
+    known = SourceInfo(inputs=batch(n, seed=7, shift=0.0))
     adapter = Rmt(tiny_net("batch"), origin=known, source_batch=200)
     assert int(adapter.optimizer.state_dict()["state"][0]["step"]) == steps
 
@@ -207,7 +207,7 @@ def test_labelled_source_data_is_replayed_unless_told_otherwise():
     assert Rmt(tiny_net("batch")).replay == 0.0
 
 
-@pytest.mark.parametrize("known", [None, Origin(), origin(labels=False)])
+@pytest.mark.parametrize("known", [None, SourceInfo(), origin(labels=False)])
 def test_replay_without_labels_says_what_to_set(known):
     with pytest.raises(CannotAdapt, match="TTA_MODEL__SOURCE_DATA"):
         Rmt(tiny_net("batch"), origin=known, replay=1.0)
@@ -248,7 +248,7 @@ def test_the_head_of_a_timm_model_learns_and_answers(name):
     options = {"img_size": 32} if "vit" in name else {}
     model = timm.create_model(name, num_classes=CLASSES, **options).eval()
     inputs = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    known = Origin(inputs=inputs, labels=torch.arange(12) % CLASSES)
+    known = SourceInfo(inputs=inputs, labels=torch.arange(12) % CLASSES)
     adapter = Rmt(model, origin=known, lr=0.01)
     report = adapter.step(inputs, adapter.forward(inputs), everyone(inputs))
     assert np.isfinite(report.loss)

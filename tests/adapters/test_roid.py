@@ -8,8 +8,8 @@ import torch
 
 from tta_adapters import roid
 from tta_adapters.roid import Roid, corrected, likelihood_ratio, weights
+from tta_agent.core.types import Selection
 from tta_agent.testing import batch, everyone, learn, tiny_net
-from tta_agent.types import Selection
 
 
 def softmax(z):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tta_adapters.sar import Sar
+from tta_agent.core.types import Selection
 from tta_agent.testing import (
     ADAPTER_CHECKS,
     Kind,
@@ -18,7 +19,6 @@ from tta_agent.testing import (
     same,
     tiny_net,
 )
-from tta_agent.types import Selection
 
 WIDE = {"margin": 1.0, "recovery": 0.0}
 

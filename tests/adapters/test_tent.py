@@ -8,8 +8,8 @@ from torch import nn
 
 from tta_adapters.norm import Norm
 from tta_adapters.tent import Tent
+from tta_agent.core.types import Selection
 from tta_agent.testing import batch, everyone, learn, tiny_net
-from tta_agent.types import Selection
 
 
 def numpy_entropy(logits):

@@ -14,11 +14,11 @@ from tta_adapters.tesla import Tesla
 from tta_adapters.tesla_adversary import Adversary, channel_means, drifted
 from tta_adapters.tesla_operations import OPERATIONS
 from tta_adapters.tesla_policy import PAIRS, Policy
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import TargetNorm
 from tta_agent.scores import entropy
 from tta_agent.testing import batch, everyone, learn, nobody, tiny_net
-from tta_agent.types import Origin, Selection
 
 HEAD = {"8.weight", "8.bias"}
 
@@ -282,7 +282,7 @@ def test_pixels_are_recovered_where_their_scale_is_known():
     pixels = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.1]).view(1, 3, 1, 1)
     x = (pixels - mean) / std
-    known_mean, known_std = Pixels(Origin((0.5, 0.4, 0.3), (0.2, 0.3, 0.1))).scale(x)
+    known_mean, known_std = Pixels(SourceInfo((0.5, 0.4, 0.3), (0.2, 0.3, 0.1))).scale(x)
     assert torch.allclose(x * known_std + known_mean, pixels, atol=1e-6)
     low, span = Pixels(None).scale(x)
     inside = x * span + low

@@ -16,8 +16,8 @@ import onnx
 import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
-from tta_agent.errors import LedgerError, StreamError
-from tta_agent.types import Array, Golden, Headers, Version
+from tta_agent.core.errors import LedgerError, StreamError
+from tta_agent.core.types import Array, Golden, Headers, Version
 
 SHAPE, CLASSES = (1, 4, 4), 3
 STEP = 100.0  # version n answers n * STEP more than version 0

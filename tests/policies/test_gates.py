@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import View
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import View
 from tta_policies.gates.certificate import Certificate, log_e
 from tta_policies.gates.collapse import Collapse
 from tta_policies.gates.disagreement import Disagreement

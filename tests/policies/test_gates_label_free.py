@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from tta_agent import distributions
-from tta_agent.evidence import Anchor, Evidence, Judged
-from tta_agent.types import softmax
+from tta_agent.core.evidence import AnchorResult, Evidence, LabelledPair
+from tta_agent.core.types import softmax
 from tta_policies.gates import measures
 from tta_policies.gates.calibration import Calibration, slope
 from tta_policies.gates.collapse import Collapse
@@ -58,7 +58,7 @@ def anchored(change=lambda z: z, n=500):
     labels, z = world(3, n, 0.9)
     light = z + np.random.default_rng(4).normal(0, 0.5, z.shape).astype(np.float32)
     views = {"clean": z, "fog": light}
-    return Anchor(labels, views, {name: change(v) for name, v in views.items()})
+    return AnchorResult(labels, views, {name: change(v) for name, v in views.items()})
 
 
 def biased(z, by=8.0):
@@ -269,9 +269,9 @@ def test_a_small_anchor_cannot_show_that_nothing_is_forgotten():
 def test_forgetting_takes_the_light_corruption_that_is_borne_best():
     anchor = anchored()
     lost = {"clean": anchor.serving["clean"], "fog": anchor.serving["fog"] * 0, "snow": anchor.serving["fog"]}
-    both = Anchor(anchor.labels, {**anchor.serving, "snow": anchor.serving["fog"]}, lost)
+    both = AnchorResult(anchor.labels, {**anchor.serving, "snow": anchor.serving["fog"]}, lost)
     assert Forgetting(light=0.02).judge(seen(*pair(), anchor=both)).verdict == "pass"
-    only = Anchor(anchor.labels, anchor.serving, {"clean": lost["clean"], "fog": lost["fog"]})
+    only = AnchorResult(anchor.labels, anchor.serving, {"clean": lost["clean"], "fog": lost["fog"]})
     assert Forgetting(light=0.02).judge(seen(*pair(), anchor=only)).verdict == "fail"
 
 
@@ -303,7 +303,7 @@ def test_flips_in_a_window_shorter_than_the_classes_are_many():
 def test_flips_is_not_fooled_by_a_server_that_is_too_sure():
     serving, _ = pair(right=1.0)
     labels, z = world(3, 500, 0.5)
-    unsure = Anchor(labels, {"clean": z * 4}, {"clean": z * 4})  # right half the time, sure always
+    unsure = AnchorResult(labels, {"clean": z * 4}, {"clean": z * 4})  # right half the time, sure always
     assert Flips().judge(seen(serving, np.roll(serving, 1, axis=1), anchor=unsure)).value < 0.1
 
 
@@ -336,7 +336,9 @@ def test_one_tenant_may_not_hold_the_window():
 
 
 def labelled(wins, tenants=None):
-    judged = [Judged(1, 0, 1, tenant) for tenant in wins] + [Judged(1, 1, 1, f"n{i}") for i in range(20)]
+    judged = [LabelledPair(1, 0, 1, tenant) for tenant in wins] + [
+        LabelledPair(1, 1, 1, f"n{i}") for i in range(20)
+    ]
     serving, candidate = pair()
     return Evidence(
         serving,

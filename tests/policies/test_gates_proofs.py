@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from tta_agent.evidence import Anchor, Evidence, Expected, Judged
-from tta_agent.protocols import Gate
+from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate, LabelledPair
+from tta_agent.core.protocols import Gate
 from tta_agent.verdict import kind_of
 from tta_policies.gates.average import Average, boundary, log_mixture
 from tta_policies.gates.certificate import Certificate, log_e
@@ -23,7 +23,7 @@ def one_hot(classes, n=10):
 
 
 def outcomes(steps):
-    kinds = {1: Judged(1, 0, 1), 0: Judged(1, 1, 1), -1: Judged(1, 1, 0)}
+    kinds = {1: LabelledPair(1, 0, 1), 0: LabelledPair(1, 1, 1), -1: LabelledPair(1, 1, 0)}
     return tuple(kinds[int(step)] for step in steps)
 
 
@@ -130,7 +130,7 @@ def light(mended, n=500):
     serving = one_hot(np.r_[np.ones(n // 5, int), np.zeros(n - n // 5, int)])
     candidate = serving.copy()
     candidate[:mended] = one_hot(np.zeros(mended, int))
-    return Anchor(labels, {"clean": serving, "fog": serving}, {"clean": serving, "fog": candidate})
+    return AnchorResult(labels, {"clean": serving, "fog": serving}, {"clean": serving, "fog": candidate})
 
 
 def test_guarded_needs_a_small_reach_and_a_gain_on_the_corrupted_anchor():
@@ -153,14 +153,14 @@ def test_guarded_measures_from_the_last_proven_version_so_that_steps_do_not_add_
 
 def test_the_gain_on_the_anchor_counts_each_sample_once():
     one = light(12)
-    twice = Anchor(
+    twice = AnchorResult(
         one.labels,
         {**one.serving, "snow": one.serving["fog"]},
         {**one.candidate, "snow": one.candidate["fog"]},
     )
     assert light_gain(twice) == pytest.approx(light_gain(one))
     assert (
-        light_gain(Anchor(one.labels, {"clean": one.serving["clean"]}, {"clean": one.serving["clean"]}))
+        light_gain(AnchorResult(one.labels, {"clean": one.serving["clean"]}, {"clean": one.serving["clean"]}))
         is None
     )
 
@@ -169,9 +169,9 @@ def test_the_gain_on_the_anchor_counts_each_sample_once():
     ("expected", "verdict"),
     [
         (None, "inconclusive"),
-        (Expected(0.05, 0.01, 0.05, True, ""), "pass"),
-        (Expected(0.05, -0.01, 0.05, True, ""), "inconclusive"),
-        (Expected(0.05, 0.01, 0.05, False, "the world is unlike any"), "inconclusive"),
+        (GainEstimate(0.05, 0.01, 0.05, True, ""), "pass"),
+        (GainEstimate(0.05, -0.01, 0.05, True, ""), "inconclusive"),
+        (GainEstimate(0.05, 0.01, 0.05, False, "the world is unlike any"), "inconclusive"),
     ],
 )
 def test_rehearsed(expected, verdict):
@@ -184,7 +184,7 @@ def test_rehearsed(expected, verdict):
 
 
 def test_every_announced_gate_is_a_gate():
-    from tta_agent import plugins
+    from tta_agent.core import plugins
 
     serving = one_hot(np.arange(200) % 10)
     gates: list[Gate] = [plugins.make("gates", name, {}) for name in plugins.available("gates")]

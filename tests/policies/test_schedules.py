@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tta_agent.types import Moment, StepReport
+from tta_agent.core.types import Moment, StepReport
 from tta_policies.schedule.concentration_reset import ConcentrationReset, concentration
 from tta_policies.schedule.periodic_reset import PeriodicReset
 from tta_policies.schedule.stochastic_restore import StochasticRestore

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tta_agent.errors import ConfigError
-from tta_agent.protocols import Stateful
-from tta_agent.types import View
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.protocols import Stateful
+from tta_agent.core.types import View
 from tta_policies.select.confidence_drop import ConfidenceDrop
 from tta_policies.select.deyo import Deyo
 from tta_policies.select.plpd import Plpd

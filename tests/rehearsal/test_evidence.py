@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from tta_agent.core.evidence import AnchorResult
 from tta_agent.distributions import temperature
-from tta_agent.evidence import Anchor
 from tta_agent.rehearsal.evidence import features
 
 
@@ -18,7 +18,7 @@ def logits(n, seed, sharp=4.0, classes=10, wrong=0.2):
 def anchored(factor=1.0):
     z, labels = logits(400, 1)
     other, _ = logits(400, 1, wrong=0.3)
-    return Anchor(labels, {"clean": z, "fog": z}, {"clean": factor * other, "fog": factor * other})
+    return AnchorResult(labels, {"clean": z, "fog": z}, {"clean": factor * other, "fog": factor * other})
 
 
 def test_doubled_logits_say_nothing_new():
@@ -31,7 +31,7 @@ def test_doubled_logits_say_nothing_new():
 def test_equal_models_differ_in_nothing():
     z, labels = logits(400, 1)
     answers = {"clean": z, "fog": z}
-    found = features(z, z, z, Anchor(labels, answers, answers), {})
+    found = features(z, z, z, AnchorResult(labels, answers, answers), {})
     assert all(value == 0 for name, value in found.items() if name.endswith("_gained"))
     assert found["disagreement"] == 0
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tta_agent import environment
-from tta_agent.evidence import Anchor
+from tta_agent.core.evidence import AnchorResult
 from tta_agent.rehearsal import page, regress, run, store, words
 from tta_agent.rehearsal.rehearsed import Rehearsed, fit
 from tta_agent.rehearsal.worlds import bank
@@ -88,7 +88,7 @@ def test_what_is_read_back_answers_alike(rehearsed, shelf):
 def test_nothing_is_said_of_what_cannot_be_read(rehearsed):
     z = np.random.default_rng(0).standard_normal((500, 4))
     answers = {"clean": z[:60], "gaussian_noise": z[:60], "defocus_blur": z[:60]}
-    anchor = Anchor(np.arange(60) % 4, answers, answers)
+    anchor = AnchorResult(np.arange(60) % 4, answers, answers)
     broken = z.copy()
     broken[7] = np.nan
     said = [

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.rehearsal.arrivals import gain, order
 from tta_agent.rehearsal.moved import moved
 from tta_agent.rehearsal.pool import part, pooled

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 UNKNOWN_SHARE = 0.3  # of the records of `unknown`
 UNKNOWN = -1  # their label

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tta_agent import threads
-from tta_agent.errors import ConfigError
+from tta_agent.core import process
+from tta_agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tta_agent.bench.asked import Asked
@@ -121,7 +121,7 @@ def methods(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was finished before.")] = False,
 ) -> None:
     """Measure every method: see HELP."""
-    threads.budget(1)
+    process.budget(1)
     logging.basicConfig(level=logging.WARNING)
     from tta_agent.bench.asked import Asked
 

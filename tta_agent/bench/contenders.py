@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tta_agent import environment, named_settings, plugins
-from tta_agent.errors import ConfigError
+from tta_agent import environment, named_settings
+from tta_agent.core import plugins
+from tta_agent.core.errors import ConfigError
 from tta_agent.named_settings import merged
 from tta_agent.settings import Settings
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 Answers = Callable[[nn.Module, Array], Array]
 NOBODY = -1  # no snapshot had been taken yet

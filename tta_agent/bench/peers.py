@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tta_agent import plugins
 from tta_agent.bench.cost import Counter
 from tta_agent.bench.protocol import Tick, own_copy
 from tta_agent.bench.streams import Stream
 from tta_agent.bench.tally import Tally, mean
-from tta_agent.errors import CannotAdapt
+from tta_agent.core import plugins
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Array
 from tta_agent.models import Source
-from tta_agent.types import Array
 
 PACKAGE = "torch_ttt"
 NEEDS = (PACKAGE, "einops", "torchvision")

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 
-from tta_agent import plugins
 from tta_agent.bench import digest, peers
 from tta_agent.bench.contenders import Contender
 from tta_agent.bench.streams import StreamSpec
 from tta_agent.bench.tally import HEAD
+from tta_agent.core import plugins
 from tta_agent.settings import Settings
 
 Kind = Literal["timing", "accuracy", "peer"]

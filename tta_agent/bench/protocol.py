@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from tta_agent import build, plugins
+from tta_agent import build
 from tta_agent.bench.contenders import WINDOW
 from tta_agent.bench.cost import Counter
 from tta_agent.bench.lagged import Lagged, classes
 from tta_agent.bench.streams import Stream, kept
 from tta_agent.bench.tally import Tally, numbers
+from tta_agent.core import plugins
+from tta_agent.core.types import Array
 from tta_agent.models import Source
 from tta_agent.settings import Settings
 from tta_agent.telemetry import Telemetry
-from tta_agent.types import Array
 
 CHUNK = 200  # images of one forward of the source
 Tick = Callable[[int], None]

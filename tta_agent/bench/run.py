@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tta_agent import build, threads
+from tta_agent import build
 from tta_agent.bench import peers, protocol, timing
 from tta_agent.bench.plan import Cell
 from tta_agent.bench.streams import Stream
 from tta_agent.bench.work import Result, Work
-from tta_agent.errors import CannotAdapt, TtaError
+from tta_agent.core import process
+from tta_agent.core.errors import CannotAdapt, TtaError
 from tta_agent.models import Source
 from tta_agent.settings import Settings
 
@@ -165,7 +166,7 @@ _ticks: Any = None
 def _start_worker(ticks: Any) -> None:
     global _ticks
     _ticks = ticks
-    threads.follow_parent()
+    process.follow_parent()
 
 
 def _work(cell: Cell, cache: Path) -> tuple[dict[str, Any], float]:

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from tta_agent.bench import subjects
 from tta_agent.bench.arrivals import PROTOCOLS, UNKNOWN, UNKNOWN_SHARE, Deal
+from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
-from tta_agent.errors import ConfigError
-from tta_agent.files import write_atomic
-from tta_agent.types import Array
 
 CLEAN = "clean"
 CHUNK = 500  # images corrupted at once: the first n of a file look the same, however many are asked for

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.demo import data as images
 from tta_agent.demo.data import Images
-from tta_agent.errors import ConfigError, nearest
 
 CHECKOUT = Path(__file__).parents[2]
 CIFAR_TEST, CIFAR_SOURCE = "cifar10_test.npz", "cifar10_source.npz"

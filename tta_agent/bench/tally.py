@@ -10,7 +10,7 @@ import numpy as np
 from tta_agent.bench.arrivals import UNKNOWN
 from tta_agent.bench.lagged import NOBODY, change_cost
 from tta_agent.bench.streams import Batch, Stream
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 TAIL = 0.1  # how a stream ends: its last tenth
 HEAD = 500  # records of a stream's beginning, on which peers are measured too

@@ -14,10 +14,10 @@ from tta_agent.bench.cost import Clock
 from tta_agent.bench.lagged import classes
 from tta_agent.bench.protocol import Learner, own_copy
 from tta_agent.bench.streams import Stream
-from tta_agent.errors import CannotAdapt
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.types import Array
 from tta_agent.models import Source
 from tta_agent.settings import Settings
-from tta_agent.types import Array
 
 WARM, LEAST = 2, 4  # rounds untimed, and timed at least
 

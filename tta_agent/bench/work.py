@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 
 Result = Mapping[str, Any]
 

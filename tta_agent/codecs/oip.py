@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tta_agent.errors import DecodeError
-from tta_agent.types import Array
+from tta_agent.core.errors import DecodeError
+from tta_agent.core.types import Array
 
 HEAD_LENGTH = "inference-header-content-length"  # the HTTP header that gives the bytes of the JSON head
 

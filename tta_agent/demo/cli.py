@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tta_agent import environment, threads
-from tta_agent.errors import ConfigError, nearest
+from tta_agent import environment
+from tta_agent.core import process
+from tta_agent.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from tta_agent.demo.traffic import Plan
@@ -70,7 +71,7 @@ def demo(
     from tta_agent.demo import report, story, tally
     from tta_agent.demo.screen import screen
 
-    threads.budget(1)
+    process.budget(1)
     logging.basicConfig(level=logging.WARNING)
     plan = _plan(corruption, severity, rate, label_rate if labels == "late" else 0.0, label_delay, seed)
     if labels == "none":
@@ -140,7 +141,7 @@ def traffic(
 ) -> None:
     """Only the users of the demo: images to TTA_SWAP__URL, late labels to the stream. Prints accuracy."""
     settings = environment.load()
-    threads.budget(1)
+    process.budget(1)
     from tta_agent.demo.live import drive
 
     plan = _plan(corruption, severity, rate, label_rate, label_delay, seed)

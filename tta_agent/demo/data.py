@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_agent.errors import ConfigError
-from tta_agent.types import Array
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED = "fashion_mnist_test.npz"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
+from tta_agent.core.errors import ConfigError
 from tta_agent.demo import data
 from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
-from tta_agent.errors import ConfigError
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings
 from tta_agent.streams import open_producer

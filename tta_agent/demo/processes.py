@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from tta_agent.errors import TtaError
+from tta_agent.core.errors import TtaError
 
 READY_WITHIN_S = 120.0
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tta_agent.core.errors import TtaError
 from tta_agent.demo import data
 from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.demo.view import Scene
-from tta_agent.errors import TtaError
 from tta_agent.journal import Journal
 from tta_agent.sessions import open_session
 from tta_agent.settings import Settings

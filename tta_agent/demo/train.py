@@ -17,10 +17,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
 from tta_agent.demo.data import SHIPPED, WEIGHTS, Images
 from tta_agent.demo.net import fashion_net
-from tta_agent.errors import ConfigError
-from tta_agent.types import Array
 
 MARGIN = 2  # pixels that a crop may move
 MAGIC = {2049: 1, 2051: 3}  # idx header of bytes -> number of axes

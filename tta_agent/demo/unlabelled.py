@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tta_agent.core.errors import TtaError
 from tta_agent.demo.data import Images
-from tta_agent.errors import TtaError
 
 
 def split(images: Images, anchor: Path) -> Images:

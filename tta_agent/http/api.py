@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from tta_agent.errors import ConfigError, TtaError, nearest
+from tta_agent.core.errors import ConfigError, TtaError, nearest
 from tta_agent.http import problems
 from tta_agent.http.problems import Problem
 from tta_agent.inbox import KINDS, Command, Inbox, Kind, awaiting, read_status

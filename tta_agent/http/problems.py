@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from tta_agent.errors import LedgerError, StoreError, TtaError
+from tta_agent.core.errors import LedgerError, StoreError, TtaError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 

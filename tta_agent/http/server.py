@@ -11,7 +11,7 @@ import time
 import uvicorn
 from starlette.applications import Starlette
 
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 
 START_S, STOP_S = 10.0, 5.0
 log = logging.getLogger(__name__)

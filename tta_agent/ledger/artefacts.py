@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
 from tta_agent.ledger.cache import digest
 from tta_agent.ledger.shelves import Shelf, home
 

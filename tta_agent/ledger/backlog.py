@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from tta_agent.errors import StoreError
+from tta_agent.core.errors import StoreError
 
 AGAIN_S = 30.0  # an attempt may itself take seconds, and nothing is decided meanwhile
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from tta_agent.errors import LedgerError
-from tta_agent.files import write_atomic
+from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.errors import LedgerError
 
 NEWEST = 4  # graphs kept beside those of aliased versions
 

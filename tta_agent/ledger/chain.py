@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
 from tta_agent.ledger.cache import digest
 from tta_agent.ledger.shelves import MANIFEST, Shelf, home
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tta_agent import environment, threads
-from tta_agent.errors import LedgerError
+from tta_agent import environment
+from tta_agent.core import process
+from tta_agent.core.errors import LedgerError
 from tta_agent.ledger import tables
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _shown(numbers: list[int]) -> Any:
 
 def _settings() -> Settings:
     settings = environment.load()
-    threads.budget(settings.model.threads)
+    process.budget(settings.model.threads)
     logging.basicConfig(level=logging.WARNING)
     return settings
 

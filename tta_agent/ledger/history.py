@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from tta_agent.errors import LedgerError
+from tta_agent.core.errors import LedgerError
 from tta_agent.ledger.shelves import Shelf, home
 
 HISTORY = "history.jsonl"

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tta_agent.errors import LedgerError, StoreError, nearest
+from tta_agent.core.errors import LedgerError, StoreError, nearest
+from tta_agent.core.types import Array, Proof, Version
 from tta_agent.ledger import artefacts, chain, history
 from tta_agent.ledger.cache import Cache, same
 from tta_agent.ledger.shelves import MANIFEST, Shelf, home
-from tta_agent.types import Array, Proof, Version
 
 Alias = Literal["source", "serving", "previous", "candidate"]
 ALIASES: tuple[Alias, ...] = ("source", "serving", "previous", "candidate")

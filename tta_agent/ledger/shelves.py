@@ -20,8 +20,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from tta_agent.errors import LedgerError
-from tta_agent.files import sync_folder, write_atomic
+from tta_agent.core.atomic_files import sync_folder, write_atomic
+from tta_agent.core.errors import LedgerError
 
 MANIFEST = "manifest.json"
 LEFT_OVER_S = 3600.0  # a staging folder older than this is of a crash

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tta_agent.errors import LedgerError, StoreError, nearest
+from tta_agent.core.errors import LedgerError, StoreError, nearest
 from tta_agent.ledger.shelves import MANIFEST, home
 
 ALIASES = "aliases.json"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tta_agent.core.types import Label, Record
 from tta_agent.monitor.labels_file import (
     ALL,
     MEMORY,
@@ -23,7 +24,6 @@ from tta_agent.monitor.labels_file import (
     transaction,
     write,
 )
-from tta_agent.types import Label, Record
 
 VERSIONS = 100  # whose counts are kept, beside those of the source
 FLUSH_EVERY = 2000  # entries held in memory between two transactions

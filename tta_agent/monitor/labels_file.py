@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from tta_agent.errors import CheckpointError
+from tta_agent.core.errors import CheckpointError
 
 FORMAT = 1  # raised when the tables change
 APPLICATION = 0x74746C  # "ttl": tells our files from other programs' databases

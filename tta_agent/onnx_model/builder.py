@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tta_agent.errors import ConfigError
+from tta_agent.core.errors import ConfigError
 from tta_agent.onnx_model import layers, shapes, spatial, sums, tracing  # noqa: F401 (some only fill the table)
 from tta_agent.onnx_model.layers import Layer
 from tta_agent.onnx_model.module import CONSTANTS, Held, OnnxModule, Ref, Step, prune, references

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tta_agent import plugins
+from tta_agent.core import plugins
 from tta_agent.norms import census
 from tta_agent.onnx_model.proof import OnnxModel
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 TAIL = 10.0  # label_shift: the commonest class over the rarest
 UNKNOWN_SHARE = 0.3

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 PASSES, POWER = 10, 3
 

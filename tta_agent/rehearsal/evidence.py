@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tta_agent.core.evidence import AnchorResult
+from tta_agent.core.types import Array, softmax
 from tta_agent.distributions import (
     divergence,
     effective_rank,
@@ -26,8 +28,6 @@ from tta_agent.distributions import (
     singular_values,
     temperature,
 )
-from tta_agent.evidence import Anchor
-from tta_agent.types import Array, softmax
 
 VERSION = 1  # of the numbers below; rehearsals of another version are not read
 CLEAN = "clean"
@@ -46,7 +46,7 @@ class Soft:
 
 
 def features(
-    serving: Array, candidate: Array, source: Array | None, anchor: Anchor, moved: Mapping[str, float]
+    serving: Array, candidate: Array, source: Array | None, anchor: AnchorResult, moved: Mapping[str, float]
 ) -> dict[str, float]:
     """The evidence by name.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tta_agent.anchor import AnchorSet, stratified
-from tta_agent.errors import ConfigError
-from tta_agent.evidence import Anchor
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.evidence import AnchorResult
+from tta_agent.core.types import Array
 from tta_agent.origin import standardised
 from tta_agent.rehearsal.evidence import CLEAN, lights
-from tta_agent.types import Array
 
 LEARN = 0.45  # share of a world's images that can be learnt from; the others are held out
 ANCHOR = 0.2  # share of a small set that becomes the anchor, at most
@@ -44,9 +44,9 @@ class Reference:
     views: Mapping[str, Array]
     labels: Array
 
-    def compare(self, serving: Mapping[str, Array], candidate: Mapping[str, Array]) -> Anchor:
+    def compare(self, serving: Mapping[str, Array], candidate: Mapping[str, Array]) -> AnchorResult:
         """Both models' logits [A, C] by corruption, as the gates see them."""
-        return Anchor(self.labels, serving, candidate)
+        return AnchorResult(self.labels, serving, candidate)
 
 
 def pooled(inputs: Array, labels: Array | None, mean: tuple[float, ...], std: tuple[float, ...]) -> Pool:

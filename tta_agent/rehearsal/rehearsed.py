@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from tta_agent.evidence import Anchor, Expected
+from tta_agent.core.evidence import AnchorResult, GainEstimate
+from tta_agent.core.types import Array
 from tta_agent.rehearsal import regress
 from tta_agent.rehearsal.evidence import features
 from tta_agent.rehearsal.moved import moved
 from tta_agent.rehearsal.play import Row
 from tta_agent.rehearsal.support import Support
 from tta_agent.rehearsal.table import Table
-from tta_agent.types import Array
 
 ALPHA = 0.05
 ALPHAS = (0.02, 0.05, 0.10)
@@ -89,9 +89,9 @@ class Rehearsed:
         serving: Array,
         candidate: Array,
         source: Array | None,
-        anchor: Anchor | None,
+        anchor: AnchorResult | None,
         moved: Mapping[str, float],
-    ) -> Expected:
+    ) -> GainEstimate:
         """Gain of candidate over serving, from logits [N, C] in order of arrival.
 
         Never raises for odd logits: what cannot be read is not supported.
@@ -102,7 +102,7 @@ class Rehearsed:
         seen = features(serving, candidate, source, anchor, moved)
         return self.judge(np.array([seen.get(name, 0.0) for name in self._table.names]))
 
-    def judge(self, evidence: Array) -> Expected:
+    def judge(self, evidence: Array) -> GainEstimate:
         """Of evidence [F] in the order of the table."""
         outside = self._support.outside(evidence)
         if outside is not None:
@@ -114,14 +114,14 @@ class Rehearsed:
             f"rehearsed worlds that look like this gain {100 * gain:+.1f} points, "
             f"at least {100 * lower:+.1f} in {1 - self.alpha:.0%}"
         )
-        return Expected(gain, lower, self.alpha, True, told)
+        return GainEstimate(gain, lower, self.alpha, True, told)
 
-    def _nothing(self, reason: str) -> Expected:
-        return Expected(0.0, -1.0, self.alpha, False, reason)
+    def _nothing(self, reason: str) -> GainEstimate:
+        return GainEstimate(0.0, -1.0, self.alpha, False, reason)
 
 
 def _unreadable(
-    serving: Array, candidate: Array, source: Array | None, anchor: Anchor | None, window: int
+    serving: Array, candidate: Array, source: Array | None, anchor: AnchorResult | None, window: int
 ) -> str | None:
     if anchor is None:
         return "no anchor answers: rehearsals need TTA_GATE__ANCHOR in production too"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tta_agent.errors import TtaError
+from tta_agent.core.errors import TtaError
 from tta_agent.rehearsal.play import Player, Row
 from tta_agent.rehearsal.pool import Pool, part, pooled
 from tta_agent.rehearsal.store import Shelf
@@ -144,10 +144,10 @@ def _apart(stage: Stage, scenes: Sequence[Scene], workers: int, deadline_s: floa
 
 
 def _begin(stage: Stage) -> None:
-    from tta_agent import threads
+    from tta_agent.core import process
 
     global _player
-    threads.yield_to_others(stage.settings.model.nice)
+    process.yield_to_others(stage.settings.model.nice)
     _player = player(stage)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tta_agent.core.types import Array
 from tta_agent.rehearsal.arrivals import UNKNOWN_SHARE
 from tta_agent.rehearsal.pool import LEARN, Pool
 from tta_agent.rehearsal.shifts import mixed, strangers
 from tta_agent.rehearsal.worlds import Scene
-from tta_agent.types import Array
 
 LATER = 1000  # added to the seed of what is held out: other noise than where something was learnt
 

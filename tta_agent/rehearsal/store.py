@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from tta_agent.errors import ConfigError
-from tta_agent.files import write_atomic
+from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.errors import ConfigError
 from tta_agent.rehearsal import evidence, regress
 from tta_agent.rehearsal.play import Row
 from tta_agent.rehearsal.rehearsed import FEWEST, Fit, Rehearsed

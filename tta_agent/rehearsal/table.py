@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tta_agent.core.types import Array
 from tta_agent.rehearsal.play import Row
-from tta_agent.types import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tta_agent.core.types import Array
 from tta_agent.rehearsal.play import Row
 from tta_agent.rehearsal.rehearsed import ALPHA
 from tta_agent.rehearsal.worlds import CLEAN
-from tta_agent.types import Array
 
 ORDERS = {  # of arrival, for people
     "iid": "in any order", "correlated": "classes in runs", "label_shift": "rare and frequent classes",

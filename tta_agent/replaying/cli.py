@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tta_agent import environment, threads
-from tta_agent.errors import ConfigError
+from tta_agent import environment
+from tta_agent.core import process
+from tta_agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tta_agent.named_settings import Named
@@ -72,7 +73,7 @@ def replay(
     for path in (out, html):
         if path is not None and not path.resolve().parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.resolve().parent}")
-    threads.budget(environment.load().model.threads)
+    process.budget(environment.load().model.threads)
     _quiet()
     from tta_agent.named_settings import policies
     from tta_agent.replaying import rules

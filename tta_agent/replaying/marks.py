@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 WHO = ("source", "served", "online")
 MOST_WINDOWS = 60  # what a chart can show

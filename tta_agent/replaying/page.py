@@ -9,9 +9,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from tta_agent.core.errors import TtaError
 from tta_agent.demo.svg import LEFT, RIGHT, WIDTH, tag
 from tta_agent.demo.words import VERDICTS, clean, clock, known, number, percent, points, words
-from tta_agent.errors import TtaError
 from tta_agent.replaying.chart import BOTTOM, TOP, chart, colour, middle
 from tta_agent.replaying.words import (
     HEAD,

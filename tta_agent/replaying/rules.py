@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tta_agent.errors import ConfigError, nearest
+from tta_agent.core.errors import ConfigError, nearest
 
 WHO = ("source", "served", "online", "oracle")
 ACCURACIES = {name: f"{who}_accuracy" for who in WHO for name in (who, f"{who}_accuracy")}

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tta_agent import threads
-from tta_agent.errors import ConfigError, TtaError
+from tta_agent.core import process
+from tta_agent.core.errors import ConfigError, TtaError
 from tta_agent.replay import replay
 from tta_agent.replaying.tape import Late
 from tta_agent.settings import Settings
@@ -129,9 +129,9 @@ _ticks: Any = None
 def _start(ticks: Any) -> None:
     global _ticks
     _ticks = ticks
-    threads.budget(1)
+    process.budget(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threads.follow_parent()
+    process.follow_parent()
 
 
 def _work(name: str, folder: Path, settings: Settings, late: Late, scratch: Path) -> dict[str, Any]:

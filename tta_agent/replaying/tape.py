@@ -14,11 +14,11 @@ import numpy as np
 
 from tta_agent.batching import Batch
 from tta_agent.codecs import cloudevents
+from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
 from tta_agent.replaying.marks import Marks
 from tta_agent.sessions import Session, SessionPair, run
 from tta_agent.sources.recording import Recording, Row
 from tta_agent.teacher import Round
-from tta_agent.types import Array, Headers, Partition, Positions, RawRecord
 
 POLL = 8  # records a poll: what serves changes between two of them
 REQUESTS = "label-requests"  # topic

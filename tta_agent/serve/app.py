@@ -11,12 +11,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from tta_agent.core.types import Version
 from tta_agent.serve.engine import Engine
 from tta_agent.serve.repository import Repository
 from tta_agent.serve.rest import Handler, Rest, guarded, http_error
 from tta_agent.serve.tap import Tap
 from tta_agent.sessions import Session, SessionPair, open_session
-from tta_agent.types import Version
 
 _MAX_WAITING = 1024  # requests in flight; beyond it the server answers 503 rather than grow
 

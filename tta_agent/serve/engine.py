@@ -8,9 +8,9 @@ from uuid import uuid4
 from starlette.exceptions import HTTPException
 
 from tta_agent.codecs import checks, oip
-from tta_agent.errors import DecodeError
+from tta_agent.core.errors import DecodeError
+from tta_agent.core.types import Array
 from tta_agent.sessions import Session, SessionPair, run, shapes
-from tta_agent.types import Array
 
 
 @dataclass(frozen=True, slots=True)

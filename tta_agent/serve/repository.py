@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from starlette.exceptions import HTTPException
 
-from tta_agent.errors import GraphError
+from tta_agent.core.errors import GraphError
+from tta_agent.core.types import Version
 from tta_agent.sessions import Session, SessionPair, open_version, run, shapes
-from tta_agent.types import Version
 
 
 class Repository:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 import tta_agent
 from tta_agent.codecs import checks, oip
-from tta_agent.errors import DecodeError, LedgerError, nearest
+from tta_agent.core.errors import DecodeError, LedgerError, nearest
 from tta_agent.serve.engine import Answer, Engine
 from tta_agent.serve.repository import Repository
 from tta_agent.serve.stats import Stats

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tta_agent.core.types import Partition, Positions, RawRecord
 from tta_agent.sources.appender import EmbeddedProducer
 from tta_agent.sources.groups import Membership
 from tta_agent.sources.rows import payload_bytes, read
 from tta_agent.sources.store import DEFAULT_PARTITIONS, explained, is_busy, open_log
-from tta_agent.types import Partition, Positions, RawRecord
 
 __all__ = ["EmbeddedProducer", "EmbeddedSource"]
 

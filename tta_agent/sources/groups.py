@@ -11,8 +11,8 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 
+from tta_agent.core.types import Partition
 from tta_agent.sources.store import create_topic, transaction
-from tta_agent.types import Partition
 
 
 def share(partitions: Sequence[Partition], members: Sequence[str], member: str) -> list[Partition]:

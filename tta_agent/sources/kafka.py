@@ -10,12 +10,12 @@ from typing import Any, Literal
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
-from tta_agent.errors import StreamError
+from tta_agent.core.errors import StreamError
+from tta_agent.core.types import Partition, Positions, RawRecord
 from tta_agent.sources.kafka_cause import LastCause, unreachable
 from tta_agent.sources.kafka_client import CONNECT_TIMEOUT_S, connect, ensure_topics, is_transient
 from tta_agent.sources.kafka_places import Places
 from tta_agent.sources.kafka_producer import KafkaStreamProducer
-from tta_agent.types import Partition, Positions, RawRecord
 
 __all__ = ["KafkaSource", "KafkaStreamProducer", "ensure_topics"]
 

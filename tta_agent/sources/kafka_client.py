@@ -17,7 +17,7 @@ from kafka.errors import (
 )
 from kafka.net.compat import KafkaNetClient
 
-from tta_agent.errors import ConfigError, StreamError, nearest
+from tta_agent.core.errors import ConfigError, StreamError, nearest
 from tta_agent.sources.kafka_cause import LastCause, unreachable
 
 CONNECT_TIMEOUT_S = 10.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from kafka import ConsumerRebalanceListener, TopicPartition
 
-from tta_agent.types import Partition, Positions
+from tta_agent.core.types import Partition, Positions
 
 
 class Places(ConsumerRebalanceListener):  # type: ignore[misc]

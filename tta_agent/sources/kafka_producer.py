@@ -9,9 +9,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.serializer import Serializer
 
-from tta_agent.errors import StreamError
+from tta_agent.core.errors import StreamError
+from tta_agent.core.types import Headers
 from tta_agent.sources.kafka_client import CONNECT_TIMEOUT_S, connect
-from tta_agent.types import Headers
 
 OPTIONS: Mapping[str, object] = {
     "acks": "all",

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tta_agent.errors import ConfigError
-from tta_agent.types import Array
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
 
 SCHEMA_VERSION = 1
 INDEX = "recording.json"

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable
 
-from tta_agent.types import Headers, Partition, RawRecord
+from tta_agent.core.types import Headers, Partition, RawRecord
 
 OFFSET_BITS = 40
 

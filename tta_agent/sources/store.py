@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tta_agent.errors import StreamError
-from tta_agent.types import Partition
+from tta_agent.core.errors import StreamError
+from tta_agent.core.types import Partition
 
 DEFAULT_PARTITIONS = 4
 PATIENCE_S = 10.0  # how long a write may wait for other writers

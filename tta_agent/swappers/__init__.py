@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tta_agent.errors import SwapError
-from tta_agent.types import Array, Golden
+from tta_agent.core.errors import SwapError
+from tta_agent.core.types import Array, Golden
 
 TOLERANCE = 1e-3  # of a logit: kernels differ in the last bits between machines and batch sizes
 

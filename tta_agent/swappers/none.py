@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tta_agent.types import Golden, Version
+from tta_agent.core.types import Golden, Version
 
 
 class NoSwapper:

@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 
 from tta_agent.codecs import oip
-from tta_agent.errors import DecodeError, SwapError, nearest
+from tta_agent.core.errors import DecodeError, SwapError, nearest
+from tta_agent.core.types import Array, Golden, Version
 from tta_agent.swappers import TOLERANCE, check_golden
-from tta_agent.types import Array, Golden, Version
 
 _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tta_agent.errors import GraphError, SwapError
+from tta_agent.core.errors import GraphError, SwapError
+from tta_agent.core.types import Golden, Version
 from tta_agent.sessions import Session, SessionPair, open_version, run
 from tta_agent.swappers import TOLERANCE, check_golden
-from tta_agent.types import Golden, Version
 
 
 class SessionSwapper:

@@ -25,8 +25,8 @@ from typing import ClassVar
 from scipy.optimize import brentq
 from scipy.special import gammainc, gammaln
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding, Proof
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult, Proof
 
 
 def log_mixture(s: float, v: float, rho: float) -> float:
@@ -62,17 +62,17 @@ class Average:
         self.margin = margin
         self.focus = focus
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the mean, `bound` its lower bound."""
         steps = [judged.step for judged in evidence.judged]
         if not steps:
-            return Finding("average", 0.0, self.margin, "inconclusive", "no label yet")
+            return GateResult("average", 0.0, self.margin, "inconclusive", "no label yet")
         total, decisive = sum(steps), sum(map(abs, steps))
         mean = total / len(steps)
         bound = (total - boundary(decisive, evidence.alpha, self.focus)) / len(steps)
         told = f"mean gain {mean:+.2%}, at least {bound:+.2%}, over {len(steps)} labels ({decisive} decisive)"
         verdict = "pass" if bound > self.margin else "inconclusive"
-        return Finding("average", mean, self.margin, verdict, told, bound)  # type: ignore[arg-type]
+        return GateResult("average", mean, self.margin, verdict, told, bound)  # type: ignore[arg-type]
 
 
 def _log_gammainc(a: float, x: float) -> float:

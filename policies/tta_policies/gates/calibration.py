@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from tta_agent.core.evidence import AnchorResult, Evidence
+from tta_agent.core.types import Array, GateResult
 from tta_agent.distributions import temperature
-from tta_agent.evidence import Anchor, Evidence
-from tta_agent.types import Array, Finding
 from tta_policies.gates.measures import calibration_error
 
 
@@ -50,24 +50,24 @@ class Calibration:
         self.error = error
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the scale, or the rise of ECE where that fails."""
         n = len(evidence.serving)
         if n < self.window:
-            return Finding("calibration", 1.0, self.high, "inconclusive", f"{n} of {self.window} records")
+            return GateResult("calibration", 1.0, self.high, "inconclusive", f"{n} of {self.window} records")
         scale, error, told = self._scale(evidence)
         if not self.low - 2 * error <= scale <= self.high + 2 * error:
             bound = self.high if scale > self.high else self.low
             reason = f"{told} ({self.low} to {self.high} is borne)"
-            return Finding("calibration", scale, bound, "fail", reason)
+            return GateResult("calibration", scale, bound, "fail", reason)
         if evidence.anchor is None:
             reason = f"{told}; no anchor set for ECE: TTA_GATE__ANCHOR"
-            return Finding("calibration", scale, self.high, "pass", reason)
+            return GateResult("calibration", scale, self.high, "pass", reason)
         rise = self._rise(evidence.anchor)
         reason = f"{told}; ECE on the anchor {rise:+.1%} after a temperature for each"
         if rise > self.error:
-            return Finding("calibration", rise, self.error, "fail", reason)
-        return Finding("calibration", scale, self.high, "pass", reason)
+            return GateResult("calibration", rise, self.error, "fail", reason)
+        return GateResult("calibration", scale, self.high, "pass", reason)
 
     def _scale(self, evidence: Evidence) -> tuple[float, float, str]:
         """The scale with its standard error, 1 and 0 where there is no common one, and a few words."""
@@ -77,7 +77,7 @@ class Calibration:
         scale, error = slope(evidence.serving, evidence.candidate)
         return scale, error, f"logits are {scale:.2f} +- {error:.2f} x serving's where both agree"
 
-    def _rise(self, anchor: Anchor) -> float:
+    def _rise(self, anchor: AnchorResult) -> float:
         if not np.isfinite(anchor.candidate["clean"]).all():
             return 1.0
         serving, candidate = (

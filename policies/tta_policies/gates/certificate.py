@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from tta_agent.evidence import Evidence
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 from tta_agent.scores import log_e
-from tta_agent.types import Finding
 
 
 class Certificate:
@@ -24,13 +24,13 @@ class Certificate:
 
     proof: ClassVar = "certified"
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is E itself, the threshold 1/alpha."""
         value = math.exp(min(log_e(evidence.wins, evidence.losses), 700.0))
         threshold = 1.0 / evidence.alpha
         count = f"{evidence.wins} won, {evidence.losses} lost among {evidence.labels} labels"
         if value >= threshold:
-            return Finding("certificate", value, threshold, "pass", f"certified: {count}")
-        return Finding(
+            return GateResult("certificate", value, threshold, "pass", f"certified: {count}")
+        return GateResult(
             "certificate", value, threshold, "inconclusive", f"{count}, E = {value:.3g} of {threshold:.3g}"
         )

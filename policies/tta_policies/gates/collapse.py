@@ -6,9 +6,9 @@ Entropy minimisation's usual failure (Niu et al., SAR, ICLR 2023, arXiv 2302.124
 
 from __future__ import annotations
 
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 from tta_agent.distributions import entropy, histogram
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
 
 
 class Collapse:
@@ -25,15 +25,17 @@ class Collapse:
         self.growth = growth
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Fail where the histogram narrows, inconclusive until the window is full."""
         if len(evidence.serving) < self.window:
             reason = f"{len(evidence.serving)} of {self.window} records"
-            return Finding("collapse", 1.0, self.ratio, "inconclusive", reason)
+            return GateResult("collapse", 1.0, self.ratio, "inconclusive", reason)
         serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
         spread = float(entropy(candidate) / max(entropy(serving), 1e-9))
         largest = candidate.max() / serving.max()
         if spread < self.ratio or largest > self.growth:
             reason = f"class entropy falls to {spread:.2f} x serving's, the largest class holds {candidate.max():.0%}"
-            return Finding("collapse", spread, self.ratio, "fail", reason)
-        return Finding("collapse", spread, self.ratio, "pass", f"class entropy is {spread:.2f} x serving's")
+            return GateResult("collapse", spread, self.ratio, "fail", reason)
+        return GateResult(
+            "collapse", spread, self.ratio, "pass", f"class entropy is {spread:.2f} x serving's"
+        )

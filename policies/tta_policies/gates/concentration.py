@@ -8,8 +8,8 @@ a stream that is skewed. It sees what the class histogram does not: probability 
 
 from __future__ import annotations
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 from tta_policies.gates.measures import concentration
 
 
@@ -26,14 +26,16 @@ class Concentration:
         self.margin = margin
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is C of the candidate minus C of serving; the threshold `margin`, or the null where that is more."""
         n = len(evidence.serving)
         threshold = max(self.margin, evidence.null.get("concentration", 0.0))
         if n < self.window:
-            return Finding("concentration", 0.0, threshold, "inconclusive", f"{n} of {self.window} records")
+            return GateResult(
+                "concentration", 0.0, threshold, "inconclusive", f"{n} of {self.window} records"
+            )
         value = concentration(evidence.candidate) - concentration(evidence.serving)
         way = "gather on fewer classes" if value > 0 else "spread over more classes"
         verdict = "fail" if value > threshold else "pass"
         reason = f"the probabilities {way}: {value:+.3f} nats against serving"
-        return Finding("concentration", value, threshold, verdict, reason)  # type: ignore[arg-type]
+        return GateResult("concentration", value, threshold, verdict, reason)  # type: ignore[arg-type]

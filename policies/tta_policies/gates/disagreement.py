@@ -5,8 +5,8 @@ The bound is exact and needs no label (Jhawar & Wang 2026 and K-Bound use the sa
 
 from __future__ import annotations
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 
 
 class Disagreement:
@@ -25,16 +25,18 @@ class Disagreement:
         self.most = most
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Fail on either side, inconclusive until the window is full."""
         n = len(evidence.serving)
         share = float((evidence.serving.argmax(1) != evidence.candidate.argmax(1)).mean()) if n else 0.0
         if n < self.window:
-            return Finding("disagreement", share, self.least, "inconclusive", f"{n} of {self.window} records")
+            return GateResult(
+                "disagreement", share, self.least, "inconclusive", f"{n} of {self.window} records"
+            )
         if share < self.least:
             reason = f"differs on {share:.2%} of {n} records: no swap could matter"
-            return Finding("disagreement", share, self.least, "fail", reason)
+            return GateResult("disagreement", share, self.least, "fail", reason)
         if share > self.most:
             reason = f"differs on {share:.0%} of {n} records: another model, not an adapted one"
-            return Finding("disagreement", share, self.most, "fail", reason)
-        return Finding("disagreement", share, self.least, "pass", f"differs on {share:.1%} of {n} records")
+            return GateResult("disagreement", share, self.most, "fail", reason)
+        return GateResult("disagreement", share, self.least, "pass", f"differs on {share:.1%} of {n} records")

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import Array, GateResult, Verdict, softmax
 from tta_agent.distributions import temperature
-from tta_agent.evidence import Evidence
-from tta_agent.types import Array, Finding, Verdict, softmax
 from tta_policies.gates.measures import upper_share
 
 
@@ -38,11 +38,11 @@ class Flips:
         self.confidence = confidence
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the share, `bound` its exact upper 97.5 % bound."""
         n = len(evidence.serving)
         if n < self.window:
-            return Finding("flips", 0.0, self.limit, "inconclusive", f"{n} of {self.window} records")
+            return GateResult("flips", 0.0, self.limit, "inconclusive", f"{n} of {self.window} records")
         sure = self._sure(evidence)
         flipped = sure & (evidence.candidate.argmax(1) != evidence.serving.argmax(1))
         fair = float((flipped * _fair(evidence.serving)).sum())
@@ -52,7 +52,7 @@ class Flips:
             f"flips {int(flipped.sum())} of {int(sure.sum())} sure answers, {share:.1%} of {n} records, "
             "each class counted at its fair share at most"
         )
-        return Finding("flips", share, self.limit, verdict, reason, bound)
+        return GateResult("flips", share, self.limit, verdict, reason, bound)
 
     def _sure(self, evidence: Evidence) -> Array:
         anchor = evidence.anchor

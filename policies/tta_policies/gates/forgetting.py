@@ -17,8 +17,8 @@ import math
 
 import numpy as np
 
-from tta_agent.evidence import Anchor, Evidence
-from tta_agent.types import Array, Finding, Verdict
+from tta_agent.core.evidence import AnchorResult, Evidence
+from tta_agent.core.types import Array, GateResult, Verdict
 from tta_policies.gates.measures import upper_share
 
 LEVEL = 0.9875
@@ -38,11 +38,11 @@ class Forgetting:
         self.light = light
         self.keep = keep
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the drop that is nearest to its threshold, `bound` its upper bound. Without an anchor: pass."""
         anchor = evidence.anchor
         if anchor is None:
-            return Finding(
+            return GateResult(
                 "forgetting", 0.0, self.limit, "pass", "no anchor set to look at: TTA_GATE__ANCHOR"
             )
         found = [self._one(anchor, "clean", self.limit)]
@@ -51,7 +51,7 @@ class Forgetting:
             found.append(min(light, key=lambda f: f.value))
         return max(found, key=lambda f: (f.bound or 0.0) - f.threshold)
 
-    def _one(self, anchor: Anchor, name: str, limit: float) -> Finding:
+    def _one(self, anchor: AnchorResult, name: str, limit: float) -> GateResult:
         before, after = (right(side[name], anchor.labels) for side in (anchor.serving, anchor.candidate))
         n = len(before)
         lost, won = int((before & ~after).sum()), int((after & ~before).sum())
@@ -62,7 +62,7 @@ class Forgetting:
             threshold = limit
         told = f"{name} anchor: {before.mean():.1%} to {after.mean():.1%} of {n}, drop at most {bound:.1%}"
         verdict: Verdict = "fail" if bound > threshold else "pass"
-        return Finding("forgetting", (lost - won) / n, float(threshold), verdict, told, bound)
+        return GateResult("forgetting", (lost - won) / n, float(threshold), verdict, told, bound)
 
 
 def right(logits: Array, labels: Array) -> Array:

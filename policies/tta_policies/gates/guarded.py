@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tta_agent.evidence import Anchor, Evidence
-from tta_agent.types import Finding, Proof
+from tta_agent.core.evidence import AnchorResult, Evidence
+from tta_agent.core.types import GateResult, Proof
 from tta_policies.gates.forgetting import right
 from tta_policies.gates.measures import upper_share
 
@@ -37,32 +37,32 @@ class Guarded:
         self.anchor = anchor
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the reach, `bound` its upper bound."""
         base = evidence.serving if evidence.proven is None else evidence.proven
         n = min(len(base), len(evidence.candidate))
         if n < self.window:
-            return Finding("guarded", 0.0, self.reach, "inconclusive", f"{n} of {self.window} records")
+            return GateResult("guarded", 0.0, self.reach, "inconclusive", f"{n} of {self.window} records")
         changed = int((base.argmax(1) != evidence.candidate.argmax(1)).sum())
         share, bound = changed / n, upper_share(changed, n)
         told = f"answers differ from the last proven version's on {share:.1%} of {n} records, at most {bound:.1%}"
         if bound >= self.reach:
             verdict = "fail" if share >= self.reach else "inconclusive"
-            return Finding("guarded", share, self.reach, verdict, told, bound)  # type: ignore[arg-type]
+            return GateResult("guarded", share, self.reach, verdict, told, bound)  # type: ignore[arg-type]
         return self._with_anchor(evidence.anchor, share, bound, told)
 
-    def _with_anchor(self, anchor: Anchor | None, share: float, bound: float, told: str) -> Finding:
+    def _with_anchor(self, anchor: AnchorResult | None, share: float, bound: float, told: str) -> GateResult:
         lower = None if anchor is None else light_gain(anchor)
         if lower is None:
             verdict = "inconclusive" if self.anchor else "pass"
             reason = f"{told}; no corrupted anchor to show a gain on: TTA_GATE__ANCHOR"
-            return Finding("guarded", share, self.reach, verdict, reason, bound)  # type: ignore[arg-type]
+            return GateResult("guarded", share, self.reach, verdict, reason, bound)  # type: ignore[arg-type]
         verdict = "pass" if lower > 0 else "fail"
         reason = f"{told}; gain on the lightly corrupted anchor at least {lower:+.2%}"
-        return Finding("guarded", share, self.reach, verdict, reason, bound)  # type: ignore[arg-type]
+        return GateResult("guarded", share, self.reach, verdict, reason, bound)  # type: ignore[arg-type]
 
 
-def light_gain(anchor: Anchor) -> float | None:
+def light_gain(anchor: AnchorResult) -> float | None:
     """95 % lower bound of the candidate's mean gain over the light corruptions; None where there are none.
 
     Normal, over samples: the views of one sample are not independent, so each sample counts once, by its mean.

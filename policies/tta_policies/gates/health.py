@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 
 
 class Health:
@@ -30,28 +30,28 @@ class Health:
         self.loss = loss
         self.settle = settle
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the number that fails, else the ratio of gradients."""
         health = evidence.health
         if not health:
-            return Finding("health", 0.0, self.spike, "pass", "nothing is known of the optimiser")
+            return GateResult("health", 0.0, self.spike, "pass", "nothing is known of the optimiser")
         lost, rounds = health.get("nonfinite", 0.0), health.get("rounds", 0.0)
         if lost and rounds < self.settle:
             reason = f"{lost:.0f} steps were not finite, and only {rounds:.0f} rounds since"
-            return Finding("health", lost, 0.0, "fail", reason)
+            return GateResult("health", lost, 0.0, "fail", reason)
         least = self.loss * math.log(max(evidence.candidate.shape[1], 2))
         loss = health.get("loss", math.inf)
         if 0 <= loss < least:
             reason = f"the loss has fallen to {loss:.2g}: nothing is left to learn from but itself"
-            return Finding("health", loss, least, "fail", reason)
+            return GateResult("health", loss, least, "fail", reason)
         return self._gradient(health.get("gradient"), health.get("gradient_peak"), rounds)
 
-    def _gradient(self, now: float | None, peak: float | None, rounds: float) -> Finding:
+    def _gradient(self, now: float | None, peak: float | None, rounds: float) -> GateResult:
         if now is None or peak is None:
-            return Finding("health", 0.0, self.spike, "pass", f"{rounds:.0f} rounds, all finite")
+            return GateResult("health", 0.0, self.spike, "pass", f"{rounds:.0f} rounds, all finite")
         ratio = peak / max(now, 1e-12)
         if ratio > self.spike:
             reason = f"the gradient jumped to {peak:.2g} and has fallen to {now:.2g} since"
-            return Finding("health", ratio, self.spike, "fail", reason)
+            return GateResult("health", ratio, self.spike, "fail", reason)
         reason = f"{rounds:.0f} rounds, gradient at most {ratio:.1f} x its average"
-        return Finding("health", ratio, self.spike, "pass", reason)
+        return GateResult("health", ratio, self.spike, "pass", reason)

@@ -8,9 +8,9 @@ serving's) and moved it by up to 0.20 nats where they mended most: an undirected
 
 from __future__ import annotations
 
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 from tta_agent.distributions import divergence, entropy, histogram
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
 from tta_policies.gates.measures import chance_divergence
 
 
@@ -27,7 +27,7 @@ class Histogram:
         self.least = least
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the divergence, the threshold the larger of `least` and the null's 99.5 % quantile.
 
         Chance moves a histogram by about 1/N, so the null (`tta-agent calibrate`) is of 4 N JS and holds for windows
@@ -35,7 +35,7 @@ class Histogram:
         """
         n = len(evidence.serving)
         if n < self.window:
-            return Finding("histogram", 0.0, self.least, "inconclusive", f"{n} of {self.window} records")
+            return GateResult("histogram", 0.0, self.least, "inconclusive", f"{n} of {self.window} records")
         serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
         value = divergence(serving, candidate)
         null = evidence.null.get("histogram", chance_divergence(len(serving)))
@@ -44,4 +44,4 @@ class Histogram:
         way = "fewer classes" if narrower else "more classes, or none fewer"
         verdict = "fail" if narrower and value > threshold else "pass"
         reason = f"the class histogram moves by {value:.3f} nats, towards {way}"
-        return Finding("histogram", value, threshold, verdict, reason)  # type: ignore[arg-type]
+        return GateResult("histogram", value, threshold, verdict, reason)  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from tta_agent.evidence import Evidence, Judged
+from tta_agent.core.evidence import Evidence, LabelledPair
+from tta_agent.core.types import GateResult
 from tta_agent.scores import log_e
-from tta_agent.types import Finding
 
 
 class Influence:
@@ -30,22 +30,22 @@ class Influence:
         self.tenants = tenants
         self.jackknife = jackknife
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the largest share. Inconclusive where the certificate is reached, but not without one tenant."""
         counts = Counter(evidence.tenants)
         if not counts:
-            return Finding("influence", 0.0, self.share, "pass", "no record says whose it is")
+            return GateResult("influence", 0.0, self.share, "pass", "no record says whose it is")
         top = max(counts.values()) / len(evidence.tenants)
         told = f"the largest of {len(counts)} tenants holds {top:.1%} of the window"
         if top > self.share and len(counts) >= self.tenants:
-            return Finding("influence", top, self.share, "inconclusive", told)
+            return GateResult("influence", top, self.share, "inconclusive", told)
         least = self._least(evidence)
         if log_e(evidence.wins, evidence.losses) >= -math.log(evidence.alpha) > least:
             reason = (
                 f"{told}; without one tenant's labels E is {math.exp(least):.3g} of {1 / evidence.alpha:.3g}"
             )
-            return Finding("influence", top, self.share, "inconclusive", reason)
-        return Finding("influence", top, self.share, "pass", told)
+            return GateResult("influence", top, self.share, "inconclusive", reason)
+        return GateResult("influence", top, self.share, "pass", told)
 
     def _least(self, evidence: Evidence) -> float:
         """The smallest ln E when one tenant's labels are left out."""
@@ -60,7 +60,7 @@ class Influence:
         return min((log_e(*pair) for pair in without), default=math.inf)
 
 
-def _outcomes(judged: Sequence[Judged]) -> dict[str, tuple[int, int]]:
+def _outcomes(judged: Sequence[LabelledPair]) -> dict[str, tuple[int, int]]:
     """Wins and losses by tenant."""
     found: dict[str, tuple[int, int]] = {}
     for one in judged:

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 
 
 class Integrity:
@@ -25,7 +25,7 @@ class Integrity:
         self.size = size
         self.latency = latency
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Fail is final: the same graph will not mend itself. Value and threshold are those of what failed."""
         same, apart = evidence.parity
         if not (math.isfinite(apart) and np.isfinite(evidence.candidate).all()):
@@ -40,7 +40,7 @@ class Integrity:
             reason = f"the graph takes {evidence.latency_ratio:.2f} x the time of serving's"
             return self._failed(evidence.latency_ratio, self.latency, reason)
         reason = f"equals torch within {apart:.1e} on fixed inputs"
-        return Finding("integrity", same, self.agreement, "pass", reason)
+        return GateResult("integrity", same, self.agreement, "pass", reason)
 
-    def _failed(self, value: float, threshold: float, reason: str) -> Finding:
-        return Finding("integrity", value, threshold, "fail", reason)
+    def _failed(self, value: float, threshold: float, reason: str) -> GateResult:
+        return GateResult("integrity", value, threshold, "fail", reason)

@@ -7,9 +7,9 @@ logits, whose rank is at most C - 1. Directional: only a fall fails.
 
 from __future__ import annotations
 
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult
 from tta_agent.distributions import effective_rank
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding
 
 
 class Rank:
@@ -24,13 +24,13 @@ class Rank:
         self.ratio = ratio
         self.window = window
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the ratio."""
         n = len(evidence.serving)
         if n < self.window:
-            return Finding("rank", 1.0, self.ratio, "inconclusive", f"{n} of {self.window} records")
+            return GateResult("rank", 1.0, self.ratio, "inconclusive", f"{n} of {self.window} records")
         before, after = effective_rank(evidence.serving), effective_rank(evidence.candidate)
         ratio = after / max(before, 1.0)
         verdict = "fail" if ratio < self.ratio else "pass"
         reason = f"effective rank of the logits {before:.2f} to {after:.2f}"
-        return Finding("rank", ratio, self.ratio, verdict, reason)  # type: ignore[arg-type]
+        return GateResult("rank", ratio, self.ratio, verdict, reason)  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import Finding, Proof
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import GateResult, Proof
 
 
 class Rehearsed:
@@ -25,18 +25,18 @@ class Rehearsed:
     def __init__(self, margin: float = 0.0) -> None:
         self.margin = margin
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Value is the most likely gain, `bound` its lower bound. Never fails: more records may bring support."""
         expected = evidence.expected
         if expected is None:
             reason = (
                 "no rehearsal to go by: run `tta-agent rehearse`; once there is one, a full window of records"
             )
-            return Finding("rehearsed", 0.0, self.margin, "inconclusive", reason)
+            return GateResult("rehearsed", 0.0, self.margin, "inconclusive", reason)
         value, bound = expected.gain, expected.lower
         if not expected.supported:
-            return Finding("rehearsed", value, self.margin, "inconclusive", expected.reason, bound)
+            return GateResult("rehearsed", value, self.margin, "inconclusive", expected.reason, bound)
         reason = f"expected gain {value:+.1%}, at least {bound:+.1%} in {1 - expected.alpha:.0%} of worlds"
         verdict = "pass" if bound > self.margin else "inconclusive"
         told = f"{reason}; {expected.reason}" if expected.reason else reason
-        return Finding("rehearsed", value, self.margin, verdict, told, bound)  # type: ignore[arg-type]
+        return GateResult("rehearsed", value, self.margin, verdict, told, bound)  # type: ignore[arg-type]

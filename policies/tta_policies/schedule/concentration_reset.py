@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tta_agent.types import Moment
+from tta_agent.core.types import Moment
 
 
 class ConcentrationReset:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tta_agent.types import Moment
+from tta_agent.core.types import Moment
 
 
 class PeriodicReset:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tta_agent.types import Moment
+from tta_agent.core.types import Moment
 
 
 class WeightEnsembling:

@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from tta_agent.types import Selection, View
+from tta_agent.core.types import Selection, View
 
 
 class ConfidenceDrop:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_agent.errors import ConfigError, nearest
+from tta_agent.core.errors import ConfigError, nearest
 
 
 def shuffle_patches(x: Tensor, patches: int, generator: torch.Generator) -> Tensor:
@@ -56,7 +56,7 @@ def occlude(x: Tensor, share: float) -> Tensor:
 
 
 class Destroyer:
-    """One of the transforms, with random numbers of its own: `tta_agent.protocols.Stateful`.
+    """One of the transforms, with random numbers of its own: `tta_agent.core.protocols.Stateful`.
 
     Args:
         transform: patch, pixel or occlusion.

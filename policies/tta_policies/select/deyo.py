@@ -20,8 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tta_agent.core.types import Selection, View
 from tta_agent.scores import entropy, max_entropy
-from tta_agent.types import Selection, View
 from tta_policies.select.plpd import Plpd
 
 Weights = Literal["both", "entropy", "plpd", "none"]

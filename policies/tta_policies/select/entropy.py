@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from tta_agent.core.types import Selection, View
 from tta_agent.scores import entropy, max_entropy
-from tta_agent.types import Selection, View
 
 
 class Entropy:

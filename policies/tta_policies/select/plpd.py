@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tta_agent.types import Selection, View
+from tta_agent.core.types import Selection, View
 from tta_policies.select.destroy import Destroyer
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_agent.types import Selection, View
+from tta_agent.core.types import Selection, View
 
 
 class Redundancy:

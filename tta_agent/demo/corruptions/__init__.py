@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.demo.corruptions import blur, digital, noise, weather
 from tta_agent.demo.corruptions.tables import CONSTANTS, Params
-from tta_agent.errors import ConfigError, nearest
 
 Family = Callable[[Tensor, Params, Generator], Tensor]
 

@@ -86,7 +86,7 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SourceInfo:
     """What is known of the deployed model besides its weights, for adapters that need more than the stream.
 
     Attributes:
@@ -154,7 +154,7 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class GateResult:
     """One gate's answer: the number, the side it must stay on, and a sentence for people."""
 
     gate: str

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from tta_agent.errors import ConfigError, PluginNotFound, nearest
+from tta_agent.core.errors import ConfigError, PluginNotFound, nearest
 
 Kind = Literal["adapters", "selectors", "schedules", "gates"]
 

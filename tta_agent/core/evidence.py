@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tta_agent.types import Array
+from tta_agent.core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class LabelledPair:
     """One labelled record of the window, in the order in which labels came: what both graphs said, and who asked."""
 
     label: int
@@ -27,7 +27,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class AnchorResult:
     """What both graphs say to a labelled set that never changes: `clean`, and under light known corruptions.
 
     Attributes:
@@ -41,7 +41,7 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class GainEstimate:
     """What rehearsals on the user's own data say of a candidate's gain over serving, in accuracy (0.05: 5 points).
 
     Attributes:
@@ -91,11 +91,11 @@ class Evidence:
     parity: tuple[float, float] = (1.0, 0.0)
     size_ratio: float = 1.0
     latency_ratio: float = 1.0
-    judged: Sequence[Judged] = ()
+    judged: Sequence[LabelledPair] = ()
     source: Array | None = None
     proven: Array | None = None
     tenants: Sequence[str] = ()
-    anchor: Anchor | None = None
-    expected: Expected | None = None
+    anchor: AnchorResult | None = None
+    expected: GainEstimate | None = None
     health: Mapping[str, float] = field(default_factory=dict)
     null: Mapping[str, float] = field(default_factory=dict)

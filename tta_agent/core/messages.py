@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from tta_agent.types import Label, Positions, Record
+from tta_agent.core.types import Label, Positions, Record
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class PolledBatch:
     """Reader to learner: what one poll brought, and where to read on after it."""
 
     items: list[Record | Label]
@@ -25,7 +25,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class CandidateProposal:
     """Learner to decider: a frozen copy of the adapted model, and what it has learnt from.
 
     Attributes:
@@ -42,7 +42,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
+class CheckpointBarrier:
     """Learner to decider: everything before this belongs to one checkpoint."""
 
     learner: Mapping[str, Any]

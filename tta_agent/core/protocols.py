@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from tta_agent.evidence import Evidence
-from tta_agent.types import (
-    Finding,
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import (
+    GateResult,
     Golden,
     Headers,
     Moment,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Source(Protocol):
+class StreamConsumer(Protocol):
     """A partitioned log, read as a member of a consumer group. Not thread-safe: one thread owns it."""
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
@@ -132,11 +132,11 @@ class Gate(Protocol):
     or "guarded"), and of one kind all must pass. A proof that fails only says that this kind is not to be had.
     """
 
-    def judge(self, evidence: Evidence) -> Finding:
+    def judge(self, evidence: Evidence) -> GateResult:
         """Pass, fail or inconclusive. Inconclusive never swaps."""
 
 
-class Swapper(Protocol):
+class ServerDriver(Protocol):
     """Puts versions into a model server. A failure raises SwapError and leaves `live()` unchanged."""
 
     def probe(self) -> None:

@@ -1,0 +1,1 @@
+"""What everybody may import: values, protocols, errors, plugin loading, atomic files."""
