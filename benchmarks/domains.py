@@ -17,10 +17,11 @@ import gate_streams as streams
 import numpy as np
 import torch
 
-from tta_agent import build, environment
+from tta_agent import build
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 from tta_agent.domains import BLOCK, FITTING, Domain, Lookout, signature
+from tta_agent.settings import env
 
 KINDS = (
     (None, 0), ("gaussian_noise", 4), ("impulse_noise", 4), ("contrast", 5), ("defocus_blur", 3), ("shot_noise", 4),
@@ -34,7 +35,7 @@ BEFORE, AFTER = 80, 188  # blocks until the change, and from it
 def answers(model):
     """By kind of images: signatures [4000, d]; and the labels [4000]."""
     some = images.read_npz(model.data)
-    source = build.load_source(environment.load(model=model.flags, mode="shadow"))
+    source = build.load_source(env.load(model=model.flags, mode="shadow"))
     rows = np.random.default_rng(0).permutation(len(some.labels))[:4000]
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (source.mean, source.std))
     found = {}

@@ -94,7 +94,8 @@ def answers(model):
     """Logits of the source, of a net adapted to the shift, and of one adapted to another: real answers, [n, C]."""
     import copy
 
-    from tta_agent import build, environment
+    from tta_agent import build
+    from tta_agent.settings import env
     from tta_agent.telemetry import Telemetry
 
     some = images.read_npz(model.data)
@@ -102,7 +103,7 @@ def answers(model):
     for name in shifts:
         x = torch.from_numpy(some.inputs[:3000]).float() / 255
         shifts[name] = corruptions.corrupt(x, name, 4, seed=1, constants=model.constants)
-    settings = environment.load(model=model.flags, adapt={"method": "norm"}, mode="shadow")
+    settings = env.load(model=model.flags, adapt={"method": "norm"}, mode="shadow")
     source = build.load_source(settings)
     adapted = {}
     for name, x in shifts.items():

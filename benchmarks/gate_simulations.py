@@ -15,7 +15,7 @@ from tta_agent.core import plugins
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import Label, Record, Version
 from tta_agent.pairing import Asked
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 from tta_agent.trial import Case, Trial
 from tta_agent.verdict import Bench
 from tta_agent.watch import Watch

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tta_agent import environment
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
-from tta_agent.named_settings import merged
 from tta_agent.replay import replay
+from tta_agent.settings import env
+from tta_agent.settings.named import merged
 from tta_agent.sources.recording import Preprocessing, Recording, import_npz
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -167,7 +167,7 @@ def play(folder, model, method, seed, labels, more=None):
     if on_request:
         flags = merged({"labels": {"requests_per_day": DAILY}}, flags)
     return replay(
-        folder, environment.load(**flags), label_rate=1.0 if on_request else labels, on_request=on_request,
+        folder, env.load(**flags), label_rate=1.0 if on_request else labels, on_request=on_request,
         label_delay_s=5.0, seed=seed, scratch=folder.parent, windows=len(Recording.open(folder)) // STEP,
     )  # fmt: skip
 

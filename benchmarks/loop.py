@@ -23,10 +23,11 @@ process.budget(1)
 
 import torch  # noqa: E402
 
-from tta_agent import build, environment, streams  # noqa: E402
+from tta_agent import build, streams  # noqa: E402
 from tta_agent.codecs import cloudevents  # noqa: E402
 from tta_agent.demo import data  # noqa: E402
-from tta_agent.settings import Settings  # noqa: E402
+from tta_agent.settings import env  # noqa: E402
+from tta_agent.settings.schema import Settings  # noqa: E402
 from tta_agent.swappers.none import NoSwapper  # noqa: E402
 from tta_agent.telemetry import Telemetry  # noqa: E402
 
@@ -48,7 +49,7 @@ def settings_for(folder: Path, variant: str) -> Settings:
         TTA_ADAPT__BATCH_SIZE=str(BATCH),
         TTA_SELECT__HOLDOUT="0.001",  # the bare loop forwards everything, so must the agent
     )
-    return environment.load()
+    return env.load()
 
 
 def fill(settings: Settings, records: int) -> None:

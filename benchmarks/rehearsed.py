@@ -21,7 +21,6 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from tta_agent import environment
 from tta_agent.anchor import stratified
 from tta_agent.bench import subjects
 from tta_agent.core import process
@@ -32,6 +31,7 @@ from tta_agent.rehearsal.failures import KINDS
 from tta_agent.rehearsal.rehearsed import ALPHAS
 from tta_agent.rehearsal.support import HONEST, Support
 from tta_agent.rehearsal.table import Table
+from tta_agent.settings import env
 
 AETTA_RATE = 0.4  # as in the paper for ten classes
 SEED = 50  # of the trial: other draws than while rehearsing
@@ -41,7 +41,7 @@ def settings(args, net, adapter, anchor_images):
     model = subjects.model_flags("resnet20", subjects.find(f"{net}.safetensors"), None, subjects.CIFAR_SHAPE)
     gate = {"anchor_images": min(500, anchor_images)}
     home = {"path": args.work / "store"}
-    return environment.load(model=model, mode="shadow", adapt={"method": adapter}, gate=gate, store=home)
+    return env.load(model=model, mode="shadow", adapt={"method": adapter}, gate=gate, store=home)
 
 
 def anchor_file(args, count):
@@ -245,9 +245,7 @@ def fashion(args):
         "factory": "tta_agent.demo.net:fashion_net", "weights": str(images.ASSETS / images.WEIGHTS),
         "input_shape": [1, 28, 28],
     }  # fmt: skip
-    return environment.load(
-        model=model, mode="shadow", adapt={"method": "tent"}, store={"path": args.work / "store"}
-    )
+    return env.load(model=model, mode="shadow", adapt={"method": "tent"}, store={"path": args.work / "store"})
 
 
 def main():

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tta_agent import build, environment
+from tta_agent import build
 from tta_agent.bench import contenders, subjects
 from tta_agent.bench.streams import Stream, StreamSpec
 from tta_agent.demo import corruptions
 from tta_agent.norms import Estimate
+from tta_agent.settings import env
 from tta_agent.telemetry import Telemetry
 
 INF = float("inf")
@@ -104,7 +105,7 @@ def main():
             stream = Stream(spec, cache)
             model = subjects.model_flags(None, None, None, stream.pool.shape[1:])
             settings = contender.settings(model, "reset", cache / "store")
-            source = build.load_source(environment.load(model=model))
+            source = build.load_source(env.load(model=model))
             online, served = measure(settings, source, stream, args.lag)
             for name in rows:
                 rows[name].append(gaps(online, served[name]))

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from tests.test_bench_streams import tiny_file
-from tta_agent import environment, testing
+from tta_agent import testing
 from tta_agent.bench import cost, lagged, peers, protocol, timing
 from tta_agent.bench.cost import Clock, Counter, head
 from tta_agent.bench.lagged import NOBODY, Lagged, change_cost
 from tta_agent.bench.streams import Stream, StreamSpec
 from tta_agent.core.types import Selection, StepReport
 from tta_agent.models import Source
+from tta_agent.settings import env
 
 CPU = torch.device("cpu")
 
@@ -25,7 +26,7 @@ def source(kind="batch"):
 
 
 def settings(method, **groups):
-    return environment.load(adapt={"method": method}, select={"selectors": []}, mode="shadow", **groups)
+    return env.load(adapt={"method": method}, select={"selectors": []}, mode="shadow", **groups)
 
 
 def stream(folder, name="reset", corruptions=("contrast",), images=40, batch=8, **rest):

@@ -57,7 +57,7 @@ def test_plugins_see_only_the_vocabulary(name):
 
 @pytest.mark.parametrize("name", [n for n in ALL if n.startswith("tta_agent")])
 def test_the_engine_knows_no_plugin(name):
-    if name == "tta_agent.presets":
+    if name == "tta_agent.settings.presets":
         return  # finds the folder of preset files
     assert not {i for i in ours(name) if i.startswith(("tta_adapters", "tta_policies"))}
 
@@ -110,7 +110,7 @@ def test_foreign_packages_have_one_home(package):
 
 def test_only_environment_reads_our_variables():
     readers = [name for name, path in ALL.items() if "os.environ" in path.read_text()]
-    allowed = {"tta_agent.environment", "tta_agent.core.process", "tta_agent.telemetry_export"}
+    allowed = {"tta_agent.settings.env", "tta_agent.core.process", "tta_agent.telemetry_export"}
     assert {n for n in readers if not n.startswith("tta_agent.demo")} <= allowed
 
 

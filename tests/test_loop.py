@@ -16,7 +16,7 @@ import pytest
 
 from tests import worlds
 from tests.parts.otlp import OtlpReceiver
-from tta_agent import build, environment, streams
+from tta_agent import build, streams
 from tta_agent.codecs import cloudevents, oip
 from tta_agent.sessions import SessionPair, open_session, run
 from tta_agent.swappers.session import SessionSwapper
@@ -45,7 +45,7 @@ class World:
         }
         for key, value in given.items():
             monkeypatch.setenv(key, value)
-        self.settings = environment.load()
+        self.settings = env.load()
         self.source = build.load_source(self.settings)
         self.ledger: Ledger = build.open_ledger(self.settings, self.source)
         session = open_session(self.ledger.get(0).path)

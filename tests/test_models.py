@@ -8,8 +8,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tta_agent import build, environment, graph, models, testing
+from tta_agent import build, graph, models, testing
 from tta_agent.core.errors import ConfigError
+from tta_agent.settings import env
 
 TINY = "tests.worlds:tiny_batch_net"
 
@@ -74,10 +75,10 @@ def served(tmp_path_factory):
 
 
 def test_the_served_file_alone(served, monkeypatch):
-    for name in environment.env_names():
+    for name in env.env_names():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TTA_MODEL__ONNX", str(served))
-    settings = environment.load(model={"device": "cpu"})
+    settings = env.load(model={"device": "cpu"})
     source = build.load_source(settings)
     assert (source.classes, source.shape, source.mean, source.std) == (4, (1, 8, 8), (0.0,), (1.0,))
     assert not any(p.requires_grad for p in source.module.parameters())

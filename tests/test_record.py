@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tta_agent import environment, record
+from tta_agent import record
 from tta_agent.codecs import cloudevents
 from tta_agent.core.protocols import Producer
-from tta_agent.settings import Settings
+from tta_agent.settings import env
+from tta_agent.settings.schema import Settings
 from tta_agent.sources.kafka import ensure_topics
 from tta_agent.sources.recording import Recording, Row
 from tta_agent.streams import open_producer
@@ -33,7 +34,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if request.param == "kafka":
         stream["bootstrap_servers"] = request.getfixturevalue("kafka")
         ensure_topics(stream["bootstrap_servers"], [topic, stream["labels_topic"]], 4)
-    return environment.load(stream=stream, store={"path": tmp_path / "store"})
+    return env.load(stream=stream, store={"path": tmp_path / "store"})
 
 
 def infer(producer: Producer, settings: Settings, i: int) -> None:

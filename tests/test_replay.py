@@ -10,12 +10,13 @@ import torch
 import tta_agent.replay
 from tests import worlds
 from tta_adapters.tent import Tent
-from tta_agent import environment, graph
+from tta_agent import graph
 from tta_agent.build import load_source
 from tta_agent.core.errors import ConfigError
-from tta_agent.decision_groups import HttpSettings
 from tta_agent.replay import _indoors, replay
 from tta_agent.sessions import open_session, run
+from tta_agent.settings import env
+from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.sources.recording import Recording, RecordingWriter
 from tta_agent.testing import everyone
 
@@ -30,7 +31,7 @@ KEYS = {
 def settings(monkeypatch):
     for name, value in worlds.FASHION.items():
         monkeypatch.setenv(name, value)
-    return environment.load()
+    return env.load()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def told(shifting):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in worlds.FASHION.items():
             patch.setenv(name, value)
-        return replay(shifting, environment.load(), **LATE)
+        return replay(shifting, env.load(), **LATE)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_without_labels_nothing_is_swapped(settings, brief):
 
 
 def test_observe_learns_nothing(settings, brief):
-    result = replay(brief, environment.load(policy="observe-only", mode="observe"), **LATE)
+    result = replay(brief, env.load(policy="observe-only", mode="observe"), **LATE)
     assert (result["adapted"], result["swaps"]) == (0, [])
     assert result["online_accuracy"] == pytest.approx(result["source_accuracy"], abs=0.03)
 

@@ -9,11 +9,11 @@ import typer.testing
 import yaml
 
 from tests import worlds
-from tta_agent import environment, named_settings
 from tta_agent.cli import app
 from tta_agent.core.errors import ConfigError
 from tta_agent.replaying import several
 from tta_agent.replaying.tape import Late
+from tta_agent.settings import env, named
 
 
 @pytest.fixture(autouse=True)
@@ -119,9 +119,9 @@ def test_labels_on_request_are_told_as_such(shifting, monkeypatch):
 def test_a_policy_may_be_a_preset_a_method_both_or_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({"policy": "conservative", "adapt": {"method": "tent"}}))
-    named = named_settings.policies(["conservative", "tent", "norm@aggressive", "@balanced", str(file)])
-    assert [one.name for one in named] == ["conservative", "tent", "norm@aggressive", "balanced", "mine"]
-    settings = [one.settings() for one in named]
+    found = named.policies(["conservative", "tent", "norm@aggressive", "@balanced", str(file)])
+    assert [one.name for one in found] == ["conservative", "tent", "norm@aggressive", "balanced", "mine"]
+    settings = [one.settings() for one in found]
     assert [s.adapt.method for s in settings] == ["norm", "tent", "norm", "tent", "tent"]
     assert [s.policy for s in settings] == [
         "conservative",
@@ -132,13 +132,13 @@ def test_a_policy_may_be_a_preset_a_method_both_or_a_file(tmp_path):
     ]
     file.write_text("- a list")
     with pytest.raises(ConfigError, match="settings by group"):
-        named_settings.policy(str(file))
+        named.policy(str(file))
     with pytest.raises(ConfigError, match="cannot read it"):
-        named_settings.policy("gone.yaml")
+        named.policy("gone.yaml")
 
 
 def test_policies_must_speak_of_one_model(shifting):
-    one, other = environment.load(), environment.load(model={"threads": 2})
+    one, other = env.load(), env.load(model={"threads": 2})
     with pytest.raises(ConfigError, match="policies a and b speak of different models"):
         several.play(shifting, {"a": one, "b": other}, Late())
 
@@ -166,7 +166,7 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path
 @pytest.mark.slow
 def test_processes_find_the_same_and_none_is_left_after_an_interrupt(tmp_path_factory):
     shifting = worlds.recording(tmp_path_factory.mktemp("short"), clean=50, shifted=250)
-    policies = {name: environment.load(policy=name) for name in ("observe-only", "conservative")}
+    policies = {name: env.load(policy=name) for name in ("observe-only", "conservative")}
     alone, complete = several.play(shifting, policies, Late())
     together, also = several.play(shifting, policies, Late(), workers=2)
     assert complete and also and list(alone) == list(together)

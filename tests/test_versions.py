@@ -20,7 +20,7 @@ from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult
 from tta_agent.ledger.cache import NEWEST
 from tta_agent.ledger.stores import Store
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 from tta_agent.versions import KEEP_REJECTED, Ledger
 
 GOLDEN = np.zeros((2, 3), np.float32)

@@ -6,11 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.test_versions import GOLDEN, graph
-from tta_agent import environment
 from tta_agent.cli import app
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult
 from tta_agent.sessions import open_session
+from tta_agent.settings import env
 from tta_agent.versions import open_ledger
 
 GATES = [
@@ -31,7 +31,7 @@ def ledger(tmp_path, monkeypatch):
     monkeypatch.setenv("TTA_STORE__PATH", str(tmp_path / "store"))
     monkeypatch.setenv("TTA_SWAP__DRIVER", "none")
     monkeypatch.setenv("COLUMNS", "200")
-    ledger = open_ledger(environment.load())
+    ledger = open_ledger(env.load())
     ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
     for number in (1, 2, 3):
         ledger.add(graph(number), ledger.get(ledger.aliases()["serving"]), LEARNT)
@@ -87,7 +87,7 @@ def test_explain_says_why_in_few_lines(ledger):
 
 def test_the_source_is_explained_before_anything_has_served_beside_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TTA_STORE__PATH", str(tmp_path))
-    open_ledger(environment.load()).ensure_source("model-a", lambda: (graph(), GOLDEN))
+    open_ledger(env.load()).ensure_source("model-a", lambda: (graph(), GOLDEN))
     assert "the model as it was deployed" in tta("explain", "serving")
 
 

@@ -32,7 +32,7 @@ from tta_agent.norms import census
 from tta_agent.origin import read_source_data
 from tta_agent.rhythm import Rhythm
 from tta_agent.service import Service
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 from tta_agent.streams import open_producer, open_source
 from tta_agent.teacher import Teacher
 from tta_agent.telemetry import Telemetry

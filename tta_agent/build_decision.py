@@ -28,7 +28,7 @@ from tta_agent.requests import LabelRequest, Requests, to_file, to_topic
 from tta_agent.sentry import Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import open_session
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 from tta_agent.telemetry import Telemetry
 from tta_agent.verdict import Bench
 from tta_agent.versions import Ledger

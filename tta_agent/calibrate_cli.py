@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from tta_agent import environment
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError
+from tta_agent.settings import env
 
 if TYPE_CHECKING:
     from tta_agent.calibrate import Answers, Null
     from tta_agent.core.types import Array
     from tta_agent.models import Source
-    from tta_agent.settings import Settings
+    from tta_agent.settings.schema import Settings
 
 JITTERS = 5
 FIRST = 500  # records on which the jitter is chosen
@@ -47,7 +47,7 @@ def calibrate(
 
     Try: tta-agent record tuesday && tta-agent calibrate tuesday
     """
-    settings = environment.load()
+    settings = env.load()
     process.budget(settings.model.threads)
     from tta_agent import build
     from tta_agent.calibrate import save

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tta_agent import environment
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError, TtaError
+from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.settings import Settings
+    from tta_agent.settings.schema import Settings
 
 app = typer.Typer(
     help="Test-time adaptation beside a model server: drift, adapt, prove, swap, roll back.\n\n"
@@ -98,7 +98,7 @@ def rollback(
 @app.command()
 def schema() -> None:
     """The JSON schema of all settings, with their descriptions."""
-    from tta_agent.settings import Settings
+    from tta_agent.settings.schema import Settings
 
     print(json.dumps(Settings.model_json_schema(), indent=1))
 
@@ -151,7 +151,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _settings(**flags: Any) -> Settings:
-    settings = environment.load(**flags)
+    settings = env.load(**flags)
     process.budget(settings.model.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "httpcore", "onnxscript", "onnx_ir", "torch.onnx"):

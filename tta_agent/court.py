@@ -29,7 +29,7 @@ STEP = 16  # new records that make a new judgement worth its while
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Numbers of the decision; `tta_agent.decision_groups` says what each means."""
+    """Numbers of the decision; `tta_agent.settings.rollout_groups` says what each means."""
 
     alpha: float
     patience_records: int

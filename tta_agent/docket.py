@@ -26,7 +26,7 @@ AGAIN, SLOWER = 4, 1.1  # so often in all, while the candidate looks slower than
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Of trials and watches; `tta_agent.decision_groups` says what each means."""
+    """Of trials and watches; `tta_agent.settings.rollout_groups` says what each means."""
 
     window: int = 2000
     bucket_s: float = 0.0

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from tta_agent import environment
 from tta_agent.core.errors import ConfigError
 from tta_agent.inbox import Command, Inbox, Kind, awaiting, read_status
+from tta_agent.settings import env
 
 QUIET_S = 60.0  # an agent that has said nothing for so long may not be running
 Number = Annotated[
@@ -86,7 +86,7 @@ def _send(kind: Kind, number: int | None, by: str | None, reason: str) -> None:
 
 
 def _store() -> Path:
-    store = environment.load().store.path
+    store = env.load().store.path
     if not (store / "status.json").exists():
         raise ConfigError(f"TTA_STORE__PATH={store}: no agent has run here; give the folder of the agent")
     return store

@@ -13,7 +13,7 @@ from tta_agent.codecs import cloudevents
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Label, RawRecord, Record
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 from tta_agent.sources.recording import RecordingWriter, Row
 from tta_agent.streams import open_source
 

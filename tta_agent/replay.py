@@ -19,13 +19,13 @@ import torch
 from tta_agent import build, models
 from tta_agent.agent import Agent
 from tta_agent.core.errors import ConfigError
-from tta_agent.decision_groups import HttpSettings
 from tta_agent.graph import MasterGraph
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import MOST_WINDOWS
 from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape
 from tta_agent.sessions import SessionPair, open_session
-from tta_agent.settings import Settings
+from tta_agent.settings.rollout_groups import HttpSettings
+from tta_agent.settings.schema import Settings
 from tta_agent.sources.recording import Recording
 from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry

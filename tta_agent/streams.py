@@ -7,8 +7,8 @@ from typing import Any
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.protocols import Producer, StreamConsumer
-from tta_agent.setting_groups import StreamSettings
-from tta_agent.settings import Settings
+from tta_agent.settings.data_groups import StreamSettings
+from tta_agent.settings.schema import Settings
 
 
 def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> StreamConsumer:

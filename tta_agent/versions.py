@@ -36,7 +36,7 @@ from tta_agent.ledger.retention import KEEP_REJECTED, Plan, plan
 from tta_agent.ledger.shelves import MANIFEST, Shelf, home, open_shelf
 
 if TYPE_CHECKING:
-    from tta_agent.settings import Settings
+    from tta_agent.settings.schema import Settings
 
 __all__ = ["KEEP_REJECTED", "Alias", "Ledger", "open_ledger", "provenance"]
 

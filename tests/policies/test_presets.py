@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from tta_agent import presets
 from tta_agent.core import plugins
+from tta_agent.settings import presets
 from tta_agent.testing import batch, everyone, tiny_net
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from tta_agent import environment
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.rehearsal import page, regress, run, store, words
 from tta_agent.rehearsal.rehearsed import Rehearsed, fit
 from tta_agent.rehearsal.worlds import bank
+from tta_agent.settings import env
 
 
 class Small(nn.Module):
@@ -34,7 +34,7 @@ def stage(tmp_path_factory):
     random = np.random.default_rng(0)
     inputs = random.integers(0, 256, (300, 3, 16, 16), dtype=np.uint8)
     np.savez(folder / "anchor.npz", inputs=inputs, labels=np.arange(300) % 4)
-    settings = environment.load(
+    settings = env.load(
         model={"factory": f"{__name__}:Small"}, adapt={"method": "norm"}, store={"path": folder}
     )
     return run.Stage(settings, folder / "anchor.npz")
@@ -104,7 +104,7 @@ def test_nothing_is_said_of_what_cannot_be_read(rehearsed):
 
 def test_other_settings_ask_for_another_rehearsal(stage):
     key = store.key("weights", store.learning(stage.settings))
-    other = environment.load(adapt={"method": "norm", "options": {"norm": {"momentum": 0.2}}})
+    other = env.load(adapt={"method": "norm", "options": {"norm": {"momentum": 0.2}}})
     assert (
         store.key("weights", store.learning(other))
         != key

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tta_agent import environment, named_settings
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError
-from tta_agent.named_settings import merged
-from tta_agent.settings import Settings
+from tta_agent.settings import env, named
+from tta_agent.settings.named import merged
+from tta_agent.settings.schema import Settings
 
 FIRST = ("frozen", "norm", "tent", "deyo", "rmt", "adamixbn", "tesla", "eata", "sar", "cotta", "roid")
 WINDOW = 64  # images that a stream of single ones is looked at through
@@ -39,7 +39,7 @@ class Contender:
         """
         extra = PROTOCOL_SETTINGS.get(protocol, {})
         fixed = {"model": model, "mode": "shadow", **({"store": {"path": store}} if store else {})}
-        return environment.load(**merged(merged(self.flags, extra), fixed))
+        return env.load(**merged(merged(self.flags, extra), fixed))
 
 
 def parse(methods: str, preset: str | None = None) -> list[Contender]:
@@ -75,10 +75,10 @@ def everyone() -> list[str]:
 
 
 def _contender(text: str, preset: str | None) -> Contender:
-    if named_settings.is_file(text):
-        found = named_settings.of_file(Path(text), "--methods")
+    if named.is_file(text):
+        found = named.of_file(Path(text), "--methods")
     else:
         method, _, own = text.partition("@")
         policy = own or preset
-        found = named_settings.of_method(method, policy) if method else named_settings.of_preset(str(policy))
+        found = named.of_method(method, policy) if method else named.of_preset(str(policy))
     return Contender(found.name, found.flags)

@@ -18,7 +18,7 @@ from tta_agent.bench.contenders import Contender
 from tta_agent.bench.streams import StreamSpec
 from tta_agent.bench.tally import HEAD
 from tta_agent.core import plugins
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 
 Kind = Literal["timing", "accuracy", "peer"]
 BENCH = ("protocol", "timing", "peers", "streams", "arrivals", "tally", "lagged", "cost")

@@ -22,7 +22,7 @@ from tta_agent.bench.tally import Tally, numbers
 from tta_agent.core import plugins
 from tta_agent.core.types import Array
 from tta_agent.models import Source
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 from tta_agent.telemetry import Telemetry
 
 CHUNK = 200  # images of one forward of the source

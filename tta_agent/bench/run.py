@@ -22,7 +22,7 @@ from tta_agent.bench.work import Result, Work
 from tta_agent.core import process
 from tta_agent.core.errors import CannotAdapt, TtaError
 from tta_agent.models import Source
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 
 POLL_S = 0.2
 

@@ -17,7 +17,7 @@ from tta_agent.bench.streams import Stream
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Array
 from tta_agent.models import Source
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 
 WARM, LEAST = 2, 4  # rounds untimed, and timed at least
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tta_agent import environment
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.settings import env
 
 if TYPE_CHECKING:
     from tta_agent.demo.traffic import Plan
-    from tta_agent.settings import Settings
+    from tta_agent.settings.schema import Settings
 
 Data = Annotated[
     str | None,
@@ -140,7 +140,7 @@ def traffic(
     seed: Seed = 7,
 ) -> None:
     """Only the users of the demo: images to TTA_SWAP__URL, late labels to the stream. Prints accuracy."""
-    settings = environment.load()
+    settings = env.load()
     process.budget(1)
     from tta_agent.demo.live import drive
 
@@ -186,5 +186,5 @@ def _world(out: Path, brokers: str | None, plan: Plan) -> tuple[Settings, dict[s
     }
     given = {name: value for name, value in os.environ.items() if name.startswith("TTA_")}
     os.environ.update({**defaults, **given, "TTA_STORE__PATH": defaults["TTA_STORE__PATH"]})
-    settings = environment.load()
+    settings = env.load()
     return settings, {name: value for name, value in os.environ.items() if name.startswith("TTA_")}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tta_agent import environment
 from tta_agent.core import process
 from tta_agent.core.errors import LedgerError
 from tta_agent.ledger import tables
+from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.settings import Settings
+    from tta_agent.settings.schema import Settings
     from tta_agent.versions import Ledger
 
 HELP = (
@@ -211,7 +211,7 @@ def _shown(numbers: list[int]) -> Any:
 
 
 def _settings() -> Settings:
-    settings = environment.load()
+    settings = env.load()
     process.budget(settings.model.threads)
     logging.basicConfig(level=logging.WARNING)
     return settings

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tta_agent import environment
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError
+from tta_agent.settings import env
 
 if TYPE_CHECKING:
     from tta_agent.rehearsal.run import Stage
@@ -49,7 +49,7 @@ def rehearse(
 
     Example: TTA_MODEL__ONNX=model.onnx TTA_GATE__ANCHOR=validation.npz tta-agent rehearse --out page.html
     """
-    settings = environment.load()
+    settings = env.load()
     process.budget(1)
     logging.basicConfig(level=logging.WARNING)
     path = anchor or settings.gate.anchor or settings.model.source_data

@@ -21,7 +21,7 @@ from tta_agent.rehearsal.store import Shelf
 from tta_agent.rehearsal.worlds import Scene
 
 if TYPE_CHECKING:
-    from tta_agent.settings import Settings
+    from tta_agent.settings.schema import Settings
 
 Played = tuple[Scene, list[Row], float]
 _player: Player | None = None

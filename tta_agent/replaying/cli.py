@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tta_agent import environment
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError
+from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.named_settings import Named
     from tta_agent.replaying.tape import Late
+    from tta_agent.settings.named import Named
 
 HELP = (
     "Play whole policies over a recording: selection, adapter, gate, swap and roll-back, labels late.\n\n"
@@ -73,11 +73,11 @@ def replay(
     for path in (out, html):
         if path is not None and not path.resolve().parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.resolve().parent}")
-    process.budget(environment.load().model.threads)
+    process.budget(env.load().model.threads)
     _quiet()
-    from tta_agent.named_settings import policies
     from tta_agent.replaying import rules
     from tta_agent.replaying.tape import Late
+    from tta_agent.settings.named import policies
 
     named = policies(policy) if policy else _by_environment()
     checks = [rules.parse(text, [one.name for one in named]) for text in fail_if or []]
@@ -91,9 +91,9 @@ def replay(
 
 
 def _by_environment() -> list[Named]:
-    from tta_agent.named_settings import Named
+    from tta_agent.settings.named import Named
 
-    return [Named(environment.load().policy, {})]
+    return [Named(env.load().policy, {})]
 
 
 def _speed(text: str) -> float:

@@ -17,7 +17,7 @@ from tta_agent.core import process
 from tta_agent.core.errors import ConfigError, TtaError
 from tta_agent.replay import replay
 from tta_agent.replaying.tape import Late
-from tta_agent.settings import Settings
+from tta_agent.settings.schema import Settings
 
 POLL_S = 0.2
 EVERY = 320  # records between two ticks of a process

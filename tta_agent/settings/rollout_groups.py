@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from tta_agent.setting_groups import Group, Options
+from tta_agent.settings.data_groups import Group, Options
 
 
 class LabelSettings(Group):

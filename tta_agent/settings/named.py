@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from tta_agent import environment
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.presets import presets
-from tta_agent.settings import Settings
+from tta_agent.settings import env
+from tta_agent.settings.presets import presets
+from tta_agent.settings.schema import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Named:
         Raises:
             ConfigError: a setting that does not fit.
         """
-        return environment.load(**merged(self.flags, fixed))
+        return env.load(**merged(self.flags, fixed))
 
 
 def policy(text: str) -> Named:

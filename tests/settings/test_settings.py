@@ -4,31 +4,31 @@ import json
 
 import pytest
 
-from tta_agent import environment, presets
 from tta_agent.core.errors import ConfigError
-from tta_agent.settings import Settings
+from tta_agent.settings import env, presets
+from tta_agent.settings.schema import Settings
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    for name in environment.env_names():
+    for name in env.env_names():
         monkeypatch.delenv(name, raising=False)
 
 
 def test_flags_over_environment_over_preset_over_defaults(monkeypatch):
-    assert environment.load().gate.alpha == 0.01
+    assert env.load().gate.alpha == 0.01
     monkeypatch.setenv("TTA_POLICY", "aggressive")
-    assert environment.load().gate.alpha == 0.05
-    assert environment.load().adapt.options == {"tent": {"lr": 0.002, "momentum": 0.5}}
+    assert env.load().gate.alpha == 0.05
+    assert env.load().adapt.options == {"tent": {"lr": 0.002, "momentum": 0.5}}
     monkeypatch.setenv("TTA_GATE__ALPHA", "0.02")
-    assert environment.load().gate.alpha == 0.02
-    assert environment.load(gate={"alpha": 0.03}).gate.alpha == 0.03
-    assert environment.load(policy="conservative").adapt.method == "norm"
+    assert env.load().gate.alpha == 0.02
+    assert env.load(gate={"alpha": 0.03}).gate.alpha == 0.03
+    assert env.load(policy="conservative").adapt.method == "norm"
 
 
 @pytest.mark.parametrize("name", presets.presets())
 def test_every_preset_is_valid(name):
-    assert environment.load(policy=name).policy == name
+    assert env.load(policy=name).policy == name
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_every_preset_is_valid(name):
 def test_a_wrong_setting_is_refused_in_a_few_lines(monkeypatch, name, value, message):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as refused:
-        environment.load()
+        env.load()
     assert message in str(refused.value)
     assert len(str(refused.value).splitlines()) <= 3
 
 
 def test_options_by_plugin_can_be_given_one_by_one(monkeypatch):
     monkeypatch.setenv("TTA_ADAPT__OPTIONS", json.dumps({"tent": {"lr": 0.5}}))
-    assert environment.load().adapt.options["tent"]["lr"] == 0.5
+    assert env.load().adapt.options["tent"]["lr"] == 0.5
 
 
 def test_the_schema_describes_every_setting():
@@ -66,4 +66,4 @@ def test_the_schema_describes_every_setting():
 
 def test_a_password_is_not_shown(monkeypatch):
     monkeypatch.setenv("TTA_STREAM__SASL_PASSWORD", "sekret")
-    assert "sekret" not in environment.load().model_dump_json()
+    assert "sekret" not in env.load().model_dump_json()

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.settings import PREFIX, Settings
+from tta_agent.settings.schema import PREFIX, Settings
 
 
 def load(**flags: Any) -> Settings:

@@ -7,9 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tta_agent.decision_groups import GateSettings, HttpSettings, LabelSettings, WatchSettings
-from tta_agent.presets import preset
-from tta_agent.setting_groups import (
+from tta_agent.settings.data_groups import (
     AdaptSettings,
     ModelSettings,
     ScheduleSettings,
@@ -19,6 +17,8 @@ from tta_agent.setting_groups import (
     StreamSettings,
     SwapSettings,
 )
+from tta_agent.settings.presets import preset
+from tta_agent.settings.rollout_groups import GateSettings, HttpSettings, LabelSettings, WatchSettings
 
 PREFIX = "TTA_"
 

@@ -1,0 +1,1 @@
+"""The settings, and the only readers of the environment."""
