@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from tta_agent.scores import log_e
+from tta_agent.scoring.sample_scores import log_e
 
 BLOCK = 32  # decisive outcomes between two restarts of the detector
 RESTARTS = 32  # of them kept: leaving old ones out only makes it later

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tta_agent.core.types import Array, softmax
-from tta_agent.distributions import energy, entropy
+from tta_agent.scoring.distributions import energy, entropy
 
 BLOCK = 8  # records
 ENOUGH, KEPT = 32, 256  # blocks before a spread means something; blocks that a domain remembers

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tta_agent import scores
 from tta_agent.accelerator import Accelerator, Room
 from tta_agent.core.protocols import Adapter, Schedule, Selector, Stateful
 from tta_agent.core.types import Array, Moment, Positions, Selection, StepReport, View
 from tta_agent.health import Health
 from tta_agent.original import Original
+from tta_agent.scoring import sample_scores
 from tta_agent.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ class Teacher:
             logits = self.adapter.forward(x) if self._room.learns else self.adapter.predict(x)
             seen = logits.detach().float()
             entropy, confidence, margin = (
-                score(seen).cpu().numpy() for score in (scores.entropy, scores.confidence, scores.margin)
+                score(seen).cpu().numpy()
+                for score in (sample_scores.entropy, sample_scores.confidence, sample_scores.margin)
             )
         if not self._room.learns:
             report = StepReport(len(x), 0, None, {"paused": 1.0})

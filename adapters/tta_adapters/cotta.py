@@ -30,7 +30,7 @@ from tta_adapters.ema import Taught
 from tta_adapters.learner import Loss, Parameters, weighted_mean
 from tta_adapters.ranges import between
 from tta_agent.core.types import Selection, SourceInfo
-from tta_agent.scores import confidence
+from tta_agent.scoring.sample_scores import confidence
 
 
 class Cotta(Taught):

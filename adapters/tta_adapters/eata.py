@@ -25,7 +25,7 @@ from tta_adapters.fisher import information
 from tta_adapters.learner import Learner, Loss, weighted_mean
 from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import unseen
-from tta_agent.scores import entropy
+from tta_agent.scoring.sample_scores import entropy
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, StepReport
 from tta_agent.norms import Estimate, TargetNorm, affine, census, convert
-from tta_agent.scores import all_finite
+from tta_agent.scoring.sample_scores import all_finite
 from tta_agent.servable import served_names, snapshot
 
 Parameters = dict[str, nn.Parameter]

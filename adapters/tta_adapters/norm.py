@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tta_adapters.learner import Copy, cannot
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, StepReport
-from tta_agent.scores import all_finite
+from tta_agent.scoring.sample_scores import all_finite
 
 
 class Norm(Copy):

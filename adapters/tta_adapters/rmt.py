@@ -45,7 +45,7 @@ from tta_adapters.sample import Sample, prototypes
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import unseen
-from tta_agent.scores import all_finite
+from tta_agent.scoring.sample_scores import all_finite
 
 LONGEST = 50  # steps of warm-up where nothing is said
 

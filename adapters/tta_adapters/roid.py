@@ -35,7 +35,7 @@ from tta_adapters.learner import Learner, Loss
 from tta_adapters.ranges import between
 from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import unseen
-from tta_agent.scores import entropy
+from tta_agent.scoring.sample_scores import entropy
 
 Correction = Literal["probability", "logits", "none"]
 CLIP = 0.99  # probabilities above it have no gradient of their own

@@ -33,7 +33,7 @@ from tta_adapters.layers import Rule, outside
 from tta_adapters.learner import Learner, Loss, Optimizer, weighted_mean
 from tta_agent.core.types import Selection, StepReport
 from tta_agent.norms import unseen
-from tta_agent.scores import entropy, max_entropy
+from tta_agent.scoring.sample_scores import entropy, max_entropy
 
 KEPT = 0.9  # share of e that stays
 

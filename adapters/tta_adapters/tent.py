@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tta_adapters.learner import Learner, Loss, weighted_mean
 from tta_agent.core.types import Selection
-from tta_agent.scores import entropy
+from tta_agent.scoring.sample_scores import entropy
 
 
 class Tent(Learner):

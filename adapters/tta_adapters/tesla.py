@@ -43,7 +43,7 @@ from tta_adapters.tesla_adversary import Adversary, channel_means
 from tta_adapters.tesla_policy import Policy, Rotation
 from tta_agent.core.types import Selection, SourceInfo, StepReport
 from tta_agent.norms import TargetNorm
-from tta_agent.scores import all_finite
+from tta_agent.scoring.sample_scores import all_finite
 
 
 class SwitchNorm(TargetNorm):

@@ -25,7 +25,7 @@ from tta_adapters.pixels import Pixels
 from tta_adapters.tesla_policy import Draw, Policy
 from tta_agent.core.types import Selection
 from tta_agent.norms import AFFINE_NORMS, TargetNorm, unseen
-from tta_agent.scores import all_finite, entropy
+from tta_agent.scoring.sample_scores import all_finite, entropy
 
 STEP = 0.1  # Adam's
 

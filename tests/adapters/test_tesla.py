@@ -17,7 +17,7 @@ from tta_adapters.tesla_policy import PAIRS, Policy
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.norms import TargetNorm
-from tta_agent.scores import entropy
+from tta_agent.scoring.sample_scores import entropy
 from tta_agent.testing import batch, everyone, learn, nobody, tiny_net
 
 HEAD = {"8.weight", "8.bias"}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tta_agent import distributions
 from tta_agent.core.evidence import AnchorResult, Evidence, LabelledPair
 from tta_agent.core.types import softmax
+from tta_agent.scoring import distributions
 from tta_policies.gates import measures
 from tta_policies.gates.calibration import Calibration, slope
 from tta_policies.gates.collapse import Collapse

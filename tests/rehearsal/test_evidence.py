@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tta_agent.core.evidence import AnchorResult
-from tta_agent.distributions import temperature
 from tta_agent.rehearsal.evidence import features
+from tta_agent.scoring.distributions import temperature
 
 
 def logits(n, seed, sharp=4.0, classes=10, wrong=0.2):

@@ -19,7 +19,7 @@ import numpy as np
 
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.core.types import Array, softmax
-from tta_agent.distributions import (
+from tta_agent.scoring.distributions import (
     divergence,
     effective_rank,
     energy,

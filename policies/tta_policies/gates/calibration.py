@@ -22,7 +22,7 @@ import numpy as np
 
 from tta_agent.core.evidence import AnchorResult, Evidence
 from tta_agent.core.types import Array, GateResult
-from tta_agent.distributions import temperature
+from tta_agent.scoring.distributions import temperature
 from tta_policies.gates.measures import calibration_error
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
-from tta_agent.scores import log_e
+from tta_agent.scoring.sample_scores import log_e
 
 
 class Certificate:

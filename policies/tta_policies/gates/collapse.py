@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
-from tta_agent.distributions import entropy, histogram
+from tta_agent.scoring.distributions import entropy, histogram
 
 
 class Collapse:

@@ -20,7 +20,7 @@ import numpy as np
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import Array, GateResult, Verdict, softmax
-from tta_agent.distributions import temperature
+from tta_agent.scoring.distributions import temperature
 from tta_policies.gates.measures import upper_share
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
-from tta_agent.distributions import divergence, entropy, histogram
+from tta_agent.scoring.distributions import divergence, entropy, histogram
 from tta_policies.gates.measures import chance_divergence
 
 

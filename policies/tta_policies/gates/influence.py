@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tta_agent.core.evidence import Evidence, LabelledPair
 from tta_agent.core.types import GateResult
-from tta_agent.scores import log_e
+from tta_agent.scoring.sample_scores import log_e
 
 
 class Influence:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import beta, chi2
 
 from tta_agent.core.types import Array, softmax
-from tta_agent.distributions import entropy
+from tta_agent.scoring.distributions import entropy
 
 QUANTILE = 0.995  # of a statistic when nothing differs: the point above which a gate speaks
 BINS = 15

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
-from tta_agent.distributions import effective_rank
+from tta_agent.scoring.distributions import effective_rank
 
 
 class Rank:

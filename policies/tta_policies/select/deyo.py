@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tta_agent.core.types import Selection, View
-from tta_agent.scores import entropy, max_entropy
+from tta_agent.scoring.sample_scores import entropy, max_entropy
 from tta_policies.select.plpd import Plpd
 
 Weights = Literal["both", "entropy", "plpd", "none"]

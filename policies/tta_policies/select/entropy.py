@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from tta_agent.core.types import Selection, View
-from tta_agent.scores import entropy, max_entropy
+from tta_agent.scoring.sample_scores import entropy, max_entropy
 
 
 class Entropy:
