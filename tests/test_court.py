@@ -19,9 +19,9 @@ from tta_agent.graph import MasterGraph
 from tta_agent.inbox import Command, Inbox
 from tta_agent.intake import Sorted
 from tta_agent.journal import Journal
+from tta_agent.labels.requests import drawn
 from tta_agent.ledger.backlog import Backlog
 from tta_agent.pace import Pace
-from tta_agent.requests import drawn
 from tta_agent.sentry import LATEST, Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import SessionPair, open_session, run

@@ -13,8 +13,8 @@ from tta_agent.http.api import make_app
 from tta_agent.http.server import serve_in_thread
 from tta_agent.inbox import KINDS, Command, Inbox
 from tta_agent.journal import Journal
-from tta_agent.monitor.labels import LabelStore
-from tta_agent.monitor.labels_file import read_counts
+from tta_agent.labels.join import LabelJoiner
+from tta_agent.labels.store import read_counts
 
 TOKEN = "a-secret"
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_answered_is_a_problem_that_teaches(world, path, status, 
 def test_labels_by_version(world):
     http = world.start()
     assert http.get("/v1/labels").json() == {"counts": {}, "versions": {}}
-    store = LabelStore(world.folder / "labels.db")
+    store = LabelJoiner(world.folder / "labels.db")
     store.arrive(Label("nobody", 1, 1.0))
     store._count("matched", 3)
     store.flush()

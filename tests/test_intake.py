@@ -6,7 +6,7 @@ import pytest
 from tta_agent.batching import Batcher, held_out
 from tta_agent.core.types import Label, Record
 from tta_agent.intake import Sorter
-from tta_agent.monitor.labels import LabelStore
+from tta_agent.labels.join import LabelJoiner
 
 
 def record(i, *, time_s=100.0, key=None, served=(0.0, 1.0), offset=None):
@@ -19,7 +19,7 @@ def record(i, *, time_s=100.0, key=None, served=(0.0, 1.0), offset=None):
 
 
 def sorter(**more):
-    return Sorter(LabelStore(horizon_records=more.pop("horizon", 100)), 0.2, 10.0, lambda: 105.0, **more)
+    return Sorter(LabelJoiner(horizon_records=more.pop("horizon", 100)), 0.2, 10.0, lambda: 105.0, **more)
 
 
 def test_an_entity_is_always_on_the_same_side():
@@ -49,7 +49,7 @@ def test_a_label_finds_its_record_before_or_after_it(early):
 
 
 def test_joins_are_bounded_and_counted():
-    join = LabelStore(horizon_records=2)
+    join = LabelJoiner(horizon_records=2)
     for i in range(5):
         join.expect(record(i))
         join.arrive(Label(f"unknown-{i}", 0, 0.0))

@@ -18,7 +18,7 @@ ONLY_IN = {
     "typer": lambda name: name.endswith("cli"),
     "fsspec": lambda name: name.startswith("tta_agent.ledger"),
     "sklearn": lambda name: name.startswith("tta_agent.rehearsal"),
-    "sqlite3": lambda name: name.startswith(("tta_agent.sources", "tta_agent.monitor")),
+    "sqlite3": lambda name: name.startswith(("tta_agent.sources", "tta_agent.labels")),
     "torch_ttt": lambda name: name == "tta_agent.bench.peers",
     "timm": lambda name: name == "tta_agent.models",
 }

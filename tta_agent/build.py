@@ -27,7 +27,7 @@ from tta_agent.core.types import SourceInfo
 from tta_agent.graph import MasterGraph, floats
 from tta_agent.intake import Decoder, Sorter
 from tta_agent.journal import Journal
-from tta_agent.monitor.labels import LabelStore
+from tta_agent.labels.join import LabelJoiner
 from tta_agent.norms import census
 from tta_agent.origin import read_source_data
 from tta_agent.rhythm import Rhythm
@@ -195,11 +195,11 @@ def open_swapper(settings: Settings) -> ServerDriver:
     return OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
 
 
-def label_store(settings: Settings) -> LabelStore:
+def label_store(settings: Settings) -> LabelJoiner:
     """Answers that wait for labels, in the store."""
     settings.store.path.mkdir(parents=True, exist_ok=True)
     labels, path = settings.labels, settings.store.path / "labels.db"
-    return LabelStore(path, horizon_s=labels.horizon_s, horizon_records=labels.horizon_records)
+    return LabelJoiner(path, horizon_s=labels.horizon_s, horizon_records=labels.horizon_records)
 
 
 def dead_letter_topic(settings: Settings) -> str | None:

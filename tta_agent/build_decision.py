@@ -23,8 +23,8 @@ from tta_agent.graph import MasterGraph
 from tta_agent.hooks import Hooks
 from tta_agent.inbox import Inbox
 from tta_agent.journal import Journal
+from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
 from tta_agent.pace import Pace
-from tta_agent.requests import LabelRequest, Requests, to_file, to_topic
 from tta_agent.sentry import Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import open_session
@@ -136,7 +136,7 @@ def open_interface(settings: Settings, decider: Decider, journal: Journal) -> Se
     if h.port is None:
         return None
     from tta_agent.http import api, server
-    from tta_agent.monitor.labels_file import read_counts
+    from tta_agent.labels.store import read_counts
 
     token = h.token.get_secret_value() if h.token else None
     counts = functools.partial(read_counts, settings.store.path / "labels.db")
@@ -172,7 +172,7 @@ def _hooks(s: Settings) -> Hooks | None:
     return Hooks(*urls, timeout_s=s.http.timeout_s) if any(urls) else None
 
 
-def _requests(s: Settings, producer: Producer) -> Requests | None:
+def _requests(s: Settings, producer: Producer) -> LabelRequester | None:
     labels = s.labels
     if not labels.requests_per_day:
         return None
@@ -182,7 +182,7 @@ def _requests(s: Settings, producer: Producer) -> Requests | None:
         else to_file(s.store.path / "label-requests.jsonl")
     )
     limits = {"per_day": labels.requests_per_day, "uniform": labels.requests_uniform}
-    return Requests(write, **limits, bucket_s=labels.bucket_s)  # type: ignore[arg-type]
+    return LabelRequester(write, **limits, bucket_s=labels.bucket_s)  # type: ignore[arg-type]
 
 
 def _encoded(request: LabelRequest) -> tuple[bytes | None, bytes | None, Headers]:

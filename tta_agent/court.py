@@ -14,9 +14,9 @@ from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import Label, Record, Version
 from tta_agent.counsel import Sworn, Wishes
 from tta_agent.docket import Docket
+from tta_agent.labels.requests import drawn
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
-from tta_agent.requests import drawn
 from tta_agent.service import Grant, Service
 from tta_agent.telemetry import Telemetry
 from tta_agent.trial import Trial

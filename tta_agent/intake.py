@@ -13,7 +13,7 @@ from tta_agent.batching import held_out
 from tta_agent.core.errors import DecodeError, StreamError
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Headers, Label, Partition, Positions, RawRecord, Record
-from tta_agent.monitor.labels import LabelStore, Outcome
+from tta_agent.labels.join import LabelJoiner, Outcome
 
 log = logging.getLogger(__name__)
 REMEMBERED = 100_000  # identities kept for dropping duplicates
@@ -90,7 +90,7 @@ class Sorter:
     """
 
     def __init__(
-        self, join: LabelStore, holdout: float, max_age_s: float, clock: Callable[[], float] = time.time
+        self, join: LabelJoiner, holdout: float, max_age_s: float, clock: Callable[[], float] = time.time
     ) -> None:
         self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
         self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()

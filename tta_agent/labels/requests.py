@@ -47,7 +47,7 @@ class LabelRequest:
 Writer: TypeAlias = Callable[[Sequence[LabelRequest]], None]
 
 
-class Requests:
+class LabelRequester:
     """Asks for labels: where both graphs disagree first, since only there a label says which is better; and for a
     uniform sample, from which the accuracy itself can be estimated.
 

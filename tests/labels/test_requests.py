@@ -9,7 +9,7 @@ from tests.parts.serving import FakeProducer
 from tta_agent.batching import held_out
 from tta_agent.core.errors import StreamError
 from tta_agent.core.types import Record
-from tta_agent.requests import DAY_S, Requests, drawn, to_file, to_topic
+from tta_agent.labels.requests import DAY_S, LabelRequester, drawn, to_file, to_topic
 
 X = np.zeros((1, 1, 1), np.float32)
 
@@ -20,7 +20,7 @@ def record(name, *, key=None, time_s=0.0):
 
 def asks(**options):
     made = []
-    return Requests(made.extend, **{"per_day": 240, "bucket_s": 0.0, "uniform": 0.0, **options}), made
+    return LabelRequester(made.extend, **{"per_day": 240, "bucket_s": 0.0, "uniform": 0.0, **options}), made
 
 
 def play(requests, hours, per_hour=1000, differ=1.0):
@@ -109,7 +109,7 @@ def test_a_restart_spends_no_budget_twice():
 
 def test_requests_are_lines_of_json(tmp_path):
     path = tmp_path / "deep" / "label-requests.jsonl"
-    requests = Requests(to_file(path), bucket_s=0.0)
+    requests = LabelRequester(to_file(path), bucket_s=0.0)
     for i in (1, 2):
         requests.consider([record(i)], [0], [1], 1e6)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -122,7 +122,7 @@ def test_requests_are_lines_of_json(tmp_path):
 def test_requests_travel_on_a_topic():
     producer = FakeProducer()
     write = to_topic(producer, "wishes", lambda wish: (wish.id.encode(), b"{}", ()))
-    Requests(write, bucket_s=0.0).consider([record(1)], [0], [1], 1e6)
+    LabelRequester(write, bucket_s=0.0).consider([record(1)], [0], [1], 1e6)
     assert producer.sent == [("wishes", b"1", b"{}", ())]
 
 
@@ -139,5 +139,5 @@ def test_what_cannot_be_written_is_told_and_the_loop_goes_on(where, tmp_path, ca
         if where == "disk"
         else to_topic(Away(), "t", lambda w: (b"", b"", ()))
     )
-    Requests(full, bucket_s=0.0).consider([record(1)], [0], [1], 1e6)
+    LabelRequester(full, bucket_s=0.0).consider([record(1)], [0], [1], 1e6)
     assert "label requests could not be" in caplog.text

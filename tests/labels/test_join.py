@@ -13,8 +13,8 @@ import pytest
 from tta_agent.core.errors import CheckpointError
 from tta_agent.core.types import Label, Record
 from tta_agent.intake import Sorter
-from tta_agent.monitor.labels import LabelStore
-from tta_agent.monitor.labels_file import read_counts
+from tta_agent.labels.join import LabelJoiner
+from tta_agent.labels.store import read_counts
 
 
 def record(i, *, time_s=None, version=1, says=0):
@@ -29,7 +29,7 @@ def label(i, truth=0, time_s=None):
 
 
 def test_counts_by_version_tell_realised_accuracy():
-    store = LabelStore()
+    store = LabelJoiner()
     for i in range(10):
         store.expect(record(i, version=i % 2, says=0))
     outcomes = [store.arrive(label(i, truth=int(i == 3))) for i in range(6)]
@@ -42,7 +42,7 @@ def test_counts_by_version_tell_realised_accuracy():
 
 
 def test_a_label_that_came_first_waits_for_its_record():
-    store = LabelStore()
+    store = LabelJoiner()
     assert store.arrive(label(1)) is None
     store.flush()
     found = store.expect(record(1))
@@ -52,7 +52,7 @@ def test_a_label_that_came_first_waits_for_its_record():
 
 
 def test_a_record_without_an_answer_still_takes_its_label():
-    store = LabelStore()
+    store = LabelJoiner()
     store.expect(record(1, says=None))
     assert store.arrive(label(1)) is None
     assert store.counts["matched"] == 1
@@ -60,7 +60,7 @@ def test_a_record_without_an_answer_still_takes_its_label():
 
 
 def test_the_same_again_changes_nothing():
-    store = LabelStore()
+    store = LabelJoiner()
     for _ in range(3):
         store.expect(record(1))
         store.arrive(label(1))
@@ -70,7 +70,7 @@ def test_the_same_again_changes_nothing():
 
 def test_a_record_that_comes_again_brings_its_early_label_again():
     """Who needs the label is younger than the store after a crash."""
-    store = LabelStore()
+    store = LabelJoiner()
     store.arrive(label(1))
     assert store.arrive(store.expect(record(1))).correct
     assert store.expect(record(1)).label == 0
@@ -78,7 +78,7 @@ def test_a_record_that_comes_again_brings_its_early_label_again():
 
 @pytest.mark.parametrize("flushed", [False, True])
 def test_a_label_after_the_horizon_is_late_by_the_records_own_clock(flushed):
-    store = LabelStore(horizon_s=50.0)
+    store = LabelJoiner(horizon_s=50.0)
     store.expect(record(1))
     store.expect(record(2, time_s=152.0))
     if flushed:
@@ -91,20 +91,20 @@ def test_a_label_after_the_horizon_is_late_by_the_records_own_clock(flushed):
 
 
 def test_a_label_may_itself_say_that_it_is_late():
-    store = LabelStore(horizon_s=50.0)
+    store = LabelJoiner(horizon_s=50.0)
     store.expect(record(1))
     assert store.arrive(label(1, time_s=1_000.0)).late
 
 
 def test_late_labels_reach_nobody():
-    sorter = Sorter(LabelStore(horizon_s=50.0), 0.2, 1e12)
+    sorter = Sorter(LabelJoiner(horizon_s=50.0), 0.2, 1e12)
     piles = sorter.sort([record(1), record(2), label(2, time_s=103.0), label(1, time_s=1_000.0)])
     assert [found.id for found in piles.labels] == ["r2"]
     assert [outcome.version for outcome in piles.outcomes] == [1]
 
 
 def test_a_date_in_the_future_does_not_expire_the_others():
-    store = LabelStore(horizon_s=7 * 86_400.0)
+    store = LabelJoiner(horizon_s=7 * 86_400.0)
     now = time.time()
     store.expect(record(1, time_s=now))
     store.expect(record(2, time_s=now + 1e9))
@@ -113,7 +113,7 @@ def test_a_date_in_the_future_does_not_expire_the_others():
 
 
 def test_labels_without_a_record_become_orphans():
-    store = LabelStore(horizon_s=50.0)
+    store = LabelJoiner(horizon_s=50.0)
     store.expect(record(1))
     store.arrive(label(7, time_s=101.0))
     store.expect(record(2, time_s=200.0))
@@ -122,7 +122,7 @@ def test_labels_without_a_record_become_orphans():
 
 
 def test_what_waits_and_what_is_remembered_are_bounded(tmp_path):
-    store = LabelStore(tmp_path / "labels.db", horizon_records=100)
+    store = LabelJoiner(tmp_path / "labels.db", horizon_records=100)
     for i in range(1_000):
         store.expect(record(i))
         if i % 50 == 0:
@@ -136,7 +136,7 @@ def test_what_waits_and_what_is_remembered_are_bounded(tmp_path):
 
 
 def test_versions_are_bounded_and_the_source_stays():
-    store = LabelStore()
+    store = LabelJoiner()
     for i in range(200):
         store.expect(record(i, version=i))
     store.flush()
@@ -170,19 +170,19 @@ def play(store, items):
 @pytest.mark.parametrize("seed", range(5))
 def test_any_crash_and_reading_again_give_the_same_counts(tmp_path, seed):
     items, rng = events(seed), random.Random(seed)
-    whole = LabelStore()
+    whole = LabelJoiner()
     play(whole, items)
     checkpoint, path = 0, tmp_path / "labels.db"
     for _ in range(8):
         crash = rng.randrange(checkpoint, len(items))
         flushed = rng.randrange(checkpoint, crash + 1)  # memory may be written long before the checkpoint is
-        store = LabelStore(path)
+        store = LabelJoiner(path)
         play(store, items[checkpoint:flushed])
         store.flush()
         play(store, items[flushed:crash])
         store._base.close()
         checkpoint = rng.randrange(checkpoint, flushed + 1)
-    store = LabelStore(path)
+    store = LabelJoiner(path)
     play(store, items[checkpoint:])
     assert store.counts == whole.counts
     assert store.per_version() == whole.per_version()
@@ -191,7 +191,7 @@ def test_any_crash_and_reading_again_give_the_same_counts(tmp_path, seed):
 KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
-from tests.test_labels import LabelStore, events, play
+from tests.labels.test_join import LabelStore, events, play
 store, items = LabelStore(sys.argv[1]), events(1)
 play(store, items[:300]); store.flush(); play(store, items[300:500])
 os.kill(os.getpid(), signal.SIGKILL)
@@ -199,12 +199,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_sigkill_loses_only_what_comes_again(tmp_path):
-    path, root = tmp_path / "labels.db", Path(__file__).parent.parent
+    path, root = tmp_path / "labels.db", Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), str(root)], env=os.environ, timeout=60, check=False
     )
     assert done.returncode == -9
-    store, whole = LabelStore(path), LabelStore()
+    store, whole = LabelJoiner(path), LabelJoiner()
     assert store.counts["answered"] > 0
     play(store, events(1)[300:])
     play(whole, events(1))
@@ -214,7 +214,7 @@ def test_sigkill_loses_only_what_comes_again(tmp_path):
 def test_others_read_the_counts_while_it_is_open(tmp_path):
     path = tmp_path / "labels.db"
     assert read_counts(path) == ({}, {})
-    store = LabelStore(path)
+    store = LabelJoiner(path)
     store.expect(record(1))
     store.arrive(label(1))
     assert read_counts(path)[0] == {}
@@ -229,6 +229,6 @@ def test_a_file_that_is_no_store_is_refused_with_what_to_do(tmp_path):
     path = tmp_path / "labels.db"
     path.write_bytes(b"not a database, but quite long enough to look like one" * 100)
     with pytest.raises(CheckpointError, match="move it"):
-        LabelStore(path)
+        LabelJoiner(path)
     with pytest.raises(CheckpointError, match=r"labels\.db"):
-        LabelStore(Path("/proc/nowhere/labels.db"))
+        LabelJoiner(Path("/proc/nowhere/labels.db"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tta_agent.core.types import Label, Record
-from tta_agent.monitor.labels_file import (
+from tta_agent.labels.store import (
     ALL,
     MEMORY,
     Entry,
@@ -44,7 +44,7 @@ class Outcome:
     late: bool = False
 
 
-class LabelStore:
+class LabelJoiner:
     """Answers that wait for their label, and labels that came before their answer, in one SQLite file.
 
     Counts: `answered`; `matched` labels, `right` ones among them; `expired` answers, whose label did not come within
