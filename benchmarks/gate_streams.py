@@ -14,7 +14,7 @@ from tta_agent.demo import data as images
 from tta_agent.replay import replay
 from tta_agent.settings import env
 from tta_agent.settings.named import merged
-from tta_agent.sources.recording import Preprocessing, Recording, import_npz
+from tta_agent.stream.recordings.reader import Preprocessing, Recording, import_npz
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 UNGATED = {

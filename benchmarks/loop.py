@@ -23,11 +23,12 @@ process.budget(1)
 
 import torch  # noqa: E402
 
-from tta_agent import build, streams  # noqa: E402
-from tta_agent.codecs import cloudevents  # noqa: E402
+from tta_agent import build  # noqa: E402
 from tta_agent.demo import data  # noqa: E402
 from tta_agent.settings import env  # noqa: E402
 from tta_agent.settings.schema import Settings  # noqa: E402
+from tta_agent.stream import factory  # noqa: E402
+from tta_agent.stream.codecs import cloudevents  # noqa: E402
 from tta_agent.swappers.none import NoSwapper  # noqa: E402
 from tta_agent.telemetry import Telemetry  # noqa: E402
 
@@ -55,7 +56,7 @@ def settings_for(folder: Path, variant: str) -> Settings:
 def fill(settings: Settings, records: int) -> None:
     """Put the images into the log, as the tap writes them."""
     images = data.load().inputs[:records].astype("float32") / 255
-    producer = streams.open_producer(settings)
+    producer = factory.open_producer(settings)
     zeros = torch.zeros(1, 10).numpy()
     for i, x in enumerate(images):
         event = cloudevents.encode_inference(
@@ -68,7 +69,7 @@ def fill(settings: Settings, records: int) -> None:
 def bare(settings: Settings, records: int) -> float:
     """Seconds to decode and forward everything, in one thread, with nothing else."""
     model = build.load_source(settings)
-    source = streams.open_source(settings, [settings.stream.topic], group=f"bare-{time.time_ns()}")
+    source = factory.open_source(settings, [settings.stream.topic], group=f"bare-{time.time_ns()}")
     waiting: list[torch.Tensor] = []
     done, started_s = 0, time.perf_counter()
     with torch.no_grad():
@@ -88,10 +89,10 @@ def bare(settings: Settings, records: int) -> float:
 
 def agent(settings: Settings, records: int) -> float:
     """Seconds until the agent, in its threads, has worked on all full batches."""
-    stream = streams.open_source(
+    stream = factory.open_source(
         settings, [settings.stream.topic, settings.stream.labels_topic], group=f"agent-{time.time_ns()}"
     )
-    producer = streams.open_producer(settings)
+    producer = factory.open_producer(settings)
     it = build.assemble(settings, build.load_source(settings), stream, producer, NoSwapper(), Telemetry.off())
     thread = threading.Thread(target=it.run)
     started_s = time.perf_counter()

@@ -10,10 +10,10 @@ import pytest
 
 from tests import worlds
 from tests.test_loop import World
-from tta_agent.codecs import cloudevents, oip
 from tta_agent.core.types import GateResult
 from tta_agent.demo.processes import Child, answers, free_port
-from tta_agent.sources.recording import Recording
+from tta_agent.stream.codecs import cloudevents, oip
+from tta_agent.stream.recordings.reader import Recording
 
 
 def command(*words, environ=None, check=True):

@@ -17,7 +17,6 @@ from tta_agent.docket import Docket, Terms
 from tta_agent.domains import signature
 from tta_agent.graph import MasterGraph
 from tta_agent.inbox import Command, Inbox
-from tta_agent.intake import Sorted
 from tta_agent.journal import Journal
 from tta_agent.labels.requests import drawn
 from tta_agent.ledger.backlog import Backlog
@@ -25,6 +24,7 @@ from tta_agent.pace import Pace
 from tta_agent.sentry import LATEST, Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import SessionPair, open_session, run
+from tta_agent.stream.router import RoutedRecords
 from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry
 from tta_agent.testing import tiny_net
@@ -107,12 +107,12 @@ class World:
             for i, name in enumerate(names)
         ]
         self.sent += n
-        self.again = self.decider.decide(Sorted(teach=some) if teach else Sorted(held=some))
+        self.again = self.decider.decide(RoutedRecords(teach=some) if teach else RoutedRecords(held=some))
         return names, x
 
     def label(self, names, truths):
         labels = [Label(name, int(truth), self.now_s) for name, truth in zip(names, truths, strict=True)]
-        return self.decider.decide(Sorted(labels=labels))
+        return self.decider.decide(RoutedRecords(labels=labels))
 
     def answers(self, number, x):
         return run(open_session(self.ledger.get(number).path), x).argmax(1)
@@ -179,8 +179,8 @@ def test_several_successes_in_a_row_must_each_see_something_new(tmp_path, master
     world.propose()
     world.proof.verdict = "pass"
     world.records()
-    world.decider.decide(Sorted())
-    world.decider.decide(Sorted())
+    world.decider.decide(RoutedRecords())
+    world.decider.decide(RoutedRecords())
     world.records()
     assert world.pair.current()[0] == 0
     world.records()
@@ -195,7 +195,7 @@ def test_in_mode_approve_somebody_must_say_yes(tmp_path, master):
     world.records()
     assert world.names() == ["candidate", "awaiting"]
     world.inbox.put(Command("approve", 1, "mia", "looks good"))
-    world.decider.decide(Sorted())
+    world.decider.decide(RoutedRecords())
     assert world.pair.current()[0] == 1
     assert world.ledger.verdict(1)["by"] == "mia"
 
@@ -206,7 +206,7 @@ def test_a_person_may_say_no(tmp_path, master):
     world.proof.verdict = "pass"
     world.records()
     world.inbox.put(Command("reject", 1, "mia", "not today"))
-    world.decider.decide(Sorted())
+    world.decider.decide(RoutedRecords())
     assert "not today" in world.ledger.verdict(1)["outcome"]
     assert world.pair.current()[0] == 0
 
@@ -228,8 +228,8 @@ def test_frozen_nothing_is_swapped_until_unfrozen(world):
     world.records()
     assert world.pair.current()[0] == 0
     world.inbox.put(Command("unfreeze", None, "mia", ""))
-    world.decider.decide(Sorted())
-    world.decider.decide(Sorted())
+    world.decider.decide(RoutedRecords())
+    world.decider.decide(RoutedRecords())
     assert world.pair.current()[0] == 1
 
 
@@ -241,7 +241,7 @@ def test_the_pace_holds_a_swap_back_and_loses_nothing(tmp_path, master):
     world.records()
     assert world.pair.current()[0] == 1
     world.now_s += 61
-    world.decider.decide(Sorted())
+    world.decider.decide(RoutedRecords())
     assert world.pair.current()[0] == 2
 
 
@@ -266,7 +266,7 @@ def test_labels_of_records_that_teach_take_a_bad_version_back_but_judge_no_candi
         Record(name, world.now_s, x[i], None, None, name, None, "t", 0, 900 + i)
         for i, name in enumerate(names)
     ]
-    world.decider.decide(Sorted(teach=taught))
+    world.decider.decide(RoutedRecords(teach=taught))
     trial = world.court.trial
     assert world.label(names, world.answers(0, x))
     assert world.pair.current()[0] == 0 and trial.pairing.labels == 0
@@ -309,7 +309,7 @@ def test_a_server_that_answers_otherwise_is_put_right(world):
     world.pair.stage(9, open_session(world.master.compose(tiny_net("batch", seed=5))))
     world.pair.switch(9)
     world.now_s += 6
-    world.decider.decide(Sorted())
+    world.decider.decide(RoutedRecords())
     assert world.pair.current()[0] == 0
     assert "realigned" in world.names()
 
@@ -322,14 +322,14 @@ def test_a_server_that_cannot_be_reached_changes_nothing(world, monkeypatch):
 
     monkeypatch.setattr(world.swapper, "live", gone)
     world.now_s += 6
-    assert not world.decider.decide(Sorted())
+    assert not world.decider.decide(RoutedRecords())
     assert world.ledger.aliases()["serving"] == 1
 
 
 def test_a_roll_back_by_command(world):
     world.swap()
     world.inbox.put(Command("rollback", None, "mia", "complaints"))
-    assert world.decider.decide(Sorted())
+    assert world.decider.decide(RoutedRecords())
     assert world.pair.current()[0] == 0
     event = world.journal.read_events()[-1]
     assert (event["event"], event["by"], event["reason"]) == ("rollback", "mia", "complaints")
@@ -337,7 +337,7 @@ def test_a_roll_back_by_command(world):
 
 def test_a_roll_back_with_nothing_before_is_refused(world):
     world.inbox.put(Command("rollback", None, "mia", ""))
-    assert not world.decider.decide(Sorted())
+    assert not world.decider.decide(RoutedRecords())
     assert world.names() == ["rollback_refused"]
 
 
@@ -345,7 +345,7 @@ def test_a_reset_by_command_ends_the_trial(world):
     world.propose()
     world.records()
     world.inbox.put(Command("reset", None, "mia", ""))
-    assert world.decider.decide(Sorted())
+    assert world.decider.decide(RoutedRecords())
     assert world.court.trial is None
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PLUGINS_MAY = {"types", "evidence", "protocols", "errors", "scores", "distributions", "norms", "servable"}
 STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "http", "demo", "bench"}
 ONLY_IN = {
-    "kafka": lambda name: name.startswith("tta_agent.sources.kafka"),
+    "kafka": lambda name: name.startswith("tta_agent.stream.kafka.consumer"),
     "opentelemetry": lambda name: name.startswith("tta_agent.telemetry"),
     "onnxruntime": lambda name: name == "tta_agent.sessions",
     "onnx": lambda name: (
@@ -18,7 +18,7 @@ ONLY_IN = {
     "typer": lambda name: name.endswith("cli"),
     "fsspec": lambda name: name.startswith("tta_agent.ledger"),
     "sklearn": lambda name: name.startswith("tta_agent.rehearsal"),
-    "sqlite3": lambda name: name.startswith(("tta_agent.sources", "tta_agent.labels")),
+    "sqlite3": lambda name: name.startswith(("tta_agent.stream", "tta_agent.labels")),
     "torch_ttt": lambda name: name == "tta_agent.bench.peers",
     "timm": lambda name: name == "tta_agent.models",
 }

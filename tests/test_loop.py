@@ -16,9 +16,10 @@ import pytest
 
 from tests import worlds
 from tests.parts.otlp import OtlpReceiver
-from tta_agent import build, streams
-from tta_agent.codecs import cloudevents, oip
+from tta_agent import build
 from tta_agent.sessions import SessionPair, open_session, run
+from tta_agent.stream import factory
+from tta_agent.stream.codecs import cloudevents, oip
 from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry
 from tta_agent.versions import Ledger
@@ -50,13 +51,13 @@ class World:
         self.ledger: Ledger = build.open_ledger(self.settings, self.source)
         session = open_session(self.ledger.get(0).path)
         self.pair = SessionPair(0, session)
-        self.producer = streams.open_producer(self.settings)
+        self.producer = factory.open_producer(self.settings)
         self.sent = 0
         self.right: list[tuple[int, bool]] = []
 
     def agent(self, swapper=None, telemetry=None):
         stream = self.settings.stream
-        source = streams.open_source(self.settings, [stream.topic, stream.labels_topic])
+        source = factory.open_source(self.settings, [stream.topic, stream.labels_topic])
         swapper = swapper or SessionSwapper(self.pair, open_session)
         return build.assemble(
             self.settings, self.source, source, self.producer, swapper, telemetry or Telemetry.off()
@@ -369,7 +370,7 @@ def test_malformed_records_are_counted_explained_and_kept_and_the_loop_goes_on(t
 
 def dead_letters(world: World) -> list:
     topic = build.dead_letter_topic(world.settings)
-    source = streams.open_source(world.settings, [topic], group="reader-of-dead-letters")
+    source = factory.open_source(world.settings, [topic], group="reader-of-dead-letters")
     found: list = []
     until(lambda: (not (part := source.poll(0.5)) and found) or found.extend(part))
     source.close()

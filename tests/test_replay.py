@@ -17,7 +17,7 @@ from tta_agent.replay import _indoors, replay
 from tta_agent.sessions import open_session, run
 from tta_agent.settings import env
 from tta_agent.settings.rollout_groups import HttpSettings
-from tta_agent.sources.recording import Recording, RecordingWriter
+from tta_agent.stream.recordings.reader import Recording, RecordingWriter
 from tta_agent.testing import everyone
 
 LATE = {"label_rate": 0.5, "label_delay_s": 5.0, "seed": 0}

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from tests.parts import serving
-from tta_agent.codecs import cloudevents, oip
 from tta_agent.core.types import Array, RawRecord, Record
 from tta_agent.serve.app import make_app
 from tta_agent.serve.stats import Stats
 from tta_agent.serve.tap import Tap
 from tta_agent.sessions import Session, SessionPair, open_session, open_version
+from tta_agent.stream.codecs import cloudevents, oip
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 X = serving.samples(2)

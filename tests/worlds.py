@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tta_agent.demo import corruptions, data
-from tta_agent.sources.recording import Preprocessing, import_npz
+from tta_agent.stream.recordings.reader import Preprocessing, import_npz
 from tta_agent.testing import tiny_net
 
 SHIFT = ("gaussian_noise", "impulse_noise")

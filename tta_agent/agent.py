@@ -21,15 +21,15 @@ from itertools import zip_longest
 from pathlib import Path
 
 from tta_agent import checkpoint
-from tta_agent.batching import Batch, Batcher
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Partition, Positions
 from tta_agent.decider import Decider
-from tta_agent.intake import Decoder, Sorted, Sorter
 from tta_agent.journal import Journal
 from tta_agent.pipes import Rooms
 from tta_agent.rhythm import Rhythm
+from tta_agent.stream.batcher import Batch, Batcher
+from tta_agent.stream.router import Decoder, RecordRouter, RoutedRecords
 from tta_agent.teacher import Round, Teacher
 from tta_agent.telemetry import Telemetry
 
@@ -49,7 +49,7 @@ class Agent:
         self,
         source: StreamConsumer,
         decoder: Decoder,
-        sorter: Sorter,
+        sorter: RecordRouter,
         batcher: Batcher,
         teacher: Teacher,
         decider: Decider,
@@ -160,7 +160,7 @@ class Agent:
             self.teacher.reset()
             self.journal.event("reset")
 
-    def _report(self, piles: Sorted) -> None:
+    def _report(self, piles: RoutedRecords) -> None:
         for reason, count in {**piles.dropped, "held_out": len(piles.held)}.items():
             self.sorted_total[reason] += count
             self.telemetry.samples(reason, count)
@@ -169,7 +169,7 @@ class Agent:
 
     # decider
 
-    def decide(self, item: Sorted | CandidateProposal | CheckpointBarrier) -> None:
+    def decide(self, item: RoutedRecords | CandidateProposal | CheckpointBarrier) -> None:
         """7 compose, 8 judge and watch, 9 swap, 10 checkpoint."""
         if isinstance(item, CheckpointBarrier):
             self._save(item)
@@ -241,4 +241,4 @@ class Agent:
             self._round(batch)
 
     def _idle_decider(self) -> None:
-        self.decide(Sorted())
+        self.decide(RoutedRecords())

@@ -17,15 +17,12 @@ import tta_agent
 from tta_agent import models, versions
 from tta_agent.accelerator import Accelerator
 from tta_agent.agent import Agent
-from tta_agent.batching import Batcher
 from tta_agent.build_decision import make_decider, open_interface
-from tta_agent.codecs import cloudevents
 from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import Adapter, Producer, ServerDriver, StreamConsumer
 from tta_agent.core.types import SourceInfo
 from tta_agent.graph import MasterGraph, floats
-from tta_agent.intake import Decoder, Sorter
 from tta_agent.journal import Journal
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.norms import census
@@ -33,7 +30,10 @@ from tta_agent.origin import read_source_data
 from tta_agent.rhythm import Rhythm
 from tta_agent.service import Service
 from tta_agent.settings.schema import Settings
-from tta_agent.streams import open_producer, open_source
+from tta_agent.stream.batcher import Batcher
+from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.factory import open_producer, open_source
+from tta_agent.stream.router import Decoder, RecordRouter
 from tta_agent.teacher import Teacher
 from tta_agent.telemetry import Telemetry
 from tta_agent.versions import Ledger
@@ -119,7 +119,7 @@ def assemble(
     return Agent(
         stream,
         Decoder(decode, cloudevents.dead_letter, producer, dead_letter_topic(s)),
-        Sorter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
+        RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         teacher,
         desk,

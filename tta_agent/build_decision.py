@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from tta_agent import calibrate, models
 from tta_agent.anchor import AnchorSet
 from tta_agent.approval import Approval, Mode
-from tta_agent.codecs import cloudevents
 from tta_agent.core import plugins
 from tta_agent.core.protocols import Gate, Producer, ServerDriver
 from tta_agent.core.types import Headers
@@ -29,6 +28,7 @@ from tta_agent.sentry import Sentry
 from tta_agent.service import Service
 from tta_agent.sessions import open_session
 from tta_agent.settings.schema import Settings
+from tta_agent.stream.codecs import cloudevents
 from tta_agent.telemetry import Telemetry
 from tta_agent.verdict import Bench
 from tta_agent.versions import Ledger

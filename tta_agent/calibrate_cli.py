@@ -94,19 +94,19 @@ def _answers(
 
 
 def _recorded(settings: Settings, folder: Path, records: int, follow_s: float) -> Path:
-    from tta_agent import record
+    from tta_agent.stream import recorder
 
     # a share of them is held out, and only those are looked at
-    record.record(settings, folder, round(records / settings.select.holdout), follow_s)
+    recorder.record(settings, folder, round(records / settings.select.holdout), follow_s)
     return folder
 
 
 def _asked(settings: Settings, source: Source, folder: Path, records: int, *, held: bool) -> Answers:
     import numpy as np
 
-    from tta_agent.batching import held_out
     from tta_agent.calibrate import Answers, ask, find_sigma, jittered
-    from tta_agent.sources.recording import Recording
+    from tta_agent.stream.batcher import held_out
+    from tta_agent.stream.recordings.reader import Recording
 
     tape = Recording.open(folder)
     rows = (row for row in tape if not held or held_out(row.key, settings.select.holdout))

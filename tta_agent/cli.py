@@ -118,12 +118,12 @@ def import_npz(
     rate: Annotated[float, typer.Option(help="Records per second of recorded time.")] = 100.0,
 ) -> None:
     """Make a recording of arrays."""
-    from tta_agent.sources import recording
+    from tta_agent.stream.recordings import reader
 
-    preprocessing = recording.Preprocessing(scale, _numbers(mean), _numbers(std))
+    preprocessing = reader.Preprocessing(scale, _numbers(mean), _numbers(std))
     with _progress() as bar:
         task = bar.add_task("writing", total=None)
-        count = recording.import_npz(
+        count = reader.import_npz(
             npz, out, model=model, preprocessing=preprocessing, rate_per_s=rate,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
@@ -138,7 +138,7 @@ def record(
 ) -> None:
     """Copy what the topic holds, joined with its labels, into a recording for `replay`."""
     settings = _settings()
-    from tta_agent import record as recorder
+    from tta_agent.stream import recorder
 
     with _progress() as bar:
         task = bar.add_task("recording", total=None)

@@ -10,9 +10,9 @@ from tta_agent.core.errors import StoreError
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import Label
 from tta_agent.court import Court
-from tta_agent.intake import Sorted
 from tta_agent.pairing import Asked
 from tta_agent.sentry import Sentry
+from tta_agent.stream.router import RoutedRecords
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ class Decider:
     def __init__(self, court: Court, sentry: Sentry, close: Callable[[], None] = lambda: None) -> None:
         self.court, self.sentry, self.close = court, sentry, close
 
-    def decide(self, item: Sorted | CandidateProposal, *, stale: bool = False) -> bool:
+    def decide(self, item: RoutedRecords | CandidateProposal, *, stale: bool = False) -> bool:
         """7 to 9. Whether adaptation starts over: a version was taken back, or somebody asked for it.
 
         Args:
             stale: the copy has been told to start over, so that its proposals are of before.
         """
         again = self.sentry.attend()
-        if isinstance(item, Sorted):
+        if isinstance(item, RoutedRecords):
             asked = Asked(item.held)
             again = self.sentry.hear(asked, Asked(item.teach), item.labels) or again
             if not again:

@@ -26,7 +26,7 @@ from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape
 from tta_agent.sessions import SessionPair, open_session
 from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.settings.schema import Settings
-from tta_agent.sources.recording import Recording
+from tta_agent.stream.recordings.reader import Recording
 from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry
 

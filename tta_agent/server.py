@@ -8,7 +8,7 @@ from tta_agent.serve.app import make_app, serve
 from tta_agent.serve.tap import Tap
 from tta_agent.sessions import SessionPair, open_session
 from tta_agent.settings.schema import Settings
-from tta_agent.streams import open_producer
+from tta_agent.stream.factory import open_producer
 from tta_agent.versions import Ledger, open_ledger
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from tta_agent.core.errors import CheckpointError
 from tta_agent.core.types import Label, Record
-from tta_agent.intake import Sorter
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.store import read_counts
+from tta_agent.stream.router import RecordRouter
 
 
 def record(i, *, time_s=None, version=1, says=0):
@@ -97,7 +97,7 @@ def test_a_label_may_itself_say_that_it_is_late():
 
 
 def test_late_labels_reach_nobody():
-    sorter = Sorter(LabelJoiner(horizon_s=50.0), 0.2, 1e12)
+    sorter = RecordRouter(LabelJoiner(horizon_s=50.0), 0.2, 1e12)
     piles = sorter.sort([record(1), record(2), label(2, time_s=103.0), label(1, time_s=1_000.0)])
     assert [found.id for found in piles.labels] == ["r2"]
     assert [outcome.version for outcome in piles.outcomes] == [1]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.parts.serving import FakeProducer
-from tta_agent.batching import held_out
 from tta_agent.core.errors import StreamError
 from tta_agent.core.types import Record
 from tta_agent.labels.requests import DAY_S, LabelRequester, drawn, to_file, to_topic
+from tta_agent.stream.batcher import held_out
 
 X = np.zeros((1, 1, 1), np.float32)
 

@@ -17,7 +17,7 @@ from tta_agent.demo.view import Scene
 from tta_agent.journal import Journal
 from tta_agent.sessions import open_session
 from tta_agent.settings.schema import Settings
-from tta_agent.streams import open_producer
+from tta_agent.stream.factory import open_producer
 from tta_agent.versions import Ledger, open_ledger
 
 WINDOW_S = 4.0  # "lately", for accuracies

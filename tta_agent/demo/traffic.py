@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 import torch
 
-from tta_agent.codecs import cloudevents, oip
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Array
 from tta_agent.demo import corruptions, data
 from tta_agent.sessions import Session, run
+from tta_agent.stream.codecs import cloudevents, oip
 
 IN_FLIGHT = 64  # requests that may wait for an answer; later ones wait their turn, and the delay counts
 TIMEOUT_S = 20.0

@@ -12,12 +12,12 @@ from itertools import islice
 
 import numpy as np
 
-from tta_agent.batching import Batch
-from tta_agent.codecs import cloudevents
 from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
 from tta_agent.replaying.marks import Marks
 from tta_agent.sessions import Session, SessionPair, run
-from tta_agent.sources.recording import Recording, Row
+from tta_agent.stream.batcher import Batch
+from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.recordings.reader import Recording, Row
 from tta_agent.teacher import Round
 
 POLL = 8  # records a poll: what serves changes between two of them

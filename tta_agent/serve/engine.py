@@ -7,10 +7,10 @@ from uuid import uuid4
 
 from starlette.exceptions import HTTPException
 
-from tta_agent.codecs import checks, oip
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
 from tta_agent.sessions import Session, SessionPair, run, shapes
+from tta_agent.stream.codecs import checks, oip
 
 
 @dataclass(frozen=True, slots=True)

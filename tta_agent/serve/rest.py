@@ -18,12 +18,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 import tta_agent
-from tta_agent.codecs import checks, oip
 from tta_agent.core.errors import DecodeError, LedgerError, nearest
 from tta_agent.serve.engine import Answer, Engine
 from tta_agent.serve.repository import Repository
 from tta_agent.serve.stats import Stats
 from tta_agent.serve.tap import Tap
+from tta_agent.stream.codecs import checks, oip
 
 _log = logging.getLogger(__name__)
 _MAX_ORDER_BYTES = 1 << 16  # of a load request

@@ -8,9 +8,9 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from tta_agent.codecs import cloudevents
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Array
+from tta_agent.stream.codecs import cloudevents
 
 _log = logging.getLogger(__name__)
 _OVERHEAD_BYTES = 1024  # of one queued inference, beside its arrays

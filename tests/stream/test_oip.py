@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tta_agent.codecs import oip
 from tta_agent.core.errors import DecodeError
+from tta_agent.stream.codecs import oip
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
 X = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -18,7 +18,7 @@ from kafka.errors import (
 from kafka.net.compat import KafkaNetClient
 
 from tta_agent.core.errors import ConfigError, StreamError, nearest
-from tta_agent.sources.kafka_cause import LastCause, unreachable
+from tta_agent.stream.kafka.cause import LastCause, unreachable
 
 CONNECT_TIMEOUT_S = 10.0
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.sources.recording_format import COLUMNS, INDEX, Index, Preprocessing, Row, to_columns
+from tta_agent.stream.recordings.format import COLUMNS, INDEX, Index, Preprocessing, Row, to_columns
 
 _PART_BYTES = 64 * 2**20  # a part is closed at this size too: large images must not fill the memory
 

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Literal
 
 from tta_agent.core.types import Partition, Positions, RawRecord
-from tta_agent.sources.appender import EmbeddedProducer
-from tta_agent.sources.groups import Membership
-from tta_agent.sources.rows import payload_bytes, read
-from tta_agent.sources.store import DEFAULT_PARTITIONS, explained, is_busy, open_log
+from tta_agent.stream.embedded.appender import EmbeddedProducer
+from tta_agent.stream.embedded.groups import Membership
+from tta_agent.stream.embedded.rows import payload_bytes, read
+from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, explained, is_busy, open_log
 
-__all__ = ["EmbeddedProducer", "EmbeddedSource"]
+__all__ = ["EmbeddedProducer", "EmbeddedStreamConsumer"]
 
 TICK_S = 0.01  # how often an idle poll looks whether the file has changed
 LEAST_PATIENCE_S = 0.02  # so that a poll of no time at all can join the group
 
 
-class EmbeddedSource:
+class EmbeddedStreamConsumer:
     """One member of a consumer group on the embedded log; fulfils Source.
 
     Args:

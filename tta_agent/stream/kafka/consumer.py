@@ -12,12 +12,12 @@ from kafka.errors import KafkaError
 
 from tta_agent.core.errors import StreamError
 from tta_agent.core.types import Partition, Positions, RawRecord
-from tta_agent.sources.kafka_cause import LastCause, unreachable
-from tta_agent.sources.kafka_client import CONNECT_TIMEOUT_S, connect, ensure_topics, is_transient
-from tta_agent.sources.kafka_places import Places
-from tta_agent.sources.kafka_producer import KafkaStreamProducer
+from tta_agent.stream.kafka.cause import LastCause, unreachable
+from tta_agent.stream.kafka.client import CONNECT_TIMEOUT_S, connect, ensure_topics, is_transient
+from tta_agent.stream.kafka.places import Places
+from tta_agent.stream.kafka.producer import KafkaStreamProducer
 
-__all__ = ["KafkaSource", "KafkaStreamProducer", "ensure_topics"]
+__all__ = ["KafkaStreamConsumer", "KafkaStreamProducer", "ensure_topics"]
 
 SLICE_S = 0.2  # how soon a poll that waits looks after newly assigned partitions
 CALL_LIMIT_MS = 5000  # for commit and close
@@ -33,7 +33,7 @@ OPTIONS: Mapping[str, object] = {
 }
 
 
-class KafkaSource:
+class KafkaStreamConsumer:
     """One member of a Kafka consumer group; fulfils Source.
 
     The client's default assignment by ranges is kept: equal numbers of equally split topics fall to the same

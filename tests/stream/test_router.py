@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tta_agent.batching import Batcher, held_out
 from tta_agent.core.types import Label, Record
-from tta_agent.intake import Sorter
 from tta_agent.labels.join import LabelJoiner
+from tta_agent.stream.batcher import Batcher, held_out
+from tta_agent.stream.router import RecordRouter
 
 
 def record(i, *, time_s=100.0, key=None, served=(0.0, 1.0), offset=None):
@@ -19,7 +19,9 @@ def record(i, *, time_s=100.0, key=None, served=(0.0, 1.0), offset=None):
 
 
 def sorter(**more):
-    return Sorter(LabelJoiner(horizon_records=more.pop("horizon", 100)), 0.2, 10.0, lambda: 105.0, **more)
+    return RecordRouter(
+        LabelJoiner(horizon_records=more.pop("horizon", 100)), 0.2, 10.0, lambda: 105.0, **more
+    )
 
 
 def test_an_entity_is_always_on_the_same_side():

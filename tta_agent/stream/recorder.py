@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tta_agent.codecs import cloudevents
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Label, RawRecord, Record
 from tta_agent.settings.schema import Settings
-from tta_agent.sources.recording import RecordingWriter, Row
-from tta_agent.streams import open_source
+from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.factory import open_source
+from tta_agent.stream.recordings.reader import RecordingWriter, Row
 
 PATIENCE_S = 0.25  # of one poll, while both topics are quiet
 GLANCE_S = 0.01  # of one poll, while the other topic is not

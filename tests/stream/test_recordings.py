@@ -11,8 +11,8 @@ import pytest
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.sources import recording_write
-from tta_agent.sources.recording import Preprocessing, Recording, RecordingWriter, Row, import_npz
+from tta_agent.stream.recordings import writer
+from tta_agent.stream.recordings.reader import Preprocessing, Recording, RecordingWriter, Row, import_npz
 
 FULL = ("fog", 3, 7)
 BARE = (None, None, None)
@@ -85,7 +85,7 @@ def test_parts_are_closed_by_rows_and_read_in_order(tmp_path: Path) -> None:
 
 
 def test_parts_are_closed_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording_write, "_PART_BYTES", 3 * 240)
+    monkeypatch.setattr(writer, "_PART_BYTES", 3 * 240)
     recording = write(tmp_path / "r", rows_of(7))
     assert [rows for _, rows in recording.index.parts] == [3, 3, 1]
 

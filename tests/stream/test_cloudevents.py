@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tta_agent.codecs import cloudevents as ce
-from tta_agent.codecs import oip
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array, Label, RawRecord, Record
+from tta_agent.stream.codecs import cloudevents as ce
+from tta_agent.stream.codecs import oip
 
 SHAPE, CLASSES = (1, 2, 2), 3
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.core.types import Array
-from tta_agent.sources.recording_format import INDEX, Index, Preprocessing, Row, to_rows
-from tta_agent.sources.recording_write import RecordingWriter
+from tta_agent.stream.recordings.format import INDEX, Index, Preprocessing, Row, to_rows
+from tta_agent.stream.recordings.writer import RecordingWriter
 
 __all__ = ["Preprocessing", "Recording", "RecordingWriter", "Row", "import_npz"]
 

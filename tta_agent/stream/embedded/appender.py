@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tta_agent.core.errors import StreamError
 from tta_agent.core.types import Headers
-from tta_agent.sources.rows import headers_to_text
-from tta_agent.sources.store import DEFAULT_PARTITIONS, explained, open_log
-from tta_agent.sources.writer import Message, Writer
+from tta_agent.stream.embedded.rows import headers_to_text
+from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, explained, open_log
+from tta_agent.stream.embedded.writer import Message, Writer
 
 RETRY_S = 0.5
 BATCH_RECORDS = 2000  # bounds how long one transaction keeps other writers waiting

@@ -19,16 +19,16 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
     """
     s = settings.stream
     if s.bootstrap_servers:
-        from tta_agent.sources.kafka import KafkaSource, ensure_topics
+        from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, ensure_topics
 
         brokers, common = s.bootstrap_servers, connection(s)
         ensure_topics(brokers, topics, s.partitions, **common)
-        return KafkaSource(brokers, topics, group or s.group, start=s.start, **common)
-    from tta_agent.sources.embedded import EmbeddedSource
+        return KafkaStreamConsumer(brokers, topics, group or s.group, start=s.start, **common)
+    from tta_agent.stream.embedded.consumer import EmbeddedStreamConsumer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
     path = settings.store.path / "log.db"
-    return EmbeddedSource(path, topics, group or s.group, start=s.start, partitions=s.partitions)
+    return EmbeddedStreamConsumer(path, topics, group or s.group, start=s.start, partitions=s.partitions)
 
 
 def open_producer(settings: Settings) -> Producer:
@@ -39,10 +39,10 @@ def open_producer(settings: Settings) -> Producer:
     """
     s = settings.stream
     if s.bootstrap_servers:
-        from tta_agent.sources.kafka import KafkaStreamProducer
+        from tta_agent.stream.kafka.consumer import KafkaStreamProducer
 
         return KafkaStreamProducer(s.bootstrap_servers, **connection(s))
-    from tta_agent.sources.embedded import EmbeddedProducer
+    from tta_agent.stream.embedded.consumer import EmbeddedProducer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
     return EmbeddedProducer(settings.store.path / "log.db", partitions=s.partitions)

@@ -9,11 +9,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tta_agent.batching import held_out
 from tta_agent.core.errors import DecodeError, StreamError
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Headers, Label, Partition, Positions, RawRecord, Record
 from tta_agent.labels.join import LabelJoiner, Outcome
+from tta_agent.stream.batcher import held_out
 
 log = logging.getLogger(__name__)
 REMEMBERED = 100_000  # identities kept for dropping duplicates
@@ -64,7 +64,7 @@ class Decoder:
 
 
 @dataclass(slots=True)
-class Sorted:
+class RoutedRecords:
     """One poll's items by what they are for."""
 
     teach: list[Record] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Sorted:
         return sum(record.nbytes for record in (*self.held, *self.teach))
 
 
-class Sorter:
+class RecordRouter:
     """Decides what each sample is for.
 
     Args:
@@ -95,9 +95,9 @@ class Sorter:
         self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
         self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()
 
-    def sort(self, items: Iterable[Record | Label]) -> Sorted:
+    def sort(self, items: Iterable[Record | Label]) -> RoutedRecords:
         """Each item to one pile; labels that came before their record follow it."""
-        out = Sorted()
+        out = RoutedRecords()
         for item in items:
             if isinstance(item, Label):
                 self._label(item, out)
@@ -124,7 +124,7 @@ class Sorter:
         """Take these for duplicates when they come again."""
         self._identities.update((identity, (("", 0), -1)) for identity in map(tuple, identities))
 
-    def _record(self, record: Record, out: Sorted) -> None:
+    def _record(self, record: Record, out: RoutedRecords) -> None:
         early = self._join.expect(record)
         if early is not None:
             self._label(early, out)
@@ -135,7 +135,7 @@ class Sorter:
         else:
             out.teach.append(record)
 
-    def _label(self, label: Label, out: Sorted) -> None:
+    def _label(self, label: Label, out: RoutedRecords) -> None:
         outcome = self._join.arrive(label)
         if outcome is not None and outcome.late:
             return  # the store has counted it; nobody may use it

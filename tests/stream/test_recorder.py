@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tta_agent import record
-from tta_agent.codecs import cloudevents
 from tta_agent.core.protocols import Producer
 from tta_agent.settings import env
 from tta_agent.settings.schema import Settings
-from tta_agent.sources.kafka import ensure_topics
-from tta_agent.sources.recording import Recording, Row
-from tta_agent.streams import open_producer
+from tta_agent.stream import recorder
+from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.factory import open_producer
+from tta_agent.stream.kafka.consumer import ensure_topics
+from tta_agent.stream.recordings.reader import Recording, Row
 
 LIMIT_S = 60.0  # only a hang reaches it
 PAUSE_S = 0.004
@@ -88,7 +88,7 @@ def test_what_is_there_is_joined(settings: Settings, tmp_path: Path) -> None:
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
     put(settings, lambda producer, i: tell(producer, settings, i), 20)
     seen: list[int] = []
-    assert record.record(settings, tmp_path / "r", 1000, 0.5, seen.append) == 30
+    assert recorder.record(settings, tmp_path / "r", 1000, 0.5, seen.append) == 30
     found = {row.id: row.label for row in rows(tmp_path / "r")}
     assert found == {f"r{i}": i % 10 if i < 20 else None for i in range(30)}
     assert seen == list(range(1, 31))
@@ -96,7 +96,7 @@ def test_what_is_there_is_joined(settings: Settings, tmp_path: Path) -> None:
 
 def test_no_more_than_asked_for(settings: Settings, tmp_path: Path) -> None:
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
-    assert record.record(settings, tmp_path / "r", 7, 0.5) == len(rows(tmp_path / "r")) == 7
+    assert recorder.record(settings, tmp_path / "r", 7, 0.5) == len(rows(tmp_path / "r")) == 7
 
 
 @pytest.mark.parametrize("count", [20, 1000], ids=["until the count", "until the end of the inferences"])
@@ -105,7 +105,7 @@ def test_labels_that_never_pause_do_not_keep_inferences_waiting(
 ) -> None:
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
     with sending(settings, lambda producer, i: tell(producer, settings, i)) as sender:
-        assert record.record(settings, tmp_path / "r", count, 0.5) == min(count, 30)
+        assert recorder.record(settings, tmp_path / "r", count, 0.5) == min(count, 30)
         assert sender.is_alive()  # it was not the end of the labels that let us go on
     assert len(rows(tmp_path / "r")) == min(count, 30)
 
@@ -118,7 +118,7 @@ def test_inferences_that_never_pause_do_not_keep_labels_waiting(settings: Settin
                 tell(producer, settings, known)
 
     with sending(settings, late) as sender:
-        assert record.record(settings, tmp_path / "r", 600, 0.2) == 600
+        assert recorder.record(settings, tmp_path / "r", 600, 0.2) == 600
         assert sender.is_alive()
     labelled = {row.id for row in rows(tmp_path / "r") if row.label is not None}
     assert labelled >= {f"r{i}" for i in range(300)}
@@ -127,16 +127,16 @@ def test_inferences_that_never_pause_do_not_keep_labels_waiting(settings: Settin
 def test_what_waits_for_labels_is_bounded_and_keeps_its_order(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "WAITING_BYTES", 2000)
+    monkeypatch.setattr(recorder, "WAITING_BYTES", 2000)
     most = [0]
-    really = record._Waiting.add
+    really = recorder._Waiting.add
 
-    def add(self: record._Waiting, item: record.Record) -> None:
+    def add(self: recorder._Waiting, item: recorder.Record) -> None:
         really(self, item)
         most[0] = max(most[0], sum(one.nbytes for one in self._records))
 
-    monkeypatch.setattr(record._Waiting, "add", add)
+    monkeypatch.setattr(recorder._Waiting, "add", add)
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
-    assert record.record(settings, tmp_path / "r", 1000, 0.5) == 30
+    assert recorder.record(settings, tmp_path / "r", 1000, 0.5) == 30
     assert 0 < most[0] <= 2000
     assert len({row.id for row in rows(tmp_path / "r")}) == 30

@@ -16,9 +16,9 @@ from cloudevents.exceptions import GenericException
 from cloudevents.http import CloudEvent
 from cloudevents.kafka import KafkaMessage, from_binary, to_binary
 
-from tta_agent.codecs import checks, oip
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array, Headers, Label, RawRecord, Record
+from tta_agent.stream.codecs import checks, oip
 
 INFERENCE = "io.tta.inference.v1"  # inputs and outputs in one body: no join needed
 LABEL = "io.tta.label.v1"

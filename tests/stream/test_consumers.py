@@ -21,9 +21,9 @@ from tests.parts.kafka.broker import broker, start, stop
 from tta_agent.core.errors import ConfigError, StreamError
 from tta_agent.core.protocols import Producer, StreamConsumer
 from tta_agent.core.types import Partition, RawRecord
-from tta_agent.sources.embedded import EmbeddedProducer, EmbeddedSource
-from tta_agent.sources.groups import share
-from tta_agent.sources.kafka import KafkaSource, KafkaStreamProducer, ensure_topics
+from tta_agent.stream.embedded.consumer import EmbeddedProducer, EmbeddedStreamConsumer
+from tta_agent.stream.embedded.groups import share
+from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, KafkaStreamProducer, ensure_topics
 
 LIMIT_S = 30.0  # generous: only a hang reaches it
 PARTITIONS = 4
@@ -69,10 +69,14 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Both kinds of log in turn."""
     if request.param == "embedded":
         path = tmp_path / "log.db"
-        backend = Backend(lambda *a, **k: EmbeddedSource(path, *a, **k), lambda: EmbeddedProducer(path))
+        backend = Backend(
+            lambda *a, **k: EmbeddedStreamConsumer(path, *a, **k), lambda: EmbeddedProducer(path)
+        )
     else:
         address = request.getfixturevalue("kafka")
-        backend = Backend(lambda *a, **k: KafkaSource(address, *a, **k), lambda: KafkaStreamProducer(address))
+        backend = Backend(
+            lambda *a, **k: KafkaStreamConsumer(address, *a, **k), lambda: KafkaStreamProducer(address)
+        )
         ensure_topics(address, [backend.topic], PARTITIONS)
     yield backend
     backend.close()
@@ -377,7 +381,7 @@ def take_all(*sources: StreamConsumer, count: int) -> list[list[RawRecord]]:
 
 PRODUCE = """
 import sys
-from tta_agent.sources.embedded import EmbeddedProducer
+from tta_agent.stream.embedded.consumer import EmbeddedProducer
 path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 producer = EmbeddedProducer(path)
 for i in range(count):
@@ -398,7 +402,7 @@ def start_producer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
 def test_embedded_two_processes_produce_at_once(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     producers = [start_producer(path, name, 2000) for name in ("a", "b")]
-    source = EmbeddedSource(path, ["requests"], "agent", start="earliest")
+    source = EmbeddedStreamConsumer(path, ["requests"], "agent", start="earliest")
     records = take(source, 4000)
     source.close()
     for process in producers:
@@ -420,7 +424,7 @@ def test_embedded_a_killed_producer_leaves_a_readable_log(tmp_path: Path) -> Non
     producer = EmbeddedProducer(path)
     producer.send("requests", b"last", b"last")
     producer.close()
-    source = EmbeddedSource(path, ["requests"], "agent", start="earliest", max_records=100_000)
+    source = EmbeddedStreamConsumer(path, ["requests"], "agent", start="earliest", max_records=100_000)
     values = [r.value for r in source.poll(LIMIT_S)]
     source.close()
     assert {b"a-%d" % i for i in range(durable)} | {b"last"} <= set(values)
@@ -429,9 +433,9 @@ def test_embedded_a_killed_producer_leaves_a_readable_log(tmp_path: Path) -> Non
 
 def test_embedded_a_silent_member_loses_its_partitions(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    silent = EmbeddedSource(path, ["requests"], "agent", session_timeout_s=0.3)
+    silent = EmbeddedStreamConsumer(path, ["requests"], "agent", session_timeout_s=0.3)
     settle(silent)
-    other = EmbeddedSource(path, ["requests"], "agent", session_timeout_s=0.3)
+    other = EmbeddedStreamConsumer(path, ["requests"], "agent", session_timeout_s=0.3)
     settle(other, until=lambda: len(other.assignment()) == PARTITIONS)
     silent.commit({p: 5 for p in silent.assignment()})  # it does not know yet
     settle(silent, other, until=lambda: split_evenly(silent, other))
@@ -444,7 +448,7 @@ def test_embedded_a_silent_member_loses_its_partitions(tmp_path: Path) -> None:
 
 def test_embedded_a_partition_never_has_two_owners(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    busy, other = (EmbeddedSource(path, ["requests"], "agent") for _ in range(2))
+    busy, other = (EmbeddedStreamConsumer(path, ["requests"], "agent") for _ in range(2))
     settle(busy)
     assert not other.poll(0.2)
     assert (len(busy.assignment()), len(other.assignment())) == (PARTITIONS, 0)
@@ -466,7 +470,7 @@ def test_embedded_shares_are_fair_and_complete(members: int) -> None:
 def test_embedded_keeps_the_newest_records(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     producer = EmbeddedProducer(path, partitions=1, retention_records=10)
-    source = EmbeddedSource(path, ["t"], "agent", start="earliest")
+    source = EmbeddedStreamConsumer(path, ["t"], "agent", start="earliest")
     for number in range(25):
         producer.send("t", None, b"%d" % number)
     producer.close()
@@ -488,7 +492,7 @@ def test_embedded_keeps_no_more_bytes_than_asked_for(tmp_path: Path) -> None:
     producer.send("t", None, bytes(3 << 20))
     producer.close()
     assert path.stat().st_size < 16 << 20
-    source = EmbeddedSource(path, ["t"], "agent", start="earliest")
+    source = EmbeddedStreamConsumer(path, ["t"], "agent", start="earliest")
     assert [len(r.value or b"") for r in take(source, 1)] == [3 << 20]
     source.close()
 
@@ -499,7 +503,7 @@ def test_embedded_a_poll_ends_with_the_record_that_fills_it(tmp_path: Path) -> N
     for _ in range(10):
         producer.send("t", None, bytes(1000))
     producer.close()
-    source = EmbeddedSource(path, ["t"], "agent", start="earliest", max_bytes=2500)
+    source = EmbeddedStreamConsumer(path, ["t"], "agent", start="earliest", max_bytes=2500)
     assert [len(source.poll(0.1)) for _ in range(5)] == [3, 3, 3, 1, 0]
     source.close()
 
@@ -508,7 +512,7 @@ def test_embedded_a_replaced_log_is_read_from_the_start(tmp_path: Path) -> None:
     producer = EmbeddedProducer(tmp_path / "log.db", partitions=1)
     producer.send("t", None, b"new")
     producer.close()
-    source = EmbeddedSource(tmp_path / "log.db", ["t"], "agent", start="earliest")
+    source = EmbeddedStreamConsumer(tmp_path / "log.db", ["t"], "agent", start="earliest")
     source.seek({("t", 0): 1000})
     assert [r.value for r in take(source, 1)] == [b"new"]
     source.close()
@@ -517,7 +521,7 @@ def test_embedded_a_replaced_log_is_read_from_the_start(tmp_path: Path) -> None:
 def test_embedded_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     path.write_bytes(b"this is no database, and long enough to have a header" * 100)
-    for make in (lambda: EmbeddedProducer(path), lambda: EmbeddedSource(path, ["t"], "agent")):
+    for make in (lambda: EmbeddedProducer(path), lambda: EmbeddedStreamConsumer(path, ["t"], "agent")):
         with pytest.raises(StreamError, match=r"log\.db .*\n.*move it") as caught:
             make()
         assert str(caught.value).count("\n") <= 2
@@ -532,7 +536,7 @@ def test_embedded_damage_in_the_middle_is_reported(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(10 * 16384)
         file.write(b"\xff" * 40 * 16384)
-    source = EmbeddedSource(path, ["t"], "agent", start="earliest")
+    source = EmbeddedStreamConsumer(path, ["t"], "agent", start="earliest")
     with pytest.raises(StreamError, match="malformed"):
         take(source, 100)
     source.close()
@@ -573,7 +577,7 @@ def test_embedded_a_failed_write_is_told_and_made_good(tmp_path: Path) -> None:
         except StreamError:
             time.sleep(0.05)
     producer.close()
-    source = EmbeddedSource(path, ["t"], "agent", start="earliest")
+    source = EmbeddedStreamConsumer(path, ["t"], "agent", start="earliest")
     assert [r.value for r in take(source, 3)] == [b"first", b"second", b"third"]
     source.close()
 
@@ -583,7 +587,7 @@ def test_embedded_a_failed_write_is_told_and_made_good(tmp_path: Path) -> None:
 def test_kafka_an_unreachable_broker_is_named_soon() -> None:
     started_s = time.monotonic()
     for make in (
-        lambda: KafkaSource("127.0.0.1:1", ["t"], "agent", connect_timeout_s=2.0),
+        lambda: KafkaStreamConsumer("127.0.0.1:1", ["t"], "agent", connect_timeout_s=2.0),
         unreachable_producer,
     ):
         with pytest.raises(StreamError, match=r"127\.0\.0\.1:1 .*\n.*ECONNREFUSED.*\ncheck") as caught:
@@ -600,12 +604,12 @@ def unreachable_producer() -> None:
 @IGNORE_SOCKETS
 def test_kafka_an_unknown_host_is_named() -> None:
     with pytest.raises(StreamError, match="check the host name"):
-        KafkaSource("no-such-host.invalid:9092", ["t"], "agent", connect_timeout_s=1.0)
+        KafkaStreamConsumer("no-such-host.invalid:9092", ["t"], "agent", connect_timeout_s=1.0)
 
 
 def test_kafka_an_unknown_option_is_named() -> None:
     with pytest.raises(ConfigError, match="sasl_mechanism"):
-        KafkaSource("127.0.0.1:1", ["t"], "agent", client_options={"sasl_mechanisms": "PLAIN"})
+        KafkaStreamConsumer("127.0.0.1:1", ["t"], "agent", client_options={"sasl_mechanisms": "PLAIN"})
 
 
 @pytest.mark.kafka
@@ -613,7 +617,7 @@ def test_kafka_ensure_topics_keeps_what_is_there(kafka: str) -> None:
     name = f"t-{uuid.uuid4().hex[:8]}"
     ensure_topics(kafka, [name], 2)
     ensure_topics(kafka, [name, f"{name}-more"], 3)
-    source = KafkaSource(kafka, [name, f"{name}-more"], name)
+    source = KafkaStreamConsumer(kafka, [name, f"{name}-more"], name)
     settle(source, until=lambda: len(source.assignment()) == 5)
     source.close()
 
@@ -632,7 +636,7 @@ def test_kafka_very_short_polls_get_their_partitions(kafka: str) -> None:
     for _ in range(8):
         name = f"t-{uuid.uuid4().hex[:8]}"
         ensure_topics(kafka, [name], PARTITIONS)
-        source = KafkaSource(kafka, [name], name)
+        source = KafkaStreamConsumer(kafka, [name], name)
         deadline_s = time.monotonic() + LIMIT_S
         while len(source.assignment()) < PARTITIONS and time.monotonic() < deadline_s:
             source.poll(0.003)
@@ -647,8 +651,8 @@ def test_kafka_very_short_polls_get_their_partitions(kafka: str) -> None:
 def test_kafka_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
     with broker(tmp_path) as address:
         ensure_topics(address, ["t"], PARTITIONS)
-        source = KafkaSource(address, ["t"], "patient", start="earliest", silence_limit_s=300.0)
-        hasty = KafkaSource(address, ["t"], "hasty", silence_limit_s=3.0)
+        source = KafkaStreamConsumer(address, ["t"], "patient", start="earliest", silence_limit_s=300.0)
+        hasty = KafkaStreamConsumer(address, ["t"], "hasty", silence_limit_s=3.0)
         producer = KafkaStreamProducer(address, delivery_timeout_s=120.0)
         producer.send("t", b"k", b"before")
         records = take(source, 1)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tta_agent.codecs.oip import show
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
+from tta_agent.stream.codecs.oip import show
 
 MAX_TEXT = 512  # characters of an id or key: records are held by the ten thousand
 

@@ -11,7 +11,7 @@ from kafka.serializer import Serializer
 
 from tta_agent.core.errors import StreamError
 from tta_agent.core.types import Headers
-from tta_agent.sources.kafka_client import CONNECT_TIMEOUT_S, connect
+from tta_agent.stream.kafka.client import CONNECT_TIMEOUT_S, connect
 
 OPTIONS: Mapping[str, object] = {
     "acks": "all",

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tta_agent.sources.rows import offset_of, row_id
-from tta_agent.sources.store import create_topic, transaction
+from tta_agent.stream.embedded.rows import offset_of, row_id
+from tta_agent.stream.embedded.store import create_topic, transaction
 
 
 @dataclass(frozen=True, slots=True)

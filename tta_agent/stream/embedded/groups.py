@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 from tta_agent.core.types import Partition
-from tta_agent.sources.store import create_topic, transaction
+from tta_agent.stream.embedded.store import create_topic, transaction
 
 
 def share(partitions: Sequence[Partition], members: Sequence[str], member: str) -> list[Partition]:

@@ -1,0 +1,1 @@
+"""A partitioned log with consumer groups in one SQLite file."""

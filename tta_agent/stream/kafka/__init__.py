@@ -1,0 +1,1 @@
+"""Apache Kafka by kafka-python: consumer group, producer, topics, causes of failures."""

@@ -1,0 +1,1 @@
+"""Recordings: folders of Parquet files with a JSON index."""
