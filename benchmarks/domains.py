@@ -2,7 +2,7 @@
 
 python benchmarks/domains.py
 
-By the agent's own `Lookout`, on real images and what the nets say to them: steady streams of one kind for the
+By the agent's own `DriftDetector`, on real images and what the nets say to them: steady streams of one kind for the
 false ones, clean images before a corruption and the other way round for the delay. And which kinds are taken for
 each other.
 """
@@ -20,7 +20,7 @@ import torch
 from tta_agent import build
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
-from tta_agent.domains import BLOCK, FITTING, Domain, Lookout, signature
+from tta_agent.drift.detector import BLOCK, FITTING, DataRegime, DriftDetector, features
 from tta_agent.settings import env
 
 KINDS = (
@@ -46,7 +46,7 @@ def answers(model):
         x = (x - mean) / std
         with torch.no_grad():
             logits = torch.cat([source.module(part) for part in x.split(200)])
-        found[name or "clean"] = signature(logits.numpy(), x.numpy())
+        found[name or "clean"] = features(logits.numpy(), x.numpy())
     return found, some.labels[rows]
 
 
@@ -61,7 +61,7 @@ def ordered(labels, order, random, count):
 
 def delay(one, other, rows, more):
     """Records of the other kind until the change is seen; None where it is not."""
-    seen = list(Lookout().see(np.concatenate([one[rows], other[more]])))
+    seen = list(DriftDetector().see(np.concatenate([one[rows], other[more]])))
     late = [i - BEFORE + 1 for i, ended in enumerate(seen) if ended and i >= BEFORE]
     return late[0] * BLOCK if late else None
 
@@ -75,7 +75,7 @@ def confused(known, numbers):
     found = []
     for net, one, other in pairs:
         own, others = (_blocks(known[net][kind][:, :numbers], random) for kind in (one, other))
-        domain = Domain(own[:64])
+        domain = DataRegime(own[:64])
         fits = [domain.fits(others[random.permutation(len(others))[:FITTING]]) for _ in range(200)]
         if np.mean(fits) > 0.5:
             found.append(f"{net}: {other} for {one}")
@@ -96,7 +96,7 @@ def main():
         for rows_of, labels in known.values():
             for kind, z in rows_of.items():
                 rows = ordered(labels, order, random, STEADY * BLOCK)
-                false.append(1000 * sum(ended is not None for ended in Lookout().see(z[rows])) / STEADY)
+                false.append(1000 * sum(ended is not None for ended in DriftDetector().see(z[rows])) / STEADY)
                 for one, other in (("clean", kind), (kind, "clean")) if kind in FAR else ():
                     parts = (
                         [ordered(labels, order, random, n * BLOCK) for n in (BEFORE, AFTER)] for _ in range(6)

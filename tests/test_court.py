@@ -14,7 +14,7 @@ from tta_agent.core.types import GateResult, Label, Record
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
-from tta_agent.domains import signature
+from tta_agent.drift.detector import features
 from tta_agent.graph import MasterGraph
 from tta_agent.inbox import Command, Inbox
 from tta_agent.journal import Journal
@@ -562,7 +562,7 @@ def test_a_trial_waits_while_records_of_another_kind_arrive_and_goes_on_with_its
 
 def test_of_many_records_that_teach_the_source_is_asked_about_the_latest(world, monkeypatch):
     seen = []
-    monkeypatch.setattr(sentry, "signature", lambda logits, x: seen.append(x) or signature(logits, x))
+    monkeypatch.setattr(sentry, "features", lambda logits, x: seen.append(x) or features(logits, x))
     for n in (LATEST - 1, 3 * LATEST):
         _, x = world.records(n, teach=True)
         assert np.array_equal(seen.pop(), x[-LATEST:])

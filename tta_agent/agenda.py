@@ -17,7 +17,7 @@ from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label
 from tta_agent.counsel import Sworn
 from tta_agent.docket import Docket
-from tta_agent.domains import Domain
+from tta_agent.drift.detector import DataRegime
 from tta_agent.service import Service
 from tta_agent.telemetry import Telemetry
 from tta_agent.trial import Trial
@@ -79,7 +79,7 @@ class Agenda:
         if self.trial is None:
             self._reopen(serving)
 
-    def _adjourn(self, trial: Trial, ended: Domain) -> None:
+    def _adjourn(self, trial: Trial, ended: DataRegime) -> None:
         self.trial, self.unsettled, trial.domain = None, True, ended
         self._adjourned.append(trial)
         self._service.say("adjourned", version=trial.version.number, labels=trial.pairing.labels)

@@ -9,7 +9,7 @@ from torch import nn
 
 from tta_agent.core.evidence import AnchorResult, GainEstimate
 from tta_agent.core.types import Array, Record, Version
-from tta_agent.domains import Domain
+from tta_agent.drift.detector import DataRegime
 from tta_agent.sessions import Session
 
 
@@ -64,10 +64,10 @@ class Wishes(Protocol):
 class Sworn(Protocol):
     """Watches over what has come into service."""
 
-    def ended(self) -> Domain | None:
+    def ended(self) -> DataRegime | None:
         """The kind of records that has ended, where others have begun to arrive with what was heard last."""
 
-    def fits(self, domain: Domain) -> bool:
+    def fits(self, domain: DataRegime) -> bool:
         """Whether records of that kind arrive now."""
 
     def rival(self) -> Session | None:

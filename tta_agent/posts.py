@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tta_agent.core.types import Array, GateResult, Label
-from tta_agent.domains import FITTING, KEPT, LEFT, SPANS, Domain, Lookout
+from tta_agent.drift.detector import FITTING, KEPT, LEFT, SPANS, DataRegime, DriftDetector
 from tta_agent.watch import Watch
 
 SHORT = 64  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
@@ -18,7 +18,7 @@ class Post:
     """A version that has come into service: the watch over it, and where its proof holds."""
 
     watch: Watch
-    domain: Domain
+    domain: DataRegime
 
 
 class Posts:
@@ -28,8 +28,8 @@ class Posts:
         self._posts: dict[int, Post] = {}
         self._stayed = self._fitting = 0  # blocks for which a version has served, or could have
         self._patience = FITTING
-        self.ended: Domain | None = None  # the kind of records that has, with what was looked at last
-        self._lookout = Lookout()
+        self.ended: DataRegime | None = None  # the kind of records that has, with what was looked at last
+        self._lookout = DriftDetector()
 
     def __iter__(self) -> Iterator[Post]:
         return iter(self._posts.values())
@@ -38,7 +38,7 @@ class Posts:
         """Over a version, where it is known."""
         return self._posts[number].watch if number in self._posts else None
 
-    def add(self, watch: Watch, domain: Domain | None = None) -> None:
+    def add(self, watch: Watch, domain: DataRegime | None = None) -> None:
         """A version has come into service. Its domain, where none is given, is what arrives: trials end with that."""
         self._posts[watch.version.number] = Post(watch, domain or self._lookout.domain())
         self.turn()
@@ -71,7 +71,7 @@ class Posts:
                 return found
         return None
 
-    def fits(self, domain: Domain) -> bool:
+    def fits(self, domain: DataRegime) -> bool:
         """Whether the latest records are clearly of that kind."""
         return domain.fits(self._lookout.steady)
 

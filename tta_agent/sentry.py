@@ -18,7 +18,7 @@ from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult, Label, Version
 from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
-from tta_agent.domains import Domain, signature
+from tta_agent.drift.detector import DataRegime, features
 from tta_agent.inbox import Command, Inbox
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
@@ -68,11 +68,11 @@ class Sentry:
         """Over what serves; none over the source, nor over what others have put into service."""
         return self._posts.watch(self._service.version.number)
 
-    def ended(self) -> Domain | None:
+    def ended(self) -> DataRegime | None:
         """The kind of records that has ended, where others have begun to arrive with what was heard last."""
         return self._posts.ended
 
-    def fits(self, domain: Domain) -> bool:
+    def fits(self, domain: DataRegime) -> bool:
         """Whether records of that kind arrive now."""
         return self._posts.fits(domain)
 
@@ -116,7 +116,7 @@ class Sentry:
         few = len(taught.records) <= LATEST  # then no graph is asked twice
         latest = taught if few else Asked(list(taught.records.values())[-LATEST:])
         rows = [
-            signature(some.by(source, list(some.records)), some.x) for some in (asked, latest) if some.records
+            features(some.by(source, list(some.records)), some.x) for some in (asked, latest) if some.records
         ]
         found = self._posts.look(self._service.version.number, np.concatenate(rows or [np.empty((0, 0))]))
         if found is None or self._approval.mode == "never" or self._clock() < self._turn_again_s:
@@ -219,7 +219,7 @@ class Sentry:
                 continue
             watch = self._docket.watch(ledger.get(saved["number"]), ledger.get(saved["baseline"]))
             watch.load_state_dict(saved)
-            self._posts.add(watch, Domain(blocks))
+            self._posts.add(watch, DataRegime(blocks))
         if serving.number and self.watch is None:
             previous = ledger.get(ledger.aliases().get("previous") or 0)
             self.begin(previous, ledger.verdict(serving.number).get("expires_s"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
 from tta_agent.core.types import Array, Label, Positions, Record, Version
-from tta_agent.domains import Domain
+from tta_agent.drift.detector import DataRegime
 from tta_agent.pairing import Asked, Pairing
 from tta_agent.sessions import Session, run
 from tta_agent.verdict import Ruling
@@ -76,7 +76,7 @@ class Trial:
         every: int = 500,
     ) -> None:
         self.version, self.against, self.case = version, against, case
-        self.domain = Domain()  # of its records; empty as long as it has never waited for them
+        self.domain = DataRegime()  # of its records; empty as long as it has never waited for them
         self.pairing = Pairing(graphs, born, window, bucket_s)
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
         self._expect, self._every = expect, every
@@ -176,4 +176,4 @@ class Trial:
         """Continue from `state_dict()` of the same candidate."""
         self.pairing.load_state_dict(state["pairing"])
         self._looks, self.passed = state["looks"]
-        self.domain = Domain(state["domain"])
+        self.domain = DataRegime(state["domain"])

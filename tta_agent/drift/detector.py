@@ -29,7 +29,7 @@ LEFT = 8.0  # standard errors beyond which records are of another kind
 FITS = 3.5  # and within which they are clearly of the same
 
 
-def signature(logits: Array, x: Array) -> Array:
+def features(logits: Array, x: Array) -> Array:
     """What tells kinds of records apart, [n, 5]: of the source's logits [n, C] and the inputs [n, ...] that it had.
 
     Roughness is the mean distance of neighbours along the last axis: noise raises it, blur lowers it.
@@ -39,7 +39,7 @@ def signature(logits: Array, x: Array) -> Array:
     return np.stack([entropy(softmax(z)), energy(z), flat.mean(1), flat.std(1), rough], 1)
 
 
-class Domain:
+class DataRegime:
     """Records of one kind, by block means of their signature. It follows slow drift.
 
     Args:
@@ -90,7 +90,7 @@ def _joined(blocks: Array, block: Array, most: int) -> Array:
     return np.concatenate([blocks.reshape(-1, len(block)), block[None]])[-most:]
 
 
-class Lookout:
+class DriftDetector:
     """Makes blocks of signatures, and remembers those since the records last changed their kind.
 
     Attributes:
@@ -101,17 +101,17 @@ class Lookout:
     def __init__(self) -> None:
         self._rows: list[Array] = []
         self.latest = self.steady = np.empty((0, 0))
-        self._before = Domain()  # the kind that has ended last
+        self._before = DataRegime()  # the kind that has ended last
 
-    def domain(self) -> Domain:
+    def domain(self) -> DataRegime:
         """Of what arrives now."""
-        return Domain(self.steady)
+        return DataRegime(self.steady)
 
     def turn(self) -> None:
         """Another version serves now: the latest blocks have had their say."""
         self.latest = np.empty((0, 0))
 
-    def see(self, rows: Array) -> Iterator[Domain | None]:
+    def see(self, rows: Array) -> Iterator[DataRegime | None]:
         """Signatures [n, d], in order; for each block that they complete, the kind that has ended, if so."""
         self._rows += list(rows)
         while len(self._rows) >= BLOCK:
@@ -121,13 +121,13 @@ class Lookout:
             self.steady = _joined(self.steady, block, KEPT)
             yield self._ended()
 
-    def _ended(self) -> Domain | None:
+    def _ended(self) -> DataRegime | None:
         if len(self.steady) < ENOUGH:
             if self._before.fits(self.steady):  # a short excursion: what was known before still holds
                 self.steady = np.concatenate([self._before.blocks, self.steady[-FITTING:]])[-KEPT:]
             return None
         for k in LONGER:
-            before, latest = Domain(self.steady[:-k]), self.steady[-k:]
+            before, latest = DataRegime(self.steady[:-k]), self.steady[-k:]
             if before.distance(latest) > LEFT:
                 self.steady, self._before = latest, before
                 return before
