@@ -22,13 +22,13 @@ from tta_agent import build
 from tta_agent.bench import contenders, subjects
 from tta_agent.bench.streams import Stream, StreamSpec
 from tta_agent.demo import corruptions
-from tta_agent.norms import Estimate
+from tta_agent.models.batchnorm import StatsConfig
 from tta_agent.settings import env
 from tta_agent.telemetry import Telemetry
 
 INF = float("inf")
 ESTIMATES = {
-    f"momentum {momentum}, change {change}": Estimate(momentum=momentum, change=change)
+    f"momentum {momentum}, change {change}": StatsConfig(momentum=momentum, change=change)
     for momentum in (0.02, 0.05, 0.1, 0.3)
     for change in (1.5, 2.0, 3.0, INF)
 }

@@ -6,8 +6,8 @@ import pytest
 from tta_agent import testing
 from tta_agent.anchor import LIGHT, AnchorSet, stratified
 from tta_agent.core.errors import ConfigError
-from tta_agent.graph import MasterGraph, answers
-from tta_agent.sessions import open_session
+from tta_agent.models.onnx_export import GraphTemplate, answers
+from tta_agent.models.ort_sessions import open_session
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.25)
 
@@ -73,7 +73,7 @@ def test_sessions_and_functions_answer_alike_whatever_the_batch():
     rng = np.random.default_rng(0)
     anchor = AnchorSet(rng.random((23, 1, 8, 8)), np.arange(23) % 4)
     module = testing.tiny_net("batch")
-    session = open_session(MasterGraph(module, (1, 8, 8)).compose(module))
+    session = open_session(GraphTemplate(module, (1, 8, 8)).compose(module))
     by_session = anchor.answers(session, batch=10)
     by_module = anchor.answers(lambda x: answers(module, x), batch=23)
     assert list(by_session) == list(anchor.views())

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import train
-from tta_agent import graph, models, norms
 from tta_agent.bench import nets
 from tta_agent.demo import data
 from tta_agent.demo.data import Images
 from tta_agent.demo.train import accuracy
+from tta_agent.models import batchnorm, loader, onnx_export
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "benchmarks" / "weights"
@@ -31,7 +31,7 @@ def weights_of(name):
 
 
 def deployed(name):
-    return models.load(None, f"tta_agent.bench.nets:{name}", weights_of(name), device="cpu")
+    return loader.load(None, f"tta_agent.bench.nets:{name}", weights_of(name), device="cpu")
 
 
 def documented(name):
@@ -52,7 +52,7 @@ def first(images, n=1000):
     [("resnet20", {"BatchNorm": 19}), ("fashion_gn", {"GroupNorm": 7}), ("fashion_ln", {"LayerNorm": 8})],
 )
 def test_one_kind_of_normalisation_each(name, layers):
-    assert norms.census(FACTORIES[name]()) == layers
+    assert batchnorm.census(FACTORIES[name]()) == layers
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -77,7 +77,7 @@ def test_the_resnet_takes_the_public_weights_and_is_as_accurate_as_they_are():
 def test_candidates_are_patched_into_the_graph_by_name(name):
     torch.manual_seed(0)
     model = FACTORIES[name]()
-    assert graph.MasterGraph(model, model.input_shape).patchable
+    assert onnx_export.GraphTemplate(model, model.input_shape).patchable
 
 
 @pytest.mark.parametrize("name", FACTORIES)

@@ -15,14 +15,14 @@ from tta_agent.bench.cost import Clock, Counter, head
 from tta_agent.bench.lagged import NOBODY, Lagged, change_cost
 from tta_agent.bench.streams import Stream, StreamSpec
 from tta_agent.core.types import Selection, StepReport
-from tta_agent.models import Source
+from tta_agent.models.loader import DeployedModel
 from tta_agent.settings import env
 
 CPU = torch.device("cpu")
 
 
 def source(kind="batch"):
-    return Source(testing.tiny_net(kind), (1, 8, 8), testing.CLASSES, CPU)
+    return DeployedModel(testing.tiny_net(kind), (1, 8, 8), testing.CLASSES, CPU)
 
 
 def settings(method, **groups):

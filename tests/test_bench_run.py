@@ -158,7 +158,7 @@ def other_net():
 def test_the_code_of_a_method_is_known_with_all_that_it_stands_on():
     adapter = plan.digest.code("tta_adapters.tent")
     assert adapter != plan.digest.code("tta_adapters.norm")
-    assert adapter == plan.digest.code("tta_adapters.tent", "tta_agent.norms")
+    assert adapter == plan.digest.code("tta_adapters.tent", "tta_agent.models.batchnorm")
 
 
 def test_quick_writes_the_published_row_and_nothing_beside_it(call, tmp_path, monkeypatch):

@@ -15,15 +15,15 @@ from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
 from tta_agent.drift.detector import features
-from tta_agent.graph import MasterGraph
 from tta_agent.inbox import Command, Inbox
 from tta_agent.journal import Journal
 from tta_agent.labels.requests import drawn
 from tta_agent.ledger.backlog import Backlog
+from tta_agent.models.onnx_export import GraphTemplate
+from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.pace import Pace
 from tta_agent.sentry import LATEST, Sentry
 from tta_agent.service import Service
-from tta_agent.sessions import SessionPair, open_session, run
 from tta_agent.stream.router import RoutedRecords
 from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry import Telemetry
@@ -34,7 +34,7 @@ from tta_agent.versions import Ledger
 
 @pytest.fixture(scope="module")
 def master():
-    return MasterGraph(tiny_net("batch"), (1, 8, 8))
+    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
 class Says:
@@ -59,7 +59,7 @@ class World:
         self.ledger = Ledger(folder / "versions")
         self.ledger.ensure_source("f", lambda: (master.compose(tiny_net("batch")), master.fixed))
         serving = self.ledger.get(self.ledger.aliases()["serving"])
-        self.pair = SessionPair(serving.number, open_session(serving.path))
+        self.pair = HotSwapSession(serving.number, open_session(serving.path))
         self.swapper = SessionSwapper(self.pair, open_session)
         self.journal = Journal(folder)
         self.veto, self.proof = Says(), Says("inconclusive", "certified")

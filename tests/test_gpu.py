@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tta_agent import models, testing
-from tta_agent.accelerator import Accelerator
+from tta_agent import testing
 from tta_agent.core import plugins
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection
+from tta_agent.models import loader
+from tta_agent.models.device import Accelerator
 from tta_agent.teacher import Teacher
 from tta_agent.telemetry import Telemetry
 
@@ -22,7 +23,7 @@ CUDA = torch.device("cuda")
 
 
 def test_auto_takes_the_device():
-    assert models.pick_device("auto").type == "cuda"
+    assert loader.pick_device("auto").type == "cuda"
 
 
 @pytest.mark.parametrize("kind", get_args(testing.Kind))

@@ -11,16 +11,17 @@ STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "http", "demo", "
 ONLY_IN = {
     "kafka": lambda name: name.startswith("tta_agent.stream.kafka.consumer"),
     "opentelemetry": lambda name: name.startswith("tta_agent.telemetry"),
-    "onnxruntime": lambda name: name == "tta_agent.sessions",
+    "onnxruntime": lambda name: name == "tta_agent.models.ort_sessions",
     "onnx": lambda name: (
-        name in ("tta_agent.graph", "tta_agent.delta") or name.startswith("tta_agent.onnx_model")
+        name in ("tta_agent.models.onnx_export", "tta_agent.models.weight_delta")
+        or name.startswith("tta_agent.models.onnx_import")
     ),
     "typer": lambda name: name.endswith("cli"),
     "fsspec": lambda name: name.startswith("tta_agent.ledger"),
     "sklearn": lambda name: name.startswith("tta_agent.rehearsal"),
     "sqlite3": lambda name: name.startswith(("tta_agent.stream", "tta_agent.labels")),
     "torch_ttt": lambda name: name == "tta_agent.bench.peers",
-    "timm": lambda name: name == "tta_agent.models",
+    "timm": lambda name: name == "tta_agent.models.loader",
 }
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests import worlds
 from tests.parts.otlp import OtlpReceiver
 from tta_agent import build
-from tta_agent.sessions import SessionPair, open_session, run
+from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.stream import factory
 from tta_agent.stream.codecs import cloudevents, oip
 from tta_agent.swappers.session import SessionSwapper
@@ -50,7 +50,7 @@ class World:
         self.source = build.load_source(self.settings)
         self.ledger: Ledger = build.open_ledger(self.settings, self.source)
         session = open_session(self.ledger.get(0).path)
-        self.pair = SessionPair(0, session)
+        self.pair = HotSwapSession(0, session)
         self.producer = factory.open_producer(self.settings)
         self.sent = 0
         self.right: list[tuple[int, bool]] = []

@@ -10,11 +10,11 @@ import torch
 import tta_agent.replay
 from tests import worlds
 from tta_adapters.tent import Tent
-from tta_agent import graph
 from tta_agent.build import load_source
 from tta_agent.core.errors import ConfigError
+from tta_agent.models import onnx_export
+from tta_agent.models.ort_sessions import open_session, run
 from tta_agent.replay import _indoors, replay
-from tta_agent.sessions import open_session, run
 from tta_agent.settings import env
 from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.stream.recordings.reader import Recording, RecordingWriter
@@ -191,7 +191,7 @@ def test_the_served_graph_answering_single_images_keeps_tents_online_accuracy(se
         logits = adapter.forward(x)
         online += (logits.argmax(1).numpy() == labels[start : start + 64]).tolist()
         adapter.step(x, logits, everyone(x))
-    session = open_session(graph.MasterGraph(source.module, source.shape).compose(adapter.servable()))
+    session = open_session(onnx_export.GraphTemplate(source.module, source.shape).compose(adapter.servable()))
     fresh, truth = shifted[4000:], labels[4000:]
     alone = np.concatenate([run(session, fresh[i : i + 1]) for i in range(len(fresh))])
     together = np.concatenate([run(session, fresh[i : i + 250]) for i in range(0, len(fresh), 250)])

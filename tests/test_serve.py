@@ -19,10 +19,10 @@ import pytest
 
 from tests.parts import serving
 from tta_agent.core.types import Array, RawRecord, Record
+from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session, open_version
 from tta_agent.serve.app import make_app
 from tta_agent.serve.stats import Stats
 from tta_agent.serve.tap import Tap
-from tta_agent.sessions import Session, SessionPair, open_session, open_version
 from tta_agent.stream.codecs import cloudevents, oip
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
@@ -33,7 +33,7 @@ X = serving.samples(2)
 class Server:
     http: httpx.Client
     shelf: serving.Shelf
-    pair: SessionPair
+    pair: HotSwapSession
 
     def infer(self, x: Array = X, path: str = "", **headers: str) -> tuple[str | None, Array]:
         body, length = oip.encode(oip.Body({"input": x}, parameters={"binary_data_output": True}))
@@ -62,7 +62,7 @@ class Server:
 @contextmanager
 def serving_tiny(folder: Path, **options: Any) -> Iterator[Server]:
     shelf = serving.Shelf(folder)
-    pair = SessionPair(0, open_version(shelf.add(0), open_session))
+    pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
     app = make_app("tiny", pair, shelf.find, **options)
     with serving.running(app) as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
         yield Server(http, shelf, pair)
@@ -354,7 +354,7 @@ sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from tests.parts import serving
 from tta_agent.serve.app import make_app, serve
 from tta_agent.serve.tap import Tap
-from tta_agent.sessions import SessionPair, open_session, open_version
+from tta_agent.models.ort_sessions import SessionPair, open_session, open_version
 
 class Printer(serving.FakeProducer):
     def flush(self):
@@ -376,7 +376,9 @@ def test_a_process_that_is_told_to_stop_flushes_its_tap(tmp_path: Path) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here.parent) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http,
     ):
-        server = Server(http, serving.Shelf(tmp_path), SessionPair(0, open_session(serving.graph_bytes(0))))
+        server = Server(
+            http, serving.Shelf(tmp_path), HotSwapSession(0, open_session(serving.graph_bytes(0)))
+        )
         serving.eventually(lambda: answers_at(http), timeout_s=60)
         server.infer()
         process.terminate()

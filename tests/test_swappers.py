@@ -18,8 +18,8 @@ from tests.parts import serving
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Golden, Version
+from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
 from tta_agent.serve.app import make_app
-from tta_agent.sessions import SessionPair, open_session, open_version
 from tta_agent.swappers.oip import OipSwapper
 from tta_agent.swappers.session import SessionSwapper
 
@@ -27,7 +27,7 @@ from tta_agent.swappers.session import SessionSwapper
 class Bench:
     """A swapper, what it swaps, and the versions there are."""
 
-    def __init__(self, shelf: serving.Shelf, pair: SessionPair) -> None:
+    def __init__(self, shelf: serving.Shelf, pair: HotSwapSession) -> None:
         self.shelf, self.pair = shelf, pair
         self.swapper: ServerDriver
 
@@ -46,7 +46,7 @@ class Bench:
 @pytest.fixture(params=["session", "oip"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     shelf = serving.Shelf(tmp_path)
-    pair = SessionPair(0, open_version(shelf.add(0), open_session))
+    pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
     made = Bench(shelf, pair)
     if request.param == "session":
         made.swapper = SessionSwapper(pair, open_session)
@@ -161,7 +161,7 @@ def test_verify_notices_other_answers(bench: Bench) -> None:
 
 def test_after_another_was_loaded_the_session_swapper_says_what_to_do(tmp_path: Path) -> None:
     shelf = serving.Shelf(tmp_path)
-    swapper = SessionSwapper(SessionPair(0, open_version(shelf.add(0), open_session)), open_session)
+    swapper = SessionSwapper(HotSwapSession(0, open_version(shelf.add(0), open_session)), open_session)
     swapper.publish(shelf.add(1), serving.golden(1))
     swapper.activate(shelf.find(1))
     swapper.publish(shelf.add(2), serving.golden(2))
@@ -181,7 +181,7 @@ def asking(url: str, model: str = "tiny") -> Iterator[OipSwapper]:
 
 @contextmanager
 def serving_zero(shelf: serving.Shelf) -> Iterator[str]:
-    pair = SessionPair(0, open_version(shelf.add(0), open_session))
+    pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
     with serving.running(make_app("tiny", pair, shelf.find)) as url:
         yield url
 

@@ -7,8 +7,8 @@ import torch
 from tta_adapters.frozen import Frozen
 from tta_adapters.sar import Sar
 from tta_adapters.tent import Tent
-from tta_agent.accelerator import SMALLEST, Accelerator, Room
 from tta_agent.core.types import Selection
+from tta_agent.models.device import SMALLEST, Accelerator, Room
 from tta_agent.teacher import Teacher
 from tta_agent.telemetry import Telemetry
 from tta_agent.testing import batch, everyone, fingerprint, same, tiny_net

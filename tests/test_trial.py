@@ -11,8 +11,8 @@ from onnx import helper
 
 from tta_agent.core.evidence import GainEstimate
 from tta_agent.core.types import Label, Record, Version
+from tta_agent.models.ort_sessions import open_session
 from tta_agent.pairing import Asked
-from tta_agent.sessions import open_session
 from tta_agent.trial import Case, Trial
 
 

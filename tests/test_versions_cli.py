@@ -9,7 +9,7 @@ from tests.test_versions import GOLDEN, graph
 from tta_agent.cli import app
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult
-from tta_agent.sessions import open_session
+from tta_agent.models.ort_sessions import open_session
 from tta_agent.settings import env
 from tta_agent.versions import open_ledger
 

@@ -17,8 +17,8 @@ import numpy as np
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.core.types import Array
-from tta_agent.origin import read_source_data
-from tta_agent.sessions import Session, run
+from tta_agent.models.ort_sessions import Session, run
+from tta_agent.models.source_data import read_source_data
 
 CLEAN = "clean"
 LIGHT = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression")

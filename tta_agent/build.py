@@ -14,19 +14,20 @@ import torch
 from torch import nn
 
 import tta_agent
-from tta_agent import models, versions
-from tta_agent.accelerator import Accelerator
+from tta_agent import versions
 from tta_agent.agent import Agent
 from tta_agent.build_decision import make_decider, open_interface
 from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import Adapter, Producer, ServerDriver, StreamConsumer
 from tta_agent.core.types import SourceInfo
-from tta_agent.graph import MasterGraph, floats
 from tta_agent.journal import Journal
 from tta_agent.labels.join import LabelJoiner
-from tta_agent.norms import census
-from tta_agent.origin import read_source_data
+from tta_agent.models import loader
+from tta_agent.models.batchnorm import census
+from tta_agent.models.device import Accelerator
+from tta_agent.models.onnx_export import GraphTemplate, floats
+from tta_agent.models.source_data import read_source_data
 from tta_agent.rhythm import Rhythm
 from tta_agent.service import Service
 from tta_agent.settings.schema import Settings
@@ -43,11 +44,11 @@ __all__ = ["agent", "assemble", "load_source", "open_interface", "open_ledger"]
 log = logging.getLogger(__name__)
 
 
-def load_source(settings: Settings) -> models.Source:
+def load_source(settings: Settings) -> loader.DeployedModel:
     """The deployed model, on its device."""
     torch.set_num_threads(settings.model.threads)
     m = settings.model
-    return models.load(
+    return loader.load(
         m.name,
         m.factory,
         m.weights,
@@ -60,19 +61,21 @@ def load_source(settings: Settings) -> models.Source:
     )
 
 
-def open_ledger(settings: Settings, source: models.Source, master: MasterGraph | None = None) -> Ledger:
+def open_ledger(
+    settings: Settings, source: loader.DeployedModel, master: GraphTemplate | None = None
+) -> Ledger:
     """The ledger, with the source as version 0."""
     ledger = versions.open_ledger(settings)
 
     def make() -> tuple[bytes, Any]:
-        graph = master or MasterGraph(source.module, source.shape, source.graph)
+        graph = master or GraphTemplate(source.module, source.shape, source.graph)
         return graph.compose(source.module), graph.fixed
 
     ledger.ensure_source(fingerprint(source.module), make)
     return ledger
 
 
-def agent(settings: Settings, source: models.Source) -> Agent:
+def agent(settings: Settings, source: loader.DeployedModel) -> Agent:
     """Everything, wired around the deployed model.
 
     Raises:
@@ -88,13 +91,13 @@ def agent(settings: Settings, source: models.Source) -> Agent:
 
 def assemble(
     settings: Settings,
-    source: models.Source,
+    source: loader.DeployedModel,
     stream: StreamConsumer,
     producer: Producer,
     swapper: ServerDriver,
     telemetry: Telemetry,
     *,
-    master: MasterGraph | None = None,
+    master: GraphTemplate | None = None,
     clock: Callable[[], float] = time.time,
     **agent_options: Any,
 ) -> Agent:
@@ -107,7 +110,7 @@ def assemble(
     """
     s, journal = settings, Journal(settings.store.path)
     teacher = make_teacher(settings, source, telemetry)
-    master = master or MasterGraph(source.module, source.shape, source.graph)
+    master = master or GraphTemplate(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, master)
     desk = make_decider(
         s, source, master, ledger, swapper, producer, telemetry, journal,
@@ -147,7 +150,7 @@ def _when_up(service: Service, timeout_s: float) -> None:
             time.sleep(0.5)
 
 
-def make_teacher(settings: Settings, source: models.Source, telemetry: Telemetry) -> Teacher:
+def make_teacher(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Teacher:
     """The adapter with its selectors and schedules; the frozen one in mode observe."""
     s = settings
     method = "frozen" if s.mode == "observe" else s.adapt.method
@@ -164,7 +167,7 @@ def make_teacher(settings: Settings, source: models.Source, telemetry: Telemetry
     return Teacher(adapter, source.module, selectors, accelerator, telemetry, method, schedules)
 
 
-def make_adapter(settings: Settings, source: models.Source, method: str) -> Adapter:
+def make_adapter(settings: Settings, source: loader.DeployedModel, method: str) -> Adapter:
     """The adapter, with what is known of the source where it asks for that."""
     asks = "origin" in inspect.signature(plugins.load("adapters", method)).parameters
     known = {"origin": load_origin(settings, source)} if asks else {}
@@ -173,7 +176,7 @@ def make_adapter(settings: Settings, source: models.Source, method: str) -> Adap
     return adapter
 
 
-def load_origin(settings: Settings, source: models.Source) -> SourceInfo:
+def load_origin(settings: Settings, source: loader.DeployedModel) -> SourceInfo:
     """What is known of the source besides its weights: pixel facts, and data where the settings name some."""
     path = settings.model.source_data
     if path is None:
@@ -218,7 +221,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def describe(settings: Settings, source: models.Source) -> str:
+def describe(settings: Settings, source: loader.DeployedModel) -> str:
     """One line on what runs where."""
     device = torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else "CPU"
     model = settings.model.name or settings.model.factory or settings.model.onnx

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tta_agent import calibrate, models
+from tta_agent import calibrate
 from tta_agent.anchor import AnchorSet
 from tta_agent.approval import Approval, Mode
 from tta_agent.core import plugins
@@ -18,15 +18,16 @@ from tta_agent.counsel import Rehearsal
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
-from tta_agent.graph import MasterGraph
 from tta_agent.hooks import Hooks
 from tta_agent.inbox import Inbox
 from tta_agent.journal import Journal
 from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
+from tta_agent.models import loader
+from tta_agent.models.onnx_export import GraphTemplate
+from tta_agent.models.ort_sessions import open_session
 from tta_agent.pace import Pace
 from tta_agent.sentry import Sentry
 from tta_agent.service import Service
-from tta_agent.sessions import open_session
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.codecs import cloudevents
 from tta_agent.telemetry import Telemetry
@@ -42,8 +43,8 @@ WATCHED = ("integrity", "collapse", "histogram", "flips", "forgetting")  # asked
 
 def make_decider(
     settings: Settings,
-    source: models.Source,
-    master: MasterGraph,
+    source: loader.DeployedModel,
+    master: GraphTemplate,
     ledger: Ledger,
     swapper: ServerDriver,
     producer: Producer,
@@ -99,7 +100,7 @@ def make_decider(
     return Decider(court, sentry, hooks.close if hooks else lambda: None)
 
 
-def load_anchor(settings: Settings, source: models.Source) -> AnchorSet | None:
+def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet | None:
     """The labelled set that no candidate may forget: as named, else the source data where it is labelled."""
     path = settings.gate.anchor or settings.model.source_data
     if path is None:
@@ -114,7 +115,7 @@ def load_anchor(settings: Settings, source: models.Source) -> AnchorSet | None:
     )
 
 
-def load_rehearsal(settings: Settings, source: models.Source, fingerprint: str) -> Rehearsal | None:
+def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint: str) -> Rehearsal | None:
     """What `tta-agent rehearse` has found for this model and this way of adapting, where a gate asks for it."""
     if "rehearsed" not in settings.gate.gates or settings.mode == "observe":
         return None

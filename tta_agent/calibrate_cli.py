@@ -19,7 +19,7 @@ from tta_agent.settings import env
 if TYPE_CHECKING:
     from tta_agent.calibrate import Answers, Null
     from tta_agent.core.types import Array
-    from tta_agent.models import Source
+    from tta_agent.models.loader import DeployedModel
     from tta_agent.settings.schema import Settings
 
 JITTERS = 5
@@ -86,7 +86,7 @@ def _measure(settings: Settings, answers: Answers, window: int, count: int) -> d
 
 
 def _answers(
-    settings: Settings, source: Source, recording: Path | None, records: int, follow_s: float
+    settings: Settings, source: DeployedModel, recording: Path | None, records: int, follow_s: float
 ) -> Answers:
     with tempfile.TemporaryDirectory() as scratch:
         folder = recording or _recorded(settings, Path(scratch) / "recording", records, follow_s)
@@ -101,7 +101,7 @@ def _recorded(settings: Settings, folder: Path, records: int, follow_s: float) -
     return folder
 
 
-def _asked(settings: Settings, source: Source, folder: Path, records: int, *, held: bool) -> Answers:
+def _asked(settings: Settings, source: DeployedModel, folder: Path, records: int, *, held: bool) -> Answers:
     import numpy as np
 
     from tta_agent.calibrate import Answers, ask, find_sigma, jittered
@@ -131,7 +131,7 @@ def _asked(settings: Settings, source: Source, folder: Path, records: int, *, he
     return Answers(serving, others, np.asarray(labels, np.int64), tenants, anchors)
 
 
-def _fits(x: Array, source: Source) -> None:
+def _fits(x: Array, source: DeployedModel) -> None:
     if x.shape[1:] != tuple(source.shape):
         raise ConfigError(
             f"records have shape {list(x.shape[1:])}, the model takes {list(source.shape)}: "
@@ -139,7 +139,7 @@ def _fits(x: Array, source: Source) -> None:
         )
 
 
-def _anchors(settings: Settings, source: Source, modules: list[Any]) -> list[Any]:
+def _anchors(settings: Settings, source: DeployedModel, modules: list[Any]) -> list[Any]:
     from tta_agent.build_decision import load_anchor
     from tta_agent.calibrate import ask
 

@@ -10,7 +10,7 @@ from torch import nn
 from tta_agent.core.evidence import AnchorResult, GainEstimate
 from tta_agent.core.types import Array, Record, Version
 from tta_agent.drift.detector import DataRegime
-from tta_agent.sessions import Session
+from tta_agent.models.ort_sessions import Session
 
 
 class Rehearsal(Protocol):

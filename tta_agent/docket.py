@@ -14,9 +14,9 @@ from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.protocols import Gate
 from tta_agent.core.types import Array, Version
 from tta_agent.counsel import Rehearsal
-from tta_agent.graph import MasterGraph, answers, parity
+from tta_agent.models.onnx_export import GraphTemplate, answers, parity
+from tta_agent.models.ort_sessions import Session, run
 from tta_agent.service import Service
-from tta_agent.sessions import Session, run
 from tta_agent.trial import Case, Trial
 from tta_agent.watch import Watch
 
@@ -48,7 +48,7 @@ class Docket:
 
     def __init__(
         self,
-        master: MasterGraph,
+        master: GraphTemplate,
         service: Service,
         terms: Terms,
         *,

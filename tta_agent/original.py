@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from tta_agent.norms import Estimate, TargetNorm, convert
+from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, convert
 
 
 class Original:
@@ -37,5 +37,5 @@ class Original:
         """[B, ...] -> [B, C] under the statistics of this batch."""
         if self._batch_module is None:
             self._batch_module = copy.deepcopy(self._module)
-            convert(self._batch_module, lambda layer: TargetNorm(layer, Estimate()))
+            convert(self._batch_module, lambda layer: AdaptiveBatchNorm(layer, StatsConfig()))
         return self._batch_module(x)  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import torch
 
 from tta_agent.core.evidence import LabelledPair
 from tta_agent.core.types import Array, Label, Positions, Record
-from tta_agent.sessions import Session, run
+from tta_agent.models.ort_sessions import Session, run
 
 REMEMBERED = 50_000  # records that may still get a label; labels whose order is kept
 

@@ -6,7 +6,7 @@ from tta_agent.core.errors import LedgerError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Version
 from tta_agent.journal import Journal
-from tta_agent.sessions import open_session
+from tta_agent.models.ort_sessions import open_session
 from tta_agent.settings.schema import Settings
 from tta_agent.swap import bring_up, golden
 from tta_agent.swappers.none import NoSwapper

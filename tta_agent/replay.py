@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
-from tta_agent import build, models
+from tta_agent import build
 from tta_agent.agent import Agent
 from tta_agent.core.errors import ConfigError
-from tta_agent.graph import MasterGraph
+from tta_agent.models import loader
+from tta_agent.models.onnx_export import GraphTemplate
+from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import MOST_WINDOWS
 from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape
-from tta_agent.sessions import SessionPair, open_session
 from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.recordings.reader import Recording
@@ -93,11 +94,11 @@ def _indoors(settings: Settings, store: Path) -> Settings:
     return settings.model_copy(update=inside)
 
 
-def _assemble(settings: Settings, source: models.Source, tape: Tape) -> Agent:
-    master = MasterGraph(source.module, source.shape, source.graph)
+def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape) -> Agent:
+    master = GraphTemplate(source.module, source.shape, source.graph)
     ledger = build.open_ledger(settings, source, master)
     session = open_session(ledger.get(0).path, threads=settings.model.threads)
-    tape.pair, tape.source = SessionPair(0, session), session
+    tape.pair, tape.source = HotSwapSession(0, session), session
     swapper = SessionSwapper(tape.pair, lambda path: open_session(path, threads=settings.model.threads))
     return build.assemble(
         settings,
@@ -158,7 +159,7 @@ def _cost(agent: Agent, tape: Tape, seconds: float, forward_s: float) -> dict[st
 
 
 @torch.no_grad()
-def _forward_only(recording: Recording, source: models.Source, batch_size: int) -> float:
+def _forward_only(recording: Recording, source: loader.DeployedModel, batch_size: int) -> float:
     """Seconds of nothing but the model's forward passes over as many records, by the first thousand of them."""
     seconds, rows = 0.0, islice(recording, TIMED)
     while part := list(islice(rows, batch_size)):

@@ -20,11 +20,11 @@ from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime, features
 from tta_agent.inbox import Command, Inbox
+from tta_agent.models.ort_sessions import Session
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
 from tta_agent.posts import Posts
 from tta_agent.service import Service
-from tta_agent.sessions import Session
 from tta_agent.watch import Watch
 
 log = logging.getLogger(__name__)

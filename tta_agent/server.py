@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
+from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.serve.app import make_app, serve
 from tta_agent.serve.tap import Tap
-from tta_agent.sessions import SessionPair, open_session
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 from tta_agent.versions import Ledger, open_ledger
@@ -23,7 +23,7 @@ def run(settings: Settings) -> None:
     ledger = _ledger(s)
     number = ledger.aliases()["serving"] or 0
     opener = functools.partial(open_session, threads=s.serve.threads)
-    pair = SessionPair(number, opener(ledger.get(number).path))
+    pair = HotSwapSession(number, opener(ledger.get(number).path))
     producer = open_producer(s) if s.serve.tap else None
     tap = (
         Tap(producer, s.stream.topic, s.model.served_as, capacity_bytes=s.serve.tap_bytes)

@@ -16,7 +16,7 @@ from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.journal import Journal
 from tta_agent.ledger.backlog import Backlog
-from tta_agent.sessions import Session
+from tta_agent.models.ort_sessions import Session
 from tta_agent.swap import bring_up, golden
 from tta_agent.telemetry import Telemetry
 from tta_agent.versions import Ledger

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, Golden, Version
-from tta_agent.sessions import Session, run
+from tta_agent.models.ort_sessions import Session, run
 
 
 def golden(session: Session, inputs: Array) -> Golden:

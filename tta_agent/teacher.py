@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tta_agent.accelerator import Accelerator, Room
 from tta_agent.core.protocols import Adapter, Schedule, Selector, Stateful
 from tta_agent.core.types import Array, Moment, Positions, Selection, StepReport, View
 from tta_agent.health import Health
+from tta_agent.models.device import Accelerator, Room
 from tta_agent.original import Original
 from tta_agent.scoring import sample_scores
 from tta_agent.telemetry import Telemetry

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.protocols import Adapter
 from tta_agent.core.types import GateResult, Proof, Selection
-from tta_agent.norms import TargetNorm
+from tta_agent.models.batchnorm import AdaptiveBatchNorm
 
 Kind = Literal["batch", "group", "layer"]
 Make = Callable[[nn.Module], Adapter]
@@ -146,7 +146,7 @@ def check_servable_answers_each_alone(make: Make, model: nn.Module) -> None:
     adapter, x = make(model), batch()
     learn(adapter)
     served = adapter.servable()
-    assert not any(isinstance(module, TargetNorm) for module in served.modules())
+    assert not any(isinstance(module, AdaptiveBatchNorm) for module in served.modules())
     assert served.state_dict().keys() == model.state_dict().keys()
     with torch.no_grad():
         alone = torch.cat([served(x[i : i + 1]) for i in range(len(x))])

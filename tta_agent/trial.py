@@ -13,8 +13,8 @@ import numpy as np
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
 from tta_agent.core.types import Array, Label, Positions, Record, Version
 from tta_agent.drift.detector import DataRegime
+from tta_agent.models.ort_sessions import Session, run
 from tta_agent.pairing import Asked, Pairing
-from tta_agent.sessions import Session, run
 from tta_agent.verdict import Ruling
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate

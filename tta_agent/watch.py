@@ -17,8 +17,8 @@ from tta_agent.betting import RUN_LENGTH, Reverse
 from tta_agent.core.evidence import AnchorResult, Evidence
 from tta_agent.core.protocols import Gate
 from tta_agent.core.types import GateResult, Label, Version
+from tta_agent.models.ort_sessions import Session
 from tta_agent.pairing import Asked, Pairing
-from tta_agent.sessions import Session
 
 
 class Watch:

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tta_agent.norms import Estimate, TargetNorm
+from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig
 
 Moments = tuple[Tensor, Tensor]  # mean and variance
 SMALL = 1e-12  # below any distance or variance that means something; keeps square roots and ratios finite
 
 
-class AdaMixNorm(TargetNorm):
+class AdaMixNorm(AdaptiveBatchNorm):
     """A BatchNorm that mixes the batch with the source by their distances, and averages batch and mixture.
 
     Args:
@@ -22,7 +22,7 @@ class AdaMixNorm(TargetNorm):
         transform: statistic transformation, or gradients through alpha.
     """
 
-    def __init__(self, layer: _BatchNorm, estimate: Estimate, transform: bool) -> None:
+    def __init__(self, layer: _BatchNorm, estimate: StatsConfig, transform: bool) -> None:
         super().__init__(layer, estimate)
         self.transform = transform
         self._alpha = self.kept.clone()  # of the batch that was last forwarded

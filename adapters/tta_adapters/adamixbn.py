@@ -47,7 +47,7 @@ from tta_adapters.gem import gem
 from tta_adapters.learner import Learner, Loss, Optimizer, Parameters
 from tta_adapters.ranges import between
 from tta_agent.core.types import Selection, StepReport
-from tta_agent.norms import TargetNorm
+from tta_agent.models.batchnorm import AdaptiveBatchNorm
 
 Gem = Literal["gem-t", "gem-skd", "gem-aug"]
 Temperature = Literal["per-sample", "literal"]
@@ -67,7 +67,7 @@ class AdaMixBN(Learner):
         optimizer: sgd or adam; where not given sgd in episodes, and adam online. An episode begins with a fresh one:
             SGD's momentum does nothing there.
         views: augmented views of gem-aug, >= 1.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`, but not `prior`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`, but not `prior`.
 
     Raises:
         CannotAdapt: the model has no BatchNorm with scale or shift.
@@ -165,7 +165,7 @@ def batch_affine(model: nn.Module) -> Parameters:
     return {
         f"{name}.{leaf}": parameter
         for name, module in model.named_modules()
-        if isinstance(module, TargetNorm)
+        if isinstance(module, AdaptiveBatchNorm)
         for leaf, parameter in module.named_parameters(recurse=False)
     }
 

@@ -47,7 +47,7 @@ class Cotta(Taught):
         views: how many are averaged, >= 1.
         symmetric: SCE instead of cross-entropy, as the paper has it for ImageNet.
         ema: share of the old teacher in the new one.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: no parameter called weight or bias, or inputs that are not images.

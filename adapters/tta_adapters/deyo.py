@@ -13,7 +13,7 @@ Not normalised and divided by the survivors, the step is the stronger the fewer 
 step. `divide="batch"` divides by all B samples of the batch instead, so that thin evidence moves little.
 
 Deviations: dropout stays off; the layer rule goes by structure (`layers="literal"` for the paper's names), and the
-statistics are averaged for serving (`tta_agent.norms.TargetNorm`). Nobody survives: no step at all, as in the paper.
+statistics are averaged for serving (`tta_agent.models.batchnorm.TargetNorm`). Nobody survives: no step at all, as in the paper.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Deyo(Learner):
             for ImageNet with ResNets, 1e-3 with ViT.
         layers: which layers learn, see `tta_adapters.layers`.
         divide: the sum over the survivors by their number ("selected", the paper) or by the batch's ("batch").
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: the model has no normalisation layer with scale and shift.

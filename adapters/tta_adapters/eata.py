@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tta_adapters.fisher import information
 from tta_adapters.learner import Learner, Loss, weighted_mean
 from tta_agent.core.types import Selection, SourceInfo
-from tta_agent.norms import unseen
+from tta_agent.models.batchnorm import unseen
 from tta_agent.scoring.sample_scores import entropy
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Eata(Learner):
         fisher_alpha: strength of the anchor, >= 0; the paper's 1 for CIFAR-like data, 2000 for ImageNet. 0: ETA.
         fisher_samples: how many source samples F is estimated from, >= 1.
         origin: with source `inputs`; without them this is ETA.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: the model has no normalisation layer with scale and shift.

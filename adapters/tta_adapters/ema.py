@@ -5,7 +5,7 @@ Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arX
     teacher <- ema teacher + (1 - ema) student,   over parameters, after every step
 
 The teacher normalises with batch statistics too, and its layers average them for serving
-(`tta_agent.norms.TargetNorm`); they are absorbed when a step is taken.
+(`tta_agent.models.batchnorm.TargetNorm`); they are absorbed when a step is taken.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tta_adapters.learner import Learner, Parameters
 from tta_adapters.ranges import between
-from tta_agent.norms import TargetNorm
-from tta_agent.servable import served_names, snapshot
+from tta_agent.models.batchnorm import AdaptiveBatchNorm
+from tta_agent.models.freeze import served_names, snapshot
 
 
 def pull(parameters: Iterable[Tensor], towards: Iterable[Tensor], keep: float) -> None:
@@ -42,7 +42,7 @@ class Taught(Learner):
     Args:
         model: the source; it is copied for student and teacher.
         ema: share of the old teacher in the new one, 0 .. 1.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
     """
 
     needs = "all weights"
@@ -54,9 +54,9 @@ class Taught(Learner):
         self.parts["teacher"] = self.teacher
 
     @property
-    def taught(self) -> list[TargetNorm]:
+    def taught(self) -> list[AdaptiveBatchNorm]:
         """The teacher's layers that average statistics."""
-        return [module for module in self.teacher.modules() if isinstance(module, TargetNorm)]
+        return [module for module in self.teacher.modules() if isinstance(module, AdaptiveBatchNorm)]
 
     def teach(self, x: Tensor) -> Tensor:
         """The teacher's logits [B, C]; its layers remember the batch. No graph: nothing in it learns."""

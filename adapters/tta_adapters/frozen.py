@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_agent.core.types import Selection, StepReport
-from tta_agent.servable import snapshot
+from tta_agent.models.freeze import snapshot
 
 
 class Frozen:

@@ -28,7 +28,7 @@ from typing import Literal
 from torch import nn
 
 from tta_adapters.learner import Choose, Parameters
-from tta_agent.norms import affine
+from tta_agent.models.batchnorm import affine
 
 Rule = Literal["last", "literal", "none"]
 BLOCKS = 3  # of a transformer are left out

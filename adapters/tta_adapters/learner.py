@@ -1,7 +1,7 @@
 """What all adapters share: a copy that answers and can be served, and one whose parameters learn.
 
 A method's own file then holds its formulas and nothing else. `Copy` normalises with batch statistics and averages
-them for serving (`tta_agent.norms`); `Learner` adds an optimiser and the guarded step.
+them for serving (`tta_agent.models.batchnorm`); `Learner` adds an optimiser and the guarded step.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, StepReport
-from tta_agent.norms import Estimate, TargetNorm, affine, census, convert
+from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, affine, census, convert
+from tta_agent.models.freeze import served_names, snapshot
 from tta_agent.scoring.sample_scores import all_finite
-from tta_agent.servable import served_names, snapshot
 
 Parameters = dict[str, nn.Parameter]
 Choose = Callable[[nn.Module], Parameters]
@@ -35,7 +35,7 @@ class Copy:
     Args:
         model: the source; it is copied.
         seed: of the method's own random numbers.
-        statistics: arguments of `tta_agent.norms.Estimate`.
+        statistics: arguments of `tta_agent.models.batchnorm.Estimate`.
     """
 
     name: ClassVar[str]
@@ -43,7 +43,7 @@ class Copy:
     answers_after_step: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, *, seed: int = 0, **statistics: Any) -> None:
-        self.estimate = Estimate(**statistics)
+        self.estimate = StatsConfig(**statistics)
         self.source = copy.deepcopy(model).eval().requires_grad_(False)
         self.model = copy.deepcopy(self.source)
         self.norms = convert(self.model, self.norm)
@@ -52,9 +52,9 @@ class Copy:
         self.memory: dict[str, Tensor] = {}
         self._start: dict[str, Any] = {}
 
-    def norm(self, layer: _BatchNorm) -> TargetNorm:
+    def norm(self, layer: _BatchNorm) -> AdaptiveBatchNorm:
         """The learning form of a BatchNorm."""
-        return TargetNorm(layer, self.estimate)
+        return AdaptiveBatchNorm(layer, self.estimate)
 
     def settle(self) -> None:
         """The state of now is the one that a reset comes back to: the last line of every constructor."""

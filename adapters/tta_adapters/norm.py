@@ -7,7 +7,7 @@ With `prior=N` the batch of B samples is mixed with the source as in the former 
 mean = N/(N+B) mean_source + B/(N+B) mean_batch, the variance alike; 0 is the batch alone.
 
 Deviation: the papers score each batch with its own statistics (so does `forward`); the served form averages
-them over the stream, see `tta_agent.norms.TargetNorm`. With `prior` the served form is the same mixture of
+them over the stream, see `tta_agent.models.batchnorm.TargetNorm`. With `prior` the served form is the same mixture of
 source and averages.
 """
 
@@ -28,7 +28,7 @@ class Norm(Copy):
 
     Args:
         model: the source; it is copied.
-        rest: arguments of `tta_agent.norms.Estimate`.
+        rest: arguments of `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: the model has no BatchNorm with running statistics.

@@ -44,7 +44,7 @@ from tta_adapters.ranges import between
 from tta_adapters.sample import Sample, prototypes
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, SourceInfo
-from tta_agent.norms import unseen
+from tta_agent.models.batchnorm import unseen
 from tta_agent.scoring.sample_scores import all_finite
 
 LONGEST = 50  # steps of warm-up where nothing is said
@@ -64,7 +64,7 @@ class Rmt(Taught):
         temperature: tau of the contrastive loss, > 0.
         projection: size of the space that it is taken in.
         ema: share of the old teacher in the new one.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: no linear classifier; replay without labels; inputs that are not images.

@@ -34,7 +34,7 @@ from tta_adapters.ema import pull
 from tta_adapters.learner import Learner, Loss
 from tta_adapters.ranges import between
 from tta_agent.core.types import Selection, SourceInfo
-from tta_agent.norms import unseen
+from tta_agent.models.batchnorm import unseen
 from tta_agent.scoring.sample_scores import entropy
 
 Correction = Literal["probability", "logits", "none"]
@@ -53,7 +53,7 @@ class Roid(Learner):
         consistency: lambda, weight of the loss on the augmented view, >= 0; at 0 there is no second pass.
         ensembling: share of the adapted weights after each step, the rest is the source's, 0 .. 1.
         prior_correction: of the answers: probability, logits (as the reference has it) or none.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: no normalisation layer with scale and shift, or inputs that are not images.

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tta_adapters.layers import Rule, outside
 from tta_adapters.learner import Learner, Loss, Optimizer, weighted_mean
 from tta_agent.core.types import Selection, StepReport
-from tta_agent.norms import unseen
+from tta_agent.models.batchnorm import unseen
 from tta_agent.scoring.sample_scores import entropy, max_entropy
 
 KEPT = 0.9  # share of e that stays
@@ -51,7 +51,7 @@ class Sar(Learner):
         recovery: e_m at 1,000 classes, in nats; 0 never recovers.
         scaled: e_m is scaled with ln C.
         layers: which layers learn, see `tta_adapters.layers`.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: the model has no normalisation layer with scale and shift.

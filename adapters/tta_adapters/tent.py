@@ -8,7 +8,7 @@ ICLR 2021, arXiv 2006.10726.
 As in the paper: batch statistics in BatchNorm, only affine parameters move, one Adam step a batch, and the
 answers returned are those from before the step. Deviations: dropout stays off (the original puts the whole net
 into train mode); GroupNorm and LayerNorm are adapted too; unsure samples are left out (the paper keeps all:
-TTA_SELECT__SELECTORS=[]); the statistics are averaged for serving (`tta_agent.norms.TargetNorm`).
+TTA_SELECT__SELECTORS=[]); the statistics are averaged for serving (`tta_agent.models.batchnorm.TargetNorm`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Tent(Learner):
     Args:
         model: the source; it is copied.
         lr: learning rate; the paper's 1e-3 (Adam) for CIFAR-like data, 2.5e-4 (SGD) for ImageNet-like.
-        rest: arguments of `Learner` and `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner` and `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: the model has no normalisation layer with scale and shift.

@@ -12,7 +12,7 @@ answer, and distillation. Everything but the classifier learns. After the step t
 student, and the teacher answers, with running statistics: so `forward` answers too (here from before the step), and
 what is served is the very same rule. The passes from which something is learnt use the statistics of their batch.
 
-Deviations. The teacher's running statistics are those of `tta_agent.norms.TargetNorm` and come from the plain view,
+Deviations. The teacher's running statistics are those of `tta_agent.models.batchnorm.TargetNorm` and come from the plain view,
 which is what is served; in the original seven passes a batch, weak and hard ones too, push them. No epsilon: y is
 clamped at the smallest float, logarithms of softmax are exact (the original takes ln 0). Weak views are cropped out
 of the input, not of a resized one. The drift starts from the teacher's pass over the chosen view, not from one more.
@@ -42,11 +42,11 @@ from tta_adapters.ranges import between
 from tta_adapters.tesla_adversary import Adversary, channel_means
 from tta_adapters.tesla_policy import Policy, Rotation
 from tta_agent.core.types import Selection, SourceInfo, StepReport
-from tta_agent.norms import TargetNorm
+from tta_agent.models.batchnorm import AdaptiveBatchNorm
 from tta_agent.scoring.sample_scores import all_finite
 
 
-class SwitchNorm(TargetNorm):
+class SwitchNorm(AdaptiveBatchNorm):
     """A BatchNorm that answers with the batch or, while `settled`, as it is served."""
 
     settled = False
@@ -76,7 +76,7 @@ class Tesla(Taught):
         drift: weight of the drift in the choice of pairs, >= 0.
         policy_reset: batches after which the policy starts anew (not its optimiser); 0 for never.
         origin: pixel facts of the model.
-        rest: arguments of `Learner`, but not `marginal`, and of `tta_agent.norms.Estimate`.
+        rest: arguments of `Learner`, but not `marginal`, and of `tta_agent.models.batchnorm.Estimate`.
 
     Raises:
         CannotAdapt: no classifier, or nothing before it, or (at the first step) inputs that are no images.

@@ -24,7 +24,7 @@ from tta_adapters.learner import weighted_mean
 from tta_adapters.pixels import Pixels
 from tta_adapters.tesla_policy import Draw, Policy
 from tta_agent.core.types import Selection
-from tta_agent.norms import AFFINE_NORMS, TargetNorm, unseen
+from tta_agent.models.batchnorm import AFFINE_NORMS, AdaptiveBatchNorm, unseen
 from tta_agent.scoring.sample_scores import all_finite, entropy
 
 STEP = 0.1  # Adam's
@@ -59,7 +59,7 @@ class Adversary:
             selection: whose losses count.
         """
         draw = self.policy.draw(len(x), generator, learned=False)
-        layers = [module for module in teacher.modules() if isinstance(module, TargetNorm)]
+        layers = [module for module in teacher.modules() if isinstance(module, AdaptiveBatchNorm)]
         with torch.enable_grad(), unseen(layers), channel_means(teacher) as now:
             logits = teacher(self._changed(x, draw, self.policy.magnitudes(draw))).float()
             unsure, drift = entropy(logits), drifted(now, before, logits)
@@ -95,7 +95,7 @@ def drifted(now: Sequence[Tensor], before: Sequence[Tensor], logits: Tensor) -> 
 def channel_means(model: nn.Module) -> Iterator[list[Tensor]]:
     """Fills the list, in one forward, with what enters every normalisation layer: its channel means [n, channels]."""
     means: list[Tensor] = []
-    layers = [m for m in model.modules() if isinstance(m, (TargetNorm, *AFFINE_NORMS))]
+    layers = [m for m in model.modules() if isinstance(m, (AdaptiveBatchNorm, *AFFINE_NORMS))]
     hooks = [
         m.register_forward_pre_hook(lambda m, inputs: means.append(_means(m, inputs[0]))) for m in layers
     ]

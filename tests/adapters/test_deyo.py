@@ -9,7 +9,7 @@ from tta_adapters.deyo import Deyo
 from tta_adapters.layers import outside
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection
-from tta_agent.norms import affine
+from tta_agent.models.batchnorm import affine
 from tta_agent.testing import batch, everyone, learn, nobody, tiny_net
 
 

@@ -16,7 +16,7 @@ from tta_adapters.tesla_operations import OPERATIONS
 from tta_adapters.tesla_policy import PAIRS, Policy
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, SourceInfo
-from tta_agent.norms import TargetNorm
+from tta_agent.models.batchnorm import AdaptiveBatchNorm
 from tta_agent.scoring.sample_scores import entropy
 from tta_agent.testing import batch, everyone, learn, nobody, tiny_net
 
@@ -219,7 +219,7 @@ def test_the_adversary_finds_what_makes_the_teacher_unsure():
 
 def test_the_adversary_leaves_no_trace_in_the_teacher():
     adapter, x = Tesla(tiny_net("batch")), batch()
-    layers = [m for m in adapter.teacher.modules() if isinstance(m, TargetNorm)]
+    layers = [m for m in adapter.teacher.modules() if isinstance(m, AdaptiveBatchNorm)]
     with adapter._learning(), channel_means(adapter.teacher) as before:
         adapter.teacher(x)
     remembered = [layer._batch for layer in layers]

@@ -26,7 +26,7 @@ from tta_agent.bench.tally import Tally, mean
 from tta_agent.core import plugins
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Array
-from tta_agent.models import Source
+from tta_agent.models.loader import DeployedModel
 
 PACKAGE = "torch_ttt"
 NEEDS = (PACKAGE, "einops", "torchvision")
@@ -46,7 +46,7 @@ def names() -> tuple[str, ...]:
     return () if missing() else tuple(_OPTIONS)
 
 
-def make(name: str, source: Source) -> Peer:
+def make(name: str, source: DeployedModel) -> Peer:
     """A peer as a function of batches [B, ...] to logits [B, C], which learns as it answers.
 
     Args:
@@ -71,7 +71,7 @@ def make(name: str, source: Source) -> Peer:
     return answers
 
 
-def measure(name: str, source: Source, stream: Stream, tick: Tick) -> dict[str, Any]:
+def measure(name: str, source: DeployedModel, stream: Stream, tick: Tick) -> dict[str, Any]:
     """Run the stream once: online accuracy and passes.
 
     Raises:

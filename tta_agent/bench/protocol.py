@@ -21,7 +21,7 @@ from tta_agent.bench.streams import Stream, kept
 from tta_agent.bench.tally import Tally, numbers
 from tta_agent.core import plugins
 from tta_agent.core.types import Array
-from tta_agent.models import Source
+from tta_agent.models.loader import DeployedModel
 from tta_agent.settings.schema import Settings
 from tta_agent.telemetry import Telemetry
 
@@ -40,7 +40,7 @@ class Learner:
         CannotAdapt: the method has nothing to adapt in this model.
     """
 
-    def __init__(self, settings: Settings, source: Source) -> None:
+    def __init__(self, settings: Settings, source: DeployedModel) -> None:
         self.teacher = build.make_teacher(settings, source, Telemetry.off())
         self._device = source.device
         self._after = getattr(plugins.load("adapters", settings.adapt.method), "answers_after_step", False)
@@ -57,13 +57,13 @@ class Learner:
         return self.teacher.adapter.servable()
 
 
-def own_copy(source: Source) -> Source:
+def own_copy(source: DeployedModel) -> DeployedModel:
     """A source that may be hooked, or adapted in place."""
     return dataclasses.replace(source, module=copy.deepcopy(source.module))
 
 
 def measure(
-    settings: Settings, source: Source, stream: Stream, lags: Sequence[int], cache: Path, tick: Tick
+    settings: Settings, source: DeployedModel, stream: Stream, lags: Sequence[int], cache: Path, tick: Tick
 ) -> dict[str, Any]:
     """Run the stream once.
 
@@ -98,7 +98,7 @@ def measure(
     return {**found, "taught": totals["kept"] / len(stream), "resets": totals["resets"]}
 
 
-def source_answers(source: Source, stream: Stream, cache: Path) -> list[Array]:
+def source_answers(source: DeployedModel, stream: Stream, cache: Path) -> list[Array]:
     """Classes that the frozen model gives to every image, [N] by domain; kept, since all methods need them."""
     weights = build.fingerprint(source.module)
 
@@ -110,7 +110,7 @@ def source_answers(source: Source, stream: Stream, cache: Path) -> list[Array]:
     return [one(domain) for domain in range(len(stream.spec.domains))]
 
 
-def _answers(source: Source, stream: Stream, domain: int) -> Array:
+def _answers(source: DeployedModel, stream: Stream, domain: int) -> Array:
     images = np.arange(len(stream.labels))
     parts = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     gathered = (stream.gather(np.full(len(part), domain), part) for part in parts)

@@ -21,7 +21,7 @@ from tta_agent.bench.streams import Stream
 from tta_agent.bench.work import Result, Work
 from tta_agent.core import process
 from tta_agent.core.errors import CannotAdapt, TtaError
-from tta_agent.models import Source
+from tta_agent.models.loader import DeployedModel
 from tta_agent.settings.schema import Settings
 
 POLL_S = 0.2
@@ -42,10 +42,10 @@ def measured(cell: Cell, cache: Path, tick: protocol.Tick) -> dict[str, Any]:
         return {"refused": str(error)}
 
 
-_loaded: dict[str, Source] = {}
+_loaded: dict[str, DeployedModel] = {}
 
 
-def _source(settings: Settings) -> Source:
+def _source(settings: Settings) -> DeployedModel:
     name = json.dumps(settings.model.model_dump(mode="json"))
     if name not in _loaded:
         _loaded[name] = build.load_source(settings)

@@ -16,14 +16,14 @@ from tta_agent.bench.protocol import Learner, own_copy
 from tta_agent.bench.streams import Stream
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Array
-from tta_agent.models import Source
+from tta_agent.models.loader import DeployedModel
 from tta_agent.settings.schema import Settings
 
 WARM, LEAST = 2, 4  # rounds untimed, and timed at least
 
 
 def measure(
-    settings: Settings, source: Source, stream: Stream, peer: str | None, limit_s: float
+    settings: Settings, source: DeployedModel, stream: Stream, peer: str | None, limit_s: float
 ) -> dict[str, Any]:
     """Time a contender, a plain forward and its peer on the same batches, in turn.
 
@@ -63,7 +63,7 @@ def measure(
     }
 
 
-def _peer(name: str | None, source: Source) -> peers.Peer | None:
+def _peer(name: str | None, source: DeployedModel) -> peers.Peer | None:
     """It may have nothing to adapt where ours has (GroupNorm)."""
     try:
         return peers.make(name, own_copy(source)) if name else None

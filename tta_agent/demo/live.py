@@ -8,7 +8,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.demo import data
 from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
-from tta_agent.sessions import open_session
+from tta_agent.models.ort_sessions import open_session
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 from tta_agent.versions import open_ledger

@@ -15,7 +15,7 @@ from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.demo.view import Scene
 from tta_agent.journal import Journal
-from tta_agent.sessions import open_session
+from tta_agent.models.ort_sessions import open_session
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 from tta_agent.versions import Ledger, open_ledger

@@ -16,7 +16,7 @@ import torch
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Array
 from tta_agent.demo import corruptions, data
-from tta_agent.sessions import Session, run
+from tta_agent.models.ort_sessions import Session, run
 from tta_agent.stream.codecs import cloudevents, oip
 
 IN_FLIGHT = 64  # requests that may wait for an answer; later ones wait their turn, and the delay counts

@@ -22,14 +22,14 @@ def pack(graph: bytes, skeleton: bytes | None) -> tuple[dict[str, bytes], dict[s
     head = {"sha256": digest(graph), "bytes": len(graph)}
     if skeleton is None:
         return {FULL: graph}, {**head, "artefact": "full"}
-    from tta_agent import delta  # onnx: not for those who only read
+    from tta_agent.models import weight_delta  # onnx: not for those who only read
 
-    tensors = delta.changed(skeleton, graph)
+    tensors = weight_delta.changed(skeleton, graph)
     if tensors is None:
         return {FULL: graph}, {**head, "artefact": "full", "why_full": "other changes than of tensors"}
     if len(tensors) >= len(graph):
         return {FULL: graph}, {**head, "artefact": "full", "why_full": "the tensors are not smaller"}
-    more = {"skeleton_sha256": digest(skeleton), "tensors": delta.sizes(tensors)}
+    more = {"skeleton_sha256": digest(skeleton), "tensors": weight_delta.sizes(tensors)}
     return {DELTA: tensors}, {**head, "artefact": "delta", **more}
 
 
@@ -48,10 +48,10 @@ def unpack(shelf: Shelf, number: int, skeleton: Callable[[], bytes]) -> bytes:
         return shelf.read(f"{home(number)}/{FULL}")
     except FileNotFoundError:
         pass
-    from tta_agent import delta
+    from tta_agent.models import weight_delta
 
     try:
-        return delta.compose(skeleton(), shelf.read(f"{home(number)}/{DELTA}"))
+        return weight_delta.compose(skeleton(), shelf.read(f"{home(number)}/{DELTA}"))
     except FileNotFoundError:
         raise LedgerError("its graph is gone") from None
 

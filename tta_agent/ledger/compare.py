@@ -62,9 +62,9 @@ def _gates(ledger: Ledger, a: int, b: int) -> dict[str, list[Any]]:
 def _tensors(ledger: Ledger, a: int, b: int) -> dict[str, Any] | None:
     if not (ledger.has_graph(a) and ledger.has_graph(b)):
         return None
-    from tta_agent import delta
+    from tta_agent.models import weight_delta
 
-    rows = delta.distances(ledger.get(a).path.read_bytes(), ledger.get(b).path.read_bytes())
+    rows = weight_delta.distances(ledger.get(a).path.read_bytes(), ledger.get(b).path.read_bytes())
     names = ("layer", "tensors", "distance", "of")
     return {
         "differ": sum(row[1] for row in rows),

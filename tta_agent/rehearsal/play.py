@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tta_agent.core.types import Array
-from tta_agent.models import Source
+from tta_agent.models.loader import DeployedModel
 from tta_agent.rehearsal.arrivals import Order, gain, order
 from tta_agent.rehearsal.dropout import accuracy as estimate
 from tta_agent.rehearsal.dropout import passes
@@ -79,7 +79,7 @@ class Player:
     def __init__(
         self,
         teacher: Teacher,
-        source: Source,
+        source: DeployedModel,
         pool: Pool,
         reference: Reference,
         batch: int,

@@ -11,7 +11,7 @@ from tta_agent.anchor import AnchorSet, stratified
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.core.types import Array
-from tta_agent.origin import standardised
+from tta_agent.models.source_data import standardised
 from tta_agent.rehearsal.evidence import CLEAN, lights
 
 LEARN = 0.45  # share of a world's images that can be learnt from; the others are held out

@@ -60,7 +60,7 @@ def player(stage: Stage) -> Player:
         ConfigError: model, data or a setting does not fit.
     """
     from tta_agent import build
-    from tta_agent.origin import read_source_data
+    from tta_agent.models.source_data import read_source_data
     from tta_agent.telemetry import Telemetry
 
     s = stage.settings

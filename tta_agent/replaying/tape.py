@@ -13,8 +13,8 @@ from itertools import islice
 import numpy as np
 
 from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
+from tta_agent.models.ort_sessions import HotSwapSession, Session, run
 from tta_agent.replaying.marks import Marks
-from tta_agent.sessions import Session, SessionPair, run
 from tta_agent.stream.batcher import Batch
 from tta_agent.stream.codecs import cloudevents
 from tta_agent.stream.recordings.reader import Recording, Row
@@ -46,7 +46,7 @@ class Late:
 class Tape:
     """Plays from the beginning to the end, once."""
 
-    pair: SessionPair
+    pair: HotSwapSession
     source: Session
 
     def __init__(self, recording: Recording, late: Late) -> None:

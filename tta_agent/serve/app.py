@@ -12,18 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from tta_agent.core.types import Version
+from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session
 from tta_agent.serve.engine import Engine
 from tta_agent.serve.repository import Repository
 from tta_agent.serve.rest import Handler, Rest, guarded, http_error
 from tta_agent.serve.tap import Tap
-from tta_agent.sessions import Session, SessionPair, open_session
 
 _MAX_WAITING = 1024  # requests in flight; beyond it the server answers 503 rather than grow
 
 
 def make_app(
     model: str,
-    pair: SessionPair,
+    pair: HotSwapSession,
     find_version: Callable[[int], Version],
     *,
     open: Callable[[Path], Session] = open_session,

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
-from tta_agent.sessions import Session, SessionPair, run, shapes
+from tta_agent.models.ort_sessions import HotSwapSession, Session, run, shapes
 from tta_agent.stream.codecs import checks, oip
 
 
@@ -28,7 +28,7 @@ class Answer:
 class Engine:
     """The model behind the URLs."""
 
-    def __init__(self, model: str, pair: SessionPair, input_name: str, output_name: str) -> None:
+    def __init__(self, model: str, pair: HotSwapSession, input_name: str, output_name: str) -> None:
         """Names as clients know them; the graph may use others."""
         self.model = model
         self._pair = pair

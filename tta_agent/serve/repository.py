@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from tta_agent.core.errors import GraphError
 from tta_agent.core.types import Version
-from tta_agent.sessions import Session, SessionPair, open_version, run, shapes
+from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, run, shapes
 
 
 class Repository:
@@ -19,7 +19,7 @@ class Repository:
     def __init__(
         self,
         model: str,
-        pair: SessionPair,
+        pair: HotSwapSession,
         find_version: Callable[[int], Version],
         open: Callable[[Path], Session],
     ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tta_agent.core.errors import GraphError, SwapError
 from tta_agent.core.types import Golden, Version
-from tta_agent.sessions import Session, SessionPair, open_version, run
+from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, run
 from tta_agent.swappers import TOLERANCE, check_golden
 
 
@@ -21,7 +21,7 @@ class SessionSwapper:
     """
 
     def __init__(
-        self, pair: SessionPair, open: Callable[[Path], Session], *, tolerance: float = TOLERANCE
+        self, pair: HotSwapSession, open: Callable[[Path], Session], *, tolerance: float = TOLERANCE
     ) -> None:
         """Touches nothing yet."""
         self._pair = pair

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_agent.onnx_model.spatial import padding, widths
-from tta_agent.onnx_model.values import Value, Weight
+from tta_agent.models.onnx_import.spatial import padding, widths
+from tta_agent.models.onnx_import.values import Value, Weight
 
 Make = Callable[..., nn.Module]
 Inputs = tuple[Value | None, ...]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import GraphError
 from tta_agent.core.types import Array
-from tta_agent.sessions import open_session, run
+from tta_agent.models.ort_sessions import open_session, run
 
 INPUT, OUTPUT = "input", "logits"
 TOLERANCE = 1e-3
@@ -43,7 +43,7 @@ class Served(Protocol):
         """The graph with these tensors, serialised."""
 
 
-class MasterGraph:
+class GraphTemplate:
     """The source's graph, from which every version is composed.
 
     Args:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.onnx_model.regular import adaptable, free_batch, lift_constants, own_weights
+from tta_agent.models.onnx_import.regular import adaptable, free_batch, lift_constants, own_weights
 
 INSTEAD = "give the model by TTA_MODEL__NAME, or TTA_MODEL__FACTORY, with TTA_MODEL__WEIGHTS instead"
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tta_agent import onnx_model
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.models import onnx_import
 
 Floats = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DeployedModel:
     """The deployed model.
 
     Attributes:
@@ -35,7 +35,7 @@ class Source:
     device: torch.device
     mean: Floats = (0.0,)
     std: Floats = (1.0,)
-    graph: onnx_model.Graph | None = None
+    graph: onnx_import.Graph | None = None
 
 
 def load(
@@ -49,7 +49,7 @@ def load(
     mean: Floats | None = None,
     std: Floats | None = None,
     device: str = "auto",
-) -> Source:
+) -> DeployedModel:
     """Build the model and load its weights.
 
     Args:
@@ -68,8 +68,8 @@ def load(
     _one_of(name, factory, onnx, weights)
     graph = None
     if onnx is not None:
-        served = onnx_model.load(onnx, shape)
-        onnx_model.tell(served, onnx)
+        served = onnx_import.load(onnx, shape)
+        onnx_import.tell(served, onnx)
         module, graph = served.module, served.graph
     else:
         state = _read(weights) if weights else None
@@ -84,7 +84,7 @@ def load(
     if classes not in (None, found):
         raise ConfigError(f"TTA_MODEL__CLASSES={classes}: {onnx} answers with {found} classes")
     centre, scale = _pixels(module, shape, mean, std)
-    return Source(module, shape, found, where, centre, scale, graph)
+    return DeployedModel(module, shape, found, where, centre, scale, graph)
 
 
 def pick_device(device: str) -> torch.device:

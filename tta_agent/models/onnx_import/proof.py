@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError, GraphError
 from tta_agent.core.types import Array
-from tta_agent.graph import TOLERANCE, answers
-from tta_agent.norms import census
-from tta_agent.onnx_model.builder import build
-from tta_agent.onnx_model.naming import Slot
-from tta_agent.onnx_model.reading import INSTEAD, File, read
-from tta_agent.sessions import open_session, run
+from tta_agent.models.batchnorm import census
+from tta_agent.models.onnx_export import TOLERANCE, answers
+from tta_agent.models.onnx_import.builder import build
+from tta_agent.models.onnx_import.naming import Slot
+from tta_agent.models.onnx_import.reading import INSTEAD, File, read
+from tta_agent.models.ort_sessions import open_session, run
 
 _SAMPLES = 5  # neither of the batch sizes that the module was built from
 

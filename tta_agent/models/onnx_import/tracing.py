@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tta_agent.onnx_model.operators import Operator
-from tta_agent.onnx_model.reading import Node
-from tta_agent.onnx_model.values import Made, Value, Weight, numbers
+from tta_agent.models.onnx_import.operators import Operator
+from tta_agent.models.onnx_import.reading import Node
+from tta_agent.models.onnx_import.values import Made, Value, Weight, numbers
 
 Inputs = tuple[Value | None, ...]
 _VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Flatten"}

@@ -10,13 +10,13 @@ from torch import nn
 
 from tta_adapters.adamixbn import AdaMixBN
 from tta_adapters.norm import Norm
-from tta_agent.norms import Estimate, TargetNorm
-from tta_agent.servable import served_names
+from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig
+from tta_agent.models.freeze import served_names
 from tta_agent.testing import batch, everyone, tiny_net
 
 
 def layer(**estimate):
-    return TargetNorm(nn.BatchNorm2d(8), Estimate(**estimate))
+    return AdaptiveBatchNorm(nn.BatchNorm2d(8), StatsConfig(**estimate))
 
 
 def draws(n, *, mean=0.0, scale=1.0, seed=0):
@@ -140,4 +140,4 @@ def test_an_activation_inside_the_layer_is_kept(make):
 )
 def test_bad_values_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Estimate(**wrong)
+        StatsConfig(**wrong)

@@ -27,14 +27,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tta_adapters.tent import Tent
-from tta_agent import graph, models, onnx_model, testing
+from tta_agent import testing
 from tta_agent.core.errors import ConfigError, GraphError
-from tta_agent.norms import census
-from tta_agent.onnx_model.operators import OPERATORS, Operator
-from tta_agent.onnx_model.reading import _node as read_node
-from tta_agent.sessions import open_session, run
+from tta_agent.models import loader, onnx_export, onnx_import
+from tta_agent.models.batchnorm import census
+from tta_agent.models.onnx_import.operators import OPERATORS, Operator
+from tta_agent.models.onnx_import.reading import _node as read_node
+from tta_agent.models.ort_sessions import open_session, run
 
-SHARED = Path(__file__).parent.parent / "../shared/data"
+SHARED = Path(__file__).parents[2] / "../shared/data"
 
 
 class WideBlock(nn.Module):
@@ -123,7 +124,7 @@ FULL = {
 def lively(model):
     """Every float differs from its neighbours, so that no exporter merges two tensors."""
     generator = torch.Generator().manual_seed(0)
-    for name, tensor in graph.floats(model).items():
+    for name, tensor in onnx_export.floats(model).items():
         if "mask" not in name:
             tensor.add_(0.04 * torch.rand(tensor.shape, generator=generator) - 0.02)
     return model.eval()
@@ -148,9 +149,9 @@ def gradients(model, x):
 
 def check_rebuilt(model, path, side):
     """Names, answers at other batch sizes, gradients, layers."""
-    built = onnx_model.load(path)
+    built = onnx_import.load(path)
     module = built.module
-    assert module.state_dict().keys() >= graph.floats(model).keys()
+    assert module.state_dict().keys() >= onnx_export.floats(model).keys()
     assert {n for n, _ in module.named_parameters()} == {n for n, _ in model.named_parameters()}
     assert census(module) == census(model)
     for kind in (nn.Conv2d, nn.Linear):
@@ -175,7 +176,7 @@ def exported(name):
     torch.manual_seed(0)
     model = lively(SMALL[name]())
     x = testing.batch(2) if name.startswith("tiny") else images(2)
-    return model, graph.export(model, x)
+    return model, onnx_export.export(model, x)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -192,13 +193,13 @@ def test_each_family_is_rebuilt_from_our_own_export(family):
 
 def test_the_module_is_copied_moved_and_restored(family):
     _, path = family
-    module, x = onnx_model.load(path).module, images(3)
+    module, x = onnx_import.load(path).module, images(3)
     twin = copy.deepcopy(module)
     assert torch.equal(twin(x), module(x))
     assert torch.allclose(twin.double()(x.double()).float(), module(x), atol=1e-4)
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    other = onnx_model.load(path).module
-    for tensor in graph.floats(other).values():
+    other = onnx_import.load(path).module
+    for tensor in onnx_export.floats(other).values():
         tensor.mul_(0.5)
     assert not torch.allclose(other(x), module(x), atol=1e-4)
     other.load_state_dict(state)
@@ -208,28 +209,28 @@ def test_the_module_is_copied_moved_and_restored(family):
 
 def test_the_file_itself_is_patched_by_name(family):
     _, path = family
-    built = onnx_model.load(path)
+    built = onnx_import.load(path)
     changed = copy.deepcopy(built.module)
-    for tensor in graph.floats(changed).values():
+    for tensor in onnx_export.floats(changed).values():
         tensor.mul_(1.05)
-    session = open_session(built.graph.patched(graph.floats(changed)))
+    session = open_session(built.graph.patched(onnx_export.floats(changed)))
     assert [node.name for node in session.get_inputs()] == [
         node.name for node in open_session(path).get_inputs()
     ]
     x = images(3).numpy()
-    assert np.allclose(run(session, x), graph.answers(changed, x), atol=1e-4)
-    assert not np.allclose(run(session, x), graph.answers(built.module, x), atol=1e-4)
+    assert np.allclose(run(session, x), onnx_export.answers(changed, x), atol=1e-4)
+    assert not np.allclose(run(session, x), onnx_export.answers(built.module, x), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["resnet", "convnext", "vit"])
 def test_it_can_be_exported_again_and_patched_by_name(name, tmp_path):
     model, proto = exported(name)
-    built = onnx_model.load(saved(proto, tmp_path))
-    master = graph.MasterGraph(built.module, built.shape)
+    built = onnx_import.load(saved(proto, tmp_path))
+    master = onnx_export.GraphTemplate(built.module, built.shape)
     assert master.patchable
     assert {
         item.name for item in onnx.load_from_string(master.compose(built.module)).graph.initializer
-    } >= set(graph.floats(model))
+    } >= set(onnx_export.floats(model))
 
 
 @pytest.mark.slow
@@ -238,48 +239,48 @@ def test_the_models_of_the_families(name, tmp_path):
     torch.manual_seed(0)
     model = lively(FULL[name]())
     side = 32 if name.startswith("wide") else 64
-    check_rebuilt(model, saved(graph.export(model, images(2, side)), tmp_path), side)
+    check_rebuilt(model, saved(onnx_export.export(model, images(2, side)), tmp_path), side)
 
 
 def test_the_public_cifar_file_equals_its_weights():
     if not (SHARED / "cifar10_resnet20.onnx").is_file():
         pytest.skip("no ../shared/data here")
-    built = onnx_model.load(SHARED / "cifar10_resnet20.onnx")
+    built = onnx_import.load(SHARED / "cifar10_resnet20.onnx")
     weights = load_file(SHARED / "cifar10_resnet20.safetensors")
-    mine = graph.floats(built.module)
+    mine = onnx_export.floats(built.module)
     assert mine.keys() == {name for name, tensor in weights.items() if tensor.is_floating_point()}
     assert all(torch.equal(mine[name], weights[name]) for name in mine)
     assert census(built.module) == {"BatchNorm": 19}
     x = images(9).numpy()
     served = run(open_session(SHARED / "cifar10_resnet20.onnx"), x)
-    assert np.allclose(graph.answers(built.module, x), served, atol=1e-5)
+    assert np.allclose(onnx_export.answers(built.module, x), served, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["batch", "layer"])
 def test_tent_adapts_it_and_its_snapshot_is_served(kind, tmp_path):
     path = saved(exported(f"tiny {kind}")[1], tmp_path)
-    source = models.load(None, None, None, onnx=path, device="cpu")
+    source = loader.load(None, None, None, onnx=path, device="cpu")
     assert (source.shape, source.classes) == ((1, 8, 8), 4)
     adapter = Tent(source.module, lr=0.05)
     testing.learn(adapter)
     served, x = adapter.servable(), testing.batch(7).numpy()
-    assert not np.allclose(graph.answers(served, x), graph.answers(source.module, x), atol=1e-3)
-    composed = [source.graph.patched(graph.floats(served))]
+    assert not np.allclose(onnx_export.answers(served, x), onnx_export.answers(source.module, x), atol=1e-3)
+    composed = [source.graph.patched(onnx_export.floats(served))]
     if kind == "batch":
-        composed.append(graph.MasterGraph(source.module, source.shape).compose(served))
+        composed.append(onnx_export.GraphTemplate(source.module, source.shape).compose(served))
     for version in composed:
-        assert np.allclose(run(open_session(version), x), graph.answers(served, x), atol=1e-5)
+        assert np.allclose(run(open_session(version), x), onnx_export.answers(served, x), atol=1e-5)
 
 
 @pytest.mark.parametrize("check", testing.ADAPTER_CHECKS)
 def test_adapters_keep_their_contract_on_it(check, tmp_path):
     path = saved(exported("tiny batch")[1], tmp_path)
-    check(lambda model: Tent(model), onnx_model.load(path).module)
+    check(lambda model: Tent(model), onnx_import.load(path).module)
 
 
 def optimised(model, example, folder):
     """As exporters do it by default: constants and normalisation folded."""
-    with graph._quiet():
+    with onnx_export._quiet():
         program = torch.onnx.export(
             model, (example,), dynamo=True, optimize=True, verbose=False,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -290,13 +291,13 @@ def optimised(model, example, folder):
 def test_folded_batch_norms_are_said_to_be_gone_with_the_adapters_that_remain(tmp_path, caplog):
     path = optimised(lively(testing.tiny_net("batch")), testing.batch(2), tmp_path)
     with caplog.at_level(logging.WARNING):
-        source = models.load(None, None, None, onnx=path, device="cpu")
+        source = loader.load(None, None, None, onnx=path, device="cpu")
     assert census(source.module) == {}
     assert "2 BatchNorms were folded into convolutions when model.onnx was exported" in caplog.text
     remain = caplog.text.partition("these adapters remain: ")[2].partition(". ")[0].split(", ")
     assert "frozen" in remain
     assert not {"tent", "norm"} & set(remain)
-    assert remain == onnx_model.can_adapt(source.module)
+    assert remain == onnx_import.can_adapt(source.module)
 
 
 def test_an_optimised_export_of_group_and_layer_norm_keeps_them(tmp_path, caplog):
@@ -306,7 +307,7 @@ def test_an_optimised_export_of_group_and_layer_norm_keeps_them(tmp_path, caplog
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 10),
     )  # fmt: skip
     path = optimised(lively(net), images(2), tmp_path)
-    built = onnx_model.load(path)
+    built = onnx_import.load(path)
     assert census(built.module) == {"GroupNorm": 2, "LayerNorm": 1}  # InstanceNorm: a group for each channel
     assert built.folded == 0
     x = images(3)
@@ -333,7 +334,7 @@ def test_a_layer_norm_in_parts_is_one_layer(tmp_path):
     ):
         numbers = "float two = {2.0}, float eps = {0.01}"
         affine = "float[2] scale = {1.5, 0.5}, float[2] shift = {0.1, 0.2}"
-        built = onnx_model.load(parsed(body + HEAD, tmp_path, weights=f"{W}, {numbers}, {affine}"))
+        built = onnx_import.load(parsed(body + HEAD, tmp_path, weights=f"{W}, {numbers}, {affine}"))
         (norm,) = (m for m in built.module.modules() if isinstance(m, nn.LayerNorm))
         assert norm.weight.tolist() == [1.5, 0.5]
         assert norm.eps == pytest.approx(0.01)
@@ -344,36 +345,36 @@ def test_layers_that_share_a_tensor_get_one_each(tmp_path):
     body = """t = Transpose<perm=[0,2,3,1]>(x) a = LayerNormalization(t, one, zero) b = Relu(a)
     c = LayerNormalization(b, one, zero) n = Transpose<perm=[0,3,1,2]>(c)"""
     weights = f"{W}, float[2] one = {{1.0, 1.0}}, float[2] zero = {{0.0, 0.0}}"
-    built = onnx_model.load(parsed(body + HEAD, tmp_path, weights=weights, opset=17))
+    built = onnx_import.load(parsed(body + HEAD, tmp_path, weights=weights, opset=17))
     norms = {name: m for name, m in built.module.named_modules() if isinstance(m, nn.LayerNorm)}
     assert len(norms) == 2
     changed = copy.deepcopy(built.module)
     changed.get_submodule(list(norms)[1]).weight.data += torch.tensor([0.5, -0.5])
     x = np.random.default_rng(0).standard_normal((3, 2, 4, 4), dtype=np.float32)
-    got = run(open_session(built.graph.patched(graph.floats(changed))), x)
-    assert np.allclose(got, graph.answers(changed, x), atol=1e-5)
-    assert not np.allclose(got, graph.answers(built.module, x), atol=1e-3)
+    got = run(open_session(built.graph.patched(onnx_export.floats(changed))), x)
+    assert np.allclose(got, onnx_export.answers(changed, x), atol=1e-5)
+    assert not np.allclose(got, onnx_export.answers(built.module, x), atol=1e-3)
 
 
 def test_layers_that_share_a_view_of_a_tensor_get_one_each(tmp_path):
     body = """m = ReduceMean<axes=[2,3], keepdims=0>(x) t = Transpose<perm=[1,0]>(w)
     a = MatMul(m, t) b = Relu(a) y = MatMul(b, t)"""
-    built = onnx_model.load(parsed(body, tmp_path, weights=W))
+    built = onnx_import.load(parsed(body, tmp_path, weights=W))
     assert sum(isinstance(m, nn.Linear) for m in built.module.modules()) == 2
     assert len({slot.initializer for slot in built.graph.slots.values()}) == 2
 
 
 def test_a_tensor_that_an_exporter_named_by_an_operation_cannot_meet_the_next_exporters_names(tmp_path):
     body = "n = Mul(x, view)" + HEAD
-    built = onnx_model.load(parsed(body, tmp_path, weights=f"{W}, float[2,1,1] view = {{1.0, 2.0}}"))
+    built = onnx_import.load(parsed(body, tmp_path, weights=f"{W}, float[2,1,1] view = {{1.0, 2.0}}"))
     assert built.graph.slots["onnx_weights.view"].initializer == "view"
-    assert graph.MasterGraph(built.module, built.shape).patchable
+    assert onnx_export.GraphTemplate(built.module, built.shape).patchable
 
 
 def test_a_fixed_batch_is_opened_where_the_graph_follows(tmp_path):
     body = "n = Relu(x) m = ReduceMean<axes=[2,3]>(n) f = Reshape(m, sizes) y = Gemm(f, w)"
     weights = f"{W}, int64[2] sizes = {{1, 2}}"
-    built = onnx_model.load(parsed(body, tmp_path, weights=weights, takes="float[1, 2, 4, 4] x"))
+    built = onnx_import.load(parsed(body, tmp_path, weights=weights, takes="float[1, 2, 4, 4] x"))
     x = torch.randn(6, 2, 4, 4)
     assert torch.allclose(built.module(x), torch.cat([built.module(one[None]) for one in x]))
     assert run(open_session(built.graph.patched({})), x.numpy()).shape == (6, 2)
@@ -384,7 +385,7 @@ def test_a_batch_that_is_baked_in_is_refused(tmp_path):
     weights = "float[1,1,2] token = {1.0, 2.0}, int64[3] sizes = {1, 16, 2}"
     path = parsed(body, tmp_path, weights=weights, takes="float[1, 2, 4, 4] x")
     with pytest.raises(ConfigError, match=r"exported for batches of 1 .*\n?.*dynamic batch axis"):
-        onnx_model.load(path)
+        onnx_import.load(path)
 
 
 @pytest.mark.parametrize(
@@ -400,36 +401,36 @@ def test_a_batch_that_is_baked_in_is_refused(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_rebuilt_is_refused_with_its_name_and_what_to_do(body, options, message, tmp_path):
     with pytest.raises(ConfigError) as refused:
-        onnx_model.load(parsed(body, tmp_path, **options))
+        onnx_import.load(parsed(body, tmp_path, **options))
     assert message in str(refused.value)
     assert len(str(refused.value).splitlines()) <= 3
 
 
 def test_a_size_that_the_file_leaves_open_is_taken_from_the_settings(tmp_path):
     path = parsed("n = Relu(x)" + HEAD, tmp_path, weights=W, takes="float[batch, 2, h, w0] x")
-    assert onnx_model.load(path, (2, 6, 5)).shape == (2, 6, 5)
+    assert onnx_import.load(path, (2, 6, 5)).shape == (2, 6, 5)
     with pytest.raises(ConfigError, match=r"TTA_MODEL__INPUT_SHAPE=\[3, 6, 5\]"):
-        onnx_model.load(path, (3, 6, 5))
+        onnx_import.load(path, (3, 6, 5))
 
 
 def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
-        onnx_model.load(tmp_path / "none.onnx")
+        onnx_import.load(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
     with pytest.raises(ConfigError, match="cannot be read as an ONNX file"):
-        onnx_model.load(tmp_path / "bad.onnx")
+        onnx_import.load(tmp_path / "bad.onnx")
 
 
 def test_a_module_that_answered_otherwise_would_be_refused(tmp_path, monkeypatch):
     path = parsed("n = Relu(x)" + HEAD, tmp_path, weights=W)
-    onnx_model.load(path)
+    onnx_import.load(path)
     monkeypatch.setitem(OPERATORS, "Relu", Operator(torch.nn.functional.silu))
     with pytest.raises(ConfigError, match="answers otherwise: logits differ by"):
-        onnx_model.load(path)
+        onnx_import.load(path)
 
 
 def test_patching_refuses_what_the_graph_does_not_have(tmp_path):
-    built = onnx_model.load(parsed("n = Relu(x)" + HEAD, tmp_path, weights=W))
+    built = onnx_import.load(parsed("n = Relu(x)" + HEAD, tmp_path, weights=W))
     with pytest.raises(GraphError, match="'other' is not in the served graph"):
         built.graph.patched({"other": torch.ones(1)})
     with pytest.raises(GraphError, match="has shape"):

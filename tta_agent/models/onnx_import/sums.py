@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_agent.onnx_model.operators import Function, Sizes, register
+from tta_agent.models.onnx_import.operators import Function, Sizes, register
 
 register("MatMul")(torch.matmul)
 

@@ -1,7 +1,7 @@
 """A frozen copy that can be served: each sample's answer is its own.
 
 Exported as it stands, a test-time adapter bakes the statistics of the batch into the graph, and one request's
-answer depends on its neighbours. Here the averages of `TargetNorm` become the running statistics of a plain
+answer depends on its neighbours. Here the averages of `AdaptiveBatchNorm` become the running statistics of a plain
 inference-mode BatchNorm, under the names of the source model, so that the graph is patched by name.
 """
 
@@ -13,12 +13,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tta_agent.norms import TargetNorm
+from tta_agent.models.batchnorm import AdaptiveBatchNorm
 
 
 def served_names(learning: nn.Module) -> dict[str, Tensor]:
     """The learning copy's tensors under the source model's names."""
-    norms = {name: module for name, module in learning.named_modules() if isinstance(module, TargetNorm)}
+    norms = {
+        name: module for name, module in learning.named_modules() if isinstance(module, AdaptiveBatchNorm)
+    }
     plain = {n: t for n, t in learning.state_dict().items() if n.rpartition(".")[0] not in norms}
     served = {f"{n}.{leaf}": t for n, module in norms.items() for leaf, t in module.served().items()}
     return {**plain, **served}

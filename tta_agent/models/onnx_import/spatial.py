@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_agent.onnx_model.operators import Number, register
+from tta_agent.models.onnx_import.operators import Number, register
 
 Window = Sequence[int]
 

@@ -10,16 +10,16 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.parts import serving
-from tta_agent import sessions
 from tta_agent.core.errors import GraphError, SwapError
-from tta_agent.sessions import Session, SessionPair, open_session, open_version, run, shapes
+from tta_agent.models import ort_sessions
+from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session, open_version, run, shapes
 
 
 def session(number: int) -> Session:
     return open_session(serving.graph_bytes(number))
 
 
-def state(pair: SessionPair) -> tuple[tuple[int, Session], int | None, int | None]:
+def state(pair: HotSwapSession) -> tuple[tuple[int, Session], int | None, int | None]:
     return pair.current(), pair.standby, pair.previous
 
 
@@ -87,7 +87,7 @@ def test_a_version_is_opened_only_if_its_file_is_the_one(tmp_path: Path) -> None
 
 def test_a_switch_swaps_the_two_and_can_be_taken_back_once() -> None:
     zero, one = session(0), session(1)
-    pair = SessionPair(0, zero)
+    pair = HotSwapSession(0, zero)
     assert state(pair) == ((0, zero), None, None)
     pair.stage(1, one)
     assert state(pair) == ((0, zero), 1, None)
@@ -100,7 +100,7 @@ def test_a_switch_swaps_the_two_and_can_be_taken_back_once() -> None:
 
 
 def test_what_does_not_stand_by_cannot_become_live() -> None:
-    pair = SessionPair(0, session(0))
+    pair = HotSwapSession(0, session(0))
     with pytest.raises(SwapError, match="version 1 does not stand by"):
         pair.switch(1)
     with pytest.raises(SwapError, match="version 0 is live already"):
@@ -111,8 +111,8 @@ def test_what_does_not_stand_by_cannot_become_live() -> None:
 
 def test_the_old_session_goes_when_its_last_call_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed = threading.Event()
-    monkeypatch.setattr(sessions, "_trim", trimmed.set)
-    pair = SessionPair(0, session(0))
+    monkeypatch.setattr(ort_sessions, "_trim", trimmed.set)
+    pair = HotSwapSession(0, session(0))
     _, held = pair.current()  # a request that is under way
     gone = weakref.ref(held)
     pair.stage(1, session(1))
@@ -130,13 +130,13 @@ def test_the_old_session_goes_when_its_last_call_returns(monkeypatch: pytest.Mon
 
 
 def test_trimming_is_harmless_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions._trim()
+    ort_sessions._trim()
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    sessions._trim()
+    ort_sessions._trim()
 
 
 def test_readers_do_not_wait_for_writers() -> None:
-    pair = SessionPair(0, session(0))
+    pair = HotSwapSession(0, session(0))
     with pair._writing:
         reader = threading.Thread(target=pair.current, daemon=True)
         reader.start()
@@ -146,7 +146,7 @@ def test_readers_do_not_wait_for_writers() -> None:
 
 def test_every_reader_sees_a_version_with_its_own_session() -> None:
     x = serving.samples(1)
-    pair = SessionPair(0, session(0))
+    pair = HotSwapSession(0, session(0))
     done = threading.Event()
     wrong: list[int] = []
     seen: set[int] = set()

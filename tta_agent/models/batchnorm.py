@@ -1,7 +1,7 @@
 """All there is to know about normalisation layers: finding them, and a BatchNorm that learns the target.
 
 A test-time method normalises with the statistics of the batch that it scores. A served graph answers one
-request at a time and needs statistics of its own. `TargetNorm` does the first and estimates the second.
+request at a time and needs statistics of its own. `AdaptiveBatchNorm` does the first and estimates the second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUIET = 0.2  # share of the newest batch in the estimate of how far batches lie 
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class StatsConfig:
     """How BatchNorm statistics are learnt and used.
 
     Attributes:
@@ -52,7 +52,7 @@ class Estimate:
             raise ValueError(f"anchor {self.anchor!r} is neither 'source' nor 'average'")
 
 
-class TargetNorm(nn.Module):
+class AdaptiveBatchNorm(nn.Module):
     """A BatchNorm that answers with batch statistics and averages them for the graph to be served.
 
     The averages start at the source's statistics, which count as one batch:
@@ -85,7 +85,7 @@ class TargetNorm(nn.Module):
     source_mean: Tensor
     source_var: Tensor
 
-    def __init__(self, layer: _BatchNorm, estimate: Estimate) -> None:
+    def __init__(self, layer: _BatchNorm, estimate: StatsConfig) -> None:
         super().__init__()
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError("a BatchNorm without running statistics has no source statistics to start from")
@@ -197,7 +197,7 @@ class TargetNorm(nn.Module):
 
 
 @contextmanager
-def unseen(norms: Iterable[TargetNorm]) -> Iterator[None]:
+def unseen(norms: Iterable[AdaptiveBatchNorm]) -> Iterator[None]:
     """Passes in here leave the batch that the layers remember as it was: it is the one to be absorbed."""
     layers = list(norms)
     remembered = [layer._batch for layer in layers]
@@ -214,10 +214,10 @@ def apart(mean: Tensor, var: Tensor, mean_a: Tensor, var_a: Tensor) -> float:
     return float(((mean - mean_a) ** 2 / (var_a + TINY) + spread.log() ** 2 / 2).mean())
 
 
-Make = Callable[[_BatchNorm], TargetNorm]
+Make = Callable[[_BatchNorm], AdaptiveBatchNorm]
 
 
-def convert(model: nn.Module, make: Make) -> dict[str, TargetNorm]:
+def convert(model: nn.Module, make: Make) -> dict[str, AdaptiveBatchNorm]:
     """Replace every BatchNorm of `model`, in place, by a TargetNorm; returns them by module name."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     learning = {name: make(m) for name, m in found.items() if m.running_mean is not None}
@@ -232,7 +232,7 @@ def affine(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         f"{name}.{leaf}": parameter
         for name, module in model.named_modules()
-        if isinstance(module, (TargetNorm, _BatchNorm, *AFFINE_NORMS))
+        if isinstance(module, (AdaptiveBatchNorm, _BatchNorm, *AFFINE_NORMS))
         for leaf, parameter in module.named_parameters(recurse=False)
     }
 

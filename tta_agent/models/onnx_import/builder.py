@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.onnx_model import layers, shapes, spatial, sums, tracing  # noqa: F401 (some only fill the table)
-from tta_agent.onnx_model.layers import Layer
-from tta_agent.onnx_model.module import CONSTANTS, Held, OnnxModule, Ref, Step, prune, references
-from tta_agent.onnx_model.naming import Names, Slot
-from tta_agent.onnx_model.operators import OPERATORS, Operator
-from tta_agent.onnx_model.parts import whole
-from tta_agent.onnx_model.reading import INSTEAD, File, Node
-from tta_agent.onnx_model.tracing import Inputs
-from tta_agent.onnx_model.values import BATCHES, Made, Value, Weight, numbers
+from tta_agent.models.onnx_import import layers, shapes, spatial, sums, tracing  # noqa: F401 (some only fill the table)
+from tta_agent.models.onnx_import.layers import Layer
+from tta_agent.models.onnx_import.module import CONSTANTS, Held, OnnxModule, Ref, Step, prune, references
+from tta_agent.models.onnx_import.naming import Names, Slot
+from tta_agent.models.onnx_import.operators import OPERATORS, Operator
+from tta_agent.models.onnx_import.parts import whole
+from tta_agent.models.onnx_import.reading import INSTEAD, File, Node
+from tta_agent.models.onnx_import.tracing import Inputs
+from tta_agent.models.onnx_import.values import BATCHES, Made, Value, Weight, numbers
 
 _SPECIAL = {"Constant", "SplitToSequence", "SequenceAt"}
 _REFUSALS = (NotImplementedError, TypeError, ValueError, RuntimeError, KeyError, IndexError)

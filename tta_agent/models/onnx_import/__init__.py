@@ -13,7 +13,7 @@ anew and, by `Graph.patched`, written back into the file's own graph.
     remaining                           what can adapt it, where something was folded away
 """
 
-from tta_agent.onnx_model.proof import Graph, OnnxModel, load
-from tta_agent.onnx_model.remaining import can_adapt, tell
+from tta_agent.models.onnx_import.proof import Graph, OnnxModel, load
+from tta_agent.models.onnx_import.remaining import can_adapt, tell
 
 __all__ = ["Graph", "OnnxModel", "can_adapt", "load", "tell"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from tta_agent.core import plugins
-from tta_agent.norms import census
-from tta_agent.onnx_model.proof import OnnxModel
+from tta_agent.models.batchnorm import census
+from tta_agent.models.onnx_import.proof import OnnxModel
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_agent.onnx_model.operators import Number, Sizes, register
+from tta_agent.models.onnx_import.operators import Number, Sizes, register
 
 _FAR = 1 << 31  # exporters write the largest integers for "from the begin" and "to the end"
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tta_agent.onnx_model import layers
-from tta_agent.onnx_model.layers import Layer
-from tta_agent.onnx_model.values import Made, Value
+from tta_agent.models.onnx_import import layers
+from tta_agent.models.onnx_import.layers import Layer
+from tta_agent.models.onnx_import.values import Made, Value
 
 
 def whole(made: Made, uses: Mapping[str, int], weights: Mapping[str, Tensor]) -> Layer | None:

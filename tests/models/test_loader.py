@@ -8,8 +8,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tta_agent import build, graph, models, testing
+from tta_agent import build, testing
 from tta_agent.core.errors import ConfigError
+from tta_agent.models import loader, onnx_export
 from tta_agent.settings import env
 
 TINY = "tests.worlds:tiny_batch_net"
@@ -24,16 +25,16 @@ def weights(tmp_path_factory):
 
 
 def test_a_timm_name_with_local_weights(weights):
-    source = models.load("resnet10t", None, weights, classes=7, device="cpu")
+    source = loader.load("resnet10t", None, weights, classes=7, device="cpu")
     assert (source.classes, source.shape, source.device.type) == (7, (3, 176, 176), "cpu")
     assert not source.module.training
     assert not any(p.requires_grad for p in source.module.parameters())
 
 
 def test_a_torch_file_and_an_import_path(tmp_path):
-    state = {k: v + 1 for k, v in models.load(None, TINY, None, shape=(1, 8, 8)).module.state_dict().items()}
+    state = {k: v + 1 for k, v in loader.load(None, TINY, None, shape=(1, 8, 8)).module.state_dict().items()}
     torch.save(state, tmp_path / "w.pt")
-    source = models.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8))
+    source = loader.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8))
     assert source.classes == 4
     assert torch.equal(source.module.state_dict()["0.weight"], state["0.weight"])
 
@@ -51,14 +52,16 @@ def test_a_torch_file_and_an_import_path(tmp_path):
 def test_a_training_checkpoint_is_unwrapped(wrap, tmp_path):
     state = testing.tiny_net("batch", seed=5).state_dict()
     torch.save(wrap(state), tmp_path / "w.pt")
-    loaded = models.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8)).module.state_dict()
+    loaded = loader.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8)).module.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
 def test_a_model_whose_own_names_begin_with_module_keeps_them(tmp_path):
     state = torch.nn.DataParallel(testing.tiny_net("batch", seed=5)).state_dict()
     save_file({name: tensor for name, tensor in state.items()}, tmp_path / "w.safetensors")
-    loaded = models.load(None, "tests.test_models:wrapped", tmp_path / "w.safetensors", shape=(1, 8, 8))
+    loaded = loader.load(
+        None, "tests.models.test_loader:wrapped", tmp_path / "w.safetensors", shape=(1, 8, 8)
+    )
     assert loaded.module.state_dict().keys() == state.keys()
 
 
@@ -70,7 +73,7 @@ def wrapped():
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "model.onnx"
-    onnx.save(graph.export(testing.tiny_net("batch"), testing.batch(2)), path)
+    onnx.save(onnx_export.export(testing.tiny_net("batch"), testing.batch(2)), path)
     return path
 
 
@@ -89,12 +92,12 @@ def test_the_served_file_alone(served, monkeypatch):
 
 
 def test_how_pixels_became_inputs(weights, served):
-    known = models.load("resnet10t", None, weights, classes=7, device="cpu")
+    known = loader.load("resnet10t", None, weights, classes=7, device="cpu")
     assert known.mean == timm.create_model("resnet10t").default_cfg["mean"]
     assert known.std == timm.create_model("resnet10t").default_cfg["std"]
-    said = models.load("resnet10t", None, weights, classes=7, device="cpu", mean=(0.5,), std=(0.1, 0.2, 0.3))
+    said = loader.load("resnet10t", None, weights, classes=7, device="cpu", mean=(0.5,), std=(0.1, 0.2, 0.3))
     assert (said.mean, said.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
-    unknown = models.load(None, TINY, None, shape=(1, 8, 8))
+    unknown = loader.load(None, TINY, None, shape=(1, 8, 8))
     assert (unknown.mean, unknown.std) == ((0.0,), (1.0,))
 
 
@@ -127,30 +130,30 @@ def test_how_pixels_became_inputs(weights, served):
 def test_what_does_not_fit_is_said(arguments, message):
     paths = {key: Path(arguments[key]) for key in ("weights", "onnx") if key in arguments}
     with pytest.raises(ConfigError) as refused:
-        models.load(**{"name": None, "factory": None, "weights": None, **arguments, **paths})
+        loader.load(**{"name": None, "factory": None, "weights": None, **arguments, **paths})
     assert message in str(refused.value)
 
 
 def test_weights_of_another_model_are_refused(weights):
     with pytest.raises(ConfigError, match="does not fit the model"):
-        models.load(None, TINY, weights, shape=(1, 8, 8))
+        loader.load(None, TINY, weights, shape=(1, 8, 8))
     with pytest.raises(ConfigError, match="does not fit the model"):
-        models.load("resnet10t", None, weights, classes=9)
+        loader.load("resnet10t", None, weights, classes=9)
 
 
 def test_a_file_with_another_number_of_classes_than_was_said_is_refused(served):
     with pytest.raises(ConfigError, match=r"TTA_MODEL__CLASSES=9: .* answers with 4 classes"):
-        models.load(None, None, None, onnx=served, classes=9)
+        loader.load(None, None, None, onnx=served, classes=9)
 
 
 @pytest.mark.parametrize("content", [{"weights": {"a": torch.ones(1)}}, [torch.ones(1)], {"epoch": 3}])
 def test_a_checkpoint_without_a_state_dict_says_what_it_holds(content, tmp_path):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"holds (no dict|weights|epoch); expected a state dict"):
-        models.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8))
+        loader.load(None, TINY, tmp_path / "w.pt", shape=(1, 8, 8))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"not weights")
     with pytest.raises(ConfigError, match="cannot be read as weights"):
-        models.load(None, TINY, tmp_path / "w.safetensors", shape=(1, 8, 8))
+        loader.load(None, TINY, tmp_path / "w.safetensors", shape=(1, 8, 8))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tta_agent.onnx_model.values import Size
+from tta_agent.models.onnx_import.values import Size
 
 CONSTANTS = "onnx_constants"
 

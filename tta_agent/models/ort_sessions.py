@@ -123,7 +123,7 @@ class _State:
     previous: int | None = None
 
 
-class SessionPair:
+class HotSwapSession:
     """The live session and one standing by. Readers never wait; writers exclude each other.
 
     A call that began on a session ends on it: the caller holds it. After a switch the session that was live

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from tta_agent.onnx_model.layers import Layer
-from tta_agent.onnx_model.module import CONSTANTS, Held, Step
-from tta_agent.onnx_model.values import Weight
+from tta_agent.models.onnx_import.layers import Layer
+from tta_agent.models.onnx_import.module import CONSTANTS, Held, Step
+from tta_agent.models.onnx_import.values import Weight
 
 
 @dataclass(frozen=True, slots=True)
