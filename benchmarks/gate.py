@@ -96,7 +96,7 @@ def answers(model):
 
     from tta_agent import build
     from tta_agent.settings import env
-    from tta_agent.telemetry import Telemetry
+    from tta_agent.telemetry.facade import Telemetry
 
     some = images.read_npz(model.data)
     shifts = {"gaussian_noise": None, "contrast": None}

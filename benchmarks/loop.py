@@ -30,7 +30,7 @@ from tta_agent.settings.schema import Settings  # noqa: E402
 from tta_agent.stream import factory  # noqa: E402
 from tta_agent.stream.codecs import cloudevents  # noqa: E402
 from tta_agent.swappers.none import NoSwapper  # noqa: E402
-from tta_agent.telemetry import Telemetry  # noqa: E402
+from tta_agent.telemetry.facade import Telemetry  # noqa: E402
 
 VARIANTS = ("bare", "observe", "norm", "tent")
 BATCH = 64

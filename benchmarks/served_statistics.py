@@ -24,7 +24,7 @@ from tta_agent.bench.streams import Stream, StreamSpec
 from tta_agent.demo import corruptions
 from tta_agent.models.batchnorm import StatsConfig
 from tta_agent.settings import env
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 
 INF = float("inf")
 ESTIMATES = {

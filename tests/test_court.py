@@ -16,7 +16,6 @@ from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
 from tta_agent.drift.detector import features
 from tta_agent.inbox import Command, Inbox
-from tta_agent.journal import Journal
 from tta_agent.labels.requests import drawn
 from tta_agent.ledger.backlog import Backlog
 from tta_agent.models.onnx_export import GraphTemplate
@@ -26,7 +25,8 @@ from tta_agent.sentry import LATEST, Sentry
 from tta_agent.service import Service
 from tta_agent.stream.router import RoutedRecords
 from tta_agent.swappers.session import SessionSwapper
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.event_log import EventLog
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import tiny_net
 from tta_agent.verdict import Bench
 from tta_agent.versions import Ledger
@@ -61,7 +61,7 @@ class World:
         serving = self.ledger.get(self.ledger.aliases()["serving"])
         self.pair = HotSwapSession(serving.number, open_session(serving.path))
         self.swapper = SessionSwapper(self.pair, open_session)
-        self.journal = Journal(folder)
+        self.journal = EventLog(folder)
         self.veto, self.proof = Says(), Says("inconclusive", "certified")
         self.service = Service(
             self.ledger, self.swapper, Telemetry.off(), self.journal, master.fixed, open_session

@@ -13,7 +13,7 @@ from tta_agent.core.types import Selection
 from tta_agent.models import loader
 from tta_agent.models.device import Accelerator
 from tta_agent.teacher import Teacher
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,9 +12,9 @@ from tta_agent.core.types import Label
 from tta_agent.http.api import make_app
 from tta_agent.http.server import serve_in_thread
 from tta_agent.inbox import KINDS, Command, Inbox
-from tta_agent.journal import Journal
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.store import read_counts
+from tta_agent.telemetry.event_log import EventLog
 
 TOKEN = "a-secret"
 
@@ -75,7 +75,7 @@ def test_the_file_of_an_agent_that_has_ended_does_not_make_ready(world):
     (world.folder / "status.json").write_text('{"time": 1.0, "ready": true}')
     http = world.start(status=None)
     assert http.get("/readyz").status_code == 503
-    Journal(world.folder).status(ready=True)
+    EventLog(world.folder).status(ready=True)
     assert http.get("/readyz").status_code == 200
 
 
@@ -135,7 +135,7 @@ def test_an_agent_that_counts_no_labels_says_so(world):
 def test_the_newest_events(world):
     http = world.start()
     assert http.get("/v1/events").json() == {"events": []}
-    journal = Journal(world.folder)
+    journal = EventLog(world.folder)
     for i in range(20):
         journal.event("swap", version=i)
     with (world.folder / "events.jsonl").open("a") as file:

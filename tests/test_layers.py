@@ -10,7 +10,7 @@ PLUGINS_MAY = {"types", "evidence", "protocols", "errors", "scores", "distributi
 STAGES = {"codecs", "sources", "swappers", "serve", "monitor", "http", "demo", "bench"}
 ONLY_IN = {
     "kafka": lambda name: name.startswith("tta_agent.stream.kafka.consumer"),
-    "opentelemetry": lambda name: name.startswith("tta_agent.telemetry"),
+    "opentelemetry": lambda name: name.startswith("tta_agent.telemetry.facade"),
     "onnxruntime": lambda name: name == "tta_agent.models.ort_sessions",
     "onnx": lambda name: (
         name in ("tta_agent.models.onnx_export", "tta_agent.models.weight_delta")
@@ -111,7 +111,7 @@ def test_foreign_packages_have_one_home(package):
 
 def test_only_environment_reads_our_variables():
     readers = [name for name, path in ALL.items() if "os.environ" in path.read_text()]
-    allowed = {"tta_agent.settings.env", "tta_agent.core.process", "tta_agent.telemetry_export"}
+    allowed = {"tta_agent.settings.env", "tta_agent.core.process", "tta_agent.telemetry.export"}
     assert {n for n in readers if not n.startswith("tta_agent.demo")} <= allowed
 
 

@@ -21,7 +21,7 @@ from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.stream import factory
 from tta_agent.stream.codecs import cloudevents, oip
 from tta_agent.swappers.session import SessionSwapper
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.versions import Ledger
 
 PATIENCE_S = 90.0

@@ -10,7 +10,7 @@ from tta_adapters.tent import Tent
 from tta_agent.core.types import Selection
 from tta_agent.models.device import SMALLEST, Accelerator, Room
 from tta_agent.teacher import Teacher
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import batch, everyone, fingerprint, same, tiny_net
 from tta_agent.window import Window
 from tta_policies.schedule.periodic_reset import PeriodicReset

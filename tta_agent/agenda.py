@@ -19,7 +19,7 @@ from tta_agent.counsel import Sworn
 from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime
 from tta_agent.service import Service
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.trial import Trial
 
 log = logging.getLogger(__name__)

@@ -25,13 +25,13 @@ from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, Polled
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Partition, Positions
 from tta_agent.decider import Decider
-from tta_agent.journal import Journal
 from tta_agent.pipes import Rooms
 from tta_agent.rhythm import Rhythm
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.router import Decoder, RecordRouter, RoutedRecords
 from tta_agent.teacher import Round, Teacher
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.event_log import EventLog
+from tta_agent.telemetry.facade import Telemetry
 
 STOP_WITHIN_S = 8.0
 
@@ -54,7 +54,7 @@ class Agent:
         teacher: Teacher,
         decider: Decider,
         telemetry: Telemetry,
-        journal: Journal,
+        journal: EventLog,
         *,
         rhythm: Rhythm,
         checkpoint_path: Path,

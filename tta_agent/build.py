@@ -21,7 +21,6 @@ from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import Adapter, Producer, ServerDriver, StreamConsumer
 from tta_agent.core.types import SourceInfo
-from tta_agent.journal import Journal
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.models import loader
 from tta_agent.models.batchnorm import census
@@ -36,7 +35,8 @@ from tta_agent.stream.codecs import cloudevents
 from tta_agent.stream.factory import open_producer, open_source
 from tta_agent.stream.router import Decoder, RecordRouter
 from tta_agent.teacher import Teacher
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.event_log import EventLog
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.versions import Ledger
 from tta_agent.window import Window
 
@@ -108,7 +108,7 @@ def assemble(
         clock: seconds since the epoch, for the age of records and batches.
         agent_options: `observer` and `threaded` of `Agent`.
     """
-    s, journal = settings, Journal(settings.store.path)
+    s, journal = settings, EventLog(settings.store.path)
     teacher = make_teacher(settings, source, telemetry)
     master = master or GraphTemplate(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, master)

@@ -20,7 +20,6 @@ from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
 from tta_agent.hooks import Hooks
 from tta_agent.inbox import Inbox
-from tta_agent.journal import Journal
 from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
@@ -30,7 +29,8 @@ from tta_agent.sentry import Sentry
 from tta_agent.service import Service
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.codecs import cloudevents
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.event_log import EventLog
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.verdict import Bench
 from tta_agent.versions import Ledger
 
@@ -49,7 +49,7 @@ def make_decider(
     swapper: ServerDriver,
     producer: Producer,
     telemetry: Telemetry,
-    journal: Journal,
+    journal: EventLog,
     *,
     fingerprint: str,
     clock: Callable[[], float],
@@ -127,7 +127,7 @@ def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint
     return store.open_rehearsal(proofs(settings) / "rehearsal", name, source.module)
 
 
-def open_interface(settings: Settings, decider: Decider, journal: Journal) -> Server | None:
+def open_interface(settings: Settings, decider: Decider, journal: EventLog) -> Server | None:
     """The agent's own HTTP interface, where a port is given.
 
     Raises:

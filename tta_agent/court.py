@@ -18,7 +18,7 @@ from tta_agent.labels.requests import drawn
 from tta_agent.pace import Pace
 from tta_agent.pairing import Asked
 from tta_agent.service import Grant, Service
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.trial import Trial
 from tta_agent.verdict import Bench, Ruling
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Version
-from tta_agent.journal import Journal
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.settings.schema import Settings
 from tta_agent.swap import bring_up, golden
 from tta_agent.swappers.none import NoSwapper
 from tta_agent.swappers.oip import OipSwapper
+from tta_agent.telemetry.event_log import EventLog
 from tta_agent.versions import Ledger, open_ledger
 
 COMMAND = "command"
@@ -39,7 +39,7 @@ def rollback(settings: Settings, to: int | None) -> int:
     _bring(settings, ledger, version, "rolled back")
     if before is not None and before > version.number:
         ledger.take_back(before, f"rolled back to version {version.number}", by=COMMAND)
-    Journal(settings.store.path).event("rollback", version=version.number, before=before, by=COMMAND)
+    EventLog(settings.store.path).event("rollback", version=version.number, before=before, by=COMMAND)
     return version.number
 
 
@@ -58,7 +58,7 @@ def promote(settings: Settings, number: int, *, force: bool = False) -> int:
     if not force and (why := _objection(ledger, version)):
         raise LedgerError(f"version {number} {why}; --force promotes it all the same")
     _bring(settings, ledger, version, "promoted by force" if force else "promoted")
-    Journal(settings.store.path).event("promoted", version=number, before=before, by=COMMAND, force=force)
+    EventLog(settings.store.path).event("promoted", version=number, before=before, by=COMMAND, force=force)
     return number
 
 

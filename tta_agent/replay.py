@@ -29,7 +29,7 @@ from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.recordings.reader import Recording
 from tta_agent.swappers.session import SessionSwapper
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 
 Progress = Callable[[int, int], None]  # records done, records in all
 TIMED = 1000  # records: a forward pass takes as long on the next thousand

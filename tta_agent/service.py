@@ -14,11 +14,11 @@ from typing import Any
 from tta_agent.core.errors import LedgerError, StoreError, SwapError, TtaError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, GateResult, Proof, Version
-from tta_agent.journal import Journal
 from tta_agent.ledger.backlog import Backlog
 from tta_agent.models.ort_sessions import Session
 from tta_agent.swap import bring_up, golden
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.event_log import EventLog
+from tta_agent.telemetry.facade import Telemetry
 from tta_agent.versions import Ledger
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Service:
         ledger: Ledger,
         swapper: ServerDriver,
         telemetry: Telemetry,
-        journal: Journal,
+        journal: EventLog,
         fixed: Array,
         open: Callable[[Path | bytes], Session],
         tell: Callable[[str, dict[str, Any]], None] = lambda name, data: None,

@@ -19,7 +19,7 @@ from tta_agent.health import Health
 from tta_agent.models.device import Accelerator, Room
 from tta_agent.original import Original
 from tta_agent.scoring import sample_scores
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 
 log = logging.getLogger(__name__)
 

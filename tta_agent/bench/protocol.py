@@ -23,7 +23,7 @@ from tta_agent.core import plugins
 from tta_agent.core.types import Array
 from tta_agent.models.loader import DeployedModel
 from tta_agent.settings.schema import Settings
-from tta_agent.telemetry import Telemetry
+from tta_agent.telemetry.facade import Telemetry
 
 CHUNK = 200  # images of one forward of the source
 Tick = Callable[[int], None]

@@ -14,10 +14,10 @@ from tta_agent.demo import data
 from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.demo.view import Scene
-from tta_agent.journal import Journal
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
+from tta_agent.telemetry.event_log import EventLog
 from tta_agent.versions import Ledger, open_ledger
 
 WINDOW_S = 4.0  # "lately", for accuracies
@@ -174,5 +174,5 @@ def status(stage: Stage) -> dict[str, Any]:
 
 def events(stage: Stage) -> list[dict[str, Any]]:
     """The agent's decisions, with `t` in seconds since the first request."""
-    lines = Journal(stage.settings.store.path).read_events()
+    lines = EventLog(stage.settings.store.path).read_events()
     return [{**line, "t": round(line["time"] - stage.traffic.started_s, 2)} for line in lines]

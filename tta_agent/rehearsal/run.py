@@ -61,7 +61,7 @@ def player(stage: Stage) -> Player:
     """
     from tta_agent import build
     from tta_agent.models.source_data import read_source_data
-    from tta_agent.telemetry import Telemetry
+    from tta_agent.telemetry.facade import Telemetry
 
     s = stage.settings
     source = build.load_source(s)

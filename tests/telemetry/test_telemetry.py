@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from tests.parts.otlp import OtlpReceiver, values
-from tta_agent import telemetry_names as names
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import GateResult, StepReport
-from tta_agent.telemetry import Telemetry
-from tta_agent.telemetry_spans import MAX_LINKS, parse_traceparent
+from tta_agent.telemetry import names
+from tta_agent.telemetry.facade import Telemetry
+from tta_agent.telemetry.spans import MAX_LINKS, parse_traceparent
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOPIC = "inference.requests"
 FINDING = GateResult("certificate", 25.0, 20.0, "pass", "E = 25 of 20")
 
@@ -417,7 +417,7 @@ def test_what_the_sdk_logs_is_one_line_a_minute(
             logging.getLogger("opentelemetry.of_this_test").exception("cannot export")
     # pytest also listens to loggers that do not propagate: only ours is what a user sees
     assert not logging.getLogger("opentelemetry").propagate
-    (record,) = [record for record in caplog.records if record.name == "tta_agent.telemetry"]
+    (record,) = [record for record in caplog.records if record.name == "tta_agent.telemetry.facade"]
     assert record.exc_info is None
     assert record.getMessage() == "telemetry: cannot export ZeroDivisionError('division by zero')"
 
@@ -427,8 +427,8 @@ def test_an_unreachable_collector_is_harmless(protocol: str) -> None:
     """In a process of its own: its rounds stay quick, it ends in time, and its standard error stays short."""
     program = """if True:
         import time
-        from tests.test_telemetry import a_round
-        from tta_agent.telemetry import Telemetry
+        from tests.telemetry.test_telemetry import a_round
+        from tta_agent.telemetry.facade import Telemetry
         telemetry = Telemetry.from_environment("1")
         start_s = time.perf_counter()
         for _ in range(200):

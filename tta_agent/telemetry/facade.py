@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import SpanKind
 
-from tta_agent import telemetry_names as names
 from tta_agent.core.types import Array
-from tta_agent.telemetry_metrics import Attributes, Instruments
-from tta_agent.telemetry_spans import Spans, Stage
+from tta_agent.telemetry import names
+from tta_agent.telemetry.metrics import Attributes, Instruments
+from tta_agent.telemetry.spans import Spans, Stage
 
 if TYPE_CHECKING:
-    from tta_agent.telemetry_export import Providers
+    from tta_agent.telemetry.export import Providers
 
 __all__ = ["Stage", "Telemetry"]
 
@@ -63,9 +63,9 @@ class Telemetry:
             system: what the records come from, for `messaging.system`.
             group: consumer group, where there is one.
         """
-        from tta_agent.telemetry_export import (
-            build,
-        )  # the SDK and its exporters, only where they may be needed
+        from tta_agent.telemetry.export import (
+            build,  # the SDK and its exporters, only where they may be needed
+        )
 
         return cls(build(service_version), service_version, system=system, group=group)
 

@@ -11,9 +11,9 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 
-from tta_agent import telemetry_names as names
 from tta_agent.core.types import GateResult, StepReport
-from tta_agent.telemetry_metrics import Attributes, Instruments
+from tta_agent.telemetry import names
+from tta_agent.telemetry.metrics import Attributes, Instruments
 
 MAX_LINKS = 128  # the SDK's default limit: what is above it would be lost without a count
 

@@ -24,7 +24,7 @@ def _forgiving() -> Iterator[None]:
         log.warning("the journal cannot be written: %s", error)
 
 
-class Journal:
+class EventLog:
     """Two small files under the store. Thread-safe; never the reason for a failure."""
 
     def __init__(self, folder: Path) -> None:

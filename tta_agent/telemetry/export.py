@@ -37,7 +37,7 @@ _VALID = {"TRACES": ("otlp", "console", "none"), "METRICS": ("otlp", "console", 
 _PROTOCOLS = ("grpc", "http/protobuf")
 _LOG_EVERY_S = 60.0
 
-_log = logging.getLogger("tta_agent.telemetry")
+_log = logging.getLogger("tta_agent.telemetry.facade")
 
 
 @dataclass(frozen=True, slots=True)

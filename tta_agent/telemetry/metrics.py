@@ -10,9 +10,9 @@ from typing import TypeAlias
 import numpy as np
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
-from tta_agent import telemetry_names as names
 from tta_agent.core.types import Array
-from tta_agent.telemetry_names import Metric
+from tta_agent.telemetry import names
+from tta_agent.telemetry.names import Metric
 
 Attributes: TypeAlias = Mapping[str, str | int | float]
 

@@ -1,0 +1,1 @@
+"""Spans, metrics and the event log."""
