@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tta_agent import testing
+from tta_agent.adaptation.step import Adaptation
 from tta_agent.core import plugins
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection
 from tta_agent.models import loader
 from tta_agent.models.device import Accelerator
-from tta_agent.teacher import Teacher
 from tta_agent.telemetry.facade import Telemetry
 
 pytestmark = [
@@ -53,7 +53,7 @@ def test_a_round_on_the_device_with_a_batch_that_was_announced(name, precision):
     own = getattr(adapter, "selectors", {})
     selectors = [plugins.make("selectors", key, own) for key in own]
     accelerator = Accelerator(CUDA, precision)
-    teacher = Teacher(adapter, model, selectors, accelerator, Telemetry.off())
+    teacher = Adaptation(adapter, model, selectors, accelerator, Telemetry.off())
     first, second = testing.batch(32, seed=1).numpy(), testing.batch(32, seed=2).numpy()
     accelerator.expect(second)
     teacher.round(first)

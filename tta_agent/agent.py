@@ -21,6 +21,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from tta_agent import checkpoint
+from tta_agent.adaptation.step import Adaptation, StepResult
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Partition, Positions
@@ -29,7 +30,6 @@ from tta_agent.pipes import Rooms
 from tta_agent.rhythm import Rhythm
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.router import Decoder, RecordRouter, RoutedRecords
-from tta_agent.teacher import Round, Teacher
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
@@ -51,7 +51,7 @@ class Agent:
         decoder: Decoder,
         sorter: RecordRouter,
         batcher: Batcher,
-        teacher: Teacher,
+        teacher: Adaptation,
         decider: Decider,
         telemetry: Telemetry,
         journal: EventLog,
@@ -60,7 +60,7 @@ class Agent:
         checkpoint_path: Path,
         fingerprint: str,
         learns: bool = True,
-        observer: Callable[[Batch, Round], None] | None = None,
+        observer: Callable[[Batch, StepResult], None] | None = None,
         threaded: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -15,6 +15,8 @@ from torch import nn
 
 import tta_agent
 from tta_agent import versions
+from tta_agent.adaptation.sliding_window import Window
+from tta_agent.adaptation.step import Adaptation
 from tta_agent.agent import Agent
 from tta_agent.build_decision import make_decider, open_interface
 from tta_agent.core import plugins
@@ -34,11 +36,9 @@ from tta_agent.stream.batcher import Batcher
 from tta_agent.stream.codecs import cloudevents
 from tta_agent.stream.factory import open_producer, open_source
 from tta_agent.stream.router import Decoder, RecordRouter
-from tta_agent.teacher import Teacher
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 from tta_agent.versions import Ledger
-from tta_agent.window import Window
 
 __all__ = ["agent", "assemble", "load_source", "open_interface", "open_ledger"]
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def _when_up(service: Service, timeout_s: float) -> None:
             time.sleep(0.5)
 
 
-def make_teacher(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Teacher:
+def make_teacher(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Adaptation:
     """The adapter with its selectors and schedules; the frozen one in mode observe."""
     s = settings
     method = "frozen" if s.mode == "observe" else s.adapt.method
@@ -164,7 +164,7 @@ def make_teacher(settings: Settings, source: loader.DeployedModel, telemetry: Te
         coupled = bool(census(source.module).get("BatchNorm"))
         adapter = Window(adapter, s.adapt.window, coupled=coupled)
     accelerator = Accelerator(source.device, s.adapt.precision, s.adapt.memory)
-    return Teacher(adapter, source.module, selectors, accelerator, telemetry, method, schedules)
+    return Adaptation(adapter, source.module, selectors, accelerator, telemetry, method, schedules)
 
 
 def make_adapter(settings: Settings, source: loader.DeployedModel, method: str) -> Adapter:

@@ -22,7 +22,10 @@ from tta_agent.settings.schema import Settings
 
 Kind = Literal["timing", "accuracy", "peer"]
 BENCH = ("protocol", "timing", "peers", "streams", "arrivals", "tally", "lagged", "cost")
-ENGINE = ("tta_agent.window", "tta_agent.models.source_data")  # what build leads to, which is not followed
+ENGINE = (
+    "tta_agent.adaptation.sliding_window",
+    "tta_agent.models.source_data",
+)  # what build leads to, which is not followed
 # Groups of settings that what is measured here does not depend on; the model counts by its weights.
 ELSEWHERE = {"model", "stream", "labels", "gate", "swap", "store", "serve", "policy", "mode"}
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tta_agent.adaptation.step import Adaptation
 from tta_agent.core.types import Array
 from tta_agent.models.loader import DeployedModel
 from tta_agent.rehearsal.arrivals import Order, gain, order
@@ -22,7 +23,6 @@ from tta_agent.rehearsal.moved import moved
 from tta_agent.rehearsal.pool import Pool, Reference
 from tta_agent.rehearsal.stage import Images, Stage
 from tta_agent.rehearsal.worlds import Scene
-from tta_agent.teacher import Teacher
 
 WINDOW, HELD = 500, 1000  # records of the evidence, and images over which the true gain is taken
 ASKED = 50  # inputs answered at once: what a core has in its cache
@@ -78,7 +78,7 @@ class Player:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: Adaptation,
         source: DeployedModel,
         pool: Pool,
         reference: Reference,

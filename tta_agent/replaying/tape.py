@@ -12,13 +12,13 @@ from itertools import islice
 
 import numpy as np
 
+from tta_agent.adaptation.step import StepResult
 from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
 from tta_agent.models.ort_sessions import HotSwapSession, Session, run
 from tta_agent.replaying.marks import Marks
 from tta_agent.stream.batcher import Batch
 from tta_agent.stream.codecs import cloudevents
 from tta_agent.stream.recordings.reader import Recording, Row
-from tta_agent.teacher import Round
 
 POLL = 8  # records a poll: what serves changes between two of them
 REQUESTS = "label-requests"  # topic
@@ -130,7 +130,7 @@ class Tape:
     ) -> RawRecord:
         return RawRecord(topic, 0, offset, int(time_s * 1000), key, value, headers)
 
-    def observe(self, batch: Batch, done: Round) -> None:
+    def observe(self, batch: Batch, done: StepResult) -> None:
         """The adapter's own answers, in training mode, on what it was taught with."""
         self.used += done.report.used
         predicted = done.logits.argmax(1).tolist()

@@ -7,12 +7,12 @@ import torch
 from tta_adapters.frozen import Frozen
 from tta_adapters.sar import Sar
 from tta_adapters.tent import Tent
+from tta_agent.adaptation.sliding_window import Window
+from tta_agent.adaptation.step import Adaptation
 from tta_agent.core.types import Selection
 from tta_agent.models.device import SMALLEST, Accelerator, Room
-from tta_agent.teacher import Teacher
 from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import batch, everyone, fingerprint, same, tiny_net
-from tta_agent.window import Window
 from tta_policies.schedule.periodic_reset import PeriodicReset
 from tta_policies.select.entropy import Entropy
 from tta_policies.select.redundancy import Redundancy
@@ -92,7 +92,7 @@ class Always:
 
 
 def teacher(adapter, telemetry, selectors=(), schedules=()):
-    return Teacher(adapter, tiny_net("batch"), selectors, Accelerator(CPU), telemetry, "test", schedules)
+    return Adaptation(adapter, tiny_net("batch"), selectors, Accelerator(CPU), telemetry, "test", schedules)
 
 
 def test_memory_that_runs_out_halves_the_batch_and_no_sample_is_lost(telemetry):
@@ -161,7 +161,7 @@ def test_a_schedule_resets_everything(telemetry):
 
 def test_bfloat16_learns_too(telemetry):
     model = tiny_net("batch")
-    it = Teacher(Tent(model), model, [], Accelerator(CPU, "bfloat16"), telemetry)
+    it = Adaptation(Tent(model), model, [], Accelerator(CPU, "bfloat16"), telemetry)
     exact = teacher(Tent(model), telemetry)
     x = batch(32).numpy()
     a, b = it.round(x), exact.round(x)

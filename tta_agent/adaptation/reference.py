@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, convert
 
 
-class Original:
+class ReferenceModel:
     """The deployed model beside the copy, for selectors that compare with it.
 
     Args:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tta_agent.adaptation.optimizer_health import Health
+from tta_agent.adaptation.reference import ReferenceModel
 from tta_agent.core.protocols import Adapter, Schedule, Selector, Stateful
 from tta_agent.core.types import Array, Moment, Positions, Selection, StepReport, View
-from tta_agent.health import Health
 from tta_agent.models.device import Accelerator, Room
-from tta_agent.original import Original
 from tta_agent.scoring import sample_scores
 from tta_agent.telemetry.facade import Telemetry
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class StepResult:
     """What one round saw and did. Logits [B, C]; entropy in nats, confidence and margin [B]."""
 
     logits: Array
@@ -41,7 +41,7 @@ class Round:
         return {**means, "kept": 1 - sum(self.dropped.values()) / len(self.logits), "loss": self.report.loss}
 
 
-class Teacher:
+class Adaptation:
     """The copy, who may teach it, and when it is called back.
 
     Args:
@@ -64,14 +64,14 @@ class Teacher:
         schedules: Sequence[Schedule] = (),
     ) -> None:
         self.adapter, self._selectors, self._schedules = adapter, selectors, schedules
-        self.accelerator, self._original, self._room = accelerator, Original(source), Room()
+        self.accelerator, self._original, self._room = accelerator, ReferenceModel(source), Room()
         self._telemetry, self._policy = telemetry, policy
         self.rounds = 0
         self.learnt = 0  # rounds with a step since the last reset
         self.totals: Counter[str] = Counter()
         self.health = Health()
 
-    def round(self, x: Array, served: Array | None = None) -> Round:
+    def round(self, x: Array, served: Array | None = None) -> StepResult:
         """One batch [B, ...], from numbers to weights.
 
         Args:
@@ -85,9 +85,9 @@ class Teacher:
         self._telemetry.scores(done.entropy, done.confidence, done.logits.shape[1])
         return done
 
-    def _fitting(self, x: Tensor, served: Tensor | None) -> Round:
+    def _fitting(self, x: Tensor, served: Tensor | None) -> StepResult:
         """The batch in pieces that fit into memory; a piece that does not is tried again, halved."""
-        done: list[Round] = []
+        done: list[StepResult] = []
         start = 0
         while start < len(x):
             here = slice(start, start + self._room.fit(len(x) - start))
@@ -100,7 +100,7 @@ class Teacher:
                 self._room.shrink(here.stop - start)
         return done[0] if len(done) == 1 else _joined(done)
 
-    def _piece(self, x: Tensor, served: Tensor | None) -> Round:
+    def _piece(self, x: Tensor, served: Tensor | None) -> StepResult:
         with self._telemetry.score():
             logits = self.adapter.forward(x) if self._room.learns else self.adapter.predict(x)
             seen = logits.detach().float()
@@ -110,7 +110,7 @@ class Teacher:
             )
         if not self._room.learns:
             report = StepReport(len(x), 0, None, {"paused": 1.0})
-            return Round(seen.cpu().numpy(), entropy, confidence, margin, {"paused": len(x)}, report)
+            return StepResult(seen.cpu().numpy(), entropy, confidence, margin, {"paused": len(x)}, report)
         with self._telemetry.select() as stage:
             selection = self._select(x, seen, served)
             stage.selected(len(selection.index), len(x))
@@ -119,7 +119,7 @@ class Teacher:
             stage.adapted(report)
         self._count(selection, report)
         self._after(Moment(seen, report, self.adapter.moved()) if self._schedules else None)
-        return Round(seen.cpu().numpy(), entropy, confidence, margin, dict(selection.dropped), report)
+        return StepResult(seen.cpu().numpy(), entropy, confidence, margin, dict(selection.dropped), report)
 
     @torch.no_grad()
     def _select(self, x: Tensor, logits: Tensor, served: Tensor | None) -> Selection:
@@ -211,7 +211,7 @@ class Teacher:
         self.rounds, self.learnt, self.totals = state["rounds"], state["learnt"], Counter(state["totals"])
 
 
-def _joined(parts: Sequence[Round]) -> Round:
+def _joined(parts: Sequence[StepResult]) -> StepResult:
     """Several pieces as one round."""
 
     def rows(name: str) -> Array:
@@ -226,4 +226,4 @@ def _joined(parts: Sequence[Round]) -> Round:
     mean = sum(loss * n for loss, n in losses) / max(used, 1) if losses else None
     diagnostics = {name: value for r in reports for name, value in r.diagnostics.items()}
     report = StepReport(sum(r.seen for r in reports), used, mean, diagnostics)
-    return Round(rows("logits"), rows("entropy"), rows("confidence"), rows("margin"), dropped, report)
+    return StepResult(rows("logits"), rows("entropy"), rows("confidence"), rows("margin"), dropped, report)

@@ -1,0 +1,1 @@
+"""One adaptation step on the accelerator, and what surrounds it."""
