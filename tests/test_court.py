@@ -17,10 +17,11 @@ from tta_agent.docket import Docket, Terms
 from tta_agent.drift.detector import features
 from tta_agent.inbox import Command, Inbox
 from tta_agent.labels.requests import drawn
-from tta_agent.ledger.backlog import Backlog
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.pace import Pace
+from tta_agent.registry.registry import ModelRegistry
+from tta_agent.registry.retry_queue import RetryQueue
 from tta_agent.sentry import LATEST, Sentry
 from tta_agent.service import Service
 from tta_agent.stream.router import RoutedRecords
@@ -29,7 +30,6 @@ from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import tiny_net
 from tta_agent.verdict import Bench
-from tta_agent.versions import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ class World:
     ):
         self.now_s = 1000.0
         self.master, self.folder = master, folder
-        self.ledger = Ledger(folder / "versions")
+        self.ledger = ModelRegistry(folder / "versions")
         self.ledger.ensure_source("f", lambda: (master.compose(tiny_net("batch")), master.fixed))
         serving = self.ledger.get(self.ledger.aliases()["serving"])
         self.pair = HotSwapSession(serving.number, open_session(serving.path))
@@ -413,7 +413,7 @@ class Away:
 @pytest.fixture
 def store(world):
     world.ledger.shelf = Away(world.ledger.shelf)
-    world.service.backlog = Backlog(again_s=0.0)
+    world.service.backlog = RetryQueue(again_s=0.0)
     return world.ledger.shelf
 
 
@@ -463,7 +463,7 @@ def test_a_roll_back_happens_though_the_ledger_cannot_be_told_yet(world, store):
 
 def test_what_somebody_else_decided_is_followed_when_the_store_can_be_read(world, store):
     assert world.swap() == 1
-    Ledger(world.folder / "versions").serve(0, by="somebody", reason="told to")
+    ModelRegistry(world.folder / "versions").serve(0, by="somebody", reason="told to")
     store.away = True
     world.records()
     assert not world.again and world.service.version.number == 1
@@ -480,7 +480,7 @@ def test_changes_wait_for_the_store_in_their_order():
             raise StoreError("away")
         done.append(name)
 
-    backlog = Backlog(again_s=30.0, clock=lambda: now[0])
+    backlog = RetryQueue(again_s=30.0, clock=lambda: now[0])
     backlog.write(lambda: change("first"))
     away[0] = False
     backlog.write(lambda: change("second"))

@@ -17,7 +17,7 @@ ONLY_IN = {
         or name.startswith("tta_agent.models.onnx_import")
     ),
     "typer": lambda name: name.endswith("cli"),
-    "fsspec": lambda name: name.startswith("tta_agent.ledger"),
+    "fsspec": lambda name: name.startswith("tta_agent.registry"),
     "sklearn": lambda name: name.startswith("tta_agent.rehearsal"),
     "sqlite3": lambda name: name.startswith(("tta_agent.stream", "tta_agent.labels")),
     "torch_ttt": lambda name: name == "tta_agent.bench.peers",

@@ -18,11 +18,11 @@ from tests import worlds
 from tests.parts.otlp import OtlpReceiver
 from tta_agent import build
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
+from tta_agent.registry.registry import ModelRegistry
 from tta_agent.stream import factory
 from tta_agent.stream.codecs import cloudevents, oip
 from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry.facade import Telemetry
-from tta_agent.versions import Ledger
 
 PATIENCE_S = 90.0
 
@@ -48,7 +48,7 @@ class World:
             monkeypatch.setenv(key, value)
         self.settings = env.load()
         self.source = build.load_source(self.settings)
-        self.ledger: Ledger = build.open_ledger(self.settings, self.source)
+        self.ledger: ModelRegistry = build.open_ledger(self.settings, self.source)
         session = open_session(self.ledger.get(0).path)
         self.pair = HotSwapSession(0, session)
         self.producer = factory.open_producer(self.settings)

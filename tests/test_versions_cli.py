@@ -5,13 +5,13 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from tests.test_versions import GOLDEN, graph
+from tests.registry.test_registry import GOLDEN, graph
 from tta_agent.cli import app
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult
 from tta_agent.models.ort_sessions import open_session
+from tta_agent.registry.registry import open_ledger
 from tta_agent.settings import env
-from tta_agent.versions import open_ledger
 
 GATES = [
     GateResult("integrity", 1.0, 0.99, "pass", "torch and ONNX Runtime agree on all fixed inputs"),

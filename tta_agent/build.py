@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 import tta_agent
-from tta_agent import versions
 from tta_agent.adaptation.sliding_window import Window
 from tta_agent.adaptation.step import Adaptation
 from tta_agent.agent import Agent
@@ -29,6 +28,8 @@ from tta_agent.models.batchnorm import census
 from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import GraphTemplate, floats
 from tta_agent.models.source_data import read_source_data
+from tta_agent.registry import registry
+from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rhythm import Rhythm
 from tta_agent.service import Service
 from tta_agent.settings.schema import Settings
@@ -38,7 +39,6 @@ from tta_agent.stream.factory import open_producer, open_source
 from tta_agent.stream.router import Decoder, RecordRouter
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
-from tta_agent.versions import Ledger
 
 __all__ = ["agent", "assemble", "load_source", "open_interface", "open_ledger"]
 log = logging.getLogger(__name__)
@@ -63,9 +63,9 @@ def load_source(settings: Settings) -> loader.DeployedModel:
 
 def open_ledger(
     settings: Settings, source: loader.DeployedModel, master: GraphTemplate | None = None
-) -> Ledger:
+) -> ModelRegistry:
     """The ledger, with the source as version 0."""
-    ledger = versions.open_ledger(settings)
+    ledger = registry.open_ledger(settings)
 
     def make() -> tuple[bytes, Any]:
         graph = master or GraphTemplate(source.module, source.shape, source.graph)

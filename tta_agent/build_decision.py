@@ -25,6 +25,7 @@ from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.pace import Pace
+from tta_agent.registry.registry import ModelRegistry
 from tta_agent.sentry import Sentry
 from tta_agent.service import Service
 from tta_agent.settings.schema import Settings
@@ -32,7 +33,6 @@ from tta_agent.stream.codecs import cloudevents
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 from tta_agent.verdict import Bench
-from tta_agent.versions import Ledger
 
 if TYPE_CHECKING:
     from tta_agent.http.server import Server
@@ -45,7 +45,7 @@ def make_decider(
     settings: Settings,
     source: loader.DeployedModel,
     master: GraphTemplate,
-    ledger: Ledger,
+    ledger: ModelRegistry,
     swapper: ServerDriver,
     producer: Producer,
     telemetry: Telemetry,

@@ -179,7 +179,7 @@ def _add_others() -> None:
     from tta_agent.bench.cli import bench
     from tta_agent.calibrate_cli import calibrate
     from tta_agent.demo.cli import demo, traffic
-    from tta_agent.ledger.cli import versions
+    from tta_agent.registry.cli import versions
     from tta_agent.rehearsal.cli import rehearse
     from tta_agent.replaying.cli import HELP, replay
 

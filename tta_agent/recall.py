@@ -6,12 +6,12 @@ from tta_agent.core.errors import LedgerError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import open_session
+from tta_agent.registry.registry import ModelRegistry, open_ledger
 from tta_agent.settings.schema import Settings
 from tta_agent.swap import bring_up, golden
 from tta_agent.swappers.none import NoSwapper
 from tta_agent.swappers.oip import OipSwapper
 from tta_agent.telemetry.event_log import EventLog
-from tta_agent.versions import Ledger, open_ledger
 
 COMMAND = "command"
 
@@ -62,7 +62,7 @@ def promote(settings: Settings, number: int, *, force: bool = False) -> int:
     return number
 
 
-def _objection(ledger: Ledger, version: Version) -> str | None:
+def _objection(ledger: ModelRegistry, version: Version) -> str | None:
     if gone := ledger.withdrawal(version.number):
         return f"was taken back ({gone['reason']})"
     if not ledger.verdict(version.number):
@@ -70,7 +70,7 @@ def _objection(ledger: Ledger, version: Version) -> str | None:
     return "was never proved to be better" if version.proof == "none" else None
 
 
-def _earlier(ledger: Ledger, serving: int | None) -> int:
+def _earlier(ledger: ModelRegistry, serving: int | None) -> int:
     previous = ledger.aliases().get("previous")
     if previous is not None and not ledger.is_withdrawn(previous):
         return previous
@@ -80,7 +80,7 @@ def _earlier(ledger: Ledger, serving: int | None) -> int:
     return proven
 
 
-def _bring(settings: Settings, ledger: Ledger, version: Version, reason: str) -> None:
+def _bring(settings: Settings, ledger: ModelRegistry, version: Version, reason: str) -> None:
     swapper = _swapper(settings)
     swapper.probe()
     bring_up(swapper, version, golden(open_session(version.path), ledger.golden_inputs()))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
+from tta_agent.registry.registry import ModelRegistry, open_ledger
 from tta_agent.serve.app import make_app, serve
 from tta_agent.serve.tap import Tap
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
-from tta_agent.versions import Ledger, open_ledger
 
 
 def run(settings: Settings) -> None:
@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
             producer.close()
 
 
-def _ledger(settings: Settings) -> Ledger:
+def _ledger(settings: Settings) -> ModelRegistry:
     ledger = open_ledger(settings)
     if 0 in ledger.numbers():
         return ledger  # no need for torch in the server

@@ -14,12 +14,12 @@ from typing import Any
 from tta_agent.core.errors import LedgerError, StoreError, SwapError, TtaError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, GateResult, Proof, Version
-from tta_agent.ledger.backlog import Backlog
 from tta_agent.models.ort_sessions import Session
+from tta_agent.registry.registry import ModelRegistry
+from tta_agent.registry.retry_queue import RetryQueue
 from tta_agent.swap import bring_up, golden
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
-from tta_agent.versions import Ledger
 
 log = logging.getLogger(__name__)
 Say = Callable[..., None]
@@ -50,7 +50,7 @@ class Service:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: ModelRegistry,
         swapper: ServerDriver,
         telemetry: Telemetry,
         journal: EventLog,
@@ -63,7 +63,7 @@ class Service:
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
         self._driver = type(swapper).__name__
         self._sessions: dict[int, Session] = {}
-        self.backlog = Backlog()
+        self.backlog = RetryQueue()
         self.source = ledger.get(0)
         self.version = self._adopt(ledger.get(ledger.aliases()["serving"] or 0))
 

@@ -9,9 +9,9 @@ from tta_agent.demo import data
 from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.models.ort_sessions import open_session
+from tta_agent.registry.registry import open_ledger
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
-from tta_agent.versions import open_ledger
 
 EVERY_S = 5.0
 SERVER_WITHIN_S = 60.0  # it may have been started a moment ago

@@ -15,10 +15,10 @@ from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.demo.view import Scene
 from tta_agent.models.ort_sessions import open_session
+from tta_agent.registry.registry import ModelRegistry, open_ledger
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 from tta_agent.telemetry.event_log import EventLog
-from tta_agent.versions import Ledger, open_ledger
 
 WINDOW_S = 4.0  # "lately", for accuracies
 READY_S = 90.0  # longest start of the agent
@@ -43,7 +43,7 @@ class Stage:
     server: Child
     agent: Child
     traffic: Traffic
-    ledger: Ledger
+    ledger: ModelRegistry
     script: Script
     plan: Plan
     marks: dict[str, float] = field(default_factory=dict)  # when each act began, seconds since the start

@@ -7,13 +7,13 @@ import time
 from typing import Any
 
 from tta_agent.core.errors import LedgerError
-from tta_agent.ledger.shelves import Shelf, home
+from tta_agent.registry.storage import Storage, home
 
 HISTORY = "history.jsonl"
 WITHDRAWN = "withdrawn.json"
 
 
-def entries(shelf: Shelf) -> list[dict[str, Any]]:
+def entries(shelf: Storage) -> list[dict[str, Any]]:
     """Every change of service, oldest first: {time, number, before, by, reason}."""
     try:
         lines = shelf.read(HISTORY).decode().splitlines()
@@ -25,14 +25,14 @@ def entries(shelf: Shelf) -> list[dict[str, Any]]:
         raise LedgerError(f"{shelf.where}/{HISTORY} cannot be read: {error}") from None
 
 
-def note(shelf: Shelf, number: int, before: int | None, by: str, reason: str) -> None:
+def note(shelf: Storage, number: int, before: int | None, by: str, reason: str) -> None:
     """One more change; the file is rewritten whole, since object stores cannot append."""
     entry = {"time": time.time(), "number": number, "before": before, "by": by, "reason": reason}
     lines = [*entries(shelf), entry]
     shelf.write(HISTORY, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def served(shelf: Shelf, proven: list[int], serving: int | None) -> list[int]:
+def served(shelf: Storage, proven: list[int], serving: int | None) -> list[int]:
     """Numbers in the order in which they served, the latest last; a number may come more than once.
 
     A ledger older than this file has no history: there `proven` versions count as having served in their order,
@@ -46,7 +46,7 @@ def served(shelf: Shelf, proven: list[int], serving: int | None) -> list[int]:
     return order if serving is None or order[-1] == serving else [*order, serving]
 
 
-def spells(shelf: Shelf, number: int) -> list[tuple[float, float | None, str]]:
+def spells(shelf: Storage, number: int) -> list[tuple[float, float | None, str]]:
     """When a version served: (from, until or None where it still does, why it began), seconds since the epoch."""
     changes = entries(shelf)
     ends: list[float | None] = [*(entry["time"] for entry in changes[1:]), None]
@@ -57,7 +57,7 @@ def spells(shelf: Shelf, number: int) -> list[tuple[float, float | None, str]]:
     ]
 
 
-def withdraw(shelf: Shelf, number: int, reason: str, by: str) -> None:
+def withdraw(shelf: Storage, number: int, reason: str, by: str) -> None:
     """Mark a version as taken back. The first reason stays."""
     name = f"{home(number)}/{WITHDRAWN}"
     if not shelf.exists(name):
@@ -65,7 +65,7 @@ def withdraw(shelf: Shelf, number: int, reason: str, by: str) -> None:
         shelf.write(name, json.dumps(told, indent=1).encode())
 
 
-def withdrawal(shelf: Shelf, number: int) -> dict[str, Any]:
+def withdrawal(shelf: Storage, number: int) -> dict[str, Any]:
     """{time, by, reason}; empty where it was not taken back."""
     try:
         return dict(json.loads(shelf.read(f"{home(number)}/{WITHDRAWN}")))

@@ -13,7 +13,7 @@ AGAIN_S = 30.0  # an attempt may itself take seconds, and nothing is decided mea
 log = logging.getLogger(__name__)
 
 
-class Backlog:
+class RetryQueue:
     """Changes in the order in which they happened: made at once, or later, when the store answers again.
 
     For what cannot be undone by its failing: a version that was taken back from the server *is* taken back, whether

@@ -13,9 +13,9 @@ import numpy as np
 
 from tta_agent.core.errors import LedgerError, StoreError, nearest
 from tta_agent.core.types import Array, Proof, Version
-from tta_agent.ledger import artefacts, chain, history
-from tta_agent.ledger.cache import Cache, same
-from tta_agent.ledger.shelves import MANIFEST, Shelf, home
+from tta_agent.registry import artefacts, hash_chain, history
+from tta_agent.registry.cache import Cache, same
+from tta_agent.registry.storage import MANIFEST, Storage, home
 
 Alias = Literal["source", "serving", "previous", "candidate"]
 ALIASES: tuple[Alias, ...] = ("source", "serving", "previous", "candidate")
@@ -25,7 +25,7 @@ STANDS: tuple[Proof, ...] = ("certified", "rehearsed", "source")  # what a roll-
 class Reader:
     """The reading half of `Ledger`."""
 
-    shelf: Shelf
+    shelf: Storage
     cache: Cache
     _known: dict[tuple[int, str], dict[str, Any]]
 
@@ -102,15 +102,15 @@ class Reader:
 
     def verdict(self, number: int) -> dict[str, Any]:
         """How its trial ended; empty while it runs."""
-        known = (number, chain.VERDICT) in self._known
-        there = known or self.shelf.exists(f"{home(number)}/{chain.VERDICT}")
-        return self._document(number, chain.VERDICT) if there else {}
+        known = (number, hash_chain.VERDICT) in self._known
+        there = known or self.shelf.exists(f"{home(number)}/{hash_chain.VERDICT}")
+        return self._document(number, hash_chain.VERDICT) if there else {}
 
     def _document(self, number: int, name: str) -> dict[str, Any]:
         if self.shelf.path("") is not None:
-            return chain.document(self.shelf, number, name)
+            return hash_chain.document(self.shelf, number, name)
         if (number, name) not in self._known:  # written once, and far away
-            self._known[number, name] = chain.document(self.shelf, number, name)
+            self._known[number, name] = hash_chain.document(self.shelf, number, name)
         return dict(self._known[number, name])
 
     def withdrawal(self, number: int) -> dict[str, Any]:
@@ -176,9 +176,9 @@ class Reader:
         Raises:
             LedgerError: it is damaged, or its parent is; the message names which.
         """
-        manifest = chain.document(self.shelf, number, MANIFEST)
+        manifest = hash_chain.document(self.shelf, number, MANIFEST)
         self.verdict(number)
-        chain.prove(self.shelf, number, manifest)
+        hash_chain.prove(self.shelf, number, manifest)
         if not self.has_graph(number):
             return "explanation only"
         try:
@@ -205,6 +205,6 @@ class Reader:
         return needed
 
 
-def as_path(shelf: Shelf) -> Path:
+def as_path(shelf: Storage) -> Path:
     """The folder of a local ledger; for other stores their URL, which is good to be shown only."""
     return shelf.path("") or Path(shelf.where)

@@ -15,13 +15,13 @@ import onnx.helper
 import onnx.numpy_helper
 import pytest
 
-from tta_agent import versions
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult
-from tta_agent.ledger.cache import NEWEST
-from tta_agent.ledger.stores import Store
+from tta_agent.registry import registry
+from tta_agent.registry.cache import NEWEST
+from tta_agent.registry.registry import KEEP_REJECTED, ModelRegistry
+from tta_agent.registry.storage_fsspec import Store
 from tta_agent.settings.schema import Settings
-from tta_agent.versions import KEEP_REJECTED, Ledger
 
 GOLDEN = np.zeros((2, 3), np.float32)
 WHY = [GateResult("certificate", 120.0, 100.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
@@ -47,8 +47,8 @@ def graph(shift: float = 0.0, extra: bool = False) -> bytes:
     return proto.SerializeToString()
 
 
-def start(where, cache=None) -> Ledger:
-    ledger = Ledger(where, cache)
+def start(where, cache=None) -> ModelRegistry:
+    ledger = ModelRegistry(where, cache)
     ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
     return ledger
 
@@ -69,7 +69,7 @@ def anywhere(request, tmp_path):
     return start(places[request.param](), tmp_path / "cache")
 
 
-def promoted(ledger: Ledger, shift: float, proof="certified") -> int:
+def promoted(ledger: ModelRegistry, shift: float, proof="certified") -> int:
     version = ledger.add(graph(shift), ledger.get(ledger.aliases()["serving"]), {"rounds": 8})
     ledger.conclude(version.number, proof, proof, WHY)
     ledger.serve(version.number)
@@ -78,7 +78,7 @@ def promoted(ledger: Ledger, shift: float, proof="certified") -> int:
 
 def test_the_source_is_version_0_and_made_once(anywhere):
     assert anywhere.aliases() == {"source": 0, "serving": 0}
-    again = Ledger(anywhere.shelf).ensure_source("model-a", lambda: pytest.fail("made twice"))
+    again = ModelRegistry(anywhere.shelf).ensure_source("model-a", lambda: pytest.fail("made twice"))
     assert (again.number, again.proof) == (0, "source")
     assert np.array_equal(anywhere.golden_inputs(), GOLDEN)
 
@@ -132,7 +132,7 @@ def test_concurrent_writers_get_different_numbers(ledger):
     made = []
     threads = [
         threading.Thread(
-            target=lambda: made.append(Ledger(ledger.folder).add(graph(1), ledger.get(0), {}).number)
+            target=lambda: made.append(ModelRegistry(ledger.folder).add(graph(1), ledger.get(0), {}).number)
         )
         for _ in range(8)
     ]
@@ -145,12 +145,12 @@ def test_concurrent_writers_get_different_numbers(ledger):
 
 def test_processes_share_a_folder_by_path_and_by_url(ledger):
     code = (
-        "import sys; from tta_agent.versions import Ledger; ledger = Ledger(sys.argv[1]); "
+        "import sys; from tta_agent.registry.registry import Ledger; ledger = Ledger(sys.argv[1]); "
         "source = ledger.get(0); graph = source.path.read_bytes(); "
         "[ledger.add(graph, source, {}) for _ in range(6)]; ledger.serve(1, reason='elsewhere')"
     )
     words = [sys.executable, "-c", code, f"file://{ledger.folder}"]
-    children = [subprocess.Popen(words, cwd=Path(__file__).parent.parent) for _ in range(2)]
+    children = [subprocess.Popen(words, cwd=Path(__file__).parents[2]) for _ in range(2)]
     assert [child.wait(60) for child in children] == [0, 0]
     assert ledger.numbers() == list(range(13))
     assert (ledger.aliases()["serving"], ledger.aliases()["previous"]) == (1, 0)
@@ -161,13 +161,13 @@ def test_another_process_reads_a_store_of_objects(tmp_path):
     ledger = start(Store(f"file://{tmp_path}/objects"), tmp_path / "cache")
     promoted(ledger, 1)
     code = (
-        "import sys; from pathlib import Path; from tta_agent.ledger.stores import Store; "
-        "from tta_agent.versions import Ledger; "
+        "import sys; from pathlib import Path; from tta_agent.registry.storage_fsspec import Store; "
+        "from tta_agent.registry.registry import Ledger; "
         "print(Ledger(Store(sys.argv[1]), Path(sys.argv[2])).get(1).path.read_bytes().hex())"
     )
     words = [sys.executable, "-c", code, f"file://{tmp_path}/objects", str(tmp_path / "other cache")]
     told = subprocess.run(
-        words, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+        words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     ).stdout
     assert bytes.fromhex(told) == graph(1)
 
@@ -194,12 +194,12 @@ def test_objects_without_a_manifest_are_no_version():
     ledger.add(graph(1), ledger.get(0), {})
     assert written[:2] == ["000001/tensors.safetensors", "000001/manifest.json"]
     ledger.shelf.remove("000001/manifest.json")
-    assert Ledger(url).numbers() == [0]
+    assert ModelRegistry(url).numbers() == [0]
 
 
 def test_a_store_that_nobody_knows_is_told_with_its_setting():
     with pytest.raises(LedgerError, match=r"TTA_STORE__VERSIONS=memroy://a: no store .* did you mean memory"):
-        Ledger("memroy://a")
+        ModelRegistry("memroy://a")
 
 
 # what is kept of a graph
@@ -212,13 +212,13 @@ def test_a_version_is_kept_as_the_tensors_that_it_changed(anywhere):
     assert manifest["skeleton_sha256"] == anywhere.get(0).sha256
     assert not anywhere.shelf.exists("000001/model.onnx")
     assert len(anywhere.shelf.read("000001/tensors.safetensors")) < len(graph()) / 2
-    assert Ledger(anywhere.shelf).get(1).path.read_bytes() == graph(1)  # by a cache that never saw it
+    assert ModelRegistry(anywhere.shelf).get(1).path.read_bytes() == graph(1)  # by a cache that never saw it
 
 
 def test_another_structure_is_kept_whole_and_says_so(anywhere):
     anywhere.add(graph(1, extra=True), anywhere.get(0), {})
     assert anywhere.manifest(1)["why_full"] == "other changes than of tensors"
-    assert Ledger(anywhere.shelf).get(1).path.read_bytes() == graph(1, extra=True)
+    assert ModelRegistry(anywhere.shelf).get(1).path.read_bytes() == graph(1, extra=True)
 
 
 def test_a_ledger_of_before_opens(tmp_path):
@@ -231,7 +231,7 @@ def test_a_ledger_of_before_opens(tmp_path):
         home = folder / f"{number:06d}"
         home.mkdir(parents=True)
         (home / "model.onnx").write_bytes(data)
-        head = {"number": number, "sha256": versions.artefacts.digest(data), "bytes": len(data), "time": 1.0}
+        head = {"number": number, "sha256": registry.artefacts.digest(data), "bytes": len(data), "time": 1.0}
         (home / "manifest.json").write_text(json.dumps({**head, **manifest}))
         verdict = {"outcome": proof, "proof": proof, "by": "agent", "time": 2.0, "findings": []}
         (home / "verdict.json").write_text(json.dumps(verdict))
@@ -268,7 +268,7 @@ def test_what_was_changed_afterwards_is_found_and_named(anywhere, name):
     told = []
     for number in anywhere.numbers():
         try:
-            Ledger(anywhere.shelf).check(number)
+            ModelRegistry(anywhere.shelf).check(number)
         except LedgerError as error:
             told.append(str(error))
     assert told
@@ -383,10 +383,10 @@ def test_the_settings_say_where_and_go_into_the_manifest(tmp_path):
         http={"token": "hush"},
         stream={"sasl_password": "hush"},
     )
-    ledger = versions.open_ledger(settings)
+    ledger = registry.open_ledger(settings)
     ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
     version = ledger.add(graph(1), ledger.get(0), {})
     assert version.path.parent == tmp_path / "store" / "cache"
     assert ledger.manifest(1)["settings"]["adapt"]["method"] == "deyo"
     assert "hush" not in json.dumps(ledger.manifest(1))
-    assert versions.open_ledger(Settings(store={"path": tmp_path})).folder == tmp_path / "versions"
+    assert registry.open_ledger(Settings(store={"path": tmp_path})).folder == tmp_path / "versions"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tta_agent.versions import Ledger
+from tta_agent.registry.registry import ModelRegistry
 
 TOP = 10  # layers that are named
 
 
-def compare(ledger: Ledger, a: int, b: int) -> dict[str, Any]:
+def compare(ledger: ModelRegistry, a: int, b: int) -> dict[str, Any]:
     """What differs, as plain values.
 
     `settings` and `records`: {name: [a, b]}, equal ones left out; the source knows no settings. `gates`: {name:
@@ -54,12 +54,12 @@ def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {name: [a.get(name), b.get(name)] for name in names if a.get(name) != b.get(name)}
 
 
-def _gates(ledger: Ledger, a: int, b: int) -> dict[str, list[Any]]:
+def _gates(ledger: ModelRegistry, a: int, b: int) -> dict[str, list[Any]]:
     values = [{f["gate"]: f["value"] for f in ledger.verdict(n).get("findings", [])} for n in (a, b)]
     return {name: [values[0].get(name), values[1].get(name)] for name in {**values[0], **values[1]}}
 
 
-def _tensors(ledger: Ledger, a: int, b: int) -> dict[str, Any] | None:
+def _tensors(ledger: ModelRegistry, a: int, b: int) -> dict[str, Any] | None:
     if not (ledger.has_graph(a) and ledger.has_graph(b)):
         return None
     from tta_agent.models import weight_delta

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tta_agent.ledger import history
-from tta_agent.versions import Ledger
+from tta_agent.registry import history
+from tta_agent.registry.registry import ModelRegistry
 
 MOST_FINDINGS = 14  # lines for gates; those that say yes are the first to be left out
 MOST_SPELLS = 4
@@ -21,7 +21,7 @@ PROOFS = {
 }
 
 
-def explain(ledger: Ledger, number: int) -> list[str]:
+def explain(ledger: ModelRegistry, number: int) -> list[str]:
     """The story of one version, line by line.
 
     Raises:
@@ -47,7 +47,7 @@ def _line(title: str, text: str) -> list[str]:
     return [f"  {title:<12} {text if len(text) <= WIDE else text[: WIDE - 1] + '…'}"] if text else []
 
 
-def _graph(ledger: Ledger, number: int, manifest: Mapping[str, Any]) -> str:
+def _graph(ledger: ModelRegistry, number: int, manifest: Mapping[str, Any]) -> str:
     size, name = _bytes(manifest["bytes"]), f"sha256 {manifest['sha256'][:12]}…"
     if not ledger.has_graph(number):
         return f"{size}, {name}; given up, only this explanation is kept"
@@ -132,7 +132,7 @@ def _decided(verdict: Mapping[str, Any]) -> str:
     return f"{when(verdict['time'])} by {verdict['by']}: {verdict['outcome']}" if verdict else ""
 
 
-def _service(ledger: Ledger, number: int) -> list[str]:
+def _service(ledger: ModelRegistry, number: int) -> list[str]:
     spells = history.spells(ledger.shelf, number)
     lines = []
     for start, end, why in spells[-MOST_SPELLS:]:

@@ -11,12 +11,12 @@ import pytest
 
 from tests.conftest import require_or_skip
 from tests.parts import s3
-from tests.test_versions import FORGED, GOLDEN, WHY, graph, promoted, start
+from tests.registry.test_registry import FORGED, GOLDEN, WHY, graph, promoted, start
 from tta_agent.core.errors import LedgerError
-from tta_agent.ledger import history, stores
-from tta_agent.versions import Ledger
+from tta_agent.registry import history, storage_fsspec
+from tta_agent.registry.registry import ModelRegistry
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_whole_life(ledger, url, tmp_path, server):
     ledger.add(graph(3), ledger.get(second), {})
     ledger.reject(3, "rejected", WHY)
     assert ledger.aliases() == {"source": 0, "serving": 2, "previous": 1, "candidate": None}
-    other = Ledger(url, tmp_path / "other cache")  # nothing but what the bucket holds
+    other = ModelRegistry(url, tmp_path / "other cache")  # nothing but what the bucket holds
     assert other.get(first).path.read_bytes() == graph(1)
     assert [row["outcome"] for row in other.rows()] == ["source", "certified", "certified", "rejected"]
     assert [other.check(n) for n in other.numbers()] == ["sound", "sound", "sound", "explanation only"]
@@ -96,15 +96,15 @@ def test_an_object_that_rots_is_named(ledger, url, server):
     (path,) = (server.data / url.removeprefix("s3://")).rglob("000001/manifest.json")
     path.write_bytes(FORGED["manifest.json"](path.read_bytes()))
     with pytest.raises(LedgerError, match=r"000001/manifest.json: Expected checksum"):
-        Ledger(url).check(1)
+        ModelRegistry(url).check(1)
 
 
 def test_a_graph_of_many_parts(url, tmp_path):
     """More than s3fs puts with one request."""
     large = bytes(range(256)) * 250_000
-    ledger = Ledger(url, tmp_path / "cache")
+    ledger = ModelRegistry(url, tmp_path / "cache")
     ledger.ensure_source("model-a", lambda: (large, GOLDEN))
-    assert Ledger(url, tmp_path / "other").get(0).path.read_bytes() == large
+    assert ModelRegistry(url, tmp_path / "other").get(0).path.read_bytes() == large
 
 
 def test_another_process_reads_and_rolls_back(ledger, url, tmp_path, monkeypatch):
@@ -116,14 +116,16 @@ def test_another_process_reads_and_rolls_back(ledger, url, tmp_path, monkeypatch
     assert out.read_bytes() == graph(2)
     told = elsewhere(url, tmp_path / "c", "rollback", "--json", TTA_SWAP__DRIVER="none")
     assert (told.returncode, json.loads(told.stdout or "{}")) == (0, {"serving": 1}), told.stderr
-    monkeypatch.setattr(stores.time, "monotonic", lambda: 1e12)  # the aliases that are remembered are old
+    monkeypatch.setattr(
+        storage_fsspec.time, "monotonic", lambda: 1e12
+    )  # the aliases that are remembered are old
     assert ledger.aliases()["serving"] == 1
     assert ledger.is_withdrawn(2)
 
 
 def test_a_reader_beside_a_writer_sees_whole_versions_only(ledger, url, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tests.test_versions import *\n"
+        "import sys; from pathlib import Path; from tests.registry.test_registry import *\n"
         "ledger = Ledger(sys.argv[1], Path(sys.argv[2]))\n"
         "print('reads', flush=True)\n"
         "while ledger.aliases()['serving'] < 5:\n"
@@ -183,7 +185,7 @@ def test_a_server_that_is_away_loses_nothing(impatient, server, url, tmp_path, m
     promoted(ledger, 1)
     before = ledger.aliases()
     server.kill()
-    monkeypatch.setattr(stores, "FRESH_S", 0.0)
+    monkeypatch.setattr(storage_fsspec, "FRESH_S", 0.0)
     ledger.shelf._recent = None
     assert ledger.aliases() == before  # who only asks what serves goes on
     assert "going on with the aliases read last" in caplog.text
@@ -195,7 +197,7 @@ def test_a_server_that_is_away_loses_nothing(impatient, server, url, tmp_path, m
         with pytest.raises(LedgerError, match=r"is the store up and its address right \(AWS_ENDPOINT_URL"):
             change()
     server.start()
-    assert [Ledger(url, tmp_path / "other").check(n) for n in (0, 1)] == ["sound", "sound"]
+    assert [ModelRegistry(url, tmp_path / "other").check(n) for n in (0, 1)] == ["sound", "sound"]
     assert (promoted(ledger, 2), ledger.aliases()["serving"]) == (2, 2)
     assert [entry["number"] for entry in history.entries(ledger.shelf)] == [1, 2]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tta_agent.core.errors import LedgerError
-from tta_agent.ledger.cache import digest
-from tta_agent.ledger.shelves import Shelf, home
+from tta_agent.registry.cache import digest
+from tta_agent.registry.storage import Storage, home
 
 FULL, DELTA = "model.onnx", "tensors.safetensors"
 
@@ -33,12 +33,12 @@ def pack(graph: bytes, skeleton: bytes | None) -> tuple[dict[str, bytes], dict[s
     return {DELTA: tensors}, {**head, "artefact": "delta", **more}
 
 
-def present(shelf: Shelf, number: int) -> bool:
+def present(shelf: Storage, number: int) -> bool:
     """Whether the graph of a version is still there, in either form."""
     return any(shelf.exists(f"{home(number)}/{name}") for name in (FULL, DELTA))
 
 
-def unpack(shelf: Shelf, number: int, skeleton: Callable[[], bytes]) -> bytes:
+def unpack(shelf: Storage, number: int, skeleton: Callable[[], bytes]) -> bytes:
     """The full graph; nobody has compared its hash yet.
 
     Raises:
@@ -56,7 +56,7 @@ def unpack(shelf: Shelf, number: int, skeleton: Callable[[], bytes]) -> bytes:
         raise LedgerError("its graph is gone") from None
 
 
-def discard(shelf: Shelf, number: int) -> None:
+def discard(shelf: Storage, number: int) -> None:
     """Keep the explanation only."""
     for name in (FULL, DELTA):
         shelf.remove(f"{home(number)}/{name}")

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from tta_agent.core import process
 from tta_agent.core.errors import LedgerError
-from tta_agent.ledger import tables
+from tta_agent.registry import tables
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
+    from tta_agent.registry.registry import ModelRegistry
     from tta_agent.settings.schema import Settings
-    from tta_agent.versions import Ledger
 
 HELP = (
     "What the ledger holds, and why; promote, roll back, pin, tidy up. Alone, it lists.\n\n"
@@ -68,7 +68,7 @@ def explain(name: Name, as_json: Json = False) -> None:
     """Why a version serves, served or was refused: for a person, in under 30 lines."""
     ledger = _ledger()
     number = ledger.number_of(name)
-    from tta_agent.ledger.explain import explain as lines_of
+    from tta_agent.registry.explain import explain as lines_of
 
     lines = lines_of(ledger, number)
     print(json.dumps({"version": number, "lines": lines}, indent=1) if as_json else "\n".join(lines))
@@ -85,7 +85,7 @@ def diff(
     Example: tta-agent versions diff source serving
     """
     ledger = _ledger()
-    from tta_agent.ledger.compare import compare
+    from tta_agent.registry.compare import compare
 
     told = compare(ledger, ledger.number_of(a), ledger.number_of(b))
     if as_json:
@@ -197,7 +197,7 @@ def verify(as_json: Json = False) -> None:
         raise LedgerError("; ".join(dict.fromkeys(damaged.values())))
 
 
-def _checked(ledger: Ledger, number: int) -> tuple[bool, str]:
+def _checked(ledger: ModelRegistry, number: int) -> tuple[bool, str]:
     try:
         return True, ledger.check(number)
     except LedgerError as error:
@@ -217,13 +217,13 @@ def _settings() -> Settings:
     return settings
 
 
-def _ledger(settings: Settings | None = None) -> Ledger:
-    from tta_agent.versions import open_ledger
+def _ledger(settings: Settings | None = None) -> ModelRegistry:
+    from tta_agent.registry.registry import open_ledger
 
     return open_ledger(settings or _settings())
 
 
-def _write(ledger: Ledger, number: int, out: Path) -> int:
+def _write(ledger: ModelRegistry, number: int, out: Path) -> int:
     try:
         return out.write_bytes(ledger.get(number).path.read_bytes())
     except OSError as error:
@@ -234,6 +234,6 @@ def _serves(number: int, as_json: bool) -> None:
     print(json.dumps({"serving": number})) if as_json else console.print(f"version {number} serves now")
 
 
-def _pins(ledger: Ledger, as_json: bool) -> None:
+def _pins(ledger: ModelRegistry, as_json: bool) -> None:
     pinned = ledger.pinned()
     print(json.dumps({"pinned": pinned}) if as_json else f"pinned: {', '.join(map(str, pinned)) or 'none'}")

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tta_agent.core.errors import LedgerError
-from tta_agent.ledger.cache import digest
-from tta_agent.ledger.shelves import MANIFEST, Shelf, home
+from tta_agent.registry.cache import digest
+from tta_agent.registry.storage import MANIFEST, Storage, home
 
 VERDICT = "verdict.json"
 
 
-def document(shelf: Shelf, number: int, name: str) -> dict[str, Any]:
+def document(shelf: Storage, number: int, name: str) -> dict[str, Any]:
     """A JSON file of a version.
 
     Raises:
@@ -30,12 +30,12 @@ def document(shelf: Shelf, number: int, name: str) -> dict[str, Any]:
         raise LedgerError(told) from None
 
 
-def links(shelf: Shelf, parent: int) -> dict[str, str | None]:
+def links(shelf: Storage, parent: int) -> dict[str, str | None]:
     """What a child's manifest says of its parent."""
     return {f"parent_{name.split('.')[0]}_sha256": _hash(shelf, parent, name) for name in (MANIFEST, VERDICT)}
 
 
-def prove(shelf: Shelf, number: int, manifest: Mapping[str, Any]) -> None:
+def prove(shelf: Storage, number: int, manifest: Mapping[str, Any]) -> None:
     """Compare what the manifest says of the parent with the parent.
 
     A parent that was still under test when its child was made (promoted by force) had no verdict to vouch for.
@@ -54,7 +54,7 @@ def prove(shelf: Shelf, number: int, manifest: Mapping[str, Any]) -> None:
             )
 
 
-def _hash(shelf: Shelf, number: int, name: str) -> str | None:
+def _hash(shelf: Storage, number: int, name: str) -> str | None:
     try:
         return digest(shelf.read(f"{home(number)}/{name}"))
     except FileNotFoundError:

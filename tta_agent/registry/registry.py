@@ -29,22 +29,22 @@ import numpy as np
 
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import Array, GateResult, Proof, Version
-from tta_agent.ledger import artefacts, chain, history
-from tta_agent.ledger.cache import Cache
-from tta_agent.ledger.reader import Alias, Reader, as_path
-from tta_agent.ledger.retention import KEEP_REJECTED, Plan, plan
-from tta_agent.ledger.shelves import MANIFEST, Shelf, home, open_shelf
+from tta_agent.registry import artefacts, hash_chain, history
+from tta_agent.registry.cache import Cache
+from tta_agent.registry.reader import Alias, Reader, as_path
+from tta_agent.registry.retention import KEEP_REJECTED, Plan, plan
+from tta_agent.registry.storage import MANIFEST, Storage, home, open_shelf
 
 if TYPE_CHECKING:
     from tta_agent.settings.schema import Settings
 
-__all__ = ["KEEP_REJECTED", "Alias", "Ledger", "open_ledger", "provenance"]
+__all__ = ["KEEP_REJECTED", "Alias", "ModelRegistry", "open_ledger", "provenance"]
 
 
-def open_ledger(settings: Settings) -> Ledger:
+def open_ledger(settings: Settings) -> ModelRegistry:
     """The ledger that the settings name; each candidate's manifest says under which settings it came to be."""
     where = settings.store.versions or settings.store.path / "versions"
-    return Ledger(where, settings.store.path / "cache", stamp=provenance(settings))
+    return ModelRegistry(where, settings.store.path / "cache", stamp=provenance(settings))
 
 
 def provenance(settings: Settings) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def provenance(settings: Settings) -> dict[str, Any]:
     return {"settings": settings.model_dump(mode="json", include=groups)}
 
 
-class Ledger(Reader):
+class ModelRegistry(Reader):
     """The versions of one model. A local folder is shared by processes; other stores take one writer.
 
     Args:
@@ -66,7 +66,11 @@ class Ledger(Reader):
     """
 
     def __init__(
-        self, where: str | Path | Shelf, cache: Path | None = None, *, stamp: Mapping[str, Any] | None = None
+        self,
+        where: str | Path | Storage,
+        cache: Path | None = None,
+        *,
+        stamp: Mapping[str, Any] | None = None,
     ) -> None:
         self.shelf, self._stamp = open_shelf(where), dict(stamp or {})
         self._known = {}
@@ -111,7 +115,7 @@ class Ledger(Reader):
         told = {**self._stamp, **manifest, "parent": parent.number, "parent_sha256": parent.sha256}
         with self.shelf.lock():
             number = max(self.numbers()) + 1
-            self._write(number, graph, skeleton, {**told, **chain.links(self.shelf, parent.number)})
+            self._write(number, graph, skeleton, {**told, **hash_chain.links(self.shelf, parent.number)})
             self._point({"candidate": number})
         return self.get(number)
 
@@ -145,7 +149,7 @@ class Ledger(Reader):
         verdict = {"outcome": outcome, "proof": proof, "by": by, "time": time.time()}
         known = {name: value for name, value in more.items() if value is not None}
         told = {**verdict, **known, "findings": [asdict(f) for f in findings]}
-        self.shelf.write(f"{home(number)}/{chain.VERDICT}", json.dumps(told, indent=1).encode())
+        self.shelf.write(f"{home(number)}/{hash_chain.VERDICT}", json.dumps(told, indent=1).encode())
 
     def reject(self, number: int, outcome: str, findings: Sequence[GateResult]) -> None:
         """Conclude without proof, and keep the explanation only.

@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 LEFT_OVER_S = 3600.0  # a staging folder older than this is of a crash
 
 
-class Shelf(Protocol):
+class Storage(Protocol):
     """Named blobs. Names are relative, with "/"."""
 
     where: str
@@ -66,7 +66,7 @@ class Shelf(Protocol):
         """Remove what crashes have left half-written."""
 
 
-def open_shelf(where: str | Path | Shelf) -> Shelf:
+def open_shelf(where: str | Path | Storage) -> Storage:
     """A folder for paths and file:// URLs, else the store of the URL.
 
     Raises:
@@ -79,7 +79,7 @@ def open_shelf(where: str | Path | Shelf) -> Shelf:
         return Folder(Path(text))
     if text.startswith(("file://", "local://")):
         return Folder(Path(text.split("://", 1)[1]))
-    from tta_agent.ledger.stores import Store
+    from tta_agent.registry.storage_fsspec import Store
 
     return Store(text)
 

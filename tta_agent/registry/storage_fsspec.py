@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_agent.core.errors import LedgerError, StoreError, nearest
-from tta_agent.ledger.shelves import MANIFEST, home
+from tta_agent.registry.storage import MANIFEST, home
 
 ALIASES = "aliases.json"
 FRESH_S = 2.0  # aliases are asked for again after this
