@@ -14,10 +14,10 @@ import numpy as np
 from tta_agent.core import plugins
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import Label, Record, Version
-from tta_agent.pairing import Asked
+from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
+from tta_agent.evaluation.decision import GateSet
+from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.settings.schema import Settings
-from tta_agent.trial import Case, Trial
-from tta_agent.verdict import Bench
 from tta_agent.watch import Watch
 
 CLASSES, CHUNK = 10, 64
@@ -56,7 +56,9 @@ def default_gates():
 def trial(alpha, bucket_s=0.0):
     """Of a candidate that answers with the second part of each record."""
     graphs = {role: Part(int(role == "candidate")) for role in ROLES}
-    return Trial(Version(1, "", Path(), "none"), 0, graphs, {}, Case(alpha), bucket_s=bucket_s)
+    return CandidateEvaluation(
+        Version(1, "", Path(), "none"), 0, graphs, {}, CandidateFacts(alpha), bucket_s=bucket_s
+    )
 
 
 def records(pairs, start=0, keys=None, time_s=0.0):
@@ -116,13 +118,15 @@ def promotes(
     truth = np.repeat(labels_of(stream, n // repeat, random), repeat)
     pairs = np.repeat(make(truth[::repeat], random), repeat, axis=0)
     keys = [f"e{i // repeat}" for i in range(n)]
-    asked, bench = trial(alpha, bucket_s=60.0 if repeat > 1 else 0.0), Bench(gates(names))
+    asked, bench = trial(alpha, bucket_s=60.0 if repeat > 1 else 0.0), GateSet(gates(names))
     labelled = random.random(n) < (1.0 if repeat > 1 else label_rate)
     for start in range(0, n + delay, CHUNK):
         stop = min(start + CHUNK, n)
         if start < n:
             asked.observe(
-                Asked(records(pairs[start:stop], start, keys[start:stop], time_s=float(start // repeat)))
+                BatchPredictions(
+                    records(pairs[start:stop], start, keys[start:stop], time_s=float(start // repeat))
+                )
             )
         for i in range(
             max(start - delay, 0), min(max(stop - delay, 0) if start < n else start + CHUNK - delay, n)
@@ -197,10 +201,10 @@ def all_caught(kind, *, seeds, **how):
 
 def _tried(serving, bad, truth, random, label_rate):
     """How its trial ends, and after how many records."""
-    asked, bench = trial(0.01), Bench(gates(default_gates()))
+    asked, bench = trial(0.01), GateSet(gates(default_gates()))
     for start in range(0, len(truth), CHUNK):
         pairs = np.stack([serving[start : start + CHUNK], bad[start : start + CHUNK]], axis=1)
-        asked.observe(Asked(records(pairs, start)))
+        asked.observe(BatchPredictions(records(pairs, start)))
         for i in range(start, min(start + CHUNK, len(truth))):
             if random.random() < label_rate:
                 asked.label(Label(f"r{i}", int(truth[i]), 0.0))
@@ -219,7 +223,7 @@ def _taken_back(good, bad, truth, random, label_rate, within):
     )
     for start in range(0, within, 20):
         pairs = np.stack([good[start : start + 20], bad[start : start + 20]], axis=1)
-        if watch.observe(Asked(records(pairs, start)), 0.0):
+        if watch.observe(BatchPredictions(records(pairs, start)), 0.0):
             return True
         for i in range(start, start + 20):
             if random.random() < label_rate and watch.label(Label(f"r{i}", int(truth[i]), 0.0)):
@@ -245,7 +249,7 @@ def turns_bad(seed, *, good=1500, after=3000, label_rate=0.3):
         truth = random.integers(0, CLASSES, 20)
         rates = (0.5, 0.75) if start < good else (0.75, 0.5)
         pairs = 0.4 * np.stack([logits(truth, rate, random) for rate in rates], axis=1)  # seldom sure
-        gone = watch.observe(Asked(records(pairs, start)), 0.0)
+        gone = watch.observe(BatchPredictions(records(pairs, start)), 0.0)
         watch.settles()
         for i, label in enumerate(truth):
             if random.random() < label_rate:

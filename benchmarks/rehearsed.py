@@ -21,16 +21,17 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from tta_agent.anchor import stratified
 from tta_agent.bench import subjects
 from tta_agent.core import process
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
-from tta_agent.rehearsal import regress, run, store, worlds
+from tta_agent.evaluation.anchor_set import stratified
+from tta_agent.evaluation.rehearsed import regress, store
+from tta_agent.evaluation.rehearsed.proof import ALPHAS
+from tta_agent.evaluation.rehearsed.support import HONEST, Support
+from tta_agent.evaluation.rehearsed.table import Table
+from tta_agent.rehearsal import run, worlds
 from tta_agent.rehearsal.failures import KINDS
-from tta_agent.rehearsal.rehearsed import ALPHAS
-from tta_agent.rehearsal.support import HONEST, Support
-from tta_agent.rehearsal.table import Table
 from tta_agent.settings import env
 
 AETTA_RATE = 0.4  # as in the paper for ten classes

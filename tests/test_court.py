@@ -15,6 +15,7 @@ from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
 from tta_agent.drift.detector import features
+from tta_agent.evaluation.decision import GateSet
 from tta_agent.inbox import Command, Inbox
 from tta_agent.labels.requests import drawn
 from tta_agent.models.onnx_export import GraphTemplate
@@ -29,7 +30,6 @@ from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import tiny_net
-from tta_agent.verdict import Bench
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ class World:
             clock=clock,
         )
         self.court = Court(
-            self.service, self.docket, Bench([self.veto, self.proof]), self.pace, self.approval, self.sentry,
+            self.service, self.docket, GateSet([self.veto, self.proof]), self.pace, self.approval, self.sentry,
             Telemetry.off(), Rules(0.01, rules.pop("patience", 1000), **rules), frozen=self.inbox.frozen, clock=clock,
         )  # fmt: skip
         self.decider = Decider(self.court, self.sentry)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.test_trial import KEEP, ROLL, label, linear, record, torch_round_trip
+from tests.evaluation.test_candidate import KEEP, ROLL, label, linear, record, torch_round_trip
 from tta_agent.core.types import GateResult, Version
-from tta_agent.pairing import Asked
+from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.watch import Watch
 
 
@@ -30,7 +30,7 @@ def make(tmp_path, *vetoes, **more):
 
 def feed(watch, start, n, now_s=0.0):
     """Why it must go, if it must, after n records one by one."""
-    found = [watch.observe(Asked([record(i, 0)]), now_s) for i in range(start, start + n)]
+    found = [watch.observe(BatchPredictions([record(i, 0)]), now_s) for i in range(start, start + n)]
     return next((finding for finding in found if finding), None)
 
 
@@ -48,7 +48,7 @@ def test_while_it_bakes_labels_of_records_that_teach_count_too(tmp_path):
         watch = make(tmp_path)
         feed(watch, 0, 10 if baking else 100)
         assert watch.settles() is not baking
-        watch.observe_taught(Asked([record(i, 0) for i in range(500, 520)]))
+        watch.observe_taught(BatchPredictions([record(i, 0) for i in range(500, 520)]))
         again = make(tmp_path)
         again.load_state_dict(torch_round_trip(watch.state_dict()))
         for one in (watch, again):

@@ -18,9 +18,9 @@ from tta_agent.core.types import GateResult, Label
 from tta_agent.counsel import Sworn
 from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime
+from tta_agent.evaluation.candidate import CandidateEvaluation
 from tta_agent.service import Service
 from tta_agent.telemetry.facade import Telemetry
-from tta_agent.trial import Trial
 
 log = logging.getLogger(__name__)
 MOST = 3  # trials that wait: each keeps its graphs and the records that may still get a label
@@ -38,8 +38,8 @@ class Agenda:
     ) -> None:
         self._service, self._docket, self._sentry = service, docket, sentry
         self._telemetry, self._alpha = telemetry, alpha
-        self.trial: Trial | None = None
-        self._adjourned: list[Trial] = []  # the oldest first
+        self.trial: CandidateEvaluation | None = None
+        self._adjourned: list[CandidateEvaluation] = []  # the oldest first
         self._tried = 0  # candidates since the last promotion
         self.unsettled = False  # the copy was on the move when it last proposed: the next may come soon
 
@@ -79,7 +79,7 @@ class Agenda:
         if self.trial is None:
             self._reopen(serving)
 
-    def _adjourn(self, trial: Trial, ended: DataRegime) -> None:
+    def _adjourn(self, trial: CandidateEvaluation, ended: DataRegime) -> None:
         self.trial, self.unsettled, trial.domain = None, True, ended
         self._adjourned.append(trial)
         self._service.say("adjourned", version=trial.version.number, labels=trial.pairing.labels)
@@ -120,7 +120,9 @@ class Agenda:
         self.trial, self._tried = None, 0
         self._service.journal.status(trial=None, awaiting=None, waits=None)
 
-    def _conclude(self, trial: Trial, outcome: str, findings: Sequence[GateResult] = ()) -> None:
+    def _conclude(
+        self, trial: CandidateEvaluation, outcome: str, findings: Sequence[GateResult] = ()
+    ) -> None:
         number, service = trial.version.number, self._service
         service.backlog.write(lambda: service.ledger.reject(number, outcome, findings))
         service.say("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])
@@ -137,7 +139,7 @@ class Agenda:
         running, *waiting = (self._restore(saved) for saved in (state["trial"], *state["adjourned"]))
         self.trial, self._adjourned = running, [trial for trial in waiting if trial]
 
-    def _restore(self, saved: Mapping[str, Any] | None) -> Trial | None:
+    def _restore(self, saved: Mapping[str, Any] | None) -> CandidateEvaluation | None:
         if saved is None or saved["number"] not in self._service.ledger.undecided():
             return None
         return self._docket.reopen(self._service.ledger.get(saved["number"]), saved)

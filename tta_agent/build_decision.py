@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tta_agent import calibrate
-from tta_agent.anchor import AnchorSet
 from tta_agent.approval import Approval, Mode
 from tta_agent.core import plugins
 from tta_agent.core.protocols import Gate, Producer, ServerDriver
@@ -18,6 +16,9 @@ from tta_agent.counsel import Rehearsal
 from tta_agent.court import Court, Rules
 from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
+from tta_agent.evaluation import calibration
+from tta_agent.evaluation.anchor_set import AnchorSet
+from tta_agent.evaluation.decision import GateSet
 from tta_agent.hooks import Hooks
 from tta_agent.inbox import Inbox
 from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
@@ -32,7 +33,6 @@ from tta_agent.settings.schema import Settings
 from tta_agent.stream.codecs import cloudevents
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
-from tta_agent.verdict import Bench
 
 if TYPE_CHECKING:
     from tta_agent.http.server import Server
@@ -75,7 +75,7 @@ def make_decider(
         vetoes=tuple(gate for name, gate in gates.items() if name in WATCHED),
         anchor=load_anchor(s, source),
         rehearsal=load_rehearsal(s, source, fingerprint),
-        null=calibrate.load(proofs(s), fingerprint),
+        null=calibration.load(proofs(s), fingerprint),
     )
     pace, approval = _pace(s), Approval(MODES[s.mode], hooks)
     inbox = Inbox(s.store.path)
@@ -87,7 +87,7 @@ def make_decider(
     court = Court(
         service,
         docket,
-        Bench(list(gates.values())),
+        GateSet(list(gates.values())),
         pace,
         approval,
         sentry,
@@ -119,9 +119,7 @@ def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint
     """What `tta-agent rehearse` has found for this model and this way of adapting, where a gate asks for it."""
     if "rehearsed" not in settings.gate.gates or settings.mode == "observe":
         return None
-    from tta_agent.rehearsal import (
-        store,  # grows a forest: slow to import, and only needed where there is one
-    )
+    from tta_agent.evaluation.rehearsed import store
 
     name = store.key(fingerprint, store.learning(settings))
     return store.open_rehearsal(proofs(settings) / "rehearsal", name, source.module)

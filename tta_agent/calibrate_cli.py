@@ -17,8 +17,8 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.calibrate import Answers, Null
     from tta_agent.core.types import Array
+    from tta_agent.evaluation.calibration import Answers, Null
     from tta_agent.models.loader import DeployedModel
     from tta_agent.settings.schema import Settings
 
@@ -50,7 +50,7 @@ def calibrate(
     settings = env.load()
     process.budget(settings.model.threads)
     from tta_agent import build
-    from tta_agent.calibrate import save
+    from tta_agent.evaluation.calibration import save
 
     source = build.load_source(settings)
     answers = _answers(settings, source, recording, records, follow_s)
@@ -76,8 +76,8 @@ def _window(wanted: int, records: int) -> int:
 
 
 def _measure(settings: Settings, answers: Answers, window: int, count: int) -> dict[str, Null]:
-    from tta_agent.calibrate import runs, summary
     from tta_agent.core import plugins
+    from tta_agent.evaluation.calibration import runs, summary
 
     names = dict.fromkeys([*settings.gate.gates, "histogram", "concentration"])
     gates = {name: plugins.make("gates", name, settings.gate.options) for name in names}
@@ -104,7 +104,7 @@ def _recorded(settings: Settings, folder: Path, records: int, follow_s: float) -
 def _asked(settings: Settings, source: DeployedModel, folder: Path, records: int, *, held: bool) -> Answers:
     import numpy as np
 
-    from tta_agent.calibrate import Answers, ask, find_sigma, jittered
+    from tta_agent.evaluation.calibration import Answers, ask, find_sigma, jittered
     from tta_agent.stream.batcher import held_out
     from tta_agent.stream.recordings.reader import Recording
 
@@ -141,7 +141,7 @@ def _fits(x: Array, source: DeployedModel) -> None:
 
 def _anchors(settings: Settings, source: DeployedModel, modules: list[Any]) -> list[Any]:
     from tta_agent.build_decision import load_anchor
-    from tta_agent.calibrate import ask
+    from tta_agent.evaluation.calibration import ask
 
     anchor = load_anchor(settings, source)
     if anchor is None:

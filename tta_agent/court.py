@@ -14,13 +14,13 @@ from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import Label, Record, Version
 from tta_agent.counsel import Sworn, Wishes
 from tta_agent.docket import Docket
+from tta_agent.evaluation.candidate import CandidateEvaluation
+from tta_agent.evaluation.decision import Decision, GateSet
+from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.labels.requests import drawn
 from tta_agent.pace import Pace
-from tta_agent.pairing import Asked
 from tta_agent.service import Grant, Service
 from tta_agent.telemetry.facade import Telemetry
-from tta_agent.trial import Trial
-from tta_agent.verdict import Bench, Ruling
 
 log = logging.getLogger(__name__)
 BAKED = 0.1  # share of records that are asked about for the sake of the watch
@@ -51,7 +51,7 @@ class Court:
         self,
         service: Service,
         docket: Docket,
-        bench: Bench,
+        bench: GateSet,
         pace: Pace,
         approval: Approval,
         sentry: Sworn,
@@ -75,7 +75,7 @@ class Court:
         return self.service.version
 
     @property
-    def trial(self) -> Trial | None:
+    def trial(self) -> CandidateEvaluation | None:
         """The one that runs."""
         return self._agenda.trial
 
@@ -96,7 +96,7 @@ class Court:
         """What was learnt does not count any more: all trials end."""
         self._agenda.end_all("overruled")
 
-    def hear(self, asked: Asked, labels: Sequence[Label]) -> None:
+    def hear(self, asked: BatchPredictions, labels: Sequence[Label]) -> None:
         """8: held-out records, then labels; a verdict where there is one."""
         self._agenda.turn()
         counted = sum([self._agenda.label(label) for label in labels])
@@ -108,7 +108,7 @@ class Court:
         self.labels_used += counted
         self.service.journal.status(labels_used=self.labels_used)
 
-    def _hear(self, trial: Trial, asked: Asked, labels: Sequence[Label]) -> int:
+    def _hear(self, trial: CandidateEvaluation, asked: BatchPredictions, labels: Sequence[Label]) -> int:
         """How many labels count."""
         rows = trial.observe(asked)
         self._wish(asked, rows)
@@ -119,7 +119,7 @@ class Court:
             self._proven(trial, trial.ruling)  # the same evidence: only what it waits for may have changed
         return counted
 
-    def _wish(self, asked: Asked, rows: Sequence[tuple[Record, int, int | None]]) -> None:
+    def _wish(self, asked: BatchPredictions, rows: Sequence[tuple[Record, int, int | None]]) -> None:
         """Labels are wanted of records with the classes by what serves and by the candidate, if there is one.
 
         Of a few that they agree on it counts what was replaced by a version that still bakes: its watch needs labels.
@@ -136,14 +136,14 @@ class Court:
         self._wishes.consider(records, serving, others, self._clock())
 
     @staticmethod
-    def _has_news(trial: Trial) -> bool:
+    def _has_news(trial: CandidateEvaluation) -> bool:
         """Enough new evidence; any at all where only a yes is waited for."""
         records, labels = trial.pairing.records, trial.pairing.labels
         if trial.waits:
             return (records, labels) != trial.judged_at
         return labels > trial.judged_at[1] or records - trial.judged_at[0] >= STEP
 
-    def _judge(self, trial: Trial) -> None:
+    def _judge(self, trial: CandidateEvaluation) -> None:
         trial.judged_at = (trial.pairing.records, trial.pairing.labels)
         trial.ruling = ruling = self._bench.rule(trial.evidence())
         findings = [asdict(f) for f in ruling.findings]
@@ -158,7 +158,7 @@ class Court:
         elif ruling.outcome == "open" and trial.overdue(self._rules.patience_records):
             self._decide("expired", trial, ruling)
 
-    def _proven(self, trial: Trial, ruling: Ruling) -> None:
+    def _proven(self, trial: CandidateEvaluation, ruling: Decision) -> None:
         """Proven: what still stands between it and the server?"""
         number = trial.version.number
         trial.waits = self._frozen() or (
@@ -176,23 +176,23 @@ class Court:
         else:
             self._decide(f"{ruling.proof}, {answer.reason or f'refused by {answer.by}'}", trial, ruling)
 
-    def _await(self, trial: Trial, ruling: Ruling) -> None:
+    def _await(self, trial: CandidateEvaluation, ruling: Decision) -> None:
         number = trial.version.number
         if self._announced != number:
             self.service.say("awaiting", version=number, proof=ruling.proof)
         self._announced, trial.waits = number, "approval"
         self.service.journal.status(awaiting=number, waits=trial.waits)
 
-    def _decide(self, outcome: str, trial: Trial, ruling: Ruling) -> None:
+    def _decide(self, outcome: str, trial: CandidateEvaluation, ruling: Decision) -> None:
         self._record(trial, ruling)
         self._agenda.end(outcome, ruling.findings)
 
-    def _record(self, trial: Trial, ruling: Ruling) -> None:
+    def _record(self, trial: CandidateEvaluation, ruling: Decision) -> None:
         with self._telemetry.gate(trial.carrier) as stage:
             for finding in ruling.findings:
                 stage.finding(finding)
 
-    def _promote(self, trial: Trial, ruling: Ruling, answer: Answer) -> None:
+    def _promote(self, trial: CandidateEvaluation, ruling: Decision, answer: Answer) -> None:
         """9: the swap."""
         self._record(trial, ruling)
         now_s = self._clock()

@@ -10,7 +10,7 @@ from tta_agent.core.errors import StoreError
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import Label
 from tta_agent.court import Court
-from tta_agent.pairing import Asked
+from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.sentry import Sentry
 from tta_agent.stream.router import RoutedRecords
 
@@ -35,8 +35,8 @@ class Decider:
         """
         again = self.sentry.attend()
         if isinstance(item, RoutedRecords):
-            asked = Asked(item.held)
-            again = self.sentry.hear(asked, Asked(item.teach), item.labels) or again
+            asked = BatchPredictions(item.held)
+            again = self.sentry.hear(asked, BatchPredictions(item.teach), item.labels) or again
             if not again:
                 self._judge(asked, item.labels)
         elif not (stale or again):
@@ -45,7 +45,7 @@ class Decider:
             self.court.start_over()
         return again
 
-    def _judge(self, asked: Asked, labels: Sequence[Label]) -> None:
+    def _judge(self, asked: BatchPredictions, labels: Sequence[Label]) -> None:
         try:
             self.court.hear(asked, labels)
         except (

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tta_agent.anchor import AnchorSet
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.protocols import Gate
 from tta_agent.core.types import Array, Version
 from tta_agent.counsel import Rehearsal
+from tta_agent.evaluation.anchor_set import AnchorSet
+from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
 from tta_agent.models.onnx_export import GraphTemplate, answers, parity
 from tta_agent.models.ort_sessions import Session, run
 from tta_agent.service import Service
-from tta_agent.trial import Case, Trial
 from tta_agent.watch import Watch
 
 TIMED = 15  # runs of each graph for the ratio of their latencies
@@ -72,10 +72,10 @@ class Docket:
 
     def trial(
         self, version: Version, session: Session, proposal: CandidateProposal, size: int, alpha: float
-    ) -> Trial:
+    ) -> CandidateEvaluation:
         """The trial of a version that has just been made of a proposal."""
         fixed = self._master.fixed
-        case = Case(
+        case = CandidateFacts(
             alpha,
             parity(answers(proposal.module, fixed), run(session, fixed)),
             size / self._service.size,
@@ -89,17 +89,19 @@ class Docket:
         trial.carrier = proposal.carrier
         return trial
 
-    def reopen(self, version: Version, saved: Mapping[str, Any]) -> Trial:
+    def reopen(self, version: Version, saved: Mapping[str, Any]) -> CandidateEvaluation:
         """The trial as a checkpoint has kept it."""
         against = self._service.ledger.get(saved["against"])
         session, other = (self._service.session_of(one) for one in (version, against))
         anchor = self._compare(against, other, version, session)
-        case = Case(**{**saved["case"], "anchor": anchor, "null": self._null})
+        case = CandidateFacts(**{**saved["case"], "anchor": anchor, "null": self._null})
         trial = self._open(version, session, saved["pairing"]["born"], case, against)
         trial.load_state_dict(saved)
         return trial
 
-    def _open(self, version: Version, session: Session, born: Any, case: Case, against: Version) -> Trial:
+    def _open(
+        self, version: Version, session: Session, born: Any, case: CandidateFacts, against: Version
+    ) -> CandidateEvaluation:
         service, terms = self._service, self._terms
         proven = service.ledger.last_proven()
         graphs = {
@@ -110,7 +112,7 @@ class Docket:
         }
         service.keep_only([proven])
         rehearsal = self._rehearsal
-        return Trial(
+        return CandidateEvaluation(
             version, against.number, graphs, born, case, window=terms.window, bucket_s=terms.bucket_s,
             expect=rehearsal.expect if rehearsal else None, every=rehearsal.window if rehearsal else terms.window,
         )  # fmt: skip

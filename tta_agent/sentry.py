@@ -19,10 +19,10 @@ from tta_agent.core.types import GateResult, Label, Version
 from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime, features
+from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.inbox import Command, Inbox
 from tta_agent.models.ort_sessions import Session
 from tta_agent.pace import Pace
-from tta_agent.pairing import Asked
 from tta_agent.posts import Posts
 from tta_agent.service import Service
 from tta_agent.watch import Watch
@@ -85,7 +85,7 @@ class Sentry:
         """A swap has happened; `baseline` is what would be gone back to."""
         self._posts.add(self._docket.watch(self._service.version, baseline, expires_s))
 
-    def hear(self, asked: Asked, taught: Asked, labels: Sequence[Label]) -> bool:
+    def hear(self, asked: BatchPredictions, taught: BatchPredictions, labels: Sequence[Label]) -> bool:
         """8: held-out records, those that teach, then labels. Whether what served was taken back: all starts over."""
         watch, found = self.watch, None
         if watch is not None:
@@ -110,11 +110,11 @@ class Sentry:
         self._service.withdraw(number, finding)
         self._pace.trip(self._clock())
 
-    def _follow(self, asked: Asked, taught: Asked) -> None:
+    def _follow(self, asked: BatchPredictions, taught: BatchPredictions) -> None:
         """Ask the source about the records (the latest few of those that teach): serve what is proven on such."""
         source = self._service.session_of(self._service.source)
         few = len(taught.records) <= LATEST  # then no graph is asked twice
-        latest = taught if few else Asked(list(taught.records.values())[-LATEST:])
+        latest = taught if few else BatchPredictions(list(taught.records.values())[-LATEST:])
         rows = [
             features(some.by(source, list(some.records)), some.x) for some in (asked, latest) if some.records
         ]

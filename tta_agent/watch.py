@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tta_agent.betting import RUN_LENGTH, Reverse
 from tta_agent.core.evidence import AnchorResult, Evidence
 from tta_agent.core.protocols import Gate
 from tta_agent.core.types import GateResult, Label, Version
+from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
+from tta_agent.evaluation.sequential import RUN_LENGTH, RegressionTest
 from tta_agent.models.ort_sessions import Session
-from tta_agent.pairing import Asked, Pairing
 
 
 class Watch:
@@ -54,17 +54,17 @@ class Watch:
         null: Mapping[str, float] | None = None,
     ) -> None:
         self.version, self.baseline = version, baseline
-        self.pairing = Pairing(graphs, {}, window, bucket_s)
+        self.pairing = PairedEvaluation(graphs, {}, window, bucket_s)
         pair = {role: graphs[role] for role in ("serving", "candidate")}
-        self._taught = Pairing(pair, {}, 1, bucket_s)
+        self._taught = PairedEvaluation(pair, {}, 1, bucket_s)
         self._vetoes, self._alpha = tuple(vetoes), alpha
         self._bake_records, self._window, self._trips = bake_records, window, trips
         self._expires_s, self._anchor, self._null = expires_s, anchor, null or {}
-        self._reverse = Reverse()
+        self._reverse = RegressionTest()
         self._tripped = 0
         self._settled = False
 
-    def observe(self, asked: Asked, now_s: float) -> GateResult | None:
+    def observe(self, asked: BatchPredictions, now_s: float) -> GateResult | None:
         """Held-out records; why the version must go, if it must."""
         self.pairing.observe(asked)
         if self._expires_s is not None and now_s >= self._expires_s:
@@ -80,7 +80,7 @@ class Watch:
         broken = [finding for finding in failed if finding.gate == "integrity"]
         return (broken or failed)[0] if broken or self._tripped >= self._trips else None
 
-    def observe_taught(self, asked: Asked) -> None:
+    def observe_taught(self, asked: BatchPredictions) -> None:
         """Records that teach: while it bakes their labels count, too."""
         if self.baking:
             self._taught.observe(asked)

@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate, LabelledPair
 from tta_agent.core.protocols import Gate
-from tta_agent.verdict import kind_of
+from tta_agent.evaluation.decision import kind_of
 from tta_policies.gates.average import Average, boundary, log_mixture
 from tta_policies.gates.certificate import Certificate, log_e
 from tta_policies.gates.guarded import Guarded, light_gain

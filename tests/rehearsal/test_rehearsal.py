@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from tta_agent.core.evidence import AnchorResult
-from tta_agent.rehearsal import page, regress, run, store, words
-from tta_agent.rehearsal.rehearsed import Rehearsed, fit
+from tta_agent.evaluation.rehearsed import regress, store
+from tta_agent.evaluation.rehearsed.proof import Rehearsed, fit
+from tta_agent.rehearsal import page, run, words
 from tta_agent.rehearsal.worlds import bank
 from tta_agent.settings import env
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.evaluation.rehearsed.moved import moved
 from tta_agent.rehearsal.arrivals import gain, order
-from tta_agent.rehearsal.moved import moved
 from tta_agent.rehearsal.pool import part, pooled
 from tta_agent.rehearsal.shifts import EXTRA, mixed, shifted, strangers
 from tta_agent.rehearsal.worlds import STRUCTURES, bank

@@ -16,8 +16,8 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
+    from tta_agent.evaluation.rehearsed.store import Shelf
     from tta_agent.rehearsal.run import Stage
-    from tta_agent.rehearsal.store import Shelf
     from tta_agent.rehearsal.worlds import Scene
 
 WORLDS_A_SCENE = 9
@@ -59,7 +59,7 @@ def rehearse(
             "or TTA_GATE__ANCHOR=<.npz, or a folder with one folder a class>"
         )
     from tta_agent import build
-    from tta_agent.rehearsal import store
+    from tta_agent.evaluation.rehearsed import store
     from tta_agent.rehearsal.failures import KINDS
     from tta_agent.rehearsal.run import Stage
     from tta_agent.rehearsal.worlds import bank
@@ -108,8 +108,8 @@ def _play(stage: Stage, scenes: list[Scene], shelf: Shelf, workers: int, seconds
 
 
 def _conclude(stage: Stage, scenes: list[Scene], shelf: Shelf) -> dict[str, Any]:
+    from tta_agent.evaluation.rehearsed.proof import FEWEST, fit
     from tta_agent.rehearsal.play import WINDOW
-    from tta_agent.rehearsal.rehearsed import FEWEST, fit
 
     finished = shelf.finished()
     done = [name for name in map(stage.name, scenes) if name in finished]

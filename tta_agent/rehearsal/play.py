@@ -13,13 +13,13 @@ from torch import nn
 
 from tta_agent.adaptation.step import Adaptation
 from tta_agent.core.types import Array
+from tta_agent.evaluation.rehearsed.features import features
+from tta_agent.evaluation.rehearsed.moved import moved
 from tta_agent.models.loader import DeployedModel
 from tta_agent.rehearsal.arrivals import Order, gain, order
 from tta_agent.rehearsal.dropout import accuracy as estimate
 from tta_agent.rehearsal.dropout import passes
-from tta_agent.rehearsal.evidence import features
 from tta_agent.rehearsal.failures import BREAKS, Answers
-from tta_agent.rehearsal.moved import moved
 from tta_agent.rehearsal.pool import Pool, Reference
 from tta_agent.rehearsal.stage import Images, Stage
 from tta_agent.rehearsal.worlds import Scene

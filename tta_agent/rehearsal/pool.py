@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tta_agent.anchor import AnchorSet, stratified
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.core.types import Array
+from tta_agent.evaluation.anchor_set import AnchorSet, stratified
+from tta_agent.evaluation.rehearsed.features import CLEAN, lights
 from tta_agent.models.source_data import standardised
-from tta_agent.rehearsal.evidence import CLEAN, lights
 
 LEARN = 0.45  # share of a world's images that can be learnt from; the others are held out
 ANCHOR = 0.2  # share of a small set that becomes the anchor, at most

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tta_agent.core.errors import TtaError
+from tta_agent.evaluation.rehearsed.store import Shelf
 from tta_agent.rehearsal.play import Player, Row
 from tta_agent.rehearsal.pool import Pool, part, pooled
-from tta_agent.rehearsal.store import Shelf
 from tta_agent.rehearsal.worlds import Scene
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tta_agent.core.types import Array
+from tta_agent.evaluation.rehearsed.proof import ALPHA
 from tta_agent.rehearsal.play import Row
-from tta_agent.rehearsal.rehearsed import ALPHA
 from tta_agent.rehearsal.worlds import CLEAN
 
 ORDERS = {  # of arrival, for people

@@ -6,7 +6,7 @@ import pytest
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
-from tta_agent.verdict import Bench
+from tta_agent.evaluation.decision import GateSet
 
 NOTHING = Evidence(np.zeros((0, 2)), np.zeros((0, 2)), 0, 0, 0, 0.01)
 
@@ -46,11 +46,11 @@ P, F, I = "pass", "fail", "inconclusive"  # noqa: E741
     ],
 )
 def test_vetoes_reject_and_the_best_complete_proof_promotes(gates, outcome, kind):
-    ruling = Bench(gates).rule(NOTHING)
+    ruling = GateSet(gates).rule(NOTHING)
     assert (ruling.outcome, ruling.proof) == (outcome, kind)
     assert len(ruling.findings) == len(gates)
 
 
 def test_without_any_proof_nothing_could_serve_and_nothing_starts():
     with pytest.raises(ConfigError, match="names no proof"):
-        Bench([veto(P)])
+        GateSet([veto(P)])

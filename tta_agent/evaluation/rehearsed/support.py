@@ -12,8 +12,8 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from tta_agent.core.types import Array
-from tta_agent.rehearsal.regress import smooth
-from tta_agent.rehearsal.table import Table
+from tta_agent.evaluation.rehearsed.regress import smooth
+from tta_agent.evaluation.rehearsed.table import Table
 
 JITTER = 0.01  # of the kernel
 SHARE = 0.95  # of families, and of the rows of each against the other families, that must count as near

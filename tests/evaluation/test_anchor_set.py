@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tta_agent import testing
-from tta_agent.anchor import LIGHT, AnchorSet, stratified
 from tta_agent.core.errors import ConfigError
+from tta_agent.evaluation.anchor_set import LIGHT, AnchorSet, stratified
 from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.models.ort_sessions import open_session
 

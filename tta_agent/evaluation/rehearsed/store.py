@@ -14,9 +14,9 @@ from torch import nn
 
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
-from tta_agent.rehearsal import evidence, regress
+from tta_agent.evaluation.rehearsed import features, regress
+from tta_agent.evaluation.rehearsed.proof import FEWEST, Fit, Rehearsed
 from tta_agent.rehearsal.play import Row
-from tta_agent.rehearsal.rehearsed import FEWEST, Fit, Rehearsed
 
 log = logging.getLogger(__name__)
 ROWS, SUMMARY = "rows.jsonl", "rehearsal.json"
@@ -29,7 +29,7 @@ def key(fingerprint: str, settings: Mapping[str, Any]) -> str:
         fingerprint: of the weights.
         settings: whatever decides how a copy learns.
     """
-    told = json.dumps([fingerprint, settings, evidence.VERSION], sort_keys=True, default=str)
+    told = json.dumps([fingerprint, settings, features.VERSION], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

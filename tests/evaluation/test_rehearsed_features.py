@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tta_agent.core.evidence import AnchorResult
-from tta_agent.rehearsal.evidence import features
+from tta_agent.evaluation.rehearsed.features import features
 from tta_agent.scoring.distributions import temperature
 
 

@@ -5,10 +5,10 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-from tta_agent.rehearsal import regress
+from tta_agent.evaluation.rehearsed import regress
+from tta_agent.evaluation.rehearsed.support import Support
+from tta_agent.evaluation.rehearsed.table import Table
 from tta_agent.rehearsal.play import Row
-from tta_agent.rehearsal.support import Support
-from tta_agent.rehearsal.table import Table
 
 
 def row(family, better, random, families=()):

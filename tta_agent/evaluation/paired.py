@@ -18,7 +18,7 @@ from tta_agent.models.ort_sessions import Session, run
 REMEMBERED = 50_000  # records that may still get a label; labels whose order is kept
 
 
-class Asked:
+class BatchPredictions:
     """Records that arrived together, and what any graph says to them: each graph is asked once."""
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -49,7 +49,7 @@ class _Waiting:
     bucket: int
 
 
-class Pairing:
+class PairedEvaluation:
     """Paired evaluation in ONNX Runtime.
 
     Args:
@@ -70,7 +70,7 @@ class Pairing:
         self.judged: deque[LabelledPair] = deque(maxlen=REMEMBERED)
         self.records = self.labels = self.wins = self.losses = 0
 
-    def observe(self, asked: Asked) -> list[tuple[Record, int, int]]:
+    def observe(self, asked: BatchPredictions) -> list[tuple[Record, int, int]]:
         """Take the records that are new to it; each with the class by serving and by the candidate."""
         names = [name for name, record in asked.records.items() if self._is_fresh(record)]
         if not names:

@@ -15,7 +15,7 @@ KINDS: tuple[Proof, ...] = ("certified", "rehearsed", "guarded")  # the best one
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class Decision:
     """What all gates together say. `proof` is "none" unless the outcome is `proven`."""
 
     outcome: Literal["proven", "rejected", "open"]
@@ -23,7 +23,7 @@ class Ruling:
     findings: tuple[GateResult, ...]
 
 
-class Bench:
+class GateSet:
     """The gates, in the order of the settings.
 
     Raises:
@@ -38,17 +38,17 @@ class Bench:
                 "add certificate (labels), rehearsed (`tta-agent rehearse`) or guarded"
             )
 
-    def rule(self, evidence: Evidence) -> Ruling:
+    def rule(self, evidence: Evidence) -> Decision:
         """Ask every gate."""
         findings = tuple(gate.judge(evidence) for gate in self._gates)
         vetoes = {f.verdict for gate, f in zip(self._gates, findings, strict=True) if not kind_of(gate)}
         proofs = {kind: self._of_kind(kind, findings) for kind in KINDS}
         if "fail" in vetoes or all(verdicts <= {"fail"} for verdicts in proofs.values()):
-            return Ruling("rejected", "none", findings)
+            return Decision("rejected", "none", findings)
         proven = next((kind for kind, verdicts in proofs.items() if verdicts == {"pass"}), None)
         if vetoes <= {"pass"} and proven:
-            return Ruling("proven", proven, findings)
-        return Ruling("open", "none", findings)
+            return Decision("proven", proven, findings)
+        return Decision("open", "none", findings)
 
     def _of_kind(self, kind: Proof, findings: Sequence[GateResult]) -> set[str]:
         return {f.verdict for gate, f in zip(self._gates, findings, strict=True) if kind_of(gate) == kind}

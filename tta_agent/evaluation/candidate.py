@@ -13,9 +13,9 @@ import numpy as np
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
 from tta_agent.core.types import Array, Label, Positions, Record, Version
 from tta_agent.drift.detector import DataRegime
+from tta_agent.evaluation.decision import Decision
+from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
 from tta_agent.models.ort_sessions import Session, run
-from tta_agent.pairing import Asked, Pairing
-from tta_agent.verdict import Ruling
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
 LEADING = 4  # times the patience for a candidate that wins more than chance lets it
@@ -25,7 +25,7 @@ Expect = Callable[[Array, Array, Array, AnchorResult | None, Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CandidateFacts:
     """What is known of a candidate before the first record, and does not change.
 
     Attributes:
@@ -48,7 +48,7 @@ class Case:
     null: Mapping[str, float] = field(default_factory=dict)
 
 
-class Trial:
+class CandidateEvaluation:
     """Paired evaluation of a pinned candidate.
 
     Args:
@@ -68,7 +68,7 @@ class Trial:
         against: int,
         graphs: Mapping[str, Session],
         born: Positions,
-        case: Case,
+        case: CandidateFacts,
         *,
         window: int = 2000,
         bucket_s: float = 0.0,
@@ -77,14 +77,14 @@ class Trial:
     ) -> None:
         self.version, self.against, self.case = version, against, case
         self.domain = DataRegime()  # of its records; empty as long as it has never waited for them
-        self.pairing = Pairing(graphs, born, window, bucket_s)
+        self.pairing = PairedEvaluation(graphs, born, window, bucket_s)
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
         self._expect, self._every = expect, every
         self._expected: GainEstimate | None = None
         self._looks = 0
         self.passed = 0  # positive judgements in a row
         self.judged_at = (0, 0)  # records and labels at the latest judgement
-        self.ruling: Ruling | None = None  # which was this
+        self.ruling: Decision | None = None  # which was this
         self.waits: str | None = None  # what a proven candidate waits for
         self.carrier: str | None = None  # trace context of the proposal
 
@@ -98,7 +98,7 @@ class Trial:
         """Labels by which one of both was right and the other wrong."""
         return self.pairing.wins + self.pairing.losses
 
-    def observe(self, asked: Asked) -> list[tuple[Record, int, int]]:
+    def observe(self, asked: BatchPredictions) -> list[tuple[Record, int, int]]:
         """Evaluate all graphs on the records that are new; each with the class by serving and by the candidate."""
         fresh = self.pairing.observe(asked)
         self._recent.extend((record.x, serving, candidate) for record, serving, candidate in fresh)
@@ -161,7 +161,7 @@ class Trial:
     def state_dict(self) -> dict[str, Any]:
         """Everything but sessions and anchor: those are made again from the graphs."""
         case = replace(self.case, anchor=None, null={})
-        kept = {name: getattr(case, name) for name in Case.__dataclass_fields__}
+        kept = {name: getattr(case, name) for name in CandidateFacts.__dataclass_fields__}
         looks = (self._looks, self.passed)
         return {
             "number": self.version.number,

@@ -14,7 +14,7 @@ RESTARTS = 32  # of them kept: leaving old ones out only makes it later
 RUN_LENGTH = 1000.0  # restarts until a false alarm, on average at least
 
 
-class Reverse:
+class RegressionTest:
     """Watches a version that serves: has the one before it become better?
 
     Two tests on the same outcomes. `since_start` is the e-process from the swap on, for the bake period. `since_any`

@@ -11,9 +11,9 @@ from onnx import helper
 
 from tta_agent.core.evidence import GainEstimate
 from tta_agent.core.types import Label, Record, Version
+from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
+from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.pairing import Asked
-from tta_agent.trial import Case, Trial
 
 
 def linear(weight):
@@ -41,7 +41,9 @@ def record(i, hot, offset=None, partition=0):
 def make(tmp_path, candidate, *, born=None, **more):
     keep = linear(KEEP)
     graphs = {"serving": keep, "candidate": linear(candidate), "source": keep, "proven": keep}
-    return Trial(Version(1, "", tmp_path, "none"), 0, graphs, born or {}, Case(0.01), **more)
+    return CandidateEvaluation(
+        Version(1, "", tmp_path, "none"), 0, graphs, born or {}, CandidateFacts(0.01), **more
+    )
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def trial(tmp_path):
 
 
 def observe(trial, records):
-    return trial.observe(Asked(records))
+    return trial.observe(BatchPredictions(records))
 
 
 def label(i, truth):
@@ -133,7 +135,7 @@ def test_each_graph_is_asked_once_for_records_that_arrive_together(tmp_path):
 
     session = Counting()
     graphs = dict.fromkeys(("serving", "candidate", "source", "proven"), session)
-    trial = Trial(Version(1, "", tmp_path, "none"), 0, graphs, {}, Case(0.01))
+    trial = CandidateEvaluation(Version(1, "", tmp_path, "none"), 0, graphs, {}, CandidateFacts(0.01))
     observe(trial, [record(i, 0) for i in range(5)])
     assert asked_for == [5]
 

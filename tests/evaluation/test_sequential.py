@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tta_agent.betting import RUN_LENGTH, Reverse, log_e
+from tta_agent.evaluation.sequential import RUN_LENGTH, RegressionTest, log_e
 
 
 def test_the_mixture_is_the_integral_that_it_claims_to_be():
@@ -17,7 +17,7 @@ def test_the_mixture_is_the_integral_that_it_claims_to_be():
 
 def test_a_version_that_turns_bad_late_is_found_though_it_won_much_before():
     """The detector forgets the wins of another time, the test since the start does not."""
-    reverse = Reverse()
+    reverse = RegressionTest()
     for _ in range(400):
         reverse.count(0, 1)
     assert reverse.since_any < 1
@@ -33,7 +33,7 @@ def test_false_alarms_stay_below_their_bounds():
     """Fair coins: the test since the start errs in at most alpha of all runs, the detector hardly ever."""
     random, early, late = np.random.default_rng(0), 0, 0
     for _ in range(200):
-        reverse, alarm = Reverse(), False
+        reverse, alarm = RegressionTest(), False
         for win in random.random(300) < 0.5:
             reverse.count(int(win), int(not win))
             alarm = alarm or reverse.since_start >= 20
@@ -46,7 +46,7 @@ def test_false_alarms_stay_below_their_bounds():
 
 
 def test_it_survives_a_restart():
-    one, other = Reverse(), Reverse()
+    one, other = RegressionTest(), RegressionTest()
     for i in range(100):
         one.count(i % 3 == 0, i % 3 != 0)
     other.load_state_dict(one.state_dict())

@@ -20,7 +20,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
 from tta_agent.core.types import Array
-from tta_agent.rehearsal.table import Table
+from tta_agent.evaluation.rehearsed.table import Table
 
 if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesRegressor

@@ -11,12 +11,12 @@ from torch import nn
 
 from tta_agent.core.evidence import AnchorResult, GainEstimate
 from tta_agent.core.types import Array
-from tta_agent.rehearsal import regress
-from tta_agent.rehearsal.evidence import features
-from tta_agent.rehearsal.moved import moved
+from tta_agent.evaluation.rehearsed import regress
+from tta_agent.evaluation.rehearsed.features import features
+from tta_agent.evaluation.rehearsed.moved import moved
+from tta_agent.evaluation.rehearsed.support import Support
+from tta_agent.evaluation.rehearsed.table import Table
 from tta_agent.rehearsal.play import Row
-from tta_agent.rehearsal.support import Support
-from tta_agent.rehearsal.table import Table
 
 ALPHA = 0.05
 ALPHAS = (0.02, 0.05, 0.10)
