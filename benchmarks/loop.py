@@ -25,11 +25,11 @@ import torch  # noqa: E402
 
 from tta_agent import build  # noqa: E402
 from tta_agent.demo import data  # noqa: E402
+from tta_agent.serving.drivers.none import NoDriver  # noqa: E402
 from tta_agent.settings import env  # noqa: E402
 from tta_agent.settings.schema import Settings  # noqa: E402
 from tta_agent.stream import factory  # noqa: E402
 from tta_agent.stream.codecs import cloudevents  # noqa: E402
-from tta_agent.swappers.none import NoSwapper  # noqa: E402
 from tta_agent.telemetry.facade import Telemetry  # noqa: E402
 
 VARIANTS = ("bare", "observe", "norm", "tent")
@@ -93,7 +93,7 @@ def agent(settings: Settings, records: int) -> float:
         settings, [settings.stream.topic, settings.stream.labels_topic], group=f"agent-{time.time_ns()}"
     )
     producer = factory.open_producer(settings)
-    it = build.assemble(settings, build.load_source(settings), stream, producer, NoSwapper(), Telemetry.off())
+    it = build.assemble(settings, build.load_source(settings), stream, producer, NoDriver(), Telemetry.off())
     thread = threading.Thread(target=it.run)
     started_s = time.perf_counter()
     thread.start()

@@ -24,9 +24,9 @@ from tta_agent.pace import Pace
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
 from tta_agent.sentry import LATEST, Sentry
-from tta_agent.service import Service
+from tta_agent.serving.deployment import ServedModel
+from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.stream.router import RoutedRecords
-from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import tiny_net
@@ -60,10 +60,10 @@ class World:
         self.ledger.ensure_source("f", lambda: (master.compose(tiny_net("batch")), master.fixed))
         serving = self.ledger.get(self.ledger.aliases()["serving"])
         self.pair = HotSwapSession(serving.number, open_session(serving.path))
-        self.swapper = SessionSwapper(self.pair, open_session)
+        self.swapper = SessionDriver(self.pair, open_session)
         self.journal = EventLog(folder)
         self.veto, self.proof = Says(), Says("inconclusive", "certified")
-        self.service = Service(
+        self.service = ServedModel(
             self.ledger, self.swapper, Telemetry.off(), self.journal, master.fixed, open_session
         )
         terms = terms or Terms(bake_records=50, watch_window=20)

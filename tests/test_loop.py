@@ -19,9 +19,9 @@ from tests.parts.otlp import OtlpReceiver
 from tta_agent import build
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.registry.registry import ModelRegistry
+from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.stream import factory
 from tta_agent.stream.codecs import cloudevents, oip
-from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry.facade import Telemetry
 
 PATIENCE_S = 90.0
@@ -58,7 +58,7 @@ class World:
     def agent(self, swapper=None, telemetry=None):
         stream = self.settings.stream
         source = factory.open_source(self.settings, [stream.topic, stream.labels_topic])
-        swapper = swapper or SessionSwapper(self.pair, open_session)
+        swapper = swapper or SessionDriver(self.pair, open_session)
         return build.assemble(
             self.settings, self.source, source, self.producer, swapper, telemetry or Telemetry.off()
         )

@@ -19,7 +19,7 @@ from tta_agent.counsel import Sworn
 from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime
 from tta_agent.evaluation.candidate import CandidateEvaluation
-from tta_agent.service import Service
+from tta_agent.serving.deployment import ServedModel
 from tta_agent.telemetry.facade import Telemetry
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Agenda:
     """
 
     def __init__(
-        self, service: Service, docket: Docket, sentry: Sworn, telemetry: Telemetry, alpha: float
+        self, service: ServedModel, docket: Docket, sentry: Sworn, telemetry: Telemetry, alpha: float
     ) -> None:
         self._service, self._docket, self._sentry = service, docket, sentry
         self._telemetry, self._alpha = telemetry, alpha

@@ -31,7 +31,7 @@ from tta_agent.models.source_data import read_source_data
 from tta_agent.registry import registry
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rhythm import Rhythm
-from tta_agent.service import Service
+from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.batcher import Batcher
 from tta_agent.stream.codecs import cloudevents
@@ -137,7 +137,7 @@ def assemble(
     )
 
 
-def _when_up(service: Service, timeout_s: float) -> None:
+def _when_up(service: ServedModel, timeout_s: float) -> None:
     """The server may start later than its sidecar: try until `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     log.info("waiting %.0f s at most for the model server", timeout_s)
@@ -190,12 +190,12 @@ def load_origin(settings: Settings, source: loader.DeployedModel) -> SourceInfo:
 def open_swapper(settings: Settings) -> ServerDriver:
     """The driver of the model server."""
     if settings.swap.driver == "none" or settings.mode not in ("approve", "auto"):
-        from tta_agent.swappers.none import NoSwapper
+        from tta_agent.serving.drivers.none import NoDriver
 
-        return NoSwapper()
-    from tta_agent.swappers.oip import OipSwapper
+        return NoDriver()
+    from tta_agent.serving.drivers.oip import OipDriver
 
-    return OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
+    return OipDriver(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
 
 
 def label_store(settings: Settings) -> LabelJoiner:

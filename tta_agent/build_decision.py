@@ -28,7 +28,7 @@ from tta_agent.models.ort_sessions import open_session
 from tta_agent.pace import Pace
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.sentry import Sentry
-from tta_agent.service import Service
+from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.codecs import cloudevents
 from tta_agent.telemetry.event_log import EventLog
@@ -67,7 +67,9 @@ def make_decider(
     hooks = _hooks(s)
     opener = functools.partial(open_session, threads=s.model.threads, device=str(source.device))
     tell = {"tell": hooks.event} if hooks else {}
-    service = Service(ledger, swapper, telemetry, journal, master.fixed, opener, **tell, keep=s.store.keep)
+    service = ServedModel(
+        ledger, swapper, telemetry, journal, master.fixed, opener, **tell, keep=s.store.keep
+    )
     docket = Docket(
         master,
         service,

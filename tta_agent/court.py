@@ -19,7 +19,7 @@ from tta_agent.evaluation.decision import Decision, GateSet
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.labels.requests import drawn
 from tta_agent.pace import Pace
-from tta_agent.service import Grant, Service
+from tta_agent.serving.deployment import PromotionRecord, ServedModel
 from tta_agent.telemetry.facade import Telemetry
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Court:
 
     def __init__(
         self,
-        service: Service,
+        service: ServedModel,
         docket: Docket,
         bench: GateSet,
         pace: Pace,
@@ -200,7 +200,7 @@ class Court:
         baseline = self.service.ledger.last_proven()
         pairing = trial.pairing
         counts = {name: getattr(pairing, name) for name in ("wins", "losses", "labels", "records")}
-        grant = Grant(ruling.proof, ruling.findings, counts, answer.by, expires_s)
+        grant = PromotionRecord(ruling.proof, ruling.findings, counts, answer.by, expires_s)
         if not self.service.promote(trial.version, trial.candidate, grant, trial.carrier):
             self._agenda.end("swap failed", ruling.findings)
             self._pace.trip(now_s)

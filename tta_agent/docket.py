@@ -17,7 +17,7 @@ from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
 from tta_agent.models.onnx_export import GraphTemplate, answers, parity
 from tta_agent.models.ort_sessions import Session, run
-from tta_agent.service import Service
+from tta_agent.serving.deployment import ServedModel
 from tta_agent.watch import Watch
 
 TIMED = 15  # runs of each graph for the ratio of their latencies
@@ -49,7 +49,7 @@ class Docket:
     def __init__(
         self,
         master: GraphTemplate,
-        service: Service,
+        service: ServedModel,
         terms: Terms,
         *,
         vetoes: tuple[Gate, ...] = (),

@@ -7,10 +7,10 @@ from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import ModelRegistry, open_ledger
+from tta_agent.serving.drivers.none import NoDriver
+from tta_agent.serving.drivers.oip import OipDriver
+from tta_agent.serving.swap import bring_up, golden
 from tta_agent.settings.schema import Settings
-from tta_agent.swap import bring_up, golden
-from tta_agent.swappers.none import NoSwapper
-from tta_agent.swappers.oip import OipSwapper
 from tta_agent.telemetry.event_log import EventLog
 
 COMMAND = "command"
@@ -91,5 +91,5 @@ def _bring(settings: Settings, ledger: ModelRegistry, version: Version, reason: 
 
 def _swapper(settings: Settings) -> ServerDriver:
     if settings.swap.driver == "none":
-        return NoSwapper()
-    return OipSwapper(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
+        return NoDriver()
+    return OipDriver(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)

@@ -25,10 +25,10 @@ from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import MOST_WINDOWS
 from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape
+from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.recordings.reader import Recording
-from tta_agent.swappers.session import SessionSwapper
 from tta_agent.telemetry.facade import Telemetry
 
 Progress = Callable[[int, int], None]  # records done, records in all
@@ -99,7 +99,7 @@ def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape) -> A
     ledger = build.open_ledger(settings, source, master)
     session = open_session(ledger.get(0).path, threads=settings.model.threads)
     tape.pair, tape.source = HotSwapSession(0, session), session
-    swapper = SessionSwapper(tape.pair, lambda path: open_session(path, threads=settings.model.threads))
+    swapper = SessionDriver(tape.pair, lambda path: open_session(path, threads=settings.model.threads))
     return build.assemble(
         settings,
         source,

@@ -24,7 +24,7 @@ from tta_agent.inbox import Command, Inbox
 from tta_agent.models.ort_sessions import Session
 from tta_agent.pace import Pace
 from tta_agent.posts import Posts
-from tta_agent.service import Service
+from tta_agent.serving.deployment import ServedModel
 from tta_agent.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Sentry:
 
     def __init__(
         self,
-        service: Service,
+        service: ServedModel,
         docket: Docket,
         pace: Pace,
         approval: Approval,

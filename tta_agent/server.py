@@ -6,8 +6,8 @@ import functools
 
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.registry.registry import ModelRegistry, open_ledger
-from tta_agent.serve.app import make_app, serve
-from tta_agent.serve.tap import Tap
+from tta_agent.serving.server.app import make_app, serve
+from tta_agent.serving.server.tap import Tap
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 

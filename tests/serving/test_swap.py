@@ -8,7 +8,7 @@ import pytest
 from tests.test_loop import Running, World, until
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Golden, Version
-from tta_agent.swap import bring_up
+from tta_agent.serving.swap import bring_up
 
 GOLDEN = Golden(np.zeros((1, 1)), np.zeros((1, 1)))
 

@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse, Response
 
 import tta_agent
 from tta_agent.core.errors import DecodeError, LedgerError, nearest
-from tta_agent.serve.engine import Answer, Engine
-from tta_agent.serve.repository import Repository
-from tta_agent.serve.stats import Stats
-from tta_agent.serve.tap import Tap
+from tta_agent.serving.server.engine import Answer, Engine
+from tta_agent.serving.server.repository import Repository
+from tta_agent.serving.server.stats import Stats
+from tta_agent.serving.server.tap import Tap
 from tta_agent.stream.codecs import checks, oip
 
 _log = logging.getLogger(__name__)

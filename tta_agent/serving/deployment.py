@@ -17,7 +17,7 @@ from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.models.ort_sessions import Session
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
-from tta_agent.swap import bring_up, golden
+from tta_agent.serving.swap import bring_up, golden
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
@@ -28,7 +28,7 @@ OUTCOMES = {"rollback": "rolled_back", "fallback": "fell_back", "reinstated": "r
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class PromotionRecord:
     """Why a version may serve: the proof, all findings, their counts, who agreed, until when (None: for good)."""
 
     proof: Proof
@@ -38,7 +38,7 @@ class Grant:
     expires_s: float | None = None
 
 
-class Service:
+class ServedModel:
     """The server, the ledger's alias `serving` and the session here, kept the same.
 
     Args:
@@ -153,7 +153,9 @@ class Service:
             )
         return None
 
-    def promote(self, version: Version, session: Session, grant: Grant, carrier: str | None) -> bool:
+    def promote(
+        self, version: Version, session: Session, grant: PromotionRecord, carrier: str | None
+    ) -> bool:
         """The swap. Whatever fails, the version that served before serves on; whether it came into service."""
         before, started_s = self.version.number, time.monotonic()
         verifying = self._telemetry.verify(carrier)
@@ -180,7 +182,7 @@ class Service:
         )  # fmt: skip
         return True
 
-    def _record(self, version: Version, grant: Grant) -> None:
+    def _record(self, version: Version, grant: PromotionRecord) -> None:
         self.ledger.conclude(
             version.number, grant.proof, grant.proof, grant.findings,
             by=grant.by, counts=grant.counts, expires_s=grant.expires_s,
@@ -240,7 +242,7 @@ class Service:
         return version if version.path.exists() else self.ledger.get(version.number)
 
 
-def _telling(grant: Grant) -> str:
+def _telling(grant: PromotionRecord) -> str:
     """The sentence of the proof."""
     gates = {"certified": "certificate", "rehearsed": "rehearsed", "guarded": "guarded"}
     said = [f.reason for f in grant.findings if f.gate == gates.get(grant.proof)]

@@ -8,10 +8,10 @@ from pathlib import Path
 from tta_agent.core.errors import GraphError, SwapError
 from tta_agent.core.types import Golden, Version
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, run
-from tta_agent.swappers import TOLERANCE, check_golden
+from tta_agent.serving.drivers import TOLERANCE, check_golden
 
 
-class SessionSwapper:
+class SessionDriver:
     """A Swapper over a SessionPair.
 
     Args:

@@ -10,13 +10,13 @@ import numpy as np
 
 from tta_agent.core.errors import DecodeError, SwapError, nearest
 from tta_agent.core.types import Array, Golden, Version
+from tta_agent.serving.drivers import TOLERANCE, check_golden
 from tta_agent.stream.codecs import oip
-from tta_agent.swappers import TOLERANCE, check_golden
 
 _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
 
 
-class OipSwapper:
+class OipDriver:
     """A Swapper over a model server's REST API.
 
     Args:

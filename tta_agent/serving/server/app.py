@@ -13,10 +13,10 @@ from starlette.routing import Route
 
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session
-from tta_agent.serve.engine import Engine
-from tta_agent.serve.repository import Repository
-from tta_agent.serve.rest import Handler, Rest, guarded, http_error
-from tta_agent.serve.tap import Tap
+from tta_agent.serving.server.engine import Engine
+from tta_agent.serving.server.repository import Repository
+from tta_agent.serving.server.rest import Handler, Rest, guarded, http_error
+from tta_agent.serving.server.tap import Tap
 
 _MAX_WAITING = 1024  # requests in flight; beyond it the server answers 503 rather than grow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tta_agent.core.types import Golden, Version
 
 
-class NoSwapper:
+class NoDriver:
     """A Swapper without a server; the version that was activated last counts as live."""
 
     def __init__(self, live: int = 0) -> None:

@@ -20,9 +20,9 @@ import pytest
 from tests.parts import serving
 from tta_agent.core.types import Array, RawRecord, Record
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session, open_version
-from tta_agent.serve.app import make_app
-from tta_agent.serve.stats import Stats
-from tta_agent.serve.tap import Tap
+from tta_agent.serving.server.app import make_app
+from tta_agent.serving.server.stats import Stats
+from tta_agent.serving.server.tap import Tap
 from tta_agent.stream.codecs import cloudevents, oip
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
@@ -352,8 +352,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from tests.parts import serving
-from tta_agent.serve.app import make_app, serve
-from tta_agent.serve.tap import Tap
+from tta_agent.serving.server.app import make_app, serve
+from tta_agent.serving.server.tap import Tap
 from tta_agent.models.ort_sessions import SessionPair, open_session, open_version
 
 class Printer(serving.FakeProducer):

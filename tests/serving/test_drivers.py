@@ -19,9 +19,9 @@ from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Golden, Version
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
-from tta_agent.serve.app import make_app
-from tta_agent.swappers.oip import OipSwapper
-from tta_agent.swappers.session import SessionSwapper
+from tta_agent.serving.drivers.oip import OipDriver
+from tta_agent.serving.drivers.session import SessionDriver
+from tta_agent.serving.server.app import make_app
 
 
 class Bench:
@@ -49,11 +49,11 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
     made = Bench(shelf, pair)
     if request.param == "session":
-        made.swapper = SessionSwapper(pair, open_session)
+        made.swapper = SessionDriver(pair, open_session)
         yield made
         return
     with serving.running(make_app("tiny", pair, shelf.find, input_name="image")) as url:
-        made.swapper = OipSwapper(url, "tiny", timeout_s=10)
+        made.swapper = OipDriver(url, "tiny", timeout_s=10)
         yield made
         made.swapper.close()
 
@@ -161,7 +161,7 @@ def test_verify_notices_other_answers(bench: Bench) -> None:
 
 def test_after_another_was_loaded_the_session_swapper_says_what_to_do(tmp_path: Path) -> None:
     shelf = serving.Shelf(tmp_path)
-    swapper = SessionSwapper(HotSwapSession(0, open_version(shelf.add(0), open_session)), open_session)
+    swapper = SessionDriver(HotSwapSession(0, open_version(shelf.add(0), open_session)), open_session)
     swapper.publish(shelf.add(1), serving.golden(1))
     swapper.activate(shelf.find(1))
     swapper.publish(shelf.add(2), serving.golden(2))
@@ -171,8 +171,8 @@ def test_after_another_was_loaded_the_session_swapper_says_what_to_do(tmp_path: 
 
 
 @contextmanager
-def asking(url: str, model: str = "tiny") -> Iterator[OipSwapper]:
-    swapper = OipSwapper(url, model, timeout_s=10)
+def asking(url: str, model: str = "tiny") -> Iterator[OipDriver]:
+    swapper = OipDriver(url, model, timeout_s=10)
     try:
         yield swapper
     finally:
