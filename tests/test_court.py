@@ -8,6 +8,7 @@ import torch
 
 from tta_agent import docket, sentry
 from tta_agent.approval import Approval
+from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import StoreError, SwapError
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label, Record
@@ -16,7 +17,6 @@ from tta_agent.decider import Decider
 from tta_agent.docket import Docket, Terms
 from tta_agent.drift.detector import features
 from tta_agent.evaluation.decision import GateSet
-from tta_agent.inbox import Command, Inbox
 from tta_agent.labels.requests import drawn
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
@@ -69,7 +69,7 @@ class World:
         terms = terms or Terms(bake_records=50, watch_window=20)
         self.docket = Docket(master, self.service, terms, vetoes=tuple(vetoes))
         self.pace = pace or Pace(cooldown_s=10)
-        self.approval, self.inbox = Approval(mode), Inbox(folder)
+        self.approval, self.inbox = Approval(mode), CommandInbox(folder)
         clock = lambda: self.now_s  # noqa: E731
         self.sentry = Sentry(
             self.service,

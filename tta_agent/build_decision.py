@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tta_agent.approval import Approval, Mode
+from tta_agent.control.commands import CommandInbox
+from tta_agent.control.webhooks import Hooks
 from tta_agent.core import plugins
 from tta_agent.core.protocols import Gate, Producer, ServerDriver
 from tta_agent.core.types import Headers
@@ -19,8 +21,6 @@ from tta_agent.docket import Docket, Terms
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.decision import GateSet
-from tta_agent.hooks import Hooks
-from tta_agent.inbox import Inbox
 from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
@@ -35,7 +35,7 @@ from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
 if TYPE_CHECKING:
-    from tta_agent.http.server import Server
+    from tta_agent.control.http.server import Server
 
 MODES: dict[str, Mode] = {"observe": "never", "shadow": "never", "approve": "ask", "auto": "always"}
 WATCHED = ("integrity", "collapse", "histogram", "flips", "forgetting")  # asked again about what serves
@@ -80,7 +80,7 @@ def make_decider(
         null=calibration.load(proofs(s), fingerprint),
     )
     pace, approval = _pace(s), Approval(MODES[s.mode], hooks)
-    inbox = Inbox(s.store.path)
+    inbox = CommandInbox(s.store.path)
     follows = s.watch.follow_domain and s.mode != "observe"
     sentry = Sentry(
         service, docket, pace, approval,
@@ -136,7 +136,7 @@ def open_interface(settings: Settings, decider: Decider, journal: EventLog) -> S
     h = settings.http
     if h.port is None:
         return None
-    from tta_agent.http import api, server
+    from tta_agent.control.http import api, server
     from tta_agent.labels.store import read_counts
 
     token = h.token.get_secret_value() if h.token else None

@@ -89,9 +89,9 @@ def rollback(
 ) -> None:
     """Put an earlier version back into the server: short for `versions rollback`."""
     settings = _settings()
-    from tta_agent import recall
+    from tta_agent.control import manual
 
-    number = recall.rollback(settings, to)
+    number = manual.rollback(settings, to)
     console.print(f"version {number} serves now")
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from tta_agent.control.commands import Command, CommandInbox, Kind, awaiting, read_status
 from tta_agent.core.errors import ConfigError
-from tta_agent.inbox import Command, Inbox, Kind, awaiting, read_status
 from tta_agent.settings import env
 
 QUIET_S = 60.0  # an agent that has said nothing for so long may not be running
@@ -56,7 +56,7 @@ def unfreeze(by: By = None, reason: Reason = "") -> None:
 
     Example: tta-agent unfreeze
     """
-    before = Inbox(_store()).frozen()
+    before = CommandInbox(_store()).frozen()
     _send("unfreeze", None, by, reason)
     _tell("swaps may happen again" if before else "it was not frozen; windows in TTA_GATE__FREEZE still hold")
 
@@ -82,7 +82,7 @@ def _waiting(version: int | None) -> int:
 
 
 def _send(kind: Kind, number: int | None, by: str | None, reason: str) -> None:
-    Inbox(_store()).put(Command(kind, number, by or _user(), reason))
+    CommandInbox(_store()).put(Command(kind, number, by or _user(), reason))
 
 
 def _store() -> Path:

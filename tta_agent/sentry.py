@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from tta_agent.approval import Answer, Approval
+from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult, Label, Version
 from tta_agent.counsel import Recall
 from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime, features
 from tta_agent.evaluation.paired import BatchPredictions
-from tta_agent.inbox import Command, Inbox
 from tta_agent.models.ort_sessions import Session
 from tta_agent.pace import Pace
 from tta_agent.posts import Posts
@@ -51,7 +51,7 @@ class Sentry:
         pace: Pace,
         approval: Approval,
         *,
-        inbox: Inbox | None = None,
+        inbox: CommandInbox | None = None,
         hook: Recall | None = None,
         every_s: float = 10.0,
         follows: bool = True,

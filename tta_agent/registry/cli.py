@@ -106,9 +106,9 @@ def promote(
     number = _ledger(settings).number_of(name)
     if not yes:
         typer.confirm(f"Put version {number} into {settings.swap.url}?", abort=True, err=True)
-    from tta_agent import recall
+    from tta_agent.control import manual
 
-    _serves(recall.promote(settings, number, force=force), as_json)
+    _serves(manual.promote(settings, number, force=force), as_json)
 
 
 @versions.command()
@@ -121,9 +121,9 @@ def rollback(
     """Put an earlier version back into the server. A running agent starts over and cools down."""
     settings = _settings()
     to = None if name is None else _ledger(settings).number_of(name)
-    from tta_agent import recall
+    from tta_agent.control import manual
 
-    _serves(recall.rollback(settings, to), as_json)
+    _serves(manual.rollback(settings, to), as_json)
 
 
 @versions.command()

@@ -7,11 +7,11 @@ import threading
 import httpx
 import pytest
 
+from tta_agent.control.commands import KINDS, Command, CommandInbox
+from tta_agent.control.http.api import make_app
+from tta_agent.control.http.server import serve_in_thread
 from tta_agent.core.errors import ConfigError, LedgerError
 from tta_agent.core.types import Label
-from tta_agent.http.api import make_app
-from tta_agent.http.server import serve_in_thread
-from tta_agent.inbox import KINDS, Command, Inbox
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.store import read_counts
 from tta_agent.telemetry.event_log import EventLog
@@ -50,7 +50,7 @@ class World:
         return self.http
 
     def commands(self):
-        return [(c.kind, c.number, c.by, c.reason) for c in Inbox(self.folder).take()]
+        return [(c.kind, c.number, c.by, c.reason) for c in CommandInbox(self.folder).take()]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_status_says_what_waits_and_what_is_frozen(world):
     world.numbers["loss"] = float("nan")
     found = http.get("/v1/status").json()
     assert (found["serving"], found["awaiting"], found["frozen"], found["loss"]) == (1, 2, None, None)
-    Inbox(world.folder).put(Command("freeze", by="anna"))
+    CommandInbox(world.folder).put(Command("freeze", by="anna"))
     assert http.get("/v1/status").json()["frozen"] == "frozen by anna"
 
 

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.parts.serving import eventually
-from tta_agent import hooks as module
-from tta_agent.hooks import Hooks
+from tta_agent.control import webhooks as module
+from tta_agent.control.webhooks import Hooks
 
 
 class Receiver:

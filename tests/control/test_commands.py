@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from tests import worlds
 from tta_agent import inbox_cli
+from tta_agent.control.commands import Command, CommandInbox, awaiting, read_status
 from tta_agent.core.errors import ConfigError
-from tta_agent.inbox import Command, Inbox, awaiting, read_status
 
 
 def test_commands_are_taken_once_and_in_order(tmp_path):
-    sender, agent = Inbox(tmp_path), Inbox(tmp_path)
+    sender, agent = CommandInbox(tmp_path), CommandInbox(tmp_path)
     assert agent.take() == []
     sent = [Command("approve", 3, "anna", "looks right"), Command("reset"), Command("rollback", 0)]
     for command in sent:
@@ -27,9 +27,9 @@ def test_commands_are_taken_once_and_in_order(tmp_path):
 
 def test_two_agents_never_take_the_same(tmp_path):
     for i in range(60):
-        Inbox(tmp_path).put(Command("rollback", i))
+        CommandInbox(tmp_path).put(Command("rollback", i))
     taken = []
-    threads = [threading.Thread(target=lambda: taken.extend(Inbox(tmp_path).take())) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: taken.extend(CommandInbox(tmp_path).take())) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -51,7 +51,7 @@ def test_two_agents_never_take_the_same(tmp_path):
     ],
 )
 def test_what_is_no_command_is_put_aside_and_the_others_are_obeyed(tmp_path, content, caplog):
-    inbox = Inbox(tmp_path)
+    inbox = CommandInbox(tmp_path)
     inbox.put(Command("reset"))
     (tmp_path / "inbox" / "0.json").write_bytes(content.encode(errors="surrogateescape"))
     assert [command.kind for command in inbox.take()] == ["reset"]
@@ -78,28 +78,28 @@ def test_a_command_that_makes_no_sense_cannot_be_made(fields, words):
 
 
 def test_a_freeze_holds_at_once_and_survives_a_restart(tmp_path):
-    agent = Inbox(tmp_path)
+    agent = CommandInbox(tmp_path)
     assert agent.frozen() is None
-    Inbox(tmp_path).put(Command("freeze", by="anna", reason="audit"))
-    assert agent.frozen() == Inbox(tmp_path).frozen() == "frozen by anna: audit"
+    CommandInbox(tmp_path).put(Command("freeze", by="anna", reason="audit"))
+    assert agent.frozen() == CommandInbox(tmp_path).frozen() == "frozen by anna: audit"
     assert [command.kind for command in agent.take()] == ["freeze"]
     assert agent.frozen(), "taking the command does not end it"
-    Inbox(tmp_path).put(Command("freeze", by="bert"))
+    CommandInbox(tmp_path).put(Command("freeze", by="bert"))
     assert agent.frozen() == "frozen by bert"
-    Inbox(tmp_path).put(Command("unfreeze"))
+    CommandInbox(tmp_path).put(Command("unfreeze"))
     assert agent.frozen() is None
 
 
 def test_a_freeze_file_written_by_hand_freezes(tmp_path):
     (tmp_path / "frozen.json").write_text("stop!")
-    assert "frozen by" in Inbox(tmp_path).frozen()
+    assert "frozen by" in CommandInbox(tmp_path).frozen()
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "inbox").write_text("")
     with pytest.raises(ConfigError, match="TTA_STORE__PATH"):
-        Inbox(tmp_path).put(Command("reset"))
-    assert Inbox(tmp_path).take() == []
+        CommandInbox(tmp_path).put(Command("reset"))
+    assert CommandInbox(tmp_path).take() == []
 
 
 def test_the_status_is_read_whatever_it_is(tmp_path):
@@ -141,7 +141,7 @@ def shell(tmp_path, monkeypatch):
 def test_commands_of_the_shell_arrive_and_say_what_will_happen(shell, tmp_path, words, kind, number):
     done = shell(*words, "--by", "anna", "--reason", "why not")
     assert done.exit_code == 0, done.output
-    (command,) = Inbox(tmp_path).take()
+    (command,) = CommandInbox(tmp_path).take()
     assert (command.kind, command.number, command.by, command.reason) == (kind, number, "anna", "why not")
     assert done.output.strip()
     assert "has said nothing for" in done.output, "the status is old"
@@ -150,7 +150,7 @@ def test_commands_of_the_shell_arrive_and_say_what_will_happen(shell, tmp_path, 
 def test_the_user_of_the_machine_decides_unless_told(shell, tmp_path, monkeypatch):
     monkeypatch.setenv("LOGNAME", "carla")
     shell("reset")
-    assert Inbox(tmp_path).take()[0].by == "carla"
+    assert CommandInbox(tmp_path).take()[0].by == "carla"
 
 
 def test_only_the_version_that_waits_can_be_approved(shell, tmp_path):
@@ -158,7 +158,7 @@ def test_only_the_version_that_waits_can_be_approved(shell, tmp_path):
     (tmp_path / "status.json").write_text(json.dumps({"time": 1.0, "awaiting": None}))
     assert "no version waits" in str(shell("approve").exception)
     assert "version 3 does not wait" in str(shell("reject", "3").exception)
-    assert Inbox(tmp_path).take() == []
+    assert CommandInbox(tmp_path).take() == []
 
 
 def test_a_folder_without_an_agent_is_said(shell, tmp_path):
@@ -166,7 +166,7 @@ def test_a_folder_without_an_agent_is_said(shell, tmp_path):
     done = shell("freeze")
     assert isinstance(done.exception, ConfigError)
     assert "no agent has run here" in str(done.exception)
-    assert Inbox(tmp_path).frozen() is None
+    assert CommandInbox(tmp_path).frozen() is None
 
 
 def test_the_commands_load_nothing_heavy():

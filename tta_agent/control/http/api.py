@@ -25,10 +25,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from tta_agent.control.commands import KINDS, Command, CommandInbox, Kind, awaiting, read_status
+from tta_agent.control.http import problems
+from tta_agent.control.http.problems import Problem
 from tta_agent.core.errors import ConfigError, TtaError, nearest
-from tta_agent.http import problems
-from tta_agent.http.problems import Problem
-from tta_agent.inbox import KINDS, Command, Inbox, Kind, awaiting, read_status
 
 MAX_BODY_BYTES = 1 << 16
 MAX_EVENTS = 1000
@@ -75,7 +75,7 @@ class Api:
     ) -> None:
         self._store, self._versions, self._token, self._labels = store, versions, token, labels
         self._status: Status = status or partial(read_status, store)
-        self._inbox, self._began_s = Inbox(store), time.time()
+        self._inbox, self._began_s = CommandInbox(store), time.time()
 
     def alive(self, request: Request) -> JSONResponse:
         """The process answers."""

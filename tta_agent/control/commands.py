@@ -54,7 +54,7 @@ class Command:
                 raise ConfigError(f"{name} is {str(text)[:50]!r}; expected {MAX_TEXT} characters at most")
 
 
-class Inbox:
+class CommandInbox:
     """Commands on their way to one agent.
 
     Args:

@@ -1,0 +1,1 @@
+"""Commands of people and webhooks: command line, inbox, HTTP."""
