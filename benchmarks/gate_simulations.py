@@ -17,8 +17,8 @@ from tta_agent.core.types import Label, Record, Version
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.evaluation.paired import BatchPredictions
+from tta_agent.rollout.bake import BakeMonitor
 from tta_agent.settings.schema import Settings
-from tta_agent.watch import Watch
 
 CLASSES, CHUNK = 10, 64
 ROLES = ("serving", "candidate", "source", "proven")
@@ -218,7 +218,7 @@ def _taken_back(good, bad, truth, random, label_rate, within):
     """In service, beside what served before, by the record `within`."""
     graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
     versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
-    watch = Watch(
+    watch = BakeMonitor(
         *versions, graphs, gates(WATCHED), alpha=0.05, bake_records=1000, window=within // 2, trips=2
     )
     for start in range(0, within, 20):
@@ -241,7 +241,7 @@ def turns_bad(seed, *, good=1500, after=3000, label_rate=0.3):
     graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
     versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
     w = Settings().watch
-    watch = Watch(
+    watch = BakeMonitor(
         *versions, graphs, gates(WATCHED), alpha=w.alpha, bake_records=w.bake_records, window=w.window_records,
         trips=w.trips,
     )  # fmt: skip

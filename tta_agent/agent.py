@@ -25,9 +25,9 @@ from tta_agent.adaptation.step import Adaptation, StepResult
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Partition, Positions
-from tta_agent.decider import Decider
 from tta_agent.pipes import Rooms
 from tta_agent.rhythm import Rhythm
+from tta_agent.rollout.controller import RolloutController
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.router import Decoder, RecordRouter, RoutedRecords
 from tta_agent.telemetry.event_log import EventLog
@@ -52,7 +52,7 @@ class Agent:
         sorter: RecordRouter,
         batcher: Batcher,
         teacher: Adaptation,
-        decider: Decider,
+        decider: RolloutController,
         telemetry: Telemetry,
         journal: EventLog,
         *,

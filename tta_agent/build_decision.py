@@ -8,16 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tta_agent.approval import Approval, Mode
 from tta_agent.control.commands import CommandInbox
 from tta_agent.control.webhooks import Hooks
 from tta_agent.core import plugins
 from tta_agent.core.protocols import Gate, Producer, ServerDriver
 from tta_agent.core.types import Headers
-from tta_agent.counsel import Rehearsal
-from tta_agent.court import Court, Rules
-from tta_agent.decider import Decider
-from tta_agent.docket import Docket, Terms
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.decision import GateSet
@@ -25,9 +20,14 @@ from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.pace import Pace
 from tta_agent.registry.registry import ModelRegistry
-from tta_agent.sentry import Sentry
+from tta_agent.rollout.approval import Approval, Mode
+from tta_agent.rollout.controller import RolloutController
+from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
+from tta_agent.rollout.limits import RolloutLimits
+from tta_agent.rollout.monitor import ServingMonitor
+from tta_agent.rollout.ports import Rehearsal
+from tta_agent.rollout.promoter import Promoter, PromotionRules
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.codecs import cloudevents
@@ -53,7 +53,7 @@ def make_decider(
     *,
     fingerprint: str,
     clock: Callable[[], float],
-) -> Decider:
+) -> RolloutController:
     """Court and sentry around one service.
 
     Args:
@@ -70,7 +70,7 @@ def make_decider(
     service = ServedModel(
         ledger, swapper, telemetry, journal, master.fixed, opener, **tell, keep=s.store.keep
     )
-    docket = Docket(
+    docket = EvaluationFactory(
         master,
         service,
         _terms(s),
@@ -82,11 +82,11 @@ def make_decider(
     pace, approval = _pace(s), Approval(MODES[s.mode], hooks)
     inbox = CommandInbox(s.store.path)
     follows = s.watch.follow_domain and s.mode != "observe"
-    sentry = Sentry(
+    sentry = ServingMonitor(
         service, docket, pace, approval,
         inbox=inbox, hook=hooks, every_s=s.watch.health_every_s, follows=follows, clock=clock,
     )  # fmt: skip
-    court = Court(
+    court = Promoter(
         service,
         docket,
         GateSet(list(gates.values())),
@@ -94,12 +94,12 @@ def make_decider(
         approval,
         sentry,
         telemetry,
-        Rules(s.gate.alpha, s.gate.patience_records, s.gate.consecutive, s.watch.guarded_ttl_s),
+        PromotionRules(s.gate.alpha, s.gate.patience_records, s.gate.consecutive, s.watch.guarded_ttl_s),
         frozen=inbox.frozen,
         wishes=_requests(s, producer),
         clock=clock,
     )
-    return Decider(court, sentry, hooks.close if hooks else lambda: None)
+    return RolloutController(court, sentry, hooks.close if hooks else lambda: None)
 
 
 def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet | None:
@@ -127,7 +127,7 @@ def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint
     return store.open_rehearsal(proofs(settings) / "rehearsal", name, source.module)
 
 
-def open_interface(settings: Settings, decider: Decider, journal: EventLog) -> Server | None:
+def open_interface(settings: Settings, decider: RolloutController, journal: EventLog) -> Server | None:
     """The agent's own HTTP interface, where a port is given.
 
     Raises:
@@ -147,8 +147,8 @@ def open_interface(settings: Settings, decider: Decider, journal: EventLog) -> S
     return server.serve_in_thread(app, h.host, h.port)
 
 
-def _terms(s: Settings) -> Terms:
-    return Terms(
+def _terms(s: Settings) -> EvaluationSettings:
+    return EvaluationSettings(
         s.gate.window_records,
         s.labels.bucket_s,
         s.watch.alpha,
@@ -158,8 +158,8 @@ def _terms(s: Settings) -> Terms:
     )
 
 
-def _pace(s: Settings) -> Pace:
-    return Pace(
+def _pace(s: Settings) -> RolloutLimits:
+    return RolloutLimits(
         min_interval_s=s.gate.min_interval_s,
         per_day=s.gate.swaps_per_day,
         freeze=s.gate.freeze,

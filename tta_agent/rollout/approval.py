@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tta_agent.counsel import Confirm
+from tta_agent.rollout.ports import ApprovalHook
 
 Mode = Literal["never", "ask", "always"]
 
@@ -28,7 +28,7 @@ class Approval:
         hook: asked in mode `ask`, beside people.
     """
 
-    def __init__(self, mode: Mode, hook: Confirm | None = None) -> None:
+    def __init__(self, mode: Mode, hook: ApprovalHook | None = None) -> None:
         self.mode, self._hook = mode, hook
         self._said: dict[int, Answer] = {}
 

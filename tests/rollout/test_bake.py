@@ -6,7 +6,7 @@ import pytest
 from tests.evaluation.test_candidate import KEEP, ROLL, label, linear, record, torch_round_trip
 from tta_agent.core.types import GateResult, Version
 from tta_agent.evaluation.paired import BatchPredictions
-from tta_agent.watch import Watch
+from tta_agent.rollout.bake import BakeMonitor
 
 
 class Veto:
@@ -25,7 +25,7 @@ def make(tmp_path, *vetoes, **more):
     keep = linear(KEEP)
     graphs = {"serving": keep, "candidate": linear(ROLL), "source": keep}
     options = {"alpha": 0.05, "bake_records": 100, "window": 10, "trips": 2, **more}
-    return Watch(*versions, graphs, vetoes, **options)
+    return BakeMonitor(*versions, graphs, vetoes, **options)
 
 
 def feed(watch, start, n, now_s=0.0):

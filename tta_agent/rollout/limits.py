@@ -55,7 +55,7 @@ def _seconds(day: str | None, hour: str, minute: str) -> int:
     return (DAYS.index(day.capitalize()) * DAY_S if day else 0) + int(hour) * 3600 + int(minute) * 60
 
 
-class Pace:
+class RolloutLimits:
     """How often versions may follow each other. Times are seconds since the epoch, as the caller counts them.
 
     Args:

@@ -32,21 +32,21 @@ class Rehearsal(Protocol):
         """Gain of the candidate over serving, from logits [N, C] in the order of arrival."""
 
 
-class Confirm(Protocol):
+class ApprovalHook(Protocol):
     """A webhook that is asked; it never makes anybody wait."""
 
     def confirm(self, explanation: Mapping[str, Any]) -> bool | None:
         """Yes, no, or not yet."""
 
 
-class Recall(Protocol):
+class RollbackHook(Protocol):
     """A webhook that is asked while a version bakes; it never makes anybody wait."""
 
     def rollback(self, state: Mapping[str, Any]) -> bool:
         """Whether the version must go."""
 
 
-class Wishes(Protocol):
+class LabelRequests(Protocol):
     """Asks for labels; remembers what was asked."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Wishes(Protocol):
         """Records with the classes that both graphs name; None where there is no other."""
 
 
-class Sworn(Protocol):
+class ServingView(Protocol):
     """Watches over what has come into service."""
 
     def ended(self) -> DataRegime | None:

@@ -21,7 +21,7 @@ from tta_agent.evaluation.sequential import RUN_LENGTH, RegressionTest
 from tta_agent.models.ort_sessions import Session
 
 
-class Watch:
+class BakeMonitor:
     """One version in service.
 
     Args:

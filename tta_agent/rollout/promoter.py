@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tta_agent.agenda import Agenda
-from tta_agent.approval import Answer, Approval
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import Label, Record, Version
-from tta_agent.counsel import Sworn, Wishes
-from tta_agent.docket import Docket
 from tta_agent.evaluation.candidate import CandidateEvaluation
 from tta_agent.evaluation.decision import Decision, GateSet
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.labels.requests import drawn
-from tta_agent.pace import Pace
+from tta_agent.rollout.approval import Answer, Approval
+from tta_agent.rollout.candidates import CandidateQueue
+from tta_agent.rollout.factory import EvaluationFactory
+from tta_agent.rollout.limits import RolloutLimits
+from tta_agent.rollout.ports import LabelRequests, ServingView
 from tta_agent.serving.deployment import PromotionRecord, ServedModel
 from tta_agent.telemetry.facade import Telemetry
 
@@ -28,7 +28,7 @@ STEP = 16  # new records that make a new judgement worth its while
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class PromotionRules:
     """Numbers of the decision; `tta_agent.settings.rollout_groups` says what each means."""
 
     alpha: float
@@ -37,7 +37,7 @@ class Rules:
     guarded_ttl_s: float = 86_400.0
 
 
-class Court:
+class Promoter:
     """Judges and promotes.
 
     Args:
@@ -50,22 +50,22 @@ class Court:
     def __init__(
         self,
         service: ServedModel,
-        docket: Docket,
+        docket: EvaluationFactory,
         bench: GateSet,
-        pace: Pace,
+        pace: RolloutLimits,
         approval: Approval,
-        sentry: Sworn,
+        sentry: ServingView,
         telemetry: Telemetry,
-        rules: Rules,
+        rules: PromotionRules,
         *,
         frozen: Callable[[], str | None] = lambda: None,
-        wishes: Wishes | None = None,
+        wishes: LabelRequests | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.service, self._bench, self._pace = service, bench, pace
         self._approval, self._sentry, self._telemetry, self._rules = approval, sentry, telemetry, rules
         self._frozen, self._wishes, self._clock = frozen, wishes, clock
-        self._agenda = Agenda(service, docket, sentry, telemetry, rules.alpha)
+        self._agenda = CandidateQueue(service, docket, sentry, telemetry, rules.alpha)
         self.labels_used = 0
         self._announced: int | None = None
 

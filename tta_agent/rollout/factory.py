@@ -12,20 +12,20 @@ from tta_agent.core.evidence import AnchorResult
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.protocols import Gate
 from tta_agent.core.types import Array, Version
-from tta_agent.counsel import Rehearsal
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
 from tta_agent.models.onnx_export import GraphTemplate, answers, parity
 from tta_agent.models.ort_sessions import Session, run
+from tta_agent.rollout.bake import BakeMonitor
+from tta_agent.rollout.ports import Rehearsal
 from tta_agent.serving.deployment import ServedModel
-from tta_agent.watch import Watch
 
 TIMED = 15  # runs of each graph for the ratio of their latencies
 AGAIN, SLOWER = 4, 1.1  # so often in all, while the candidate looks slower than this
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class EvaluationSettings:
     """Of trials and watches; `tta_agent.settings.rollout_groups` says what each means."""
 
     window: int = 2000
@@ -36,7 +36,7 @@ class Terms:
     trips: int = 2
 
 
-class Docket:
+class EvaluationFactory:
     """Prepares cases.
 
     Args:
@@ -50,7 +50,7 @@ class Docket:
         self,
         master: GraphTemplate,
         service: ServedModel,
-        terms: Terms,
+        terms: EvaluationSettings,
         *,
         vetoes: tuple[Gate, ...] = (),
         anchor: AnchorSet | None = None,
@@ -117,7 +117,7 @@ class Docket:
             expect=rehearsal.expect if rehearsal else None, every=rehearsal.window if rehearsal else terms.window,
         )  # fmt: skip
 
-    def watch(self, version: Version, baseline: Version, expires_s: float | None = None) -> Watch:
+    def watch(self, version: Version, baseline: Version, expires_s: float | None = None) -> BakeMonitor:
         """The watch over a version that has come into service."""
         service, terms = self._service, self._terms
         service.keep_only([baseline])
@@ -127,7 +127,7 @@ class Docket:
             "source": service.session_of(service.source),
         }
         anchor = self._compare(baseline, graphs["serving"], version, graphs["candidate"])
-        return Watch(
+        return BakeMonitor(
             version, baseline, graphs, self._vetoes, alpha=terms.watch_alpha, bake_records=terms.bake_records,
             window=terms.watch_window, trips=terms.trips, bucket_s=terms.bucket_s, expires_s=expires_s,
             anchor=anchor, null=self._null,

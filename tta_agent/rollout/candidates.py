@@ -15,10 +15,10 @@ from typing import Any
 from tta_agent.core.errors import GraphError, LedgerError
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label
-from tta_agent.counsel import Sworn
-from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime
 from tta_agent.evaluation.candidate import CandidateEvaluation
+from tta_agent.rollout.factory import EvaluationFactory
+from tta_agent.rollout.ports import ServingView
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.telemetry.facade import Telemetry
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MOST = 3  # trials that wait: each keeps its graphs and the records that may still get a label
 
 
-class Agenda:
+class CandidateQueue:
     """One trial at a time, and its share of the error budget.
 
     Args:
@@ -34,7 +34,12 @@ class Agenda:
     """
 
     def __init__(
-        self, service: ServedModel, docket: Docket, sentry: Sworn, telemetry: Telemetry, alpha: float
+        self,
+        service: ServedModel,
+        docket: EvaluationFactory,
+        sentry: ServingView,
+        telemetry: Telemetry,
+        alpha: float,
     ) -> None:
         self._service, self._docket, self._sentry = service, docket, sentry
         self._telemetry, self._alpha = telemetry, alpha

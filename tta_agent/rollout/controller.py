@@ -9,22 +9,24 @@ from typing import Any
 from tta_agent.core.errors import StoreError
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import Label
-from tta_agent.court import Court
 from tta_agent.evaluation.paired import BatchPredictions
-from tta_agent.sentry import Sentry
+from tta_agent.rollout.monitor import ServingMonitor
+from tta_agent.rollout.promoter import Promoter
 from tta_agent.stream.router import RoutedRecords
 
 log = logging.getLogger(__name__)
 
 
-class Decider:
+class RolloutController:
     """Court and sentry, in the order in which they hear of things.
 
     Args:
         close: ends what was opened for them.
     """
 
-    def __init__(self, court: Court, sentry: Sentry, close: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, court: Promoter, sentry: ServingMonitor, close: Callable[[], None] = lambda: None
+    ) -> None:
         self.court, self.sentry, self.close = court, sentry, close
 
     def decide(self, item: RoutedRecords | CandidateProposal, *, stale: bool = False) -> bool:

@@ -13,25 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from tta_agent.approval import Answer, Approval
 from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult, Label, Version
-from tta_agent.counsel import Recall
-from tta_agent.docket import Docket
 from tta_agent.drift.detector import DataRegime, features
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.models.ort_sessions import Session
-from tta_agent.pace import Pace
-from tta_agent.posts import Posts
+from tta_agent.rollout.approval import Answer, Approval
+from tta_agent.rollout.bake import BakeMonitor
+from tta_agent.rollout.deployments import Deployments
+from tta_agent.rollout.factory import EvaluationFactory
+from tta_agent.rollout.limits import RolloutLimits
+from tta_agent.rollout.ports import RollbackHook
 from tta_agent.serving.deployment import ServedModel
-from tta_agent.watch import Watch
 
 log = logging.getLogger(__name__)
 LATEST = 32  # records of those that teach, in each poll, that the source is asked about
 
 
-class Sentry:
+class ServingMonitor:
     """One version in service against the one before it; the only place from which versions are taken back.
 
     Args:
@@ -47,12 +47,12 @@ class Sentry:
     def __init__(
         self,
         service: ServedModel,
-        docket: Docket,
-        pace: Pace,
+        docket: EvaluationFactory,
+        pace: RolloutLimits,
         approval: Approval,
         *,
         inbox: CommandInbox | None = None,
-        hook: Recall | None = None,
+        hook: RollbackHook | None = None,
         every_s: float = 10.0,
         follows: bool = True,
         clock: Callable[[], float] = time.time,
@@ -60,11 +60,11 @@ class Sentry:
         self._service, self._docket, self._pace, self._approval = service, docket, pace, approval
         self._inbox, self._hook, self._every_s, self._clock = inbox, hook, every_s, clock
         self._follows = follows
-        self._posts = Posts()
+        self._posts = Deployments()
         self._checked_s, self._turn_again_s = clock(), 0.0
 
     @property
-    def watch(self) -> Watch | None:
+    def watch(self) -> BakeMonitor | None:
         """Over what serves; none over the source, nor over what others have put into service."""
         return self._posts.watch(self._service.version.number)
 

@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from tta_agent import docket, sentry
-from tta_agent.approval import Approval
 from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import StoreError, SwapError
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label, Record
-from tta_agent.court import Court, Rules
-from tta_agent.decider import Decider
-from tta_agent.docket import Docket, Terms
 from tta_agent.drift.detector import features
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.labels.requests import drawn
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
-from tta_agent.pace import Pace
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
-from tta_agent.sentry import LATEST, Sentry
+from tta_agent.rollout import factory, monitor
+from tta_agent.rollout.approval import Approval
+from tta_agent.rollout.controller import RolloutController
+from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
+from tta_agent.rollout.limits import RolloutLimits
+from tta_agent.rollout.monitor import LATEST, ServingMonitor
+from tta_agent.rollout.promoter import Promoter, PromotionRules
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.stream.router import RoutedRecords
@@ -66,12 +66,12 @@ class World:
         self.service = ServedModel(
             self.ledger, self.swapper, Telemetry.off(), self.journal, master.fixed, open_session
         )
-        terms = terms or Terms(bake_records=50, watch_window=20)
-        self.docket = Docket(master, self.service, terms, vetoes=tuple(vetoes))
-        self.pace = pace or Pace(cooldown_s=10)
+        terms = terms or EvaluationSettings(bake_records=50, watch_window=20)
+        self.docket = EvaluationFactory(master, self.service, terms, vetoes=tuple(vetoes))
+        self.pace = pace or RolloutLimits(cooldown_s=10)
         self.approval, self.inbox = Approval(mode), CommandInbox(folder)
         clock = lambda: self.now_s  # noqa: E731
-        self.sentry = Sentry(
+        self.sentry = ServingMonitor(
             self.service,
             self.docket,
             self.pace,
@@ -81,11 +81,11 @@ class World:
             follows=follows,
             clock=clock,
         )
-        self.court = Court(
+        self.court = Promoter(
             self.service, self.docket, GateSet([self.veto, self.proof]), self.pace, self.approval, self.sentry,
-            Telemetry.off(), Rules(0.01, rules.pop("patience", 1000), **rules), frozen=self.inbox.frozen, clock=clock,
+            Telemetry.off(), PromotionRules(0.01, rules.pop("patience", 1000), **rules), frozen=self.inbox.frozen, clock=clock,
         )  # fmt: skip
-        self.decider = Decider(self.court, self.sentry)
+        self.decider = RolloutController(self.court, self.sentry)
         self.sent = 0
 
     def propose(self, seed=1):
@@ -234,7 +234,7 @@ def test_frozen_nothing_is_swapped_until_unfrozen(world):
 
 
 def test_the_pace_holds_a_swap_back_and_loses_nothing(tmp_path, master):
-    world = World(tmp_path, master, pace=Pace(min_interval_s=60))
+    world = World(tmp_path, master, pace=RolloutLimits(min_interval_s=60))
     assert world.swap(1) == 1
     world.propose(2)
     world.proof.verdict = "pass"
@@ -292,7 +292,7 @@ def test_a_version_that_lasts_is_confirmed_once(world):
 
 def test_a_stream_that_alternates_costs_ever_fewer_swaps(tmp_path, master):
     """Each swap is right for one world and wrong for the next: the cool-down doubles, swaps grow like a logarithm."""
-    world = World(tmp_path, master, pace=Pace(cooldown_s=10))
+    world = World(tmp_path, master, pace=RolloutLimits(cooldown_s=10))
     worlds = 0
     for _ in range(64):
         if world.court.wants_candidate():
@@ -367,9 +367,9 @@ def test_a_busy_machine_does_not_make_a_candidate_slow(monkeypatch, seconds, tur
         runs.append(session)
         now[0] += (seconds if session == "candidate" else 1.0) + (session == "candidate" and len(runs) < 40)
 
-    monkeypatch.setattr(docket, "run", busy_at_first)
-    monkeypatch.setattr(docket.time, "perf_counter", lambda: now[0])
-    assert docket._latency_ratio("candidate", "serving", None) == pytest.approx(seconds)
+    monkeypatch.setattr(factory, "run", busy_at_first)
+    monkeypatch.setattr(factory.time, "perf_counter", lambda: now[0])
+    assert factory._latency_ratio("candidate", "serving", None) == pytest.approx(seconds)
     assert len(runs) == turns
 
 
@@ -562,7 +562,7 @@ def test_a_trial_waits_while_records_of_another_kind_arrive_and_goes_on_with_its
 
 def test_of_many_records_that_teach_the_source_is_asked_about_the_latest(world, monkeypatch):
     seen = []
-    monkeypatch.setattr(sentry, "features", lambda logits, x: seen.append(x) or features(logits, x))
+    monkeypatch.setattr(monitor, "features", lambda logits, x: seen.append(x) or features(logits, x))
     for n in (LATEST - 1, 3 * LATEST):
         _, x = world.records(n, teach=True)
         assert np.array_equal(seen.pop(), x[-LATEST:])

@@ -7,40 +7,40 @@ from dataclasses import dataclass
 
 from tta_agent.core.types import Array, GateResult, Label
 from tta_agent.drift.detector import FITTING, KEPT, LEFT, SPANS, DataRegime, DriftDetector
-from tta_agent.watch import Watch
+from tta_agent.rollout.bake import BakeMonitor
 
 SHORT = 64  # blocks: after a shorter stay twice as many must fit, so that worlds in quick turns cost ever fewer swaps
 MOST = 3  # versions that are remembered: each keeps two graphs and the records that may still get a label
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class DeployedVersion:
     """A version that has come into service: the watch over it, and where its proof holds."""
 
-    watch: Watch
+    watch: BakeMonitor
     domain: DataRegime
 
 
-class Posts:
+class Deployments:
     """The versions that have come into service last, and were not taken back; by number, the newest last."""
 
     def __init__(self) -> None:
-        self._posts: dict[int, Post] = {}
+        self._posts: dict[int, DeployedVersion] = {}
         self._stayed = self._fitting = 0  # blocks for which a version has served, or could have
         self._patience = FITTING
         self.ended: DataRegime | None = None  # the kind of records that has, with what was looked at last
         self._lookout = DriftDetector()
 
-    def __iter__(self) -> Iterator[Post]:
+    def __iter__(self) -> Iterator[DeployedVersion]:
         return iter(self._posts.values())
 
-    def watch(self, number: int) -> Watch | None:
+    def watch(self, number: int) -> BakeMonitor | None:
         """Over a version, where it is known."""
         return self._posts[number].watch if number in self._posts else None
 
-    def add(self, watch: Watch, domain: DataRegime | None = None) -> None:
+    def add(self, watch: BakeMonitor, domain: DataRegime | None = None) -> None:
         """A version has come into service. Its domain, where none is given, is what arrives: trials end with that."""
-        self._posts[watch.version.number] = Post(watch, domain or self._lookout.domain())
+        self._posts[watch.version.number] = DeployedVersion(watch, domain or self._lookout.domain())
         self.turn()
         for number in list(self._posts)[:-MOST]:
             del self._posts[number]

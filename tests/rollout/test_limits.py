@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.pace import DAY_S, Freeze, Pace
+from tta_agent.rollout.limits import DAY_S, Freeze, RolloutLimits
 
 
 def at(text):
@@ -27,17 +27,17 @@ def at(text):
 )
 def test_freeze_windows(window, moment, held):
     assert Freeze.parse(window).holds(at(moment)) is held
-    assert bool(Pace(freeze=[window]).forbids(at(moment))) is held
+    assert bool(RolloutLimits(freeze=[window]).forbids(at(moment))) is held
 
 
 @pytest.mark.parametrize("text", ["weekend", "Fri 16:00-06:00", "25:00-26:00", "Fry 16:00-Mon 06:00"])
 def test_a_window_that_cannot_be_read_says_how_to_write_one(text):
     with pytest.raises(ConfigError, match=r"TTA_GATE__FREEZE"):
-        Pace(freeze=[text])
+        RolloutLimits(freeze=[text])
 
 
 def test_swaps_are_spaced_and_counted():
-    pace = Pace(min_interval_s=60, per_day=2)
+    pace = RolloutLimits(min_interval_s=60, per_day=2)
     assert pace.forbids(0.0) is None
     pace.swapped(0.0)
     assert "59 s ago" in pace.forbids(59.0)
@@ -48,7 +48,7 @@ def test_swaps_are_spaced_and_counted():
 
 
 def test_the_cool_down_doubles_until_a_version_has_settled():
-    pace = Pace(cooldown_s=10, cooldown_most_s=60)
+    pace = RolloutLimits(cooldown_s=10, cooldown_most_s=60)
     assert not pace.cools(0.0)
     assert [pace.trip(0.0) for _ in range(5)] == [10, 20, 40, 60, 60]
     assert pace.cools(59.0)
@@ -58,7 +58,7 @@ def test_the_cool_down_doubles_until_a_version_has_settled():
 
 
 def test_it_survives_a_restart():
-    one, other = (Pace(min_interval_s=60, cooldown_s=10) for _ in range(2))
+    one, other = (RolloutLimits(min_interval_s=60, cooldown_s=10) for _ in range(2))
     one.swapped(5.0)
     one.trip(5.0)
     other.load_state_dict(one.state_dict())
