@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import worlds
-from tests.test_loop import World
+from tests.pipeline.test_agent import World
 from tta_agent.core.types import GateResult
 from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.stream.codecs import cloudevents, oip

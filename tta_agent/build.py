@@ -16,7 +16,6 @@ from torch import nn
 import tta_agent
 from tta_agent.adaptation.sliding_window import Window
 from tta_agent.adaptation.step import Adaptation
-from tta_agent.agent import Agent
 from tta_agent.build_decision import make_decider, open_interface
 from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
@@ -28,9 +27,10 @@ from tta_agent.models.batchnorm import census
 from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import GraphTemplate, floats
 from tta_agent.models.source_data import read_source_data
+from tta_agent.pipeline.agent import Agent
+from tta_agent.pipeline.cadence import Cadence
 from tta_agent.registry import registry
 from tta_agent.registry.registry import ModelRegistry
-from tta_agent.rhythm import Rhythm
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.batcher import Batcher
@@ -128,7 +128,7 @@ def assemble(
         desk,
         telemetry,
         journal,
-        rhythm=Rhythm(s.schedule.candidate_every, s.store.checkpoint_every, s.stream.queue_bytes),
+        rhythm=Cadence(s.schedule.candidate_every, s.store.checkpoint_every, s.stream.queue_bytes),
         checkpoint_path=s.store.path / "checkpoint.pt",
         fingerprint=f"{fingerprint(source.module)}/{s.adapt.method}",
         learns=s.mode != "observe",

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from tta_agent import build
-from tta_agent.agent import Agent
 from tta_agent.core.errors import ConfigError
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
+from tta_agent.pipeline.agent import Agent
 from tta_agent.replaying.chronicle import Chronicle
 from tta_agent.replaying.marks import MOST_WINDOWS
 from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape

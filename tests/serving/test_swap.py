@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.test_loop import Running, World, until
+from tests.pipeline.test_agent import Running, World, until
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Golden, Version
 from tta_agent.serving.swap import bring_up

@@ -8,7 +8,7 @@ SETTLING = 2  # after a shift the next candidate comes after this part of the us
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class Cadence:
     """Rounds between two proposals and between two checkpoints; bytes that may wait between rooms."""
 
     candidate_every: int

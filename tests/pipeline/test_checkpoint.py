@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tta_agent import checkpoint
 from tta_agent.core.errors import CheckpointError
+from tta_agent.pipeline import checkpoint
 
 STATE = {"weights": torch.arange(4.0), "positions": {("inference", 3): 17}, "counts": (1, 2), "none": None}
 

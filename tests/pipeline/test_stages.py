@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from tta_agent.pipes import Rooms
+from tta_agent.pipeline.stages import StageThreads
 
 
 def rooms(**work):
-    built = Rooms(threaded=True, limit_bytes=100)
+    built = StageThreads(threaded=True, limit_bytes=100)
     pipes = {name: built.upstream_of_all(name, do, lambda: None) for name, do in work.items()}
     return built, pipes
 
@@ -65,7 +65,7 @@ def test_a_room_that_does_not_end_in_time_is_not_touched():
 
 def test_idle_rooms_are_called():
     called = threading.Event()
-    built = Rooms(threaded=True, limit_bytes=1)
+    built = StageThreads(threaded=True, limit_bytes=1)
     built.upstream_of_all("idle", lambda item: None, called.set)
     built.start()
     assert called.wait(10)
@@ -74,6 +74,6 @@ def test_idle_rooms_are_called():
 
 def test_without_threads_a_room_is_a_call():
     seen = []
-    pipe = Rooms(threaded=False, limit_bytes=1).upstream_of_all("x", seen.append, lambda: None)
+    pipe = StageThreads(threaded=False, limit_bytes=1).upstream_of_all("x", seen.append, lambda: None)
     pipe.put("a", 10**9)
     assert (seen, pipe.full()) == (["a"], False)

@@ -21,7 +21,7 @@ class Pipe(Protocol):
         """Return when it is not full any more, after `timeout_s` at most."""
 
 
-class Direct:
+class DirectStage:
     """The next room works at once, in the caller's thread."""
 
     def __init__(self, work: Callable[[Any], None]) -> None:
@@ -39,7 +39,7 @@ class Direct:
         """There always is."""
 
 
-class Threaded:
+class ThreadedStage:
     """The next room works in a thread of its own.
 
     Args:
@@ -118,18 +118,18 @@ class Threaded:
         return True
 
 
-class Rooms:
+class StageThreads:
     """The threads of an agent, in the order of the data; or none, where rooms are called directly."""
 
     def __init__(self, threaded: bool, limit_bytes: int) -> None:
         self._threaded, self._limit_bytes = threaded, limit_bytes
-        self._rooms: list[Threaded] = []
+        self._rooms: list[ThreadedStage] = []
 
     def upstream_of_all(self, name: str, work: Callable[[Any], None], idle: Callable[[], None]) -> Pipe:
         """A room before those that there are: rooms are built from the last to the first."""
         if not self._threaded:
-            return Direct(work)
-        self._rooms.insert(0, Threaded(name, work, idle, self._limit_bytes))
+            return DirectStage(work)
+        self._rooms.insert(0, ThreadedStage(name, work, idle, self._limit_bytes))
         return self._rooms[0]
 
     @property

@@ -20,13 +20,13 @@ from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
-from tta_agent import checkpoint
 from tta_agent.adaptation.step import Adaptation, StepResult
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Partition, Positions
-from tta_agent.pipes import Rooms
-from tta_agent.rhythm import Rhythm
+from tta_agent.pipeline import checkpoint
+from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.stages import StageThreads
 from tta_agent.rollout.controller import RolloutController
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.router import Decoder, RecordRouter, RoutedRecords
@@ -56,7 +56,7 @@ class Agent:
         telemetry: Telemetry,
         journal: EventLog,
         *,
-        rhythm: Rhythm,
+        rhythm: Cadence,
         checkpoint_path: Path,
         fingerprint: str,
         learns: bool = True,
@@ -76,7 +76,7 @@ class Agent:
         self._carrier: str | None = None
         self._propose, self._hurry, self._reset, self._stop = (threading.Event() for _ in range(4))
         self._commits: deque[tuple[Positions, str | None]] = deque()
-        self._rooms = Rooms(threaded, rhythm.queue_bytes)
+        self._rooms = StageThreads(threaded, rhythm.queue_bytes)
         self._to_decider = self._rooms.upstream_of_all("decider", self.decide, self._idle_decider)
         self._to_learner = self._rooms.upstream_of_all("learner", self.learn, self._idle_learner)
 
