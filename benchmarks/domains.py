@@ -17,7 +17,7 @@ import gate_streams as streams
 import numpy as np
 import torch
 
-from tta_agent import build
+from tta_agent.assembly import build
 from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 from tta_agent.drift.detector import BLOCK, FITTING, DataRegime, DriftDetector, features

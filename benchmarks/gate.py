@@ -94,7 +94,7 @@ def answers(model):
     """Logits of the source, of a net adapted to the shift, and of one adapted to another: real answers, [n, C]."""
     import copy
 
-    from tta_agent import build
+    from tta_agent.assembly import build
     from tta_agent.settings import env
     from tta_agent.telemetry.facade import Telemetry
 

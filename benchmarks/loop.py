@@ -23,7 +23,7 @@ process.budget(1)
 
 import torch  # noqa: E402
 
-from tta_agent import build  # noqa: E402
+from tta_agent.assembly import build  # noqa: E402
 from tta_agent.demo import data  # noqa: E402
 from tta_agent.serving.drivers.none import NoDriver  # noqa: E402
 from tta_agent.settings import env  # noqa: E402

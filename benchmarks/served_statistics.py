@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tta_agent import build
+from tta_agent.assembly import build
 from tta_agent.bench import contenders, subjects
 from tta_agent.bench.streams import Stream, StreamSpec
 from tta_agent.demo import corruptions

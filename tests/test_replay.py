@@ -10,7 +10,7 @@ import torch
 import tta_agent.replay
 from tests import worlds
 from tta_adapters.tent import Tent
-from tta_agent.build import load_source
+from tta_agent.assembly.build import load_source
 from tta_agent.core.errors import ConfigError
 from tta_agent.models import onnx_export
 from tta_agent.models.ort_sessions import open_session, run

@@ -49,7 +49,7 @@ def calibrate(
     """
     settings = env.load()
     process.budget(settings.model.threads)
-    from tta_agent import build
+    from tta_agent.assembly import build
     from tta_agent.evaluation.calibration import save
 
     source = build.load_source(settings)
@@ -140,7 +140,7 @@ def _fits(x: Array, source: DeployedModel) -> None:
 
 
 def _anchors(settings: Settings, source: DeployedModel, modules: list[Any]) -> list[Any]:
-    from tta_agent.build_decision import load_anchor
+    from tta_agent.assembly.rollout import load_anchor
     from tta_agent.evaluation.calibration import ask
 
     anchor = load_anchor(settings, source)

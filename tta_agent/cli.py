@@ -52,7 +52,7 @@ def run(
         print(settings.model_dump_json(indent=1))
         return
     process.yield_to_others(settings.model.nice)
-    from tta_agent import build
+    from tta_agent.assembly import build
 
     source = build.load_source(settings)
     print(build.describe(settings, source), flush=True)
@@ -76,7 +76,7 @@ def run(
 def serve() -> None:
     """The embedded model server: Open Inference Protocol v2 over ONNX Runtime, with a tap to the stream."""
     settings = _settings()
-    from tta_agent import server
+    from tta_agent.assembly import server
 
     server.run(settings)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tta_agent import build
+from tta_agent.assembly import build
 from tta_agent.core.errors import ConfigError
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate

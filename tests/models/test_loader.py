@@ -8,7 +8,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tta_agent import build, testing
+from tta_agent import testing
+from tta_agent.assembly import build
 from tta_agent.core.errors import ConfigError
 from tta_agent.models import loader, onnx_export
 from tta_agent.settings import env

@@ -16,7 +16,7 @@ import pytest
 
 from tests import worlds
 from tests.parts.otlp import OtlpReceiver
-from tta_agent import build
+from tta_agent.assembly import build
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers.session import SessionDriver

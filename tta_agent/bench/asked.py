@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tta_agent import build
+from tta_agent.assembly import build
 from tta_agent.bench import contenders, subjects
 from tta_agent.bench.arrivals import PROTOCOLS
 from tta_agent.bench.plan import Plan

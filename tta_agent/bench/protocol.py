@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tta_agent import build
+from tta_agent.assembly import build
 from tta_agent.bench.contenders import WINDOW
 from tta_agent.bench.cost import Counter
 from tta_agent.bench.lagged import Lagged, classes

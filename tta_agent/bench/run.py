@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tta_agent import build
+from tta_agent.assembly import build
 from tta_agent.bench import peers, protocol, timing
 from tta_agent.bench.plan import Cell
 from tta_agent.bench.streams import Stream

@@ -58,7 +58,7 @@ def rehearse(
             f"rehearsing needs labelled images, and {path or 'none'} was found: --anchor validation.npz "
             "or TTA_GATE__ANCHOR=<.npz, or a folder with one folder a class>"
         )
-    from tta_agent import build
+    from tta_agent.assembly import build
     from tta_agent.evaluation.rehearsed import store
     from tta_agent.rehearsal.failures import KINDS
     from tta_agent.rehearsal.run import Stage

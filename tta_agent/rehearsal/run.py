@@ -59,7 +59,7 @@ def player(stage: Stage) -> Player:
     Raises:
         ConfigError: model, data or a setting does not fit.
     """
-    from tta_agent import build
+    from tta_agent.assembly import build
     from tta_agent.models.source_data import read_source_data
     from tta_agent.telemetry.facade import Telemetry
 

@@ -44,6 +44,6 @@ def _ledger(settings: Settings) -> ModelRegistry:
     ledger = open_ledger(settings)
     if 0 in ledger.numbers():
         return ledger  # no need for torch in the server
-    from tta_agent import build
+    from tta_agent.assembly import build
 
     return build.open_ledger(settings, build.load_source(settings))

@@ -16,7 +16,7 @@ from torch import nn
 import tta_agent
 from tta_agent.adaptation.sliding_window import Window
 from tta_agent.adaptation.step import Adaptation
-from tta_agent.build_decision import make_decider, open_interface
+from tta_agent.assembly.rollout import make_decider, open_interface
 from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import Adapter, Producer, ServerDriver, StreamConsumer

@@ -1,0 +1,1 @@
+"""Settings to objects: the composition root, the only package that sees all others."""
