@@ -33,7 +33,7 @@ import gate_streams as streams
 import numpy as np
 import torch
 
-from tta_agent.demo import corruptions
+from tta_agent import corruptions
 from tta_agent.demo import data as images
 
 PARTS = ("simulations", "collapse", "streams", "keeps", "rehearsed")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tta_agent.demo import corruptions
+from tta_agent import corruptions
 from tta_agent.demo import data as images
 from tta_agent.replay import replay
 from tta_agent.settings import env

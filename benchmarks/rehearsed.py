@@ -21,9 +21,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
+from tta_agent import corruptions
 from tta_agent.bench import subjects
 from tta_agent.core import process
-from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 from tta_agent.evaluation.anchor_set import stratified
 from tta_agent.evaluation.rehearsed import regress, store

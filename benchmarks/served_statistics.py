@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tta_agent import corruptions
 from tta_agent.assembly import build
 from tta_agent.bench import contenders, subjects
 from tta_agent.bench.streams import Stream, StreamSpec
-from tta_agent.demo import corruptions
 from tta_agent.models.batchnorm import StatsConfig
 from tta_agent.settings import env
 from tta_agent.telemetry.facade import Telemetry

@@ -33,7 +33,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from tta_agent.bench import nets  # noqa: E402
-from tta_agent.demo.corruptions import NAMES, corrupt  # noqa: E402
+from tta_agent.corruptions import NAMES, corrupt  # noqa: E402
 from tta_agent.demo.data import Images  # noqa: E402
 from tta_agent.demo.train import accuracy, augment, read_split  # noqa: E402
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tta_agent.demo import corruptions, data
+from tta_agent import corruptions
+from tta_agent.demo import data
 from tta_agent.stream.recordings.reader import Preprocessing, import_npz
 from tta_agent.testing import tiny_net
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tta_agent import corruptions
 from tta_agent.assembly import build
 from tta_agent.bench import contenders, subjects
 from tta_agent.bench.arrivals import PROTOCOLS
@@ -13,7 +14,6 @@ from tta_agent.bench.plan import Plan
 from tta_agent.bench.quick import CORRUPTIONS
 from tta_agent.bench.streams import StreamSpec
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.demo import corruptions
 from tta_agent.demo.data import read_npz
 
 FULL = {"protocols": "reset,continual", "batches": "200,64", "lags": "1,5,20", "corruptions": "all"}

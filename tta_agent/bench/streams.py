@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tta_agent import corruptions
 from tta_agent.bench import subjects
 from tta_agent.bench.arrivals import PROTOCOLS, UNKNOWN, UNKNOWN_SHARE, Deal
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.demo import corruptions
 from tta_agent.demo import data as images
 
 CLEAN = "clean"

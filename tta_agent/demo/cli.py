@@ -151,7 +151,7 @@ def traffic(
 def _plan(
     corruption: str, severity: int, rate: float, label_rate: float, label_delay: float, seed: int
 ) -> Plan:
-    from tta_agent.demo.corruptions import NAMES
+    from tta_agent.corruptions import NAMES
     from tta_agent.demo.traffic import Plan
 
     families = tuple(name.strip() for name in corruption.split(","))

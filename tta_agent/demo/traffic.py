@@ -13,9 +13,10 @@ import httpx
 import numpy as np
 import torch
 
+from tta_agent import corruptions
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Array
-from tta_agent.demo import corruptions, data
+from tta_agent.demo import data
 from tta_agent.models.ort_sessions import Session, run
 from tta_agent.stream.codecs import cloudevents, oip
 

@@ -88,7 +88,7 @@ class AnchorSet:
             return {}
         import torch  # slow to import, and only needed here
 
-        from tta_agent.demo.corruptions import corrupt
+        from tta_agent.corruptions import corrupt
 
         per_channel = (1, -1, 1, 1)
         centre, scale = (np.asarray(v, np.float32).reshape(per_channel) for v in (self._mean, self._std))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from tta_agent import corruptions
 from tta_agent.core.types import Array
-from tta_agent.demo import corruptions
 
 CLEAN = "clean"
 CHUNK = 250  # images corrupted at once, for memory

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tta_agent.demo import corruptions
+from tta_agent import corruptions
 from tta_agent.rehearsal.shifts import EXTRA
 
 CLEAN = "clean"

@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.demo.corruptions import blur, digital, noise, weather
-from tta_agent.demo.corruptions.tables import CONSTANTS, Params
+from tta_agent.corruptions import blur, digital, noise, weather
+from tta_agent.corruptions.tables import CONSTANTS, Params
 
 Family = Callable[[Tensor, Params, Generator], Tensor]
 

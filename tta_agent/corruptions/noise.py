@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from tta_agent.demo.corruptions.tables import Params
+from tta_agent.corruptions.tables import Params
 
 
 def gaussian_noise(x: Tensor, params: Params, generator: Generator) -> Tensor:

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.corruptions import NAMES, corrupt, mixture
+from tta_agent.corruptions.tables import CONSTANTS
 from tta_agent.demo import data
-from tta_agent.demo.corruptions import NAMES, corrupt, mixture
-from tta_agent.demo.corruptions.tables import CONSTANTS
 
 # The published constants trade displacement for smoothness (elastic), reach for blur (glass), image for ice
 # (frost) and size for rounding (pixelate): their distance from clean does not grow with every severity.

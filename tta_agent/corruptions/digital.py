@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from tta_agent.core.types import Array
-from tta_agent.demo.corruptions import filters
-from tta_agent.demo.corruptions.tables import Params
+from tta_agent.corruptions import filters
+from tta_agent.corruptions.tables import Params
 
 
 def contrast(x: Tensor, params: Params, generator: Generator) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from tta_agent.demo.corruptions import filters
-from tta_agent.demo.corruptions.tables import Params
+from tta_agent.corruptions import filters
+from tta_agent.corruptions.tables import Params
 
 
 def defocus_blur(x: Tensor, params: Params, generator: Generator) -> Tensor:

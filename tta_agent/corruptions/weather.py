@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from tta_agent.demo.corruptions import filters
-from tta_agent.demo.corruptions.tables import Params
+from tta_agent.corruptions import filters
+from tta_agent.corruptions.tables import Params
 
 SHEETS = 8  # different ices in a batch
 CRYSTALS = 48  # cells of the ice on one sheet
