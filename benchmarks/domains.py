@@ -19,8 +19,8 @@ import torch
 
 from tta_agent import corruptions
 from tta_agent.assembly import build
-from tta_agent.demo import data as images
 from tta_agent.drift.detector import BLOCK, FITTING, DataRegime, DriftDetector, features
+from tta_agent.samples import dataset as images
 from tta_agent.settings import env
 
 KINDS = (

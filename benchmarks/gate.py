@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from tta_agent import corruptions
-from tta_agent.demo import data as images
+from tta_agent.samples import dataset as images
 
 PARTS = ("simulations", "collapse", "streams", "keeps", "rehearsed")
 QUICK_STRETCH = 2  # domains of 2,000 to 8,000 records, turns of 1,000

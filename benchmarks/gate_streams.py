@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from tta_agent import corruptions
-from tta_agent.demo import data as images
 from tta_agent.replay import replay
+from tta_agent.samples import dataset as images
 from tta_agent.settings import env
 from tta_agent.settings.named import merged
 from tta_agent.stream.recordings.reader import Preprocessing, Recording, import_npz
@@ -39,7 +39,7 @@ class Model:
 def models():
     """What there is on this machine; the first one always is."""
     fashion = {
-        "factory": "tta_agent.demo.net:fashion_net",
+        "factory": "tta_agent.samples.nets:fashion_net",
         "weights": str(images.ASSETS / images.WEIGHTS),
         "input_shape": [1, 28, 28],
     }

@@ -24,7 +24,7 @@ process.budget(1)
 import torch  # noqa: E402
 
 from tta_agent.assembly import build  # noqa: E402
-from tta_agent.demo import data  # noqa: E402
+from tta_agent.samples import dataset  # noqa: E402
 from tta_agent.serving.drivers.none import NoDriver  # noqa: E402
 from tta_agent.settings import env  # noqa: E402
 from tta_agent.settings.schema import Settings  # noqa: E402
@@ -40,8 +40,8 @@ def settings_for(folder: Path, variant: str) -> Settings:
     os.environ.update(
         TTA_MODE="observe" if variant == "observe" else "shadow",
         TTA_ADAPT__METHOD=variant if variant in ("norm", "tent") else "tent",
-        TTA_MODEL__FACTORY="tta_agent.demo.net:fashion_net",
-        TTA_MODEL__WEIGHTS=str(data.ASSETS / data.WEIGHTS),
+        TTA_MODEL__FACTORY="tta_agent.samples.nets:fashion_net",
+        TTA_MODEL__WEIGHTS=str(dataset.ASSETS / dataset.WEIGHTS),
         TTA_MODEL__INPUT_SHAPE="[1,28,28]",
         TTA_STORE__PATH=str(folder),
         TTA_STREAM__START="earliest",
@@ -55,7 +55,7 @@ def settings_for(folder: Path, variant: str) -> Settings:
 
 def fill(settings: Settings, records: int) -> None:
     """Put the images into the log, as the tap writes them."""
-    images = data.load().inputs[:records].astype("float32") / 255
+    images = dataset.load().inputs[:records].astype("float32") / 255
     producer = factory.open_producer(settings)
     zeros = torch.zeros(1, 10).numpy()
     for i, x in enumerate(images):

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from tta_agent import corruptions
 from tta_agent.bench import subjects
 from tta_agent.core import process
-from tta_agent.demo import data as images
 from tta_agent.evaluation.anchor_set import stratified
 from tta_agent.evaluation.rehearsed import regress, store
 from tta_agent.evaluation.rehearsed.proof import ALPHAS
@@ -32,6 +31,7 @@ from tta_agent.evaluation.rehearsed.support import HONEST, Support
 from tta_agent.evaluation.rehearsed.table import Table
 from tta_agent.rehearsal import run, worlds
 from tta_agent.rehearsal.failures import KINDS
+from tta_agent.samples import dataset as images
 from tta_agent.settings import env
 
 AETTA_RATE = 0.4  # as in the paper for ten classes
@@ -243,7 +243,7 @@ def summary(quick, workers=2):
 def fashion(args):
     """Settings of the packaged net."""
     model = {
-        "factory": "tta_agent.demo.net:fashion_net", "weights": str(images.ASSETS / images.WEIGHTS),
+        "factory": "tta_agent.samples.nets:fashion_net", "weights": str(images.ASSETS / images.WEIGHTS),
         "input_shape": [1, 28, 28],
     }  # fmt: skip
     return env.load(model=model, mode="shadow", adapt={"method": "tent"}, store={"path": args.work / "store"})

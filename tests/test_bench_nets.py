@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from benchmarks import train
 from tta_agent.bench import nets
-from tta_agent.demo import data
-from tta_agent.demo.data import Images
 from tta_agent.demo.train import accuracy
 from tta_agent.models import batchnorm, loader, onnx_export
+from tta_agent.samples import dataset
+from tta_agent.samples.dataset import Images
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "benchmarks" / "weights"
@@ -57,7 +57,7 @@ def test_one_kind_of_normalisation_each(name, layers):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_trained_nets_are_as_accurate_as_documented(name):
-    assert 100 * accuracy(deployed(name).module, first(data.load())) >= documented(name) - 2
+    assert 100 * accuracy(deployed(name).module, first(dataset.load())) >= documented(name) - 2
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -70,7 +70,7 @@ def test_trained_weights_are_small_and_become_float32_on_loading(name):
 def test_the_resnet_takes_the_public_weights_and_is_as_accurate_as_they_are():
     model = nets.resnet20()
     model.load_state_dict(load_file(weights_of("resnet20")), strict=True)
-    assert 100 * accuracy(model, first(data.load(f"npz:{SHARED / 'cifar10_test.npz'}"))) >= 88.45 - 2
+    assert 100 * accuracy(model, first(dataset.load(f"npz:{SHARED / 'cifar10_test.npz'}"))) >= 88.45 - 2
 
 
 @pytest.mark.parametrize("name", FACTORIES)
@@ -128,7 +128,7 @@ def trained_on(folder, images, out, monkeypatch, *options):
 
 
 def test_the_same_seed_trains_the_same_weights(tmp_path, monkeypatch, capsys):
-    images = data.load()
+    images = dataset.load()
     runs = [
         trained_on(tmp_path, images, tmp_path / out, monkeypatch, "--epochs", "1", "--seed", seed)
         for out, seed in (("a", "0"), ("b", "0"), ("c", "1"))
@@ -140,7 +140,7 @@ def test_the_same_seed_trains_the_same_weights(tmp_path, monkeypatch, capsys):
 
 
 def test_a_spent_time_budget_ends_the_training_with_weights(tmp_path, monkeypatch):
-    started = trained_on(tmp_path, data.load(), tmp_path / "out", monkeypatch, "--minutes", "1e-9")
+    started = trained_on(tmp_path, dataset.load(), tmp_path / "out", monkeypatch, "--minutes", "1e-9")
     torch.manual_seed(0)
     fresh = nets.fashion_gn().state_dict()
     assert all(torch.equal(started[name], fresh[name].half()) for name in fresh)

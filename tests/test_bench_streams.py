@@ -130,4 +130,4 @@ def test_data_and_models_by_short_names(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"no net of ours takes images \[1, 8, 8\]"):
         subjects.model_flags(None, None, None, (1, 8, 8))
     flags = subjects.model_flags(None, None, None, (1, 28, 28))
-    assert flags["factory"] == "tta_agent.demo.net:fashion_net" and flags["weights"].is_file()
+    assert flags["factory"] == "tta_agent.samples.nets:fashion_net" and flags["weights"].is_file()

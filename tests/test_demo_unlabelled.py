@@ -5,7 +5,7 @@ import pytest
 
 from tta_agent.core.errors import TtaError
 from tta_agent.demo import unlabelled
-from tta_agent.demo.data import Images, read_npz
+from tta_agent.samples.dataset import Images, read_npz
 
 
 def test_no_anchor_image_arrives_as_traffic(tmp_path):

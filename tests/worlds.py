@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from tta_agent import corruptions
-from tta_agent.demo import data
+from tta_agent.samples import dataset
 from tta_agent.stream.recordings.reader import Preprocessing, import_npz
 from tta_agent.testing import tiny_net
 
 SHIFT = ("gaussian_noise", "impulse_noise")
 FASHION = {
     "TTA_MODE": "auto",
-    "TTA_MODEL__FACTORY": "tta_agent.demo.net:fashion_net",
-    "TTA_MODEL__WEIGHTS": str(data.ASSETS / data.WEIGHTS),
+    "TTA_MODEL__FACTORY": "tta_agent.samples.nets:fashion_net",
+    "TTA_MODEL__WEIGHTS": str(dataset.ASSETS / dataset.WEIGHTS),
     "TTA_MODEL__INPUT_SHAPE": "[1,28,28]",
 }
 
@@ -36,7 +36,7 @@ def no_norm_net() -> torch.nn.Module:
 @functools.cache
 def images(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first n test images in [0, 1], shifted ones, labels."""
-    some = data.load()
+    some = dataset.load()
     clean = torch.from_numpy(some.inputs[:n]).float() / 255
     shifted, _ = corruptions.mixture(clean, SHIFT, 4, 0, "imagenet")
     return clean.numpy(), shifted.numpy(), some.labels[:n]

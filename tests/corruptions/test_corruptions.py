@@ -7,7 +7,7 @@ from torch import Tensor
 from tta_agent.core.errors import ConfigError
 from tta_agent.corruptions import NAMES, corrupt, mixture
 from tta_agent.corruptions.tables import CONSTANTS
-from tta_agent.demo import data
+from tta_agent.samples import dataset
 
 # The published constants trade displacement for smoothness (elastic), reach for blur (glass), image for ice
 # (frost) and size for rounding (pixelate): their distance from clean does not grow with every severity.
@@ -16,7 +16,7 @@ UNEVEN = {"elastic_transform", "glass_blur", "frost", "pixelate"}
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return torch.from_numpy(data.load().inputs[:64].copy()).float() / 255
+    return torch.from_numpy(dataset.load().inputs[:64].copy()).float() / 255
 
 
 def distance(x: Tensor, y: Tensor) -> float:

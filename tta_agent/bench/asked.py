@@ -14,7 +14,7 @@ from tta_agent.bench.plan import Plan
 from tta_agent.bench.quick import CORRUPTIONS
 from tta_agent.bench.streams import StreamSpec
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.demo.data import read_npz
+from tta_agent.samples.dataset import read_npz
 
 FULL = {"protocols": "reset,continual", "batches": "200,64", "lags": "1,5,20", "corruptions": "all"}
 QUICK = {"protocols": "reset", "batches": "100", "lags": "5", "corruptions": ",".join(CORRUPTIONS)}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tta_agent.demo.net import PIXEL_MEAN, PIXEL_STD
+from tta_agent.samples.nets import PIXEL_MEAN, PIXEL_STD
 
 Three = tuple[int, int, int]
 Norm = Callable[[int], nn.Module]  # channels to a layer

@@ -19,7 +19,7 @@ from tta_agent.bench.arrivals import PROTOCOLS, UNKNOWN, UNKNOWN_SHARE, Deal
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.demo import data as images
+from tta_agent.samples import dataset as images
 
 CLEAN = "clean"
 CHUNK = 500  # images corrupted at once: the first n of a file look the same, however many are asked for

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.demo import data as images
-from tta_agent.demo.data import Images
+from tta_agent.samples import dataset as images
+from tta_agent.samples.dataset import Images
 
 CHECKOUT = Path(__file__).parents[2]
 CIFAR_TEST, CIFAR_SOURCE = "cifar10_test.npz", "cifar10_source.npz"
@@ -26,7 +26,7 @@ class Net:
 
 NETS = {
     "resnet20": Net("tta_agent.bench.nets:resnet20", "cifar10_resnet20.safetensors"),
-    "fashion_bn": Net("tta_agent.demo.net:fashion_net", images.WEIGHTS),
+    "fashion_bn": Net("tta_agent.samples.nets:fashion_net", images.WEIGHTS),
     "fashion_gn": Net("tta_agent.bench.nets:fashion_gn", "fashion_gn.safetensors"),
     "fashion_ln": Net("tta_agent.bench.nets:fashion_ln", "fashion_ln.safetensors"),
 }

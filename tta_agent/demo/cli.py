@@ -162,19 +162,19 @@ def _plan(
 
 
 def _images(spec: str | None) -> Any:
-    from tta_agent.demo.data import load
+    from tta_agent.samples.dataset import load
 
     return load(spec)
 
 
 def _world(out: Path, brokers: str | None, plan: Plan) -> tuple[Settings, dict[str, str]]:
     """Settings of the three processes: the demo's defaults, which the caller's TTA_* variables override."""
-    from tta_agent.demo.data import ASSETS, WEIGHTS
+    from tta_agent.samples.dataset import ASSETS, WEIGHTS
 
     run = f"-demo-{os.getpid()}-{int(time.time())}" if brokers else ""  # a shared broker keeps old topics
     defaults = {
         "TTA_MODE": "auto",
-        "TTA_MODEL__FACTORY": "tta_agent.demo.net:fashion_net",
+        "TTA_MODEL__FACTORY": "tta_agent.samples.nets:fashion_net",
         "TTA_MODEL__WEIGHTS": str(ASSETS / WEIGHTS),
         "TTA_MODEL__INPUT_SHAPE": "[1,28,28]",
         "TTA_MODEL__SERVED_AS": "fashion",

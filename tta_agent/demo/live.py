@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.demo import data
 from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import open_ledger
+from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 
@@ -17,7 +17,7 @@ EVERY_S = 5.0
 SERVER_WITHIN_S = 60.0  # it may have been started a moment ago
 
 
-def drive(settings: Settings, images: data.Images, plan: Plan, clean_s: float, shifted_s: float) -> None:
+def drive(settings: Settings, images: dataset.Images, plan: Plan, clean_s: float, shifted_s: float) -> None:
     """Send, shift after `clean_s`, and print the accuracy of what was served every few seconds.
 
     Raises:

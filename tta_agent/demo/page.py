@@ -11,11 +11,11 @@ from string import Template
 from typing import Any
 
 from tta_agent.demo import svg
-from tta_agent.demo.data import ASSETS
 from tta_agent.demo.summary import Result, headline, sections, subtitle
 from tta_agent.demo.svg import tag
 from tta_agent.demo.timeline import MOST_EVENTS, points, span_s
 from tta_agent.demo.words import VERDICTS, clean, clock, number, percent, words
+from tta_agent.samples.dataset import ASSETS
 
 
 def html(result: Result) -> str:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tta_agent.core.errors import TtaError
-from tta_agent.demo import data
 from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Plan, Traffic, make_world, window
 from tta_agent.demo.view import Scene
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import ModelRegistry, open_ledger
+from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 from tta_agent.telemetry.event_log import EventLog
@@ -57,7 +57,7 @@ class Stage:
 
 
 def prepare(
-    settings: Settings, environ: dict[str, str], images: data.Images, plan: Plan, script: Script
+    settings: Settings, environ: dict[str, str], images: dataset.Images, plan: Plan, script: Script
 ) -> Stage:
     """Start the server on an empty store, and make the images that will be sent."""
     state = settings.store.path

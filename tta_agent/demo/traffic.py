@@ -16,8 +16,8 @@ import torch
 from tta_agent import corruptions
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Array
-from tta_agent.demo import data
 from tta_agent.models.ort_sessions import Session, run
+from tta_agent.samples import dataset
 from tta_agent.stream.codecs import cloudevents, oip
 
 IN_FLIGHT = 64  # requests that may wait for an answer; later ones wait their turn, and the delay counts
@@ -59,7 +59,7 @@ class Answer:
     latency_ms: float
 
 
-def make_world(images: data.Images, plan: Plan, source: Session) -> World:
+def make_world(images: dataset.Images, plan: Plan, source: Session) -> World:
     """Corrupt every image once, in the order of the seed, and ask the source about all of them."""
     order = np.random.default_rng(plan.seed).permutation(len(images.labels))
     clean = torch.from_numpy(images.inputs[order]).float() / 255

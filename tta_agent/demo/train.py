@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.demo.data import SHIPPED, WEIGHTS, Images
-from tta_agent.demo.net import fashion_net
+from tta_agent.samples.dataset import SHIPPED, WEIGHTS, Images
+from tta_agent.samples.nets import fashion_net
 
 MARGIN = 2  # pixels that a crop may move
 MAGIC = {2049: 1, 2051: 3}  # idx header of bytes -> number of axes
@@ -111,7 +111,7 @@ README = """# Assets of the demo
 
 | file | what |
 |---|---|
-| `fashion_net.safetensors` | weights of `tta_agent.demo.net:fashion_net`, fp32 |
+| `fashion_net.safetensors` | weights of `tta_agent.samples.nets:fashion_net`, fp32 |
 | `fashion_mnist_test.npz` | all 10,000 test images: `inputs` uint8 [10000, 1, 28, 28], `labels` int64 |
 
 Accuracy on the 10,000 test images: {accuracy:.2f} %

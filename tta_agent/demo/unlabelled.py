@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tta_agent.core.errors import TtaError
-from tta_agent.demo.data import Images
+from tta_agent.samples.dataset import Images
 
 
 def split(images: Images, anchor: Path) -> Images:

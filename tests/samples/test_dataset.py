@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.demo import data, train
-from tta_agent.demo.net import fashion_net
+from tta_agent.demo import train
+from tta_agent.samples import dataset
+from tta_agent.samples.nets import fashion_net
 
 Save = Callable[..., str]
 
@@ -26,7 +27,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def test_the_shipped_set() -> None:
-    images = data.load()
+    images = dataset.load()
     assert images.inputs.shape == (10_000, 1, 28, 28)
     assert images.inputs.dtype == np.uint8
     assert images.labels.dtype == np.int64
@@ -34,19 +35,19 @@ def test_the_shipped_set() -> None:
 
 
 def test_the_assets_are_small() -> None:
-    assert (data.ASSETS / data.WEIGHTS).stat().st_size < 1_000_000
-    assert (data.ASSETS / data.SHIPPED).stat().st_size < 5_000_000
+    assert (dataset.ASSETS / dataset.WEIGHTS).stat().st_size < 1_000_000
+    assert (dataset.ASSETS / dataset.SHIPPED).stat().st_size < 5_000_000
 
 
 def test_the_shipped_weights_are_as_good_as_their_readme_says() -> None:
-    text = (data.ASSETS / "README.md").read_text(encoding="utf-8")
+    text = (dataset.ASSETS / "README.md").read_text(encoding="utf-8")
     told = re.search(r"Accuracy on the 10,000 test images: ([\d.]+) %", text)
     assert told
     assert float(told[1]) >= 91
     model = fashion_net()
-    model.load_state_dict(load_file(data.ASSETS / data.WEIGHTS))
-    images = data.load()
-    first = data.Images(images.inputs[:2000], images.labels[:2000])
+    model.load_state_dict(load_file(dataset.ASSETS / dataset.WEIGHTS))
+    images = dataset.load()
+    first = dataset.Images(images.inputs[:2000], images.labels[:2000])
     assert 100 * train.accuracy(model, first) == pytest.approx(float(told[1]), abs=1.5)
 
 
@@ -54,7 +55,7 @@ def test_a_file_of_the_user_s(save: Save) -> None:
     spec = save(
         inputs=np.zeros((3, 2, 5, 5), np.uint8), labels=np.array([2, 0, 1], np.uint8), more=np.zeros(1)
     )
-    images = data.load(spec)
+    images = dataset.load(spec)
     assert images.inputs.shape == (3, 2, 5, 5)
     assert images.labels.dtype == np.int64
     assert images.labels.tolist() == [2, 0, 1]
@@ -63,14 +64,14 @@ def test_a_file_of_the_user_s(save: Save) -> None:
 def test_unknown_specs_and_missing_files(tmp_path: Path) -> None:
     for spec in ("", "npz:", "images.npz", "csv:images.csv"):
         with pytest.raises(ConfigError, match="expected npz:PATH"):
-            data.load(spec)
+            dataset.load(spec)
     with pytest.raises(ConfigError, match=r"no data file .*none\.npz: expected an \.npz file with `inputs`"):
-        data.load(f"npz:{tmp_path / 'none.npz'}")
+        dataset.load(f"npz:{tmp_path / 'none.npz'}")
 
 
 def test_missing_arrays(save: Save) -> None:
     with pytest.raises(ConfigError, match="holds inputs, y: expected"):
-        data.load(save(inputs=np.zeros((1, 1, 2, 2), np.uint8), y=np.zeros(1, np.int64)))
+        dataset.load(save(inputs=np.zeros((1, 1, 2, 2), np.uint8), y=np.zeros(1, np.int64)))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_missing_arrays(save: Save) -> None:
 )
 def test_wrong_shapes_and_types(save: Save, inputs: Array, labels: Array, said: str) -> None:
     with pytest.raises(ConfigError, match=f"{said}.*expected an .npz"):
-        data.load(save(inputs=inputs, labels=labels))
+        dataset.load(save(inputs=inputs, labels=labels))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off", b"\x80\x04K\x01."])
@@ -94,19 +95,19 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.npz"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="cannot read"):
-        data.load(f"npz:{path}")
+        dataset.load(f"npz:{path}")
 
 
 def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
     with (tmp_path / "one.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(ConfigError, match=r"expected an \.npz"):
-        data.load(f"npz:{tmp_path / 'one.npz'}")
+        dataset.load(f"npz:{tmp_path / 'one.npz'}")
 
 
 def test_pickles_are_not_run(save: Save) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
-        data.load(save(inputs=np.array([{}], object), labels=np.zeros(1, np.int64)))
+        dataset.load(save(inputs=np.array([{}], object), labels=np.zeros(1, np.int64)))
 
 
 def test_idx_files_are_read(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_augmented_images_are_crops_and_flips_of_themselves() -> None:
 
 def test_training_learns_and_writes_assets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = np.arange(256) % 2
-    images = data.Images(
+    images = dataset.Images(
         (labels[:, None, None, None] * np.ones((1, 1, 28, 28)) * 255).astype(np.uint8), labels
     )
     plan = train.Plan(epochs=2, batch=16, seed=4)
@@ -146,5 +147,5 @@ def test_training_learns_and_writes_assets(tmp_path: Path, capsys: pytest.Captur
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "Accuracy on the 10,000 test images: 100.00 %" in text
     assert "--epochs 2 --seed 4" in text
-    assert data.read_npz(tmp_path / data.SHIPPED).labels.tolist() == labels.tolist()
-    fashion_net().load_state_dict(load_file(tmp_path / data.WEIGHTS))
+    assert dataset.read_npz(tmp_path / dataset.SHIPPED).labels.tolist() == labels.tolist()
+    fashion_net().load_state_dict(load_file(tmp_path / dataset.WEIGHTS))

@@ -12,7 +12,7 @@ from tta_agent.core.types import Array
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED = "fashion_mnist_test.npz"
-WEIGHTS = "fashion_net.safetensors"  # of tta_agent.demo.net:fashion_net
+WEIGHTS = "fashion_net.safetensors"  # of tta_agent.samples.nets:fashion_net
 EXPECTED = "an .npz file with `inputs` uint8 [N, C, H, W] and `labels` integers [N]"
 
 # What numpy raises for files that are cut off, damaged, pickles, or a single array.

@@ -1,0 +1,1 @@
+"""Images and a trained net that are shipped with the package."""
