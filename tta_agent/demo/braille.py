@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tta_agent.core.types import Array
-from tta_agent.demo.words import known
+from tta_agent.reports.words import known
 
 BLANK = 0x2800  # the character without dots; the dots are bits above it
 BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])

@@ -14,7 +14,7 @@ from tta_agent.demo import svg
 from tta_agent.demo.summary import Result, headline, sections, subtitle
 from tta_agent.demo.svg import tag
 from tta_agent.demo.timeline import MOST_EVENTS, points, span_s
-from tta_agent.demo.words import VERDICTS, clean, clock, number, percent, words
+from tta_agent.reports.words import VERDICTS, clean, clock, number, percent, words
 from tta_agent.samples.dataset import ASSETS
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tta_agent.demo import timeline
 from tta_agent.demo.summary import Result, headline, subtitle
-from tta_agent.demo.words import clock
+from tta_agent.reports.words import clock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

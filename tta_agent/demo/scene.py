@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from tta_agent.demo.words import Event, clean, clock, number, percent
+from tta_agent.reports.words import Event, clean, clock, number, percent
 
 Point: TypeAlias = tuple[float, float | None, float | None]  # seconds, served, source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from tta_agent.demo.words import DASH, clean, clock, known, number, percent
+from tta_agent.reports.words import DASH, clean, clock, known, number, percent
 
 Result: TypeAlias = Mapping[str, Any]  # what `story.result` returns
 Row: TypeAlias = tuple[str, str, str]

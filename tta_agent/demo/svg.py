@@ -9,7 +9,7 @@ from typing import Any
 
 from tta_agent.demo import timeline
 from tta_agent.demo.summary import Result, headline
-from tta_agent.demo.words import clock
+from tta_agent.reports.words import clock
 
 LEFT, RIGHT, WIDTH, HEIGHT = 46.0, 906.0, 960, 440
 ABOVE, BELOW = (52, 250), (304, 400)  # top and bottom of the two panels

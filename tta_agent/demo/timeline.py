@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_agent.demo.summary import Result
-from tta_agent.demo.words import MOVES, bounds, clean, known
+from tta_agent.reports.words import MOVES, bounds, clean, known
 
 MOST_POINTS, MOST_EVENTS = 400, 100
 

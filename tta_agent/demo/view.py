@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tta_agent.demo.braille import Grid
 from tta_agent.demo.scene import Scene, line
-from tta_agent.demo.words import (
+from tta_agent.reports.words import (
     MOVES,
     VERDICTS,
     bounds,

@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from tta_agent.demo.svg import tag
-from tta_agent.demo.words import points
 from tta_agent.rehearsal.play import Row
 from tta_agent.rehearsal.scatter import scatter
 from tta_agent.rehearsal.words import adapted, cells, named
+from tta_agent.reports.words import points
 
 STYLE = """
 :root { --bg: #fcfcfb; --ink: #1b1f24; --soft: #57606a; --rule: #e1e4e8; --more: #b9c0c8; --good: 0,114,178;

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from html import escape
 
 from tta_agent.demo.svg import tag
-from tta_agent.demo.words import points
 from tta_agent.rehearsal.play import Row
 from tta_agent.rehearsal.words import named
+from tta_agent.reports.words import points
 
 LEFT, RIGHT, TOP, BOTTOM = 72.0, 458.0, 12.0, 398.0  # a square: the line of right guesses is a diagonal
 WIDTH, HEIGHT = 480, 452

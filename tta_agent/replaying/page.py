@@ -11,7 +11,6 @@ from typing import Any
 
 from tta_agent.core.errors import TtaError
 from tta_agent.demo.svg import LEFT, RIGHT, WIDTH, tag
-from tta_agent.demo.words import VERDICTS, clean, clock, known, number, percent, points, words
 from tta_agent.replaying.chart import BOTTOM, TOP, chart, colour, middle
 from tta_agent.replaying.words import (
     HEAD,
@@ -24,6 +23,7 @@ from tta_agent.replaying.words import (
     source_cells,
     subtitle,
 )
+from tta_agent.reports.words import VERDICTS, clean, clock, known, number, percent, points, words
 
 ASSET = Path(__file__).parent / "assets" / "replay.html"
 MOST_BYTES = 1_900_000

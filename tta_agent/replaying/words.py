@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tta_agent.demo.words import MOVES, known, number, percent, points
+from tta_agent.reports.words import MOVES, known, number, percent, points
 
 Result: TypeAlias = Mapping[str, Any]  # what `outcome.compare` returns
 HEAD = (
