@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tta_agent import corruptions
-from tta_agent.replay import replay
+from tta_agent.replay.engine import replay
 from tta_agent.samples import dataset as images
 from tta_agent.settings import env
 from tta_agent.settings.named import merged

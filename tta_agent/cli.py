@@ -181,7 +181,7 @@ def _add_others() -> None:
     from tta_agent.demo.cli import demo, traffic
     from tta_agent.registry.cli import versions
     from tta_agent.rehearsal.cli import rehearse
-    from tta_agent.replaying.cli import HELP, replay
+    from tta_agent.replay.cli import HELP, replay
 
     for command in (
         inbox_cli.approve,

@@ -9,11 +9,11 @@ import pytest
 
 from tests.conftest import require_or_skip
 from tests.parts.browser import Browser, Page, browser, unavailable
-from tests.test_replay_page import result
+from tests.replay.test_page import result
 from tta_agent.rehearsal import page as rehearsal_page
 from tta_agent.rehearsal import words
 from tta_agent.rehearsal.play import Row
-from tta_agent.replaying import page as replay_page
+from tta_agent.replay import page as replay_page
 
 PHONE, DESK = 390, 1280
 # relative luminance, WCAG 2: text and what is behind it, over all ancestors

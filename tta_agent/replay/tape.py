@@ -15,7 +15,7 @@ import numpy as np
 from tta_agent.adaptation.step import StepResult
 from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
 from tta_agent.models.ort_sessions import HotSwapSession, Session, run
-from tta_agent.replaying.marks import Marks
+from tta_agent.replay.marks import Marks
 from tta_agent.stream.batcher import Batch
 from tta_agent.stream.codecs import cloudevents
 from tta_agent.stream.recordings.reader import Recording, Row

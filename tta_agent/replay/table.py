@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tta_agent.replaying.words import HEAD, Result, cells, headline, oracle_cells, source_cells, subtitle
+from tta_agent.replay.words import HEAD, Result, cells, headline, oracle_cells, source_cells, subtitle
 
 WIDE = 140  # columns, where no terminal says how many there are
 

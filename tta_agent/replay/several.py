@@ -15,8 +15,8 @@ from typing import Any
 
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError, TtaError
-from tta_agent.replay import replay
-from tta_agent.replaying.tape import Late
+from tta_agent.replay.engine import replay
+from tta_agent.replay.tape import Late
 from tta_agent.settings.schema import Settings
 
 POLL_S = 0.2

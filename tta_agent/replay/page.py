@@ -11,8 +11,8 @@ from typing import Any
 
 from tta_agent.core.errors import TtaError
 from tta_agent.demo.svg import LEFT, RIGHT, WIDTH, tag
-from tta_agent.replaying.chart import BOTTOM, TOP, chart, colour, middle
-from tta_agent.replaying.words import (
+from tta_agent.replay.chart import BOTTOM, TOP, chart, colour, middle
+from tta_agent.replay.words import (
     HEAD,
     TERMS,
     Result,

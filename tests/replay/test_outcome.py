@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tta_agent.replaying import outcome, rules
-from tta_agent.replaying.chronicle import Chronicle
-from tta_agent.replaying.marks import Marks
+from tta_agent.replay import outcome, rules
+from tta_agent.replay.chronicle import Chronicle
+from tta_agent.replay.marks import Marks
 
 ABOUT = {"recording": "r", "labels": {"which": "random", "rate": 0.5, "delay_s": 5.0, "seed": 0}}
 

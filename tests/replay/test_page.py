@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.test_replay_outcome import ABOUT, marks, played, rows
+from tests.replay.test_outcome import ABOUT, marks, played, rows
 from tta_agent.core.errors import TtaError
-from tta_agent.replaying import outcome, page, table
+from tta_agent.replay import outcome, page, table
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 FINDING = {

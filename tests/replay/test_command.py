@@ -11,8 +11,8 @@ import yaml
 from tests import worlds
 from tta_agent.cli import app
 from tta_agent.core.errors import ConfigError
-from tta_agent.replaying import several
-from tta_agent.replaying.tape import Late
+from tta_agent.replay import several
+from tta_agent.replay.tape import Late
 from tta_agent.settings import env, named
 
 
@@ -183,7 +183,7 @@ def test_processes_find_the_same_and_none_is_left_after_an_interrupt(tmp_path_fa
 
 
 def test_a_tape_can_run_at_the_pace_of_the_recording(shifting, monkeypatch):
-    from tta_agent.replaying import tape
+    from tta_agent.replay import tape
 
     slept = []
     monkeypatch.setattr(tape.time, "sleep", slept.append)

@@ -22,9 +22,9 @@ from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.pipeline.agent import Agent
-from tta_agent.replaying.chronicle import Chronicle
-from tta_agent.replaying.marks import MOST_WINDOWS
-from tta_agent.replaying.tape import REQUESTS, Annotators, Late, Tape
+from tta_agent.replay.chronicle import Chronicle
+from tta_agent.replay.marks import MOST_WINDOWS
+from tta_agent.replay.tape import REQUESTS, Annotators, Late, Tape
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.settings.schema import Settings

@@ -3,7 +3,7 @@
 import pytest
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.replaying import rules
+from tta_agent.replay import rules
 
 FIGURES = {
     **dict.fromkeys(rules.NAMES, 0.0), "served": 71.0, "served_accuracy": 71.0, "source": 72.0, "swaps": 2.0,

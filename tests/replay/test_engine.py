@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-import tta_agent.replay
+import tta_agent.replay.engine
 from tests import worlds
 from tta_adapters.tent import Tent
 from tta_agent.assembly.build import load_source
 from tta_agent.core.errors import ConfigError
 from tta_agent.models import onnx_export
 from tta_agent.models.ort_sessions import open_session, run
-from tta_agent.replay import _indoors, replay
+from tta_agent.replay.engine import _indoors, replay
 from tta_agent.settings import env
 from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.stream.recordings.reader import Recording, RecordingWriter
@@ -73,8 +73,8 @@ def test_a_shift_is_adapted_to_proved_and_swapped(told):
 
 def test_the_time_of_the_forward_passes_is_that_of_all_records(shifting, settings, monkeypatch):
     seconds = itertools.count()  # each batch takes one
-    monkeypatch.setattr(tta_agent.replay, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
-    assert tta_agent.replay._forward_only(Recording.open(shifting), load_source(settings), 100) == 60
+    monkeypatch.setattr(tta_agent.replay.engine, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    assert tta_agent.replay.engine._forward_only(Recording.open(shifting), load_source(settings), 100) == 60
 
 
 def test_every_decision_knows_its_record_and_its_recorded_second(told):

@@ -16,7 +16,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.replaying.tape import Late
+    from tta_agent.replay.tape import Late
     from tta_agent.settings.named import Named
 
 HELP = (
@@ -75,8 +75,8 @@ def replay(
             raise ConfigError(f"{path}: there is no folder {path.resolve().parent}")
     process.budget(env.load().model.threads)
     _quiet()
-    from tta_agent.replaying import rules
-    from tta_agent.replaying.tape import Late
+    from tta_agent.replay import rules
+    from tta_agent.replay.tape import Late
     from tta_agent.settings.named import policies
 
     named = policies(policy) if policy else _by_environment()
@@ -110,7 +110,7 @@ def _play(folder: Path, named: list[Named], late: Late, workers: int) -> tuple[d
     from rich.console import Console
     from rich.progress import Progress
 
-    from tta_agent.replaying import outcome, several
+    from tta_agent.replay import outcome, several
 
     settings = {one.name: one.settings() for one in named}
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -134,7 +134,7 @@ def _play(folder: Path, named: list[Named], late: Late, workers: int) -> tuple[d
 
 
 def _write(result: dict[str, Any], out: Path | None, html: Path | None) -> None:
-    from tta_agent.replaying import page, table
+    from tta_agent.replay import page, table
 
     text = json.dumps(result, indent=1, allow_nan=False, default=str) + "\n"
     if out == Path("-"):
@@ -148,7 +148,7 @@ def _write(result: dict[str, Any], out: Path | None, html: Path | None) -> None:
 
 
 def _verdict(result: dict[str, Any], checks: list[Any]) -> int:
-    from tta_agent.replaying import rules
+    from tta_agent.replay import rules
 
     lines = [
         line

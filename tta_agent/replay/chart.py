@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from tta_agent.demo.svg import LEFT, RIGHT, WIDTH, Panel, tag
-from tta_agent.replaying.words import Result, did, headline, reason
+from tta_agent.replay.words import Result, did, headline, reason
 from tta_agent.reports.words import MOVES, bounds, clean, clock, percent
 
 TOP, BOTTOM, HEIGHT = 44, 330, 384
