@@ -12,8 +12,8 @@ from tests import worlds
 from tests.test_bench_streams import tiny_file
 from tta_agent.bench import contenders, plan, predict, quick, report, run, summary
 from tta_agent.bench.asked import Asked, counts, names, numbers
-from tta_agent.bench.cli import bench
 from tta_agent.bench.work import Work
+from tta_agent.cli.bench import bench
 from tta_agent.core.errors import ConfigError
 
 TINY = ("--model", "tests.worlds:tiny_batch_net", "--workers", "0", "--corruptions", "contrast,brightness")

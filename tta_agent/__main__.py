@@ -1,5 +1,5 @@
 """`python -m tta_agent`."""
 
-from tta_agent.cli import main
+from tta_agent.cli.main import main
 
 main()

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests import worlds
-from tta_agent import inbox_cli
+from tta_agent.cli import commands
 from tta_agent.control.commands import Command, CommandInbox, awaiting, read_status
 from tta_agent.core.errors import ConfigError
 
@@ -117,11 +117,11 @@ def shell(tmp_path, monkeypatch):
     (tmp_path / "status.json").write_text(json.dumps({"time": 1.0, "awaiting": 3}))
     app = typer.Typer()
     for command in (
-        inbox_cli.approve,
-        inbox_cli.reject,
-        inbox_cli.freeze,
-        inbox_cli.unfreeze,
-        inbox_cli.reset,
+        commands.approve,
+        commands.reject,
+        commands.freeze,
+        commands.unfreeze,
+        commands.reset,
     ):
         app.command()(command)
     return lambda *words: CliRunner().invoke(app, [*words], catch_exceptions=True)
@@ -170,7 +170,7 @@ def test_a_folder_without_an_agent_is_said(shell, tmp_path):
 
 
 def test_the_commands_load_nothing_heavy():
-    code = "import sys, tta_agent.inbox_cli; print([m for m in ('torch', 'onnx', 'starlette') if m in sys.modules])"
+    code = "import sys, tta_agent.cli.commands; print([m for m in ('torch', 'onnx', 'starlette') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=worlds.clean_environ(),

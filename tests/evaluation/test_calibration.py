@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests import worlds
 from tta_agent import testing
-from tta_agent.calibrate_cli import calibrate
+from tta_agent.cli.calibrate import calibrate
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import GateResult
 from tta_agent.evaluation import calibration as c

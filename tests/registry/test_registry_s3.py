@@ -52,7 +52,7 @@ def impatient(monkeypatch, ledger):
 
 def elsewhere(url, cache, command, *words, **environment):
     """What a `tta-agent versions` in a process of its own prints."""
-    code = "from tta_agent.cli import main; main()"
+    code = "from tta_agent.cli.main import main; main()"
     own = {"TTA_STORE__VERSIONS": url, "TTA_STORE__PATH": str(cache), **environment}
     return subprocess.run(
         [sys.executable, "-c", code, "versions", command, *map(str, words)],

@@ -9,7 +9,7 @@ import typer.testing
 import yaml
 
 from tests import worlds
-from tta_agent.cli import app
+from tta_agent.cli.main import app
 from tta_agent.core.errors import ConfigError
 from tta_agent.replay import several
 from tta_agent.replay.tape import Late

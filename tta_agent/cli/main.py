@@ -175,20 +175,20 @@ def _progress() -> Any:
 
 
 def _add_others() -> None:
-    from tta_agent import inbox_cli
-    from tta_agent.bench.cli import bench
-    from tta_agent.calibrate_cli import calibrate
-    from tta_agent.demo.cli import demo, traffic
+    from tta_agent.cli import commands
+    from tta_agent.cli.bench import bench
+    from tta_agent.cli.calibrate import calibrate
+    from tta_agent.cli.demo import demo, traffic
+    from tta_agent.cli.rehearse import rehearse
     from tta_agent.registry.cli import versions
-    from tta_agent.rehearsal.cli import rehearse
     from tta_agent.replay.cli import HELP, replay
 
     for command in (
-        inbox_cli.approve,
-        inbox_cli.reject,
-        inbox_cli.freeze,
-        inbox_cli.unfreeze,
-        inbox_cli.reset,
+        commands.approve,
+        commands.reject,
+        commands.freeze,
+        commands.unfreeze,
+        commands.reset,
     ):
         app.command()(command)
     app.command(help=HELP)(replay)

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.registry.test_registry import GOLDEN, graph
-from tta_agent.cli import app
+from tta_agent.cli.main import app
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult
 from tta_agent.models.ort_sessions import open_session
