@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COLOURS = {"FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"}  # with these, typer colours what is no terminal
 TEACHES = {
     "": ("Test-time adaptation", "TTA_<GROUP>__<NAME>", "schema", "--show-config", "demo"),
