@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests import worlds
-from tests.test_bench_streams import tiny_file
+from tests.bench.test_streams import tiny_file
 from tta_agent.bench import contenders, plan, predict, quick, report, run, summary
 from tta_agent.bench.asked import Asked, counts, names, numbers
 from tta_agent.bench.work import Work
@@ -145,7 +145,7 @@ def test_a_cell_is_known_by_all_that_its_numbers_depend_on(tmp_path, monkeypatch
         assert not keys(path) & before
     (tmp_path / "other").mkdir()
     assert not keys(tiny_file(tmp_path / "other", n=47)) & before
-    assert not keys(path, model="tests.test_bench_run:other_net") & before
+    assert not keys(path, model="tests.bench.test_run:other_net") & before
 
 
 def other_net():
@@ -187,7 +187,7 @@ def test_without_the_peer_the_run_says_so_once(call, tmp_path, monkeypatch):
 
 def test_a_method_that_refuses_a_model_is_named_with_its_reason(call):
     done = call(
-        *SMALL, "--model", "tests.test_bench_run:group_net", "--methods", "norm,tent", "--protocol", "reset"
+        *SMALL, "--model", "tests.bench.test_run:group_net", "--methods", "norm,tent", "--protocol", "reset"
     )
     assert done.exit_code == 0, done.output
     assert "norm refuses: adapter 'norm' adapts" in done.output
@@ -274,7 +274,7 @@ def test_worker_processes_find_what_this_one_finds(call, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tta_agent", "bench", "methods", "--data", str(tiny_file(tmp_path)),
          "--work", str(tmp_path / "other"), "--json", str(tmp_path / "two.json"), *options],
-        env=environment, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=300, check=False,
+        env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "measuring 2/2" in done.stderr

@@ -16,7 +16,7 @@ from tta_agent.models import batchnorm, loader, onnx_export
 from tta_agent.samples import dataset
 from tta_agent.samples.dataset import Images
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "benchmarks" / "weights"
 SHARED = ROOT / ".." / "shared" / "data"
 FACTORIES = {"resnet20": nets.resnet20, "fashion_gn": nets.fashion_gn, "fashion_ln": nets.fashion_ln}

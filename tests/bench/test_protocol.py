@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_bench_streams import tiny_file
+from tests.bench.test_streams import tiny_file
 from tta_agent import testing
 from tta_agent.bench import cost, lagged, peers, protocol, timing
 from tta_agent.bench.cost import Clock, Counter, head
