@@ -13,7 +13,8 @@ Not normalised and divided by the survivors, the step is the stronger the fewer 
 step. `divide="batch"` divides by all B samples of the batch instead, so that thin evidence moves little.
 
 Deviations: dropout stays off; the layer rule goes by structure (`layers="literal"` for the paper's names), and the
-statistics are averaged for serving (`tta_agent.models.batchnorm.TargetNorm`). Nobody survives: no step at all, as in the paper.
+statistics are averaged for serving (`tta_agent.models.batchnorm.AdaptiveBatchNorm`). Where no sample passes the
+filters there is no step at all, as in the paper.
 """
 
 from __future__ import annotations

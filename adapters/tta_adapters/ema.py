@@ -5,7 +5,7 @@ Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arX
     teacher <- ema teacher + (1 - ema) student,   over parameters, after every step
 
 The teacher normalises with batch statistics too, and its layers average them for serving
-(`tta_agent.models.batchnorm.TargetNorm`); they are absorbed when a step is taken.
+(`tta_agent.models.batchnorm.AdaptiveBatchNorm`); they are absorbed when a step is taken.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ With `prior=N` the batch of B samples is mixed with the source as in the former 
 mean = N/(N+B) mean_source + B/(N+B) mean_batch, the variance alike; 0 is the batch alone.
 
 Deviation: the papers score each batch with its own statistics (so does `forward`); the served form averages
-them over the stream, see `tta_agent.models.batchnorm.TargetNorm`. With `prior` the served form is the same mixture of
-source and averages.
+them over the stream, see `tta_agent.models.batchnorm.AdaptiveBatchNorm`. With `prior` the served form is the same
+mixture of source and averages.
 """
 
 from __future__ import annotations

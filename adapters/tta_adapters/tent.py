@@ -8,7 +8,7 @@ ICLR 2021, arXiv 2006.10726.
 As in the paper: batch statistics in BatchNorm, only affine parameters move, one Adam step a batch, and the
 answers returned are those from before the step. Deviations: dropout stays off (the original puts the whole net
 into train mode); GroupNorm and LayerNorm are adapted too; unsure samples are left out (the paper keeps all:
-TTA_SELECT__SELECTORS=[]); the statistics are averaged for serving (`tta_agent.models.batchnorm.TargetNorm`).
+TTA_SELECT__SELECTORS=[]); the statistics are averaged for serving (`tta_agent.models.batchnorm.AdaptiveBatchNorm`).
 """
 
 from __future__ import annotations

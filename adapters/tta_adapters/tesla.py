@@ -12,9 +12,9 @@ answer, and distillation. Everything but the classifier learns. After the step t
 student, and the teacher answers, with running statistics: so `forward` answers too (here from before the step), and
 what is served is the very same rule. The passes from which something is learnt use the statistics of their batch.
 
-Deviations. The teacher's running statistics are those of `tta_agent.models.batchnorm.TargetNorm` and come from the plain view,
-which is what is served; in the original seven passes a batch, weak and hard ones too, push them. No epsilon: y is
-clamped at the smallest float, logarithms of softmax are exact (the original takes ln 0). Weak views are cropped out
+Deviations. The teacher's running statistics are those of `tta_agent.models.batchnorm.AdaptiveBatchNorm` and come from
+the plain view, which is what is served; in the original seven passes a batch, weak and hard ones too, push them. No
+epsilon: y is clamped at the smallest float, logarithms of softmax are exact (the original takes ln 0). Weak views are cropped out
 of the input, not of a resized one. The drift starts from the teacher's pass over the chosen view, not from one more.
 The original's policy starts anew with every epoch; a stream has none: `policy_reset` says after how many batches, and
 0 never. Dropout stays off. TeSLA-s (source statistics) is left out. Who was not selected counts in batch statistics

@@ -170,7 +170,8 @@ def test_a_folder_without_an_agent_is_said(shell, tmp_path):
 
 
 def test_the_commands_load_nothing_heavy():
-    code = "import sys, tta_agent.cli.commands; print([m for m in ('torch', 'onnx', 'starlette') if m in sys.modules])"
+    heavy = ("torch", "onnx", "starlette")
+    code = f"import sys, tta_agent.cli.commands; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=worlds.clean_environ(),

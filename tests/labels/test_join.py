@@ -191,8 +191,8 @@ def test_any_crash_and_reading_again_give_the_same_counts(tmp_path, seed):
 KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
-from tests.labels.test_join import LabelStore, events, play
-store, items = LabelStore(sys.argv[1]), events(1)
+from tests.labels.test_join import LabelJoiner, events, play
+store, items = LabelJoiner(sys.argv[1]), events(1)
 play(store, items[:300]); store.flush(); play(store, items[300:500])
 os.kill(os.getpid(), signal.SIGKILL)
 """

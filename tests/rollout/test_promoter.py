@@ -83,7 +83,8 @@ class World:
         )
         self.court = Promoter(
             self.service, self.docket, GateSet([self.veto, self.proof]), self.pace, self.approval, self.sentry,
-            Telemetry.off(), PromotionRules(0.01, rules.pop("patience", 1000), **rules), frozen=self.inbox.frozen, clock=clock,
+            Telemetry.off(), PromotionRules(0.01, rules.pop("patience", 1000), **rules),
+            frozen=self.inbox.frozen, clock=clock,
         )  # fmt: skip
         self.decider = RolloutController(self.court, self.sentry)
         self.sent = 0

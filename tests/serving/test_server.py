@@ -354,14 +354,14 @@ sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from tests.parts import serving
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.tap import Tap
-from tta_agent.models.ort_sessions import SessionPair, open_session, open_version
+from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
 
 class Printer(serving.FakeProducer):
     def flush(self):
         print("flushed", len(self.sent), flush=True)
 
 shelf = serving.Shelf(Path(sys.argv[2]))
-pair = SessionPair(0, open_version(shelf.add(0), open_session))
+pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
 serve(make_app("tiny", pair, shelf.find, tap=Tap(Printer(), "t", "tiny")), port=int(sys.argv[3]))
 """
 

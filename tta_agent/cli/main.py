@@ -180,8 +180,8 @@ def _add_others() -> None:
     from tta_agent.cli.calibrate import calibrate
     from tta_agent.cli.demo import demo, traffic
     from tta_agent.cli.rehearse import rehearse
-    from tta_agent.registry.cli import versions
-    from tta_agent.replay.cli import HELP, replay
+    from tta_agent.cli.replay import HELP, replay
+    from tta_agent.cli.versions import versions
 
     for command in (
         commands.approve,

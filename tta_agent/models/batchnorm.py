@@ -218,7 +218,7 @@ Make = Callable[[_BatchNorm], AdaptiveBatchNorm]
 
 
 def convert(model: nn.Module, make: Make) -> dict[str, AdaptiveBatchNorm]:
-    """Replace every BatchNorm of `model`, in place, by a TargetNorm; returns them by module name."""
+    """Replace every BatchNorm of `model`, in place, by a AdaptiveBatchNorm; returns them by module name."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     learning = {name: make(m) for name, m in found.items() if m.running_mean is not None}
     for name, layer in learning.items():

@@ -12,7 +12,7 @@ from tta_agent.serving.drivers import TOLERANCE, check_golden
 
 
 class SessionDriver:
-    """A Swapper over a SessionPair.
+    """A Swapper over a HotSwapSession.
 
     Args:
         pair: what the readers read.

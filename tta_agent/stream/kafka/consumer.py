@@ -26,7 +26,7 @@ OPTIONS: Mapping[str, object] = {
     "enable_auto_commit": False,
     "max_partition_fetch_bytes": 8 << 20,  # a record of images easily has 600 KB
     "metadata_max_age_ms": 30_000,  # a topic that is created later is found so soon
-    "metrics_sample_window_ms": 2_500,  # see KafkaSource._listen
+    "metrics_sample_window_ms": 2_500,  # see KafkaStreamConsumer._listen
     "request_timeout_ms": 15_000,
     "session_timeout_ms": 10_000,
     "heartbeat_interval_ms": 1_000,

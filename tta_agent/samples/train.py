@@ -1,6 +1,6 @@
 """Trains the demo's model and writes the demo's assets.
 
-    python -m tta_agent.demo.train --data FOLDER_OF_IDX_GZ --out tta_agent/demo/assets
+    python -m tta_agent.samples.train --data FOLDER_OF_IDX_GZ --out tta_agent/samples/assets
 
 The folder holds the four files of Fashion-MNIST (`train-images-idx3-ubyte.gz` and so on).
 """
@@ -118,7 +118,7 @@ Accuracy on the 10,000 test images: {accuracy:.2f} %
 
 Made from the 60,000 training images of Fashion-MNIST, {plan.epochs} epochs, seed {plan.seed}, by
 
-    python -m tta_agent.demo.train --data FOLDER_OF_IDX_GZ --out tta_agent/demo/assets{options}
+    python -m tta_agent.samples.train --data FOLDER_OF_IDX_GZ --out tta_agent/samples/assets{options}
 
 The last digits depend on the machine and the number of threads.
 

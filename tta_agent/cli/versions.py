@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from tta_agent.cli import version_tables
 from tta_agent.core import process
 from tta_agent.core.errors import LedgerError
-from tta_agent.registry import tables
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    tables.overview(rows)
+    version_tables.overview(rows)
 
 
 @versions.command()
@@ -91,7 +91,7 @@ def diff(
     if as_json:
         print(json.dumps(told, indent=1))
         return
-    tables.difference(told)
+    version_tables.difference(told)
 
 
 @versions.command()
@@ -160,8 +160,8 @@ def gc(
         print(json.dumps({"graphs": gone.graphs, "versions": gone.versions, "dry_run": dry_run}))
         return
     verb = "would lose" if dry_run else "lost"
-    console.print(f"{tables.these(gone.graphs)} {verb} the graph and keep the explanation")
-    console.print(f"{tables.these(gone.versions)} {verb} the explanation too (rejected long ago)")
+    console.print(f"{version_tables.these(gone.graphs)} {verb} the graph and keep the explanation")
+    console.print(f"{version_tables.these(gone.versions)} {verb} the explanation too (rejected long ago)")
 
 
 @versions.command()
