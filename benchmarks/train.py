@@ -34,8 +34,8 @@ from torch.nn import functional as F  # noqa: E402
 
 from tta_agent.bench import nets  # noqa: E402
 from tta_agent.corruptions import NAMES, corrupt  # noqa: E402
-from tta_agent.samples.train import accuracy, augment, read_split  # noqa: E402
 from tta_agent.samples.dataset import Images  # noqa: E402
+from tta_agent.samples.train import accuracy, augment, read_split  # noqa: E402
 
 NETS = {"gn": nets.fashion_gn, "ln": nets.fashion_ln}
 WEIGHTS = Path(__file__).parent / "weights"

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from benchmarks import train
 from tta_agent.bench import nets
-from tta_agent.samples.train import accuracy
 from tta_agent.models import batchnorm, loader, onnx_export
 from tta_agent.samples import dataset
 from tta_agent.samples.dataset import Images
+from tta_agent.samples.train import accuracy
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "benchmarks" / "weights"

@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.demo import train
-from tta_agent.samples import dataset
+from tta_agent.samples import dataset, train
 from tta_agent.samples.nets import fashion_net
 
 Save = Callable[..., str]
