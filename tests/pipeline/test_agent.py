@@ -30,7 +30,7 @@ PATIENCE_S = 90.0
 class World:
     """A stream, a server in this process, users who send shifted images, and labels that come at once."""
 
-    def __init__(self, path: Path, monkeypatch, brokers: str | None = None, **env: str) -> None:
+    def __init__(self, path: Path, monkeypatch, brokers: str | None = None, **environ: str) -> None:
         name = f"loop-{path.name}-{time.time_ns()}"
         given = {
             **worlds.FASHION,
@@ -42,7 +42,7 @@ class World:
             "TTA_STREAM__START": "earliest",
             "TTA_SCHEDULE__CANDIDATE_EVERY": "4",
             **({"TTA_STREAM__BOOTSTRAP_SERVERS": brokers} if brokers else {}),
-            **env,
+            **environ,
         }
         for key, value in given.items():
             monkeypatch.setenv(key, value)
