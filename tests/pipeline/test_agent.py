@@ -20,6 +20,7 @@ from tta_agent.assembly import build
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers.session import SessionDriver
+from tta_agent.settings import env
 from tta_agent.stream import factory
 from tta_agent.stream.codecs import cloudevents, oip
 from tta_agent.telemetry.facade import Telemetry

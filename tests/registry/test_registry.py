@@ -145,7 +145,7 @@ def test_concurrent_writers_get_different_numbers(ledger):
 
 def test_processes_share_a_folder_by_path_and_by_url(ledger):
     code = (
-        "import sys; from tta_agent.registry.registry import Ledger; ledger = Ledger(sys.argv[1]); "
+        "import sys; from tta_agent.registry.registry import ModelRegistry; ledger = ModelRegistry(sys.argv[1]); "
         "source = ledger.get(0); graph = source.path.read_bytes(); "
         "[ledger.add(graph, source, {}) for _ in range(6)]; ledger.serve(1, reason='elsewhere')"
     )
@@ -162,8 +162,8 @@ def test_another_process_reads_a_store_of_objects(tmp_path):
     promoted(ledger, 1)
     code = (
         "import sys; from pathlib import Path; from tta_agent.registry.storage_fsspec import Store; "
-        "from tta_agent.registry.registry import Ledger; "
-        "print(Ledger(Store(sys.argv[1]), Path(sys.argv[2])).get(1).path.read_bytes().hex())"
+        "from tta_agent.registry.registry import ModelRegistry; "
+        "print(ModelRegistry(Store(sys.argv[1]), Path(sys.argv[2])).get(1).path.read_bytes().hex())"
     )
     words = [sys.executable, "-c", code, f"file://{tmp_path}/objects", str(tmp_path / "other cache")]
     told = subprocess.run(
