@@ -38,11 +38,10 @@ AETTA_RATE = 0.4  # as in the paper for ten classes
 SEED = 50  # of the trial: other draws than while rehearsing
 
 
-def settings(args, net, adapter, anchor_images):
+def settings(args, net, adapter):
     model = subjects.model_flags("resnet20", subjects.find(f"{net}.safetensors"), None, subjects.CIFAR_SHAPE)
-    gate = {"anchor_images": min(500, anchor_images)}
     home = {"path": args.work / "store"}
-    return env.load(model=model, mode="shadow", adapt={"method": adapter}, gate=gate, store=home)
+    return env.load(model=model, mode="shadow", adapt={"method": adapter}, store=home)
 
 
 def anchor_file(args, count):
@@ -162,7 +161,7 @@ def table(rows):
 
 def measure(args, net, adapter, anchor_images):
     """One cell of the table: everything for one net, adapter and size of anchor."""
-    anchor, configured = anchor_file(args, anchor_images), settings(args, net, adapter, anchor_images)
+    anchor, configured = anchor_file(args, anchor_images), settings(args, net, adapter)
     name = f"{net}-{adapter}-{anchor_images}"
     scenes = -(-args.budget_worlds // 9)
     train = played(

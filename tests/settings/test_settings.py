@@ -5,7 +5,11 @@ import json
 import pytest
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.settings import env, presets
+from tta_agent.evaluation import anchor_set
+from tta_agent.labels import join
+from tta_agent.rollout.limits import RolloutLimits
+from tta_agent.serving.server import tap
+from tta_agent.settings import env, named, presets, retired
 from tta_agent.settings.schema import Settings
 
 
@@ -67,3 +71,40 @@ def test_the_schema_describes_every_setting():
 def test_a_password_is_not_shown(monkeypatch):
     monkeypatch.setenv("TTA_STREAM__SASL_PASSWORD", "sekret")
     assert "sekret" not in env.load().model_dump_json()
+
+
+@pytest.fixture
+def told_again():
+    """Each retired setting is told of once in a process."""
+    retired._warn.cache_clear()
+
+
+@pytest.mark.parametrize("name", env.RETIRED)
+def test_a_retired_setting_is_no_error_but_a_line(monkeypatch, caplog, told_again, name):
+    monkeypatch.setenv(name, "7")
+    assert env.load() == env.load(policy="balanced")
+    assert name not in env.env_names()
+    [told] = caplog.messages
+    assert told == f"{name} is no longer read: {env.RETIRED[name]}" and "\n" not in told
+
+
+def test_a_retired_setting_of_a_policy_file_or_of_a_whole_group_is_a_line_too(
+    tmp_path, monkeypatch, caplog, told_again
+):
+    (tmp_path / "mine.yaml").write_text("gate: {consecutive: 2, alpha: 0.02}\n")
+    monkeypatch.setenv("TTA_SERVE", '{"tap_bytes": 70000, "port": 81}')
+    found = named.policy(str(tmp_path / "mine.yaml")).settings()
+    assert (found.gate.alpha, found.serve.port) == (0.02, 81)
+    assert sorted(text.split()[0] for text in caplog.messages) == [
+        "TTA_GATE__CONSECUTIVE",
+        "TTA_SERVE__TAP_BYTES",
+    ]
+
+
+def test_what_is_said_to_hold_instead_of_a_retired_setting_does():
+    assert "500 images" in env.RETIRED["TTA_GATE__ANCHOR_IMAGES"] and anchor_set.IMAGES == 500
+    assert "1,000,000 inf" in env.RETIRED["TTA_LABELS__HORIZON_RECORDS"] and join.HORIZON_RECORDS == 1_000_000
+    assert "32 MiB" in env.RETIRED["TTA_SERVE__TAP_BYTES"] and tap.CAPACITY_BYTES == 32 << 20
+    pace = RolloutLimits()
+    assert "one day" in env.RETIRED["TTA_SCHEDULE__COOLDOWN_MOST_S"]
+    assert max(pace.trip(0.0) for _ in range(40)) == 86_400

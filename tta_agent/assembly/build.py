@@ -201,8 +201,7 @@ def open_swapper(settings: Settings) -> ServerDriver:
 def label_store(settings: Settings) -> LabelJoiner:
     """Answers that wait for labels, in the store."""
     settings.store.path.mkdir(parents=True, exist_ok=True)
-    labels, path = settings.labels, settings.store.path / "labels.db"
-    return LabelJoiner(path, horizon_s=labels.horizon_s, horizon_records=labels.horizon_records)
+    return LabelJoiner(settings.store.path / "labels.db", horizon_s=settings.labels.horizon_s)
 
 
 def dead_letter_topic(settings: Settings) -> str | None:

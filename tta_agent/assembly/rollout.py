@@ -94,7 +94,7 @@ def make_decider(
         approval,
         sentry,
         telemetry,
-        PromotionRules(s.gate.alpha, s.gate.patience_records, s.gate.consecutive, s.watch.guarded_ttl_s),
+        PromotionRules(s.gate.alpha, s.gate.patience_records, 1, s.watch.guarded_ttl_s),
         frozen=inbox.frozen,
         wishes=_requests(s, producer),
         clock=clock,
@@ -112,7 +112,6 @@ def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet |
         source.shape,
         source.mean,
         source.std,
-        settings.gate.anchor_images,
         must=settings.gate.anchor is not None,
     )
 
@@ -164,7 +163,6 @@ def _pace(s: Settings) -> RolloutLimits:
         per_day=s.gate.swaps_per_day,
         freeze=s.gate.freeze,
         cooldown_s=s.schedule.cooldown_s,
-        cooldown_most_s=s.schedule.cooldown_most_s,
     )
 
 

@@ -25,11 +25,7 @@ def run(settings: Settings) -> None:
     opener = functools.partial(open_session, threads=s.serve.threads)
     pair = HotSwapSession(number, opener(ledger.get(number).path))
     producer = open_producer(s) if s.serve.tap else None
-    tap = (
-        Tap(producer, s.stream.topic, s.model.served_as, capacity_bytes=s.serve.tap_bytes)
-        if producer
-        else None
-    )
+    tap = Tap(producer, s.stream.topic, s.model.served_as) if producer else None
     app = make_app(s.model.served_as, pair, ledger.get, open=opener, tap=tap, threads=s.serve.workers)
     where = f"http://{s.serve.host}:{s.serve.port}/v2/models/{s.model.served_as}"
     print(f"version {number} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True)

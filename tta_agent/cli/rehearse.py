@@ -108,6 +108,7 @@ def _play(stage: Stage, scenes: list[Scene], shelf: Shelf, workers: int, seconds
 
 
 def _conclude(stage: Stage, scenes: list[Scene], shelf: Shelf) -> dict[str, Any]:
+    from tta_agent.evaluation.anchor_set import IMAGES
     from tta_agent.evaluation.rehearsed.proof import FEWEST, fit
     from tta_agent.rehearsal.play import WINDOW
 
@@ -123,7 +124,7 @@ def _conclude(stage: Stage, scenes: list[Scene], shelf: Shelf) -> dict[str, Any]
     s = stage.settings
     about = {
         "scenes": done, "worlds": len(rows), "window": WINDOW, "anchor": str(stage.anchor),
-        "anchor_images": s.gate.anchor_images, "method": s.adapt.method,
+        "anchor_images": IMAGES, "method": s.adapt.method,
     }  # fmt: skip
     shelf.conclude(fit(rows), about)
     found = shelf.summary()

@@ -25,6 +25,7 @@ from tta_agent.labels.store import (
     write,
 )
 
+HORIZON_RECORDS = 1_000_000  # inferences that wait for a label; beyond them the oldest expire
 VERSIONS = 100  # whose counts are kept, beside those of the source
 FLUSH_EVERY = 2000  # entries held in memory between two transactions
 _SIZES = "SELECT state, count(*) FROM entries GROUP BY state"
@@ -64,7 +65,11 @@ class LabelJoiner:
     """
 
     def __init__(
-        self, path: Path | str = MEMORY, *, horizon_s: float = math.inf, horizon_records: int = 1_000_000
+        self,
+        path: Path | str = MEMORY,
+        *,
+        horizon_s: float = math.inf,
+        horizon_records: int = HORIZON_RECORDS,
     ) -> None:
         self._path, self._horizon_s, self.horizon_records = path, horizon_s, horizon_records
         self._base: sqlite3.Connection = open_file(path)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tta_agent.core.errors import TtaError
+from tta_agent.evaluation.anchor_set import IMAGES
 from tta_agent.evaluation.rehearsed.store import Shelf
 from tta_agent.rehearsal.play import Player, Row
 from tta_agent.rehearsal.pool import Pool, part, pooled
@@ -49,7 +50,7 @@ class Stage:
         """Of a finished scene: another anchor set, or another share of it, makes another one."""
         files = [path for path in (self.anchor, self.images, self.others) if path is not None]
         about = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        said = repr((about, self.settings.gate.anchor_images, self.dropout))
+        said = repr((about, IMAGES, self.dropout))
         return f"{scene.key}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
@@ -70,7 +71,7 @@ def player(stage: Stage) -> Player:
     def read(path: Path) -> Pool:
         return pooled(*read_source_data(path, *facts), source.mean, source.std)
 
-    pool, reference = part(read(stage.anchor), s.gate.anchor_images)
+    pool, reference = part(read(stage.anchor), IMAGES)
     pool = pool if stage.images is None else read(stage.images)
     others = None if stage.others is None else np.load(stage.others)["inputs"]
     teacher = build.make_teacher(s, source, Telemetry.off())

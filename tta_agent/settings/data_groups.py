@@ -129,9 +129,8 @@ class ScheduleSettings(Group):
     candidate_every: int = Field(default=8, ge=1)
     """Rounds between two candidates (one at a time is tested); half of them after a shift."""
     cooldown_s: float = Field(default=60.0, ge=0)
-    """After a roll-back: no candidate for this long; doubled by each further one, until a version has stayed."""
-    cooldown_most_s: float = Field(default=86_400.0, ge=0)
-    """Where the doubling ends."""
+    """After a roll-back: no candidate for this long; doubled by each further one, up to a day, until a version has
+    stayed."""
 
 
 class SwapSettings(Group):
@@ -173,5 +172,3 @@ class ServeSettings(Group):
     """Requests computed at the same time."""
     tap: bool = True
     """Log every inference to the stream."""
-    tap_bytes: int = Field(default=32 << 20, ge=1 << 16)
-    """What the tap may hold back; beyond it records are dropped and counted, never requests."""

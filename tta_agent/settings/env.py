@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.settings.retired import RETIRED
 from tta_agent.settings.schema import PREFIX, Settings
 
 
@@ -41,7 +42,7 @@ def _refuse_unknown(environ: Iterable[str]) -> None:
     groups = {name.rpartition("__")[0] for name in valid if "__" in name}  # a whole group as JSON
     for name in environ:
         upper = name.upper()
-        if upper.startswith(PREFIX) and upper not in valid and upper not in groups:
+        if upper.startswith(PREFIX) and upper not in (*valid, *groups, *RETIRED):
             deeper = upper.split("__")[:2]  # TTA_GATE__OPTIONS__X: a key inside a mapping
             if "__".join(deeper) in valid and deeper[-1:] == ["OPTIONS"]:
                 continue

@@ -14,8 +14,6 @@ class LabelSettings(Group):
 
     horizon_s: float = Field(default=7 * 86_400.0, gt=0)
     """A label that comes later than this after its inference is counted, but not used."""
-    horizon_records: int = Field(default=1_000_000, ge=1)
-    """Inferences kept waiting for a label at most; the oldest expire."""
     bucket_s: float = Field(default=60.0, ge=0)
     """One label counts for each entity and stretch of this length: near-duplicates are no evidence."""
     requests_per_day: int = Field(default=200, ge=0)
@@ -46,10 +44,6 @@ class GateSettings(Group):
     anchor: Path | None = None
     """Labelled anchor set that a candidate must not forget: .npz with `inputs` and `labels`, or a folder of images,
     one folder a class; `model.source_data` where not given and labelled."""
-    anchor_images: int = Field(default=500, ge=10)
-    """Images of it that each candidate answers, clean and under light corruptions."""
-    consecutive: int = Field(default=1, ge=1)
-    """Judgements in a row, each on new evidence, that must all be positive."""
     min_interval_s: float = Field(default=10.0, ge=0)
     """Least time between two swaps."""
     swaps_per_day: int = Field(default=24, ge=1)

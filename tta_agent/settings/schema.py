@@ -18,6 +18,7 @@ from tta_agent.settings.data_groups import (
     SwapSettings,
 )
 from tta_agent.settings.presets import preset
+from tta_agent.settings.retired import without_retired
 from tta_agent.settings.rollout_groups import GateSettings, HttpSettings, LabelSettings, WatchSettings
 
 PREFIX = "TTA_"
@@ -64,6 +65,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, preset."""
         return init_settings, env_settings, _PresetSource(settings_cls, init_settings, env_settings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return without_retired(given, PREFIX)
 
     @model_validator(mode="after")
     def _one_password(self) -> Settings:

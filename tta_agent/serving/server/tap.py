@@ -13,6 +13,7 @@ from tta_agent.core.types import Array
 from tta_agent.stream.codecs import cloudevents
 
 _log = logging.getLogger(__name__)
+CAPACITY_BYTES = 32 << 20  # of queued inferences; beyond it records are dropped and counted, never requests
 _OVERHEAD_BYTES = 1024  # of one queued inference, beside its arrays
 
 
@@ -48,7 +49,7 @@ class Tap:
         topic: str,
         model: str,
         *,
-        capacity_bytes: int = 64 << 20,
+        capacity_bytes: int = CAPACITY_BYTES,
         close_timeout_s: float = 5.0,
     ) -> None:
         """Start the thread."""
