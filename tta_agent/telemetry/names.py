@@ -57,6 +57,38 @@ SWAP_TO = "tta.swap.to"
 PLACE = "tta.place"
 RESULT = "tta.result"
 
+ATTRIBUTES = {
+    SYSTEM: "where records come from: kafka or embedded",
+    OPERATION_NAME: "poll, process or commit",
+    OPERATION_TYPE: "the same in the words of the conventions: receive, process, settle",
+    DESTINATION: "topic",
+    GROUP: "consumer group",
+    MESSAGE_COUNT: "records in the poll or in the round",
+    ERROR_TYPE: "class of the exception that ended the span",
+    LINKS_DROPPED: "requests of the round that the span has no link to: unsampled, or more than 128",
+    MODEL_VERSION: "version that serves; of `tta.accuracy.realised`: that answered",
+    MODEL_SHA256: "sha256 of the graph that serves",
+    POLICY: "preset or method that adapts",
+    MODEL_SOURCE: "the deployed model: timm name, factory or ONNX file",
+    OUTCOME: "fate of a sample: kept, rejected by a selector, held_out, stale, duplicate, undecodable",
+    REASON: "cause of a sample's loss",
+    SELECT_KEPT: "samples that teach",
+    SELECT_TOTAL: "samples of the round",
+    ADAPT_USED: "samples that the step learnt from",
+    LOSS: "loss of the step",
+    GATE_NAME: "gate",
+    GATE_VALUE: "statistic of the gate",
+    GATE_THRESHOLD: "threshold of the gate",
+    GATE_VERDICT: "pass, fail or inconclusive",
+    EXPORT_SHA256: "sha256 of the candidate's graph",
+    EXPORT_BYTES: "size of the candidate's graph",
+    SWAP_DRIVER: "driver of the model server",
+    SWAP_FROM: "version that served before",
+    SWAP_TO: "version that is to serve",
+    PLACE: "metric or step that met a value that is not finite",
+    RESULT: "of a round: adapted, skipped; of a swap: activated, failed, rolled_back, fell_back, reinstated",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
