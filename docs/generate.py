@@ -40,7 +40,7 @@ WORDS = {
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
-def pages(root: Path = ROOT) -> dict[Path, str]:
+def pages(root: Path) -> dict[Path, str]:
     """Text of each page that is made, by its path."""
     architecture = root / "docs" / "architecture.md"
     made = {"settings": settings(), "metrics": metrics(), "events": events(), "commands": commands()}
@@ -131,7 +131,9 @@ def preset_files() -> str:
     for name, path in presets().items():
         lines = path.read_text(encoding="utf-8").splitlines()
         about = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
-        values = yaml.safe_dump(yaml.safe_load("\n".join(lines)), sort_keys=False, width=100)
+        values = yaml.safe_dump(
+            yaml.safe_load("\n".join(lines)), sort_keys=False, default_flow_style=None, width=100
+        )
         parts.append(f"## {name}\n\n{plain(about)}\n\n```yaml\n{values}```\n")
     return "\n".join(parts)
 
@@ -183,13 +185,14 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with `--check` only compare; the exit status."""
-    stale = [p for p, text in pages().items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    made = pages(ROOT)
+    stale = [p for p, text in made.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     for path in stale:
         if "--check" in arguments:
             print(f"{path.relative_to(ROOT)} differs from the code: run `make docs`", file=sys.stderr)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(pages()[path], encoding="utf-8")
+            path.write_text(made[path], encoding="utf-8")
     return 1 if stale and "--check" in arguments else 0
 
 
