@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +16,12 @@ from tta_agent.bench import peers, protocol, timing
 from tta_agent.bench.plan import Cell
 from tta_agent.bench.streams import Stream
 from tta_agent.bench.work import Result, Work
-from tta_agent.core import process
-from tta_agent.core.errors import CannotAdapt, TtaError
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.worker_pool import WorkerPool, report_progress
 from tta_agent.models.loader import DeployedModel
 from tta_agent.settings.schema import Settings
 
-POLL_S = 0.2
+ADVICE = "fewer --workers need less; the same command goes on from the last finished cell"
 
 
 def measured(cell: Cell, cache: Path, tick: protocol.Tick) -> dict[str, Any]:
@@ -86,91 +83,65 @@ def run(
     waiting = {cell.key: cell for cell in cells if cell.key not in known}
     watcher.begun(len(known), len(known) + len(waiting))
     if waiting and workers:
-        _Pool(waiting, work, predict, watcher, outcome).run(min(workers, len(waiting)))
+        _measure_apart(waiting, work, min(workers, len(waiting)), predict, watcher, outcome)
         return outcome
     for cell in waiting.values():
         result, seconds = _timed(cell, work.cache, lambda records: None)
-        work.add(cell.key, cell.tags(), result, seconds)
-        outcome.results[cell.key] = result
-        watcher.ended(cell, seconds)
+        _finish(cell, result, seconds, work, watcher, outcome)
     return outcome
 
 
-class _Pool:
-    """One call of `run`, in worker processes."""
-
-    def __init__(
-        self,
-        cells: Mapping[str, Cell],
-        work: Work,
-        predict: Callable[[Cell], float],
-        watcher: Watcher,
-        outcome: Outcome,
-    ) -> None:
-        self._cells, self._work, self._watcher, self._outcome = cells, work, watcher, outcome
-        self._seconds = {key: max(predict(cell), 1e-6) for key, cell in cells.items()}
-        self._moved = dict.fromkeys(cells, 0.0)  # predicted seconds of each that are over
-
-    def run(self, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")  # fork and torch's threads do not go together
-        ticks = context.SimpleQueue()
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (ticks,))
-        try:
-            biggest_first = sorted(self._cells, key=lambda key: -self._seconds[key])
-            jobs = {pool.submit(_work, self._cells[key], self._work.cache): key for key in biggest_first}
-            while jobs:
-                ended, _ = wait(jobs, POLL_S, FIRST_COMPLETED)
-                while not ticks.empty():
-                    self._tick(*ticks.get())
-                for job in ended:
-                    self._end(self._cells[jobs.pop(job)], job)
-                self._watcher.moved(sum(self._moved.values()) / sum(self._seconds.values()))
-        except BrokenProcessPool:
-            raise TtaError(
-                "a worker process was killed (out of memory?): fewer --workers need less; "
-                "the same command goes on from the last finished cell"
-            ) from None
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _tick(self, key: str, records: int) -> None:
-        """Some records of a cell are done; before its end it never counts as quite done."""
-        share = records / _records(self._cells[key])
-        self._moved[key] = min(self._moved[key] + share * self._seconds[key], 0.99 * self._seconds[key])
-
-    def _end(self, cell: Cell, job: Future[tuple[dict[str, Any], float]]) -> None:
-        self._moved[cell.key] = self._seconds[cell.key]
-        error = job.exception()
-        if isinstance(error, BrokenProcessPool):
-            raise error
-        if error is not None:
-            self._outcome.failed.append((cell, f"{type(error).__name__}: {error}"))
-            return
-        result, seconds = job.result()
-        self._work.add(cell.key, cell.tags(), result, seconds)
-        self._outcome.results[cell.key] = result
-        self._watcher.ended(cell, seconds)
+def _finish(
+    cell: Cell, result: Result, seconds: float, work: Work, watcher: Watcher, outcome: Outcome
+) -> None:
+    work.add(cell.key, cell.tags(), result, seconds)
+    outcome.results[cell.key] = result
+    watcher.ended(cell, seconds)
 
 
-def _records(cell: Cell) -> int:
-    return cell.stream.images * len(cell.stream.domains)
+def _measure_apart(
+    cells: Mapping[str, Cell],
+    work: Work,
+    workers: int,
+    predict: Callable[[Cell], float],
+    watcher: Watcher,
+    outcome: Outcome,
+) -> None:
+    share = _Share({key: max(predict(cell), 1e-6) for key, cell in cells.items()}, watcher.moved)
+    biggest_first = sorted(cells, key=lambda key: -share.seconds[key])
+    jobs = ((key, (cells[key], work.cache)) for key in biggest_first)
+    with WorkerPool(workers, advice=ADVICE, on_progress=share.add) as pool:
+        for key, job in pool.run(_work, jobs):
+            share.finish(key)
+            if error := job.exception():
+                outcome.failed.append((cells[key], f"{type(error).__name__}: {error}"))
+            else:
+                _finish(cells[key], *job.result(), work, watcher, outcome)
 
 
-_ticks: Any = None
+class _Share:
+    """Share of the predicted seconds that is over, told to `moved` at each change."""
 
+    def __init__(self, seconds: Mapping[str, float], moved: Callable[[float], None]) -> None:
+        self.seconds, self._moved = seconds, moved
+        self._over_s = dict.fromkeys(seconds, 0.0)
 
-def _start_worker(ticks: Any) -> None:
-    global _ticks
-    _ticks = ticks
-    process.follow_parent()
+    def add(self, key: str, part: float) -> None:
+        """A part of a cell's records, 0 .. 1, is done; before its end it never counts as quite done."""
+        whole_s = self.seconds[key]
+        self._tell(key, min(self._over_s[key] + part * whole_s, 0.99 * whole_s))
+
+    def finish(self, key: str) -> None:
+        """A cell is done."""
+        self._tell(key, self.seconds[key])
+
+    def _tell(self, key: str, over_s: float) -> None:
+        self._over_s[key] = over_s
+        self._moved(sum(self._over_s.values()) / sum(self.seconds.values()))
 
 
 def _work(cell: Cell, cache: Path) -> tuple[dict[str, Any], float]:
-    return _timed(cell, cache, functools.partial(_tell, cell.key))
+    return _timed(cell, cache, functools.partial(_tell, cell))
 
 
 def _timed(cell: Cell, cache: Path, tick: protocol.Tick) -> tuple[dict[str, Any], float]:
@@ -178,5 +149,5 @@ def _timed(cell: Cell, cache: Path, tick: protocol.Tick) -> tuple[dict[str, Any]
     return measured(cell, cache, tick), time.perf_counter() - started_s
 
 
-def _tell(key: str, records: int) -> None:
-    _ticks.put((key, records))
+def _tell(cell: Cell, records: int) -> None:
+    report_progress(cell.key, records / (cell.stream.images * len(cell.stream.domains)))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tta_agent.core.errors import TtaError
+from tta_agent.core import process
+from tta_agent.core.worker_pool import WorkerPool
 from tta_agent.evaluation.anchor_set import IMAGES
 from tta_agent.evaluation.rehearsed.store import Shelf
 from tta_agent.rehearsal.play import Player, Row
@@ -24,8 +23,8 @@ from tta_agent.rehearsal.worlds import Scene
 if TYPE_CHECKING:
     from tta_agent.settings.schema import Settings
 
-Played = tuple[Scene, list[Row], float]
-_player: Player | None = None
+ADVICE = "fewer --workers need less; the same command goes on from the last finished scene"
+Keep = Callable[[Scene, list[Row], float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,60 +102,41 @@ def carry_out(
     finished = shelf.finished()
     left = [scene for scene in scenes if stage.name(scene) not in finished]
     done = len(scenes) - len(left)
-    deadline_s = time.monotonic() + seconds
-    played = _here(stage, left, deadline_s) if not workers else _apart(stage, left, workers, deadline_s)
-    for scene, rows, took_s in played:
+
+    def keep(scene: Scene, rows: list[Row], took_s: float) -> None:
+        nonlocal done
         shelf.keep(stage.name(scene), rows, took_s)
         done += 1
         told(done, len(scenes), scene)
+
+    deadline_s = time.monotonic() + seconds
+    in_time = takewhile(lambda _: time.monotonic() < deadline_s, left)
+    if workers:
+        _play_apart(stage, in_time, workers, keep)
+    elif left:
+        mine = player(stage)
+        for scene in in_time:
+            keep(scene, *_timed(mine, scene))
     return done
 
 
-def _here(stage: Stage, scenes: Sequence[Scene], deadline_s: float) -> Iterator[Played]:
-    mine = player(stage) if scenes else None
-    for scene in scenes:
-        if mine is None or time.monotonic() > deadline_s:
-            return
-        yield _timed(mine, scene)
+def _play_apart(stage: Stage, scenes: Iterable[Scene], workers: int, keep: Keep) -> None:
+    with WorkerPool(workers, advice=ADVICE) as pool:
+        for scene, job in pool.run(_play, ((scene, (stage, scene)) for scene in scenes)):
+            keep(scene, *job.result())
 
 
-def _apart(stage: Stage, scenes: Sequence[Scene], workers: int, deadline_s: float) -> Iterator[Played]:
-    context = multiprocessing.get_context("spawn")
-    waiting = iter(scenes)
-    with ProcessPoolExecutor(min(workers, max(len(scenes), 1)), context, _begin, (stage,)) as pool:
-        running: set[Future[Played]] = set()
-        try:
-            while True:
-                while len(running) < workers and time.monotonic() < deadline_s:
-                    scene = next(waiting, None)
-                    if scene is None:
-                        break
-                    running.add(pool.submit(_play, scene))
-                if not running:
-                    return
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in ended)
-        except BrokenProcessPool:
-            raise TtaError(
-                "a worker ended: no memory for so many? Try --workers 1; the same command goes on"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+_player: Player | None = None  # of this worker process
 
 
-def _begin(stage: Stage) -> None:
-    from tta_agent.core import process
-
+def _play(stage: Stage, scene: Scene) -> tuple[list[Row], float]:
     global _player
-    process.yield_to_others(stage.settings.model.nice)
-    _player = player(stage)
-
-
-def _play(scene: Scene) -> Played:
-    assert _player is not None
+    if _player is None:
+        process.yield_to_others(stage.settings.model.nice)
+        _player = player(stage)
     return _timed(_player, scene)
 
 
-def _timed(mine: Player, scene: Scene) -> Played:
+def _timed(mine: Player, scene: Scene) -> tuple[list[Row], float]:
     began_s = time.monotonic()
-    return scene, mine.play(scene), time.monotonic() - began_s
+    return mine.play(scene), time.monotonic() - began_s
