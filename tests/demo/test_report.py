@@ -147,7 +147,7 @@ def test_the_chart_is_drawn_and_described() -> None:
 
 
 def test_lines_break_where_nothing_is_known() -> None:
-    panel = report.Panel(0, 100, 0.0, 1.0, 10.0)
+    panel = report.PlotArea(0, 100, 0.0, 1.0, 10.0)
     rows: list[dict[str, Any]] = [{"t": 0, "v": 0.0}, {"t": 5, "v": None}, {"t": 10, "v": 1.0}]
     assert f'd="M{report.LEFT} 100.0M{report.RIGHT} 0.0"' in panel.line(rows, "v")
 

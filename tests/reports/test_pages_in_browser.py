@@ -51,7 +51,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def rehearsed() -> str:
-    """A page of 60 made-up worlds, some of them harmful."""
+    """A page of 60 made-up scenarios, some of them harmful."""
     shifts = [("clean", 1), ("fog", 3), ("gaussian_noise", 5), ("jpeg_compression", 1), ("saturate", 5)]
     rows = [
         Row("s", (family,), family, severity, ("iid", "label_shift")[i % 2], ("adapted", "second", "bias")[i % 3],
@@ -146,8 +146,8 @@ def test_the_main_facts_of_a_rehearsal_are_seen(chromium: Browser, tmp_path: Pat
     page = chromium.open(file, width=DESK)
     text = seen(page)
     for fact in (
-        "On clean data adapting costs 1.0 points", "60 rehearsed worlds with tent", "percentage points",
-        "guessed gain, points", "true gain, points", "the adapter as configured", "failures injected on purpose",
+        "On clean data adapting costs 1.0 points", "60 rehearsed scenarios with tent", "percentage points",
+        "predicted gain, points", "true gain, points", "the adapter as configured", "failures injected on purpose",
         "severity 5", "clean, in any order", "accuracy before", "wanted",
     ):  # fmt: skip
         assert fact in text

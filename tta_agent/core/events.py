@@ -28,6 +28,11 @@ class Event(StrEnum):
         member.sentence, member.fields, member.former = sentence, tuple(fields.split()), former
         return member
 
+    @classmethod
+    def named(cls, name: str) -> Event | None:
+        """Event of this name, or of a name before 0.2, so that old files are still read; None for any other."""
+        return next((event for event in cls if name in (event, event.former)), None)
+
     RESUMED = "resumed", "The agent goes on from its checkpoint.", "rounds"
     RESET = "reset", "The copy starts over from the source."
     DRIFT = "drift", "Records of another kind have begun to arrive.", "distance features records"

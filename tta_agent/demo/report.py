@@ -10,10 +10,21 @@ from rich.text import Text
 from tta_agent.demo import picture
 from tta_agent.demo.page import html
 from tta_agent.demo.summary import Result, headline, sections
-from tta_agent.demo.svg import LEFT, RIGHT, Panel
 from tta_agent.demo.timeline import MOST_POINTS, points, ticks
+from tta_agent.reports.svg import LEFT, RIGHT, PlotArea
 
-__all__ = ["LEFT", "MOST_POINTS", "RIGHT", "Panel", "headline", "html", "points", "table", "ticks", "write"]
+__all__ = [
+    "LEFT",
+    "MOST_POINTS",
+    "RIGHT",
+    "PlotArea",
+    "headline",
+    "html",
+    "points",
+    "table",
+    "ticks",
+    "write",
+]
 
 
 def write(result: Result, folder: Path) -> dict[str, Path]:

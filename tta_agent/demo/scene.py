@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from tta_agent.reports.words import Event, clean, clock, number, percent
+from tta_agent.reports.words import LogLine, clean, clock, number, percent
 
 Point: TypeAlias = tuple[float, float | None, float | None]  # seconds, served, source
 
@@ -38,7 +38,7 @@ class Scene:
     serving_version: int | None = None
     labels_sent: int = 0
     status: Mapping[str, Any] = field(default_factory=dict)
-    events: Sequence[Event] = field(default_factory=list)
+    events: Sequence[LogLine] = field(default_factory=list)
     started_s: float = 0.0
     shifted_s: float | None = None
 

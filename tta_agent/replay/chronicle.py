@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tta_agent.core.events import Event
+
 
 class Chronicle:
     """The agent's `events.jsonl`, each line stamped as soon as it is seen.
@@ -32,11 +34,11 @@ class Chronicle:
             event.pop("time", None)
             self.events.append({**event, "record": record, "t": round(t, 3), "labels_used": labels_used})
 
-    def named(self, name: str) -> list[dict[str, Any]]:
-        """All events of one kind."""
-        return [event for event in self.events if event["event"] == name]
+    def named(self, event: Event) -> list[dict[str, Any]]:
+        """All lines of one event, under its name of today or of before 0.2."""
+        return [line for line in self.events if line["event"] in (event, event.former)]
 
     def labels_per_swap(self) -> float | None:
         """Labels that were used before the last swap, over the number of swaps; None without one."""
-        swaps = self.named("swap")
+        swaps = self.named(Event.SWAP)
         return swaps[-1]["labels_used"] / len(swaps) if swaps else None

@@ -18,6 +18,7 @@ import torch
 
 from tta_agent.assembly import build
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.events import Event
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
@@ -140,9 +141,9 @@ def _measured(agent: Agent, tape: Tape, windows: int) -> dict[str, Any]:
 def _decided(agent: Agent, chronicle: Chronicle) -> dict[str, Any]:
     return {
         "events": chronicle.events,
-        "swaps": chronicle.named("swap"),
-        "rollbacks": chronicle.named("rollback"),
-        "verdicts": chronicle.named("verdict"),
+        "swaps": chronicle.named(Event.SWAP),
+        "rollbacks": chronicle.named(Event.ROLLBACK),
+        "verdicts": chronicle.named(Event.VERDICT),
         "labels_used": agent.court.labels_used,
         "labels_per_swap": chronicle.labels_per_swap(),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from tta_agent.core.events import Event
 from tta_agent.reports.words import MOVES, known, number, percent, points
 
 Result: TypeAlias = Mapping[str, Any]  # what `outcome.compare` returns
@@ -101,7 +102,7 @@ def reason(event: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str
     """Why another version serves: what the event says, else the verdict on that version."""
     if event.get("reason"):
         return str(event["reason"])
-    same = [e for e in events if e["event"] == "verdict" and e.get("version") == event.get("version")]
+    same = [e for e in events if e["event"] == Event.VERDICT and e.get("version") == event.get("version")]
     findings = same[-1].get("findings") or [] if same else []
     proofs = [f for f in findings if f["gate"] in ("certificate", "average", "rehearsed", "guarded")]
     passed = [f for f in proofs or findings if f["verdict"] == "pass"]

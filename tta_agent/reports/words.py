@@ -1,4 +1,4 @@
-"""Numbers, times and decisions in words: what the live view and the report say alike."""
+"""Numbers, times and logged events in words, alike in the terminal, on the pages and in the charts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeAlias, TypeGuard
 
-Event: TypeAlias = Mapping[str, Any]
+from tta_agent.core.events import Event
+
+LogLine: TypeAlias = Mapping[str, Any]  # a line of `events.jsonl`
 
 DASH = "–"
 PASS, FAIL, OPEN = ("✓ pass", "green"), ("✗ fail", "bold red"), ("· not yet", "yellow")
@@ -15,22 +17,37 @@ VERDICTS = {"pass": PASS, "fail": FAIL, "inconclusive": OPEN}
 PROVEN = ("certified", "rehearsed", "guarded")
 PROOFS = ("certificate", "rehearsed", "guarded")  # the gates behind them
 TELLING = {**dict.fromkeys(PROVEN, "pass"), "rejected": "fail", "expired": "inconclusive"}
-# events after which another version serves, for charts
-MOVES = {"swap": "swap", "rollback": "back", "fallback": "back", "reinstated": "back"}
+GOOD = {Event.SWAP, Event.PROMOTED, Event.REINSTATED, Event.CONFIRMED}
+BAD = {
+    Event.ROLLBACK,
+    Event.FALLBACK,
+    Event.WITHDRAWN,
+    Event.SWAP_FAILED,
+    Event.ROLLBACK_REFUSED,
+    Event.REJECT,
+}
+# events after which another version serves, as charts label them
+MOVES: Mapping[str, str] = {
+    Event.SWAP: "swap",
+    Event.PROMOTED: "swap",
+    Event.REINSTATED: "back",
+    Event.ROLLBACK: "back",
+    Event.FALLBACK: "back",
+}
 
 
 def known(value: Any) -> TypeGuard[float]:
-    """A finite number."""
+    """Whether the value is a finite number."""
     return isinstance(value, Real) and math.isfinite(value)
 
 
 def number(value: Any, form: str) -> str:
-    """The number in this form, or a dash where there is none."""
+    """The number in the format `form`, or a dash where it is not known."""
     return form.format(value) if known(value) else DASH
 
 
 def percent(value: Any) -> str:
-    """A share, for people."""
+    """A share, 0 .. 1, in percent, or a dash."""
     return number(value, "{:.1%}")
 
 
@@ -40,7 +57,7 @@ def points(value: Any, form: str = "{:+.1f}") -> str:
 
 
 def clock(seconds: Any) -> str:
-    """Minutes and seconds."""
+    """Minutes and seconds, or a dash."""
     if not known(seconds):
         return DASH
     minutes, rest = divmod(int(max(seconds, 0.0)), 60)
@@ -48,82 +65,114 @@ def clock(seconds: Any) -> str:
 
 
 def clean(text: Any, most: int = 300) -> str:
-    """One line without control characters: reasons may come from anywhere."""
+    """One line of at most `most` characters without control characters: reasons may come from anywhere."""
     if text is None:
         return DASH
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else " " for c in line)
+    line = " ".join(line.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def seconds_since(event: Event, started_s: float) -> float:
-    """When it happened, seconds since the start."""
-    t = event.get("t")
-    return float(t) if known(t) else float(event.get("time") or started_s) - started_s
+def seconds_since(line: LogLine, started_s: float) -> float:
+    """Seconds from `started_s` (epoch) to the event."""
+    t = line.get("t")
+    return float(t) if known(t) else float(line.get("time") or started_s) - started_s
 
 
 def bounds(values: Iterable[Any]) -> tuple[float, float]:
-    """A range of whole tens of percent that holds all of these shares."""
+    """Range of an axis, in whole tens of percent, that holds all of these shares."""
     shares = [value for value in values if known(value)] or [0.0, 1.0]
     low = max(math.floor(min(shares) * 10 - 0.3) / 10, 0.0)
     high = min(math.ceil(max(shares) * 10 + 0.3) / 10, 1.0)
     return (low, high) if high - low > 0.15 else (max(high - 0.2, 0.0), max(high, 0.2))
 
 
-def words(event: Event) -> str:
-    """One decision in a sentence."""
-    name = str(event.get("event"))
-    said = SAYINGS[name](event) if name in SAYINGS else name.replace("_", " ")
-    return clean(said)
+def kind(line: LogLine) -> Event | None:
+    """Event of a line, by its name of today or of before 0.2; None where it is neither."""
+    return Event.named(str(line.get("event")))
 
 
-def _swap(event: Event) -> str:
-    milliseconds = number((event.get("seconds") or 0) * 1000, "{:.0f} ms")
-    return f"swapped {event.get('before', '?')} -> {_version(event)} in {milliseconds}"
+def tone(line: LogLine) -> str:
+    """`good`, `bad` or nothing: whether an event brings a version into service or turns one down."""
+    event, outcome = kind(line), str(line.get("outcome")).split(",")[0]
+    if event in GOOD or (event is Event.VERDICT and outcome in PROVEN):
+        return "good"
+    return "bad" if event in BAD or (event is Event.VERDICT and outcome == "rejected") else ""
 
 
-def _rollback(event: Event) -> str:
-    why = event.get("reason")
-    return f"rolled back to version {_version(event)}" + (f": {why}" if why else "")
+def words(line: LogLine) -> str:
+    """Sentence for a logged event."""
+    event = kind(line)
+    return clean(SENTENCES[event](line) if event else str(line.get("event")).replace("_", " "))
 
 
-def _fallback(event: Event) -> str:
-    return f"the source serves instead of version {event.get('before', '?')}: {event.get('reason', '')}"
+def event_line(line: LogLine, started_s: float) -> str:
+    """Sentence for a logged event, with its time since `started_s` (epoch), for a terminal's log."""
+    return f"{clock(seconds_since(line, started_s)):>6}  * {words(line)}"
 
 
-def _version(event: Event) -> Any:
-    return event.get("version", "?")
+def _version(line: LogLine) -> str:
+    return f"version {line.get('version', '?')}"
 
 
-SAYINGS: Mapping[str, Callable[[Event], str]] = {
-    "candidate": lambda e: f"version {_version(e)} proposed after {e.get('rounds', '?')} rounds",
-    "verdict": lambda e: f"version {_version(e)} {_outcome(e)}",
-    "adjourned": lambda e: f"version {_version(e)} waits for records of its kind",
-    "reopened": lambda e: f"version {_version(e)} is under test again: records of its kind are back",
-    "swap": _swap,
-    "swap_failed": lambda e: f"swap failed, the version before serves on: {e.get('error', '')}",
-    "rollback": _rollback,
-    "fallback": _fallback,
-    "reinstated": lambda e: f"version {_version(e)} serves again: {e.get('reason', '')}",
-    "withdrawn": lambda e: f"version {_version(e)} is taken back: {e.get('reason', '')}",
-    "confirmed": lambda e: f"version {_version(e)} has lasted {e.get('records', '?')} records: it stays",
-    "awaiting": lambda e: f"version {_version(e)} is {e.get('proof', 'proven')} and waits for approval",
-    "reset": lambda e: "adaptation starts over from the source",
-    "resumed": lambda e: f"resumed after {e.get('rounds', '?')} rounds",
-}
+def _because(line: LogLine, name: str = "reason") -> str:
+    return f": {line[name]}" if line.get(name) else ""
 
 
-def _outcome(event: Event) -> str:
-    outcome, findings = str(event.get("outcome", "judged")), event.get("findings") or []
+def _by(line: LogLine) -> str:
+    return f" by {line['by']}" if line.get("by") else ""
+
+
+def _drift(line: LogLine) -> str:
+    feature = f" in {line['feature']}" if line.get("feature") else ""
+    return f"records of another kind arrive: distance {number(line.get('distance'), '{:.2g}')}{feature}"
+
+
+def _verdict(line: LogLine) -> str:
+    outcome, findings = str(line.get("outcome", "judged")), line.get("findings") or []
     telling = TELLING.get(outcome.split(",")[0])
     picked = [finding for finding in findings if finding.get("verdict") == telling]
     if not picked:
-        return outcome
+        return f"{_version(line)} {outcome}"
     # the proof says more than that a graph is intact
     chosen = next((finding for finding in picked if finding.get("gate") in PROOFS), picked[0])
     by = f" by {chosen.get('gate')}" if telling == "fail" else ""
-    return f"{outcome}{by}: {str(chosen.get('reason', '')).removeprefix('certified: ')}"
+    return f"{_version(line)} {outcome}{by}: {str(chosen.get('reason', '')).removeprefix('certified: ')}"
 
 
-def event_line(event: Event, started_s: float) -> str:
-    """One decision for a log."""
-    return f"{clock(seconds_since(event, started_s)):>6}  * {words(event)}"
+def _swap(line: LogLine) -> str:
+    milliseconds = number((line.get("seconds") or 0) * 1000, "{:.0f} ms")
+    return f"swapped {line.get('before', '?')} -> {line.get('version', '?')} in {milliseconds}"
+
+
+def _promoted(line: LogLine) -> str:
+    forced = ", without proof" if line.get("force") else ""
+    return f"{_version(line)} promoted{_by(line)} in place of version {line.get('before', '?')}{forced}"
+
+
+SENTENCES: Mapping[Event, Callable[[LogLine], str]] = {
+    Event.RESUMED: lambda e: f"resumed after {e.get('rounds', '?')} rounds",
+    Event.RESET: lambda e: "adaptation starts over from the source",
+    Event.DRIFT: _drift,
+    Event.CANDIDATE: lambda e: f"{_version(e)} proposed after {e.get('rounds', '?')} rounds",
+    Event.SUSPENDED: lambda e: f"{_version(e)} waits for records of its kind",
+    Event.CONTINUED: lambda e: f"{_version(e)} is under test again: records of its kind are back",
+    Event.VERDICT: _verdict,
+    Event.AWAITING: lambda e: f"{_version(e)} is {e.get('proof', 'proven')} and waits for approval",
+    Event.SWAP: _swap,
+    Event.SWAP_FAILED: lambda e: f"swap failed, the version before serves on{_because(e, 'error')}",
+    Event.CONFIRMED: lambda e: f"{_version(e)} has lasted {e.get('records', '?')} records: it stays",
+    Event.FALLBACK: lambda e: f"the source serves instead of version {e.get('before', '?')}{_because(e)}",
+    Event.REINSTATED: lambda e: f"{_version(e)} serves again{_because(e)}",
+    Event.ROLLBACK: lambda e: f"rolled back to {_version(e)}{_because(e)}",
+    Event.ROLLBACK_REFUSED: lambda e: f"{_version(e)} cannot be rolled back to{_because(e, 'error')}",
+    Event.WITHDRAWN: lambda e: f"{_version(e)} is taken back{_because(e)}",
+    Event.REALIGNED: lambda e: f"the server serves {_version(e)} again, as the registry says{_because(e)}",
+    Event.PROMOTED: _promoted,
+    Event.APPROVE: lambda e: f"{_version(e)} approved{_by(e)}{_because(e)}",
+    Event.REJECT: lambda e: f"{_version(e)} turned down{_by(e)}{_because(e)}",
+    Event.FREEZE: lambda e: f"swaps are frozen{_by(e)}{_because(e)}",
+    Event.UNFREEZE: lambda e: f"swaps are allowed again{_by(e)}{_because(e)}",
+}
