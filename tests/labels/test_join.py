@@ -28,14 +28,20 @@ def label(i, truth=0, time_s=None):
     return Label(f"r{i}", truth, 105.0 + i if time_s is None else time_s)
 
 
-def test_counts_by_version_tell_realised_accuracy():
-    store = LabelJoiner()
+def by_version(store):
+    """Counts of each version, as others read them from the file."""
+    store.flush()
+    return read_counts(store._path)[1]
+
+
+def test_counts_by_version_tell_realised_accuracy(tmp_path):
+    store = LabelJoiner(tmp_path / "labels.db")
     for i in range(10):
         store.expect(record(i, version=i % 2, says=0))
     outcomes = [store.arrive(label(i, truth=int(i == 3))) for i in range(6)]
     assert [(o.version, o.correct) for o in outcomes[:4]] == [(0, True), (1, True), (0, True), (1, False)]
     assert outcomes[5].accuracy == pytest.approx(2 / 3)
-    first, second = store.per_version()[0], store.per_version()[1]
+    first, second = by_version(store)[0], by_version(store)[1]
     assert (first["answered"], first["matched"], first["right"], first["accuracy"]) == (5, 3, 3, 1.0)
     assert (second["answered"], second["matched"], second["right"]) == (5, 3, 2)
     assert store.counts["matched"] == 6
@@ -51,12 +57,12 @@ def test_a_label_that_came_first_waits_for_its_record():
     assert store.counts == {"answered": 1, "matched": 1, "right": 1}
 
 
-def test_a_record_without_an_answer_still_takes_its_label():
-    store = LabelJoiner()
+def test_a_record_without_an_answer_still_takes_its_label(tmp_path):
+    store = LabelJoiner(tmp_path / "labels.db")
     store.expect(record(1, says=None))
     assert store.arrive(label(1)) is None
     assert store.counts["matched"] == 1
-    assert store.per_version() == {}
+    assert by_version(store) == {}
 
 
 def test_the_same_again_changes_nothing():
@@ -77,8 +83,8 @@ def test_a_record_that_comes_again_brings_its_early_label_again():
 
 
 @pytest.mark.parametrize("flushed", [False, True])
-def test_a_label_after_the_horizon_is_late_by_the_records_own_clock(flushed):
-    store = LabelJoiner(horizon_s=50.0)
+def test_a_label_after_the_horizon_is_late_by_the_records_own_clock(tmp_path, flushed):
+    store = LabelJoiner(tmp_path / "labels.db", horizon_s=50.0)
     store.expect(record(1))
     store.expect(record(2, time_s=152.0))
     if flushed:
@@ -86,8 +92,8 @@ def test_a_label_after_the_horizon_is_late_by_the_records_own_clock(flushed):
     for _ in range(2):
         assert store.arrive(label(1, time_s=110.0)).late
     assert (store.counts["late"], store.counts["expired"], store.counts["matched"]) == (1, 1, 0)
-    assert store.per_version()[1]["late"] == 1
     assert not store.arrive(label(2, time_s=153.0)).late
+    assert by_version(store)[1]["late"] == 1
 
 
 def test_a_label_may_itself_say_that_it_is_late():
@@ -135,12 +141,11 @@ def test_what_waits_and_what_is_remembered_are_bounded(tmp_path):
     assert store.arrive(label(850)).late
 
 
-def test_versions_are_bounded_and_the_source_stays():
-    store = LabelJoiner()
+def test_versions_are_bounded_and_the_source_stays(tmp_path):
+    store = LabelJoiner(tmp_path / "labels.db")
     for i in range(200):
         store.expect(record(i, version=i))
-    store.flush()
-    assert list(store.per_version()) == [0, *range(100, 200)]
+    assert list(by_version(store)) == [0, *range(100, 200)]
 
 
 def events(seed):
@@ -170,7 +175,7 @@ def play(store, items):
 @pytest.mark.parametrize("seed", range(5))
 def test_any_crash_and_reading_again_give_the_same_counts(tmp_path, seed):
     items, rng = events(seed), random.Random(seed)
-    whole = LabelJoiner()
+    whole = LabelJoiner(tmp_path / "whole.db")
     play(whole, items)
     checkpoint, path = 0, tmp_path / "labels.db"
     for _ in range(8):
@@ -185,7 +190,7 @@ def test_any_crash_and_reading_again_give_the_same_counts(tmp_path, seed):
     store = LabelJoiner(path)
     play(store, items[checkpoint:])
     assert store.counts == whole.counts
-    assert store.per_version() == whole.per_version()
+    assert by_version(store) == by_version(whole)
 
 
 KILLED = """

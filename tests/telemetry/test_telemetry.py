@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -39,24 +38,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
-    with OtlpReceiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-        yield receiver
-
-
 @pytest.fixture
 def telemetry(receiver: OtlpReceiver) -> Iterator[Telemetry]:
-    telemetry = Telemetry.from_environment("1.2.3", group="tta")
+    telemetry = Telemetry.from_environment("1.2.3", group="tta", policy="tent", source="resnet20")
     yield telemetry
     telemetry.shutdown()
 
@@ -82,7 +66,7 @@ def a_round(telemetry: Telemetry) -> None:
             telemetry.scores(np.linspace(0, np.log(10), 64), np.linspace(0.1, 1, 64), 10)
         with telemetry.select() as stage:
             stage.selected(kept=40, total=64)
-        with telemetry.adapt("tent") as stage:
+        with telemetry.adapt() as stage:
             stage.adapted(StepReport(seen=64, used=40, loss=0.25))
         carrier = telemetry.context()
         with telemetry.commit(TOPIC):
@@ -94,7 +78,7 @@ def a_round(telemetry: Telemetry) -> None:
 
 
 def test_one_trace_holds_the_whole_round(telemetry: Telemetry, receiver: OtlpReceiver) -> None:
-    telemetry.model(3, "ff00", "balanced", "resnet20")
+    telemetry.model(3, "ff00", "certified")
     a_round(telemetry)
     telemetry.flush()
     assert receiver.wait(lambda r: len(r.spans) == 10)
@@ -129,7 +113,8 @@ def test_attributes_kinds_and_events(telemetry: Telemetry, receiver: OtlpReceive
     }
     assert list(kinds.values()) == [3, 5, 3]  # client, consumer, client
     assert values(receiver.span("tta.select").attributes) == {"tta.select.kept": 40, "tta.select.total": 64}
-    assert values(receiver.span("tta.adapt").attributes)["tta.adapt.loss"] == 0.25
+    adapt = values(receiver.span("tta.adapt").attributes)
+    assert (adapt["tta.adapt.loss"], adapt["tta.policy"]) == (0.25, "tent")
     assert values(receiver.span("tta.export").attributes)["tta.export.bytes"] == 1024
     assert values(receiver.span("tta.swap").attributes)["tta.swap.to"] == 4
     (event,) = receiver.span("tta.gate").events
@@ -193,11 +178,11 @@ def test_every_declared_metric_arrives(telemetry: Telemetry, receiver: OtlpRecei
     a_round(telemetry)
     telemetry.samples("kept", 40)
     telemetry.samples("rejected_entropy", 24)
-    telemetry.dropped("queue_full", 5)
-    telemetry.nonfinite("gradient")
+    telemetry.dropped("dead_letter", 5)
+    telemetry.scores(np.array([np.nan]), np.array([0.5]), 10)
     telemetry.stream(lag=17, queue_bytes=4096)
-    telemetry.model(3, "ff00", "balanced", "resnet20")
-    telemetry.model(4, "ab12", "balanced", "resnet20")
+    telemetry.model(3, "ff00", "certified")
+    telemetry.model(4, "ab12", "guarded")
     for version in range(12):
         telemetry.accuracy_realised(version, 0.5)
     telemetry.flush()
@@ -209,7 +194,7 @@ def test_every_declared_metric_arrives(telemetry: Telemetry, receiver: OtlpRecei
     ]
     samples = {a["tta.outcome"]: n for a, n in receiver.points("tta.samples")}
     assert samples == {"kept": 40, "rejected_entropy": 24}
-    assert receiver.points("tta.dropped") == [({"tta.reason": "queue_full"}, 5)]
+    assert receiver.points("tta.dropped") == [({"tta.reason": "dead_letter"}, 5)]
     assert receiver.points("tta.rounds") == [({"tta.result": "adapted"}, 1)]
     assert receiver.points("tta.adapt.steps") == [({}, 1)]
     assert receiver.points("tta.adapt.loss") == [({}, 0.25)]
@@ -219,7 +204,8 @@ def test_every_declared_metric_arrives(telemetry: Telemetry, receiver: OtlpRecei
     assert receiver.points("tta.consumer.lag") == [({}, 17)]
     assert receiver.points("tta.queue.bytes") == [({}, 4096)]
     ((info, one),) = receiver.points("tta.model.info")  # the version before is gone
-    assert (info["tta.model.version"], info["tta.model.sha256"], one) == (4, "ab12", 1)
+    about = {"tta.policy": "tent", "tta.model.source": "resnet20", "tta.proof": "guarded"}
+    assert (info, one) == ({"tta.model.version": 4, "tta.model.sha256": "ab12", **about}, 1)
     ((_, age_s),) = receiver.points("tta.freshness")
     assert 2 <= age_s < 10
     versions = [a["tta.model.version"] for a, _ in receiver.points("tta.accuracy.realised")]
@@ -363,7 +349,13 @@ def test_what_cannot_be_understood_is_refused(
         Telemetry.from_environment("1")
 
 
-def scrape(port: int | None) -> str:
+def port_of(telemetry: Telemetry) -> int:
+    """Port of its scrape endpoint, which the environment may leave to the system."""
+    assert telemetry._providers is not None and telemetry._providers.prometheus is not None
+    return telemetry._providers.prometheus.server_port
+
+
+def scrape(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
         return str(response.read().decode())
 
@@ -374,17 +366,17 @@ def test_prometheus_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", "0")
     telemetry, second = Telemetry.from_environment("1"), Telemetry.from_environment("1")  # no global state
     telemetry.swap_done("activated", 0.02)
-    telemetry.model(4, "ab12", "balanced", "resnet20")
+    telemetry.model(4, "ab12", "guarded")
     telemetry.stream(lag=17, queue_bytes=4096)
     for _ in range(2):  # gauges do not vanish after the first scrape
-        lines = scrape(telemetry.prometheus_port).splitlines()
+        lines = scrape(port_of(telemetry)).splitlines()
         (swaps,) = [line for line in lines if line.startswith("tta_swaps_total{")]
         assert 'tta_result="activated"' in swaps and swaps.endswith(" 1.0")
         assert any(line.startswith("tta_swap_duration_seconds_bucket{") for line in lines)
         assert any(line.startswith("tta_model_info{") for line in lines)
         assert any(line.startswith("tta_queue_bytes{") for line in lines)
-    assert "tta_swaps_total{" not in scrape(second.prometheus_port)
-    port = telemetry.prometheus_port
+    assert "tta_swaps_total{" not in scrape(port_of(second))
+    port = port_of(telemetry)
     telemetry.shutdown()
     second.shutdown()
     with pytest.raises(OSError):

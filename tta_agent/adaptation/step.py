@@ -50,7 +50,7 @@ class Adaptation:
         selectors: applied one after the other to what the one before kept; weights multiply.
         schedules: asked after every round; one that says so resets everything.
         accelerator: where the copy lives.
-        policy: name of the adapter, for telemetry.
+        policy: name of the adapter, for the version's history.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Adaptation:
         with self._telemetry.select() as stage:
             selection = self._select(x, seen, served)
             stage.selected(len(selection.index), len(x))
-        with self._telemetry.adapt(self._policy) as stage:
+        with self._telemetry.adapt() as stage:
             report = self.adapter.step(x, logits.float(), selection)
             stage.adapted(report)
         self._count(selection, report)

@@ -83,10 +83,24 @@ def agent(settings: Settings, source: loader.DeployedModel) -> Agent:
         StreamError, SwapError: broker or server cannot be reached.
     """
     stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
-    telemetry = Telemetry.from_environment(
-        tta_agent.__version__, system=_system(settings), group=settings.stream.group
+    telemetry, producer = open_telemetry(settings), open_producer(settings)
+    return assemble(settings, source, stream, producer, open_swapper(settings), telemetry)
+
+
+def open_telemetry(settings: Settings) -> Telemetry:
+    """Spans and metrics as the OTEL_* variables ask for.
+
+    Raises:
+        ConfigError: they cannot be understood.
+    """
+    m = settings.model
+    return Telemetry.from_environment(
+        tta_agent.__version__,
+        system="kafka" if settings.stream.bootstrap_servers else "embedded",
+        group=settings.stream.group,
+        policy=_method(settings),
+        source=m.name or m.factory or (m.onnx.name if m.onnx else ""),
     )
-    return assemble(settings, source, stream, open_producer(settings), open_swapper(settings), telemetry)
 
 
 def assemble(
@@ -121,7 +135,7 @@ def assemble(
     decode = functools.partial(cloudevents.decode, shape=source.shape, classes=source.classes)
     return Agent(
         stream,
-        Decoder(decode, cloudevents.dead_letter, producer, dead_letter_topic(s)),
+        Decoder(decode, cloudevents.dead_letter, producer, dead_letter_topic(s), telemetry.dropped),
         RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         teacher,
@@ -153,7 +167,7 @@ def _when_up(service: ServedModel, timeout_s: float) -> None:
 def make_teacher(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Adaptation:
     """The adapter with its selectors and schedules; the frozen one in mode observe."""
     s = settings
-    method = "frozen" if s.mode == "observe" else s.adapt.method
+    method = _method(settings)
     adapter = make_adapter(settings, source, method)
     own: Mapping[str, Mapping[str, Any]] = getattr(adapter, "selectors", {})
     names = list(own) if s.select.selectors is None else s.select.selectors
@@ -231,5 +245,5 @@ def describe(settings: Settings, source: loader.DeployedModel) -> str:
     )
 
 
-def _system(settings: Settings) -> str:
-    return "kafka" if settings.stream.bootstrap_servers else "embedded"
+def _method(settings: Settings) -> str:
+    return "frozen" if settings.mode == "observe" else settings.adapt.method

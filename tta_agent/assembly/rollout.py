@@ -64,7 +64,7 @@ def make_decider(
     """
     s = settings
     gates: dict[str, Gate] = {n: plugins.make("gates", n, s.gate.options) for n in s.gate.gates}
-    hooks = _hooks(s)
+    hooks = _hooks(s, telemetry)
     opener = functools.partial(open_session, threads=s.model.threads, device=str(source.device))
     tell = {"tell": hooks.event} if hooks else {}
     service = ServedModel(
@@ -96,7 +96,7 @@ def make_decider(
         telemetry,
         PromotionRules(s.gate.alpha, s.gate.patience_records, 1, s.watch.guarded_ttl_s),
         frozen=inbox.frozen,
-        wishes=_requests(s, producer),
+        wishes=_requests(s, producer, telemetry),
         clock=clock,
     )
     return RolloutController(court, sentry, hooks.close if hooks else lambda: None)
@@ -166,19 +166,19 @@ def _pace(s: Settings) -> RolloutLimits:
     )
 
 
-def _hooks(s: Settings) -> Hooks | None:
+def _hooks(s: Settings, telemetry: Telemetry) -> Hooks | None:
     urls = (s.http.confirm_url, s.http.event_url, s.http.rollback_url)
-    return Hooks(*urls, timeout_s=s.http.timeout_s) if any(urls) else None
+    return Hooks(*urls, timeout_s=s.http.timeout_s, dropped=telemetry.dropped) if any(urls) else None
 
 
-def _requests(s: Settings, producer: Producer) -> LabelRequester | None:
+def _requests(s: Settings, producer: Producer, telemetry: Telemetry) -> LabelRequester | None:
     labels = s.labels
     if not labels.requests_per_day:
         return None
     write = (
-        to_topic(producer, labels.requests_topic, _encoded)
+        to_topic(producer, labels.requests_topic, _encoded, telemetry.dropped)
         if labels.requests_topic
-        else to_file(s.store.path / "label-requests.jsonl")
+        else to_file(s.store.path / "label-requests.jsonl", telemetry.dropped)
     )
     limits = {"per_day": labels.requests_per_day, "uniform": labels.requests_uniform}
     return LabelRequester(write, **limits, bucket_s=labels.bucket_s)  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ class Hooks:
         timeout_s: longest wait for an answer.
         ask_every_s: least time between two questions about the same version.
         back_off_s: wait before an event is sent again; doubles.
+        dropped: called with `webhook_event` and a count where events were given up.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class Hooks:
         timeout_s: float = 5.0,
         ask_every_s: float = ASK_EVERY_S,
         back_off_s: float = BACK_OFF_S,
+        dropped: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
         self._http = httpx.Client(timeout=timeout_s, headers={"user-agent": "tta-agent"})
         self._confirm = _Asker(confirm_url, self._post, ask_every_s) if confirm_url else None
         self._rollback = _Asker(rollback_url, self._post, ask_every_s) if rollback_url else None
-        self._events = _Teller(event_url, self._post, back_off_s) if event_url else None
+        self._events = _Teller(event_url, self._post, back_off_s, dropped) if event_url else None
 
     def _post(self, url: str, body: bytes) -> int | None:
         """Status of the answer; None where there was none."""
@@ -76,13 +78,6 @@ class Hooks:
         """Tell of a decision, in the order in which they come; up to three tries."""
         if self._events:
             self._events.tell(_json({"time": time.time(), "event": name, **data}))
-
-    def counts(self) -> dict[str, int]:
-        """What became of the events."""
-        teller = self._events
-        return {
-            name: getattr(teller, name, 0) for name in ("sent", "failed", "dropped")
-        }  # all 0 without a URL
 
     def close(self, timeout_s: float = 3.0) -> None:
         """Send what waits, for `timeout_s` at most, and free. Idempotent."""
@@ -164,9 +159,15 @@ class _Asker(_Worker):
 class _Teller(_Worker):
     """Sends events in order."""
 
-    def __init__(self, url: str, post: Callable[[str, bytes], int | None], back_off_s: float) -> None:
-        self._back_off_s = back_off_s
-        self.sent = self.failed = self.dropped = 0
+    def __init__(
+        self,
+        url: str,
+        post: Callable[[str, bytes], int | None],
+        back_off_s: float,
+        dropped: Callable[[str, int], None],
+    ) -> None:
+        self._back_off_s, self._dropped = back_off_s, dropped
+        self._failed = 0
         super().__init__(url, post, "tell")
 
     def tell(self, body: bytes) -> None:
@@ -175,7 +176,7 @@ class _Teller(_Worker):
                 return
             if len(self._waiting) >= WAITING:
                 self._waiting.popleft()
-                self.dropped += 1
+                self._dropped("webhook_event", 1)
             self._waiting.append((None, body))
             self._changed.notify()
 
@@ -184,12 +185,12 @@ class _Teller(_Worker):
         for attempt in range(TRIES):
             status = self._post(self._url, body)
             if status is not None and status < 300:
-                self.sent += 1
                 return
             if status is not None and status < 500 and status != 429:
                 break  # it will not like the same words better
             if attempt < TRIES - 1:
                 self._ended.wait(self._back_off_s * 2**attempt)  # no long waits at the end
-        self.failed += 1
-        if self.failed.bit_count() == 1:  # 1, 2, 4, 8 ...
-            log.warning("%d events could not be told to %s (last: %s)", self.failed, self._url, status)
+        self._failed += 1
+        self._dropped("webhook_event", 1)
+        if self._failed.bit_count() == 1:  # 1, 2, 4, 8 ...
+            log.warning("%d events could not be told to %s (last: %s)", self._failed, self._url, status)

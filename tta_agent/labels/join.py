@@ -20,7 +20,6 @@ from tta_agent.labels.store import (
     explained,
     find,
     open_file,
-    summary,
     transaction,
     write,
 )
@@ -85,10 +84,6 @@ class LabelJoiner:
     def counts(self) -> Counter[str]:
         """In all."""
         return self._counts[ALL]
-
-    def per_version(self) -> dict[int, dict[str, float]]:
-        """Counts of each version; `accuracy` is that of its matched answers, 0 .. 1, where there are some."""
-        return {n: summary(counts) for n, counts in sorted(self._counts.items()) if n != ALL}
 
     def expect(self, record: Record) -> Label | None:
         """Remember what was served; the label, where it has already come."""

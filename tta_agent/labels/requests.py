@@ -45,6 +45,7 @@ class LabelRequest:
 
 
 Writer: TypeAlias = Callable[[Sequence[LabelRequest]], None]
+Dropped: TypeAlias = Callable[[str, int], None]  # reason `label_request`, and how many were given up
 
 
 class LabelRequester:
@@ -145,8 +146,8 @@ def drawn(id: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def to_file(path: Path) -> Writer:
-    """Append one JSON object a line. A full disk is told, and the agent goes on."""
+def to_file(path: Path, dropped: Dropped = lambda reason, count: None) -> Writer:
+    """Writer that appends one JSON object a line. Requests that a full disk refuses are logged and given up."""
 
     def write(requests: Sequence[LabelRequest]) -> None:
         lines = "".join(json.dumps(asdict(request)) + "\n" for request in requests)
@@ -155,6 +156,7 @@ def to_file(path: Path) -> Writer:
             with path.open("a") as file:
                 file.write(lines)
         except OSError as error:
+            dropped("label_request", len(requests))
             log.warning("%d label requests could not be written: %s", len(requests), error)
 
     return write
@@ -164,14 +166,18 @@ def to_topic(
     producer: Producer,
     topic: str,
     encode: Callable[[LabelRequest], tuple[bytes | None, bytes | None, Headers]],
+    dropped: Dropped = lambda reason, count: None,
 ) -> Writer:
-    """One record a request, as `encode` writes it. A log that is away is told, and the agent goes on."""
+    """Writer that sends one record a request. Requests that the stream refuses are logged and given up."""
 
     def write(requests: Sequence[LabelRequest]) -> None:
+        sent = 0
         try:
             for request in requests:
                 producer.send(topic, *encode(request))
+                sent += 1
         except StreamError as error:
-            log.warning("label requests could not be sent to %s: %s", topic, error)
+            dropped("label_request", len(requests) - sent)
+            log.warning("%d label requests could not be sent to %s: %s", len(requests) - sent, topic, error)
 
     return write

@@ -57,11 +57,6 @@ class Scene:
         """Names all that decides its rows."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
-    @property
-    def cost(self) -> float:
-        """Copies that have to learn and to answer: a measure of time."""
-        return len(self.structures) + 2 + ("collapse" in self.failures)
-
 
 def bank(
     families: Sequence[str] = (*corruptions.NAMES, *EXTRA),

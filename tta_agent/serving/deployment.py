@@ -71,7 +71,7 @@ class ServedModel:
         if session is not None:
             self._sessions[version.number] = session
         self.journal.status(serving=version.number, proof=version.proof)
-        self._telemetry.model(version.number, version.sha256, "", version.proof)
+        self._telemetry.model(version.number, version.sha256, version.proof)
         return version
 
     @property

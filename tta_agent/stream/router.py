@@ -28,6 +28,7 @@ class Decoder:
         decode: raw record -> samples and labels; raises DecodeError.
         letter: raw record, reason, message -> what is written to `topic`.
         topic: dead-letter topic; None only counts.
+        dropped: called with `dead_letter` and a count where a dead letter could not be written.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Decoder:
         letter: Callable[[RawRecord, str, str], Letter],
         producer: Producer,
         topic: str | None,
+        dropped: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
         self._decode, self._letter, self._producer, self._topic = decode, letter, producer, topic
+        self._dropped = dropped
         self.refused: Counter[str] = Counter()
 
     def read(self, raws: Iterable[RawRecord]) -> list[Record | Label]:
@@ -60,6 +63,7 @@ class Decoder:
         try:
             self._producer.send(self._topic, *self._letter(raw, error.reason, str(error)))
         except StreamError as down:
+            self._dropped("dead_letter", 1)
             log.warning("a dead letter could not be written: %s", down)
 
 

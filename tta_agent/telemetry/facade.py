@@ -46,6 +46,8 @@ class Telemetry:
         *,
         system: str = "kafka",
         group: str = "",
+        policy: str = "",
+        source: str = "",
     ) -> None:
         self._providers = providers
         tracers, meters = (providers.tracer, providers.meter) if providers else (None, None)
@@ -53,21 +55,33 @@ class Telemetry:
         self._metrics = Instruments(meters.get_meter(_SCOPE, service_version) if meters else None)
         self._spans = Spans(tracer, self._metrics)
         self._stream = {names.SYSTEM: system, **({names.GROUP: group} if group else {})}
+        self._policy, self._source = policy, source
 
     @classmethod
-    def from_environment(cls, service_version: str, *, system: str = "kafka", group: str = "") -> Telemetry:
+    def from_environment(
+        cls,
+        service_version: str,
+        *,
+        system: str = "kafka",
+        group: str = "",
+        policy: str = "",
+        source: str = "",
+    ) -> Telemetry:
         """As the OTEL_* variables say. Raises ConfigError where they cannot be understood.
 
         Args:
             service_version: release of the agent.
-            system: what the records come from, for `messaging.system`.
+            system: messaging system of the records, for `messaging.system`.
             group: consumer group, where there is one.
+            policy: adaptation method, for `tta.policy`.
+            source: name of the deployed model, for `tta.model.source`.
         """
         from tta_agent.telemetry.export import (
             build,  # the SDK and its exporters, only where they may be needed
         )
 
-        return cls(build(service_version), service_version, system=system, group=group)
+        about = {"system": system, "group": group, "policy": policy, "source": source}
+        return cls(build(service_version), service_version, **about)
 
     @classmethod
     def off(cls) -> Telemetry:
@@ -84,12 +98,6 @@ class Telemetry:
         providers, self._providers = self._providers, None
         if providers is not None:
             providers.shutdown(timeout_s)
-
-    @property
-    def prometheus_port(self) -> int | None:
-        """Port of the scrape endpoint, or None."""
-        server = self._providers.prometheus if self._providers else None
-        return None if server is None else server.server_port
 
     def context(self) -> str | None:
         """Carrier of the span that is open on this thread (a W3C traceparent), or None."""
@@ -127,9 +135,9 @@ class Telemetry:
         return self._spans.open(names.SELECT)
 
     @contextmanager
-    def adapt(self, policy: str = "") -> Iterator[Stage]:
+    def adapt(self) -> Iterator[Stage]:
         """One step; tell the stage what was `adapted`."""
-        span = self._spans.open(names.ADAPT, {names.POLICY: policy} if policy else None)
+        span = self._spans.open(names.ADAPT, {names.POLICY: self._policy} if self._policy else None)
         with self._timed(names.ADAPT_DURATION), span as stage:
             yield stage
 
@@ -168,12 +176,8 @@ class Telemetry:
         self._metrics.add(names.SAMPLES, count, {names.OUTCOME: outcome})
 
     def dropped(self, reason: str, count: int = 1) -> None:
-        """Samples given up without a look, as when a queue is full."""
+        """Messages that could not be handed on and were given up: dead_letter, label_request, webhook_event."""
         self._metrics.add(names.DROPPED, count, {names.REASON: reason})
-
-    def nonfinite(self, place: str, count: int = 1) -> None:
-        """NaN or infinite values met; what is handed to the other methods is counted by itself."""
-        self._metrics.add(names.NONFINITE, count, {names.PLACE: place})
 
     def scores(self, entropy_nats: Array, confidence: Array, classes: int) -> None:
         """Entropy and greatest probability of a batch, [B] each; 16 ranks of larger batches are recorded."""
@@ -197,11 +201,14 @@ class Telemetry:
         self._metrics.add(names.SWAPS, 1, {names.RESULT: result})
         self._metrics.record(names.SWAP_DURATION, duration_s)
 
-    def model(self, version: int, sha256: str, policy: str, source: str) -> None:
-        """The version that serves now; every span from here on is stamped with it."""
+    def model(self, version: int, sha256: str, proof: str) -> None:
+        """The version that serves now and its proof; every span from here on is stamped with the version."""
         self._spans.version = version
-        about = {names.MODEL_SHA256: sha256, names.POLICY: policy, names.MODEL_SOURCE: source}
-        self._metrics.set(names.MODEL_INFO, 1, {names.MODEL_VERSION: version, **about})
+        about: Attributes = {names.MODEL_VERSION: version, names.MODEL_SHA256: sha256, names.PROOF: proof}
+        known = {names.POLICY: self._policy, names.MODEL_SOURCE: self._source}
+        self._metrics.set(
+            names.MODEL_INFO, 1, {**about, **{name: text for name, text in known.items() if text}}
+        )
 
     def accuracy_realised(self, version: int, accuracy: float) -> None:
         """Share of labelled records that a version answered rightly; the newest 8 versions are kept."""

@@ -39,6 +39,7 @@ MODEL_VERSION = "tta.model.version"
 MODEL_SHA256 = "tta.model.sha256"
 POLICY = "tta.policy"
 MODEL_SOURCE = "tta.model.source"
+PROOF = "tta.proof"
 OUTCOME = "tta.outcome"
 REASON = "tta.reason"
 SELECT_KEPT = "tta.select.kept"
@@ -68,10 +69,11 @@ ATTRIBUTES = {
     LINKS_DROPPED: "requests of the round that the span has no link to: unsampled, or more than 128",
     MODEL_VERSION: "version that serves; of `tta.accuracy.realised`: that answered",
     MODEL_SHA256: "sha256 of the graph that serves",
-    POLICY: "preset or method that adapts",
+    POLICY: "method that adapts",
     MODEL_SOURCE: "the deployed model: timm name, factory or ONNX file",
+    PROOF: "proof of the version that serves: source, certified, rehearsed, guarded, none",
     OUTCOME: "fate of a sample: kept, rejected by a selector, held_out, stale, duplicate, undecodable",
-    REASON: "cause of a sample's loss",
+    REASON: "kind of a message that was given up: dead_letter, label_request, webhook_event",
     SELECT_KEPT: "samples that teach",
     SELECT_TOTAL: "samples of the round",
     ADAPT_USED: "samples that the step learnt from",
@@ -113,7 +115,9 @@ PROCESS_DURATION = Metric(
 )
 ROUNDS = Metric("tta.rounds", "counter", "{round}", "Adaptation rounds, by result")
 SAMPLES = Metric("tta.samples", "counter", "{sample}", "Samples, by what became of them")
-DROPPED = Metric("tta.dropped", "counter", "{sample}", "Samples given up unseen, by reason")
+DROPPED = Metric(
+    "tta.dropped", "counter", "{message}", "Messages that could not be handed on and were given up, by reason"
+)
 NONFINITE = Metric("tta.nonfinite", "counter", "{value}", "Values that were NaN or infinite, by place")
 ENTROPY = Metric(
     "tta.entropy", "histogram", "1", "Entropy of the prediction over ln C (high = unsure)", _UNIT_BUCKETS
