@@ -1,4 +1,4 @@
-"""The pages of replay and rehearse in a real browser: quiet, alone, no wider than a phone, and readable on it."""
+"""The pages of demo, replay and rehearse in a real browser: quiet, alone, no wider than a phone, and readable."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require_or_skip
+from tests.demo.test_report import full
 from tests.parts.browser import Browser, Page, browser, unavailable
 from tests.replay.test_page import result
+from tta_agent.demo import page as demo_page
 from tta_agent.rehearsal import page as rehearsal_page
 from tta_agent.rehearsal import words
 from tta_agent.rehearsal.play import Row
@@ -66,11 +68,18 @@ def rehearsed() -> str:
     return rehearsal_page.html(rows, summary, words.findings(rows, summary))
 
 
-@pytest.fixture(scope="module", params=["replay", "rehearse"])
+PAGES = {
+    "demo": lambda: demo_page.html(full()),
+    "replay": lambda: replay_page.html(result(policies=3)),
+    "rehearse": rehearsed,
+}
+
+
+@pytest.fixture(scope="module", params=PAGES)
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each page in turn."""
     path = tmp_path_factory.mktemp("pages") / f"{request.param}.html"
-    path.write_text(replay_page.html(result(policies=3)) if request.param == "replay" else rehearsed())
+    path.write_text(PAGES[request.param]())
     return path
 
 
@@ -131,6 +140,17 @@ def test_pointing_at_the_chart_and_arrow_keys_read_it_out(chromium: Browser, tmp
     page.value("document.getElementById('chart').focus()")
     page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
     assert page.value("document.getElementById('readout').textContent") != said
+
+
+def test_the_arrow_keys_read_out_a_demo(chromium: Browser, tmp_path: Path) -> None:
+    (file := tmp_path / "d.html").write_text(demo_page.html(full()))
+    page = chromium.open(file, width=DESK)
+    page.value("document.getElementById('chart').focus()")
+    for _ in range(3):
+        page.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
+    said = page.value("document.getElementById('readout').textContent")
+    assert said == "0:02 · served 90.0% · frozen source 90.0% · version 2 · entropy 0.40 · kept 70.0%"
+    assert page.value("document.getElementById('cursor').getAttribute('visibility')") == "visible"
 
 
 def test_lines_that_lie_on_each_other_are_all_seen(chromium: Browser, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a rehearsal has found, in plain sentences."""
+"""Findings of a rehearsal in sentences, and names of its scenarios."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ ORDERS = {  # of arrival, for people
     "iid": "in any order", "correlated": "classes in runs", "label_shift": "rare and frequent classes",
     "unknown": "with unknown classes",
 }  # fmt: skip
-HARM = -0.005  # half a point: less than that is noise of the worlds
+HARM = -0.005  # half a point: less than that is noise of the scenarios
 
 
 def named(row: Row) -> str:
-    """A world, for people."""
+    """Name of a scenario, for people."""
     shift = row.family if row.family == CLEAN else f"{row.family} {row.severity}"
     return f"{shift}, {ORDERS.get(row.structure, row.structure)}"
 
 
 def adapted(rows: Sequence[Row]) -> list[Row]:
-    """The worlds in which the adapter did what it was meant to do, from the source."""
+    """Rows of the scenarios in which the adapter did as intended, from the source."""
     return [row for row in rows if row.kind == "adapted"]
 
 
 def cells(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
-    """Mean gain by (family, severity) of the adapted worlds."""
+    """Mean gain of the adapted scenarios, by family and severity."""
     found: dict[tuple[str, int], list[float]] = {}
     for row in adapted(rows):
         found.setdefault((row.family, row.severity), []).append(row.gain)
@@ -39,7 +39,7 @@ def cells(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
 
 
 def decisions(rows: Sequence[Row], lower: Sequence[float]) -> dict[str, float]:
-    """Harmful promotions as a share of all worlds, and the share promoted where there is much to gain."""
+    """Share of harmful promotions among all scenarios, and share of promotions where there is much to gain."""
     gains, promoted = np.array([row.gain for row in rows]), np.array(lower, float) > 0
     return {
         "harmful": float((promoted & (gains < 0)).mean()),
@@ -54,7 +54,7 @@ def _share(promoted: Array, among: Array) -> float:
 
 
 def findings(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
-    """Sentences, the most useful first."""
+    """Sentences on a rehearsal, the most useful first."""
     gains = {
         family: [row.gain for row in adapted(rows) if row.family == family] for family in _families(rows)
     }
@@ -67,11 +67,11 @@ def findings(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
         _clean(mean, len(gains.get(CLEAN, []))),
         f"Adapting helps most under {best} ({mean[best]:+.1f} points), least under {worst} ({mean[worst]:+.1f}).",
         f"Promoting always would have cost half a point or more in {(every < HARM).mean():.0%} of the {len(every)} "
-        "worlds in which the adapter did what it is meant to do.",
+        "scenarios in which the adapter did as intended.",
         f"Promoting by this rehearsal (each shift judged without having seen it) would harm {made['harmful']:.1%} of "
-        f"all {len(rows)} worlds. It would take {_taken(made, 5)} and {_taken(made, 3)}.",
-        f"Its bound holds in {fit['coverage'][f'{ALPHA:g}']:.1%} of worlds ({1 - ALPHA:.0%} wanted); its guesses are "
-        f"{100 * fit['error']:.1f} points off on average.",
+        f"all {len(rows)} scenarios. It would take {_taken(made, 5)} and {_taken(made, 3)}.",
+        f"Its bound holds in {fit['coverage'][f'{ALPHA:g}']:.1%} of scenarios ({1 - ALPHA:.0%} wanted); its "
+        f"predictions are {100 * fit['error']:.1f} points off on average.",
     ]  # fmt: skip
 
 
@@ -81,10 +81,10 @@ def _taken(made: Mapping[str, float], least: int) -> str:
     return f"{share:.0%} of {of}" if share == share else f"none of {of}, as there are none"
 
 
-def _clean(mean: Mapping[str, float], worlds: int) -> str:
+def _clean(mean: Mapping[str, float], scenarios: int) -> str:
     if CLEAN not in mean:
-        return "No world without a shift was played: give more time to learn what adapting costs there."
-    gain, seen = mean[CLEAN], f"{worlds} world{'s' * (worlds != 1)}"
+        return "No scenario without a shift was played: give more time to learn what adapting costs there."
+    gain, seen = mean[CLEAN], f"{scenarios} scenario{'s' * (scenarios != 1)}"
     if gain < 100 * HARM:
         return f"On clean data adapting costs {-gain:.1f} points (mean of {seen}): there, keep the source."
     return f"On clean data adapting changes little ({gain:+.1f} points, mean of {seen})."

@@ -46,7 +46,7 @@ def chance(result: Result) -> str:
     if not labelled:
         return ""
     most = 100 / labelled[len(labelled) // 2] ** 0.5
-    return f"Up and down by {most:.0f} points from window to window can be chance."
+    return f"A difference of {most:.0f} points between two windows can be chance."
 
 
 def subtitle(result: Result) -> str:
