@@ -17,7 +17,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def plain(text: str) -> str:
     """Text that Markdown must not read as tags or emphasis; code in backticks stays as it is."""
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"(<(?=[a-zA-Z/!])|\*)", r"\\\1", part) for part in parts)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"(<(?=[a-zA-Z/!])|\*)", r"\\\1", part) for part in parts
+    )
 
 
 def clause(thing: Any) -> str:
