@@ -34,7 +34,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from tta_agent.bench import nets  # noqa: E402
 from tta_agent.corruptions import NAMES, corrupt  # noqa: E402
-from tta_agent.samples.dataset import Images  # noqa: E402
+from tta_agent.samples.dataset import LabelledImages  # noqa: E402
 from tta_agent.samples.train import accuracy, augment, read_split  # noqa: E402
 
 NETS = {"gn": nets.fashion_gn, "ln": nets.fashion_ln}
@@ -77,7 +77,7 @@ def optimizer_of(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     )
 
 
-def batches(images: Images, plan: Plan) -> Iterator[tuple[int, Tensor, Tensor]]:
+def batches(images: LabelledImages, plan: Plan) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Epoch, augmented images [B, 1, 28, 28] in [0, 1] and labels [B], in a new order each epoch."""
     generator = torch.Generator().manual_seed(plan.seed)
     inputs, labels = torch.from_numpy(images.inputs.copy()), torch.from_numpy(images.labels)
@@ -87,7 +87,7 @@ def batches(images: Images, plan: Plan) -> Iterator[tuple[int, Tensor, Tensor]]:
             yield epoch, augment(inputs[chosen].float() / 255, generator), labels[chosen]
 
 
-def train(model: nn.Module, images: Images, plan: Plan, partial: Path, progress: Progress) -> None:
+def train(model: nn.Module, images: LabelledImages, plan: Plan, partial: Path, progress: Progress) -> None:
     """Fit; a checkpoint and a line after each epoch. Where time runs short, the schedule runs faster."""
     each = len(images.labels) // plan.batch
     optimizer = optimizer_of(model, plan)
@@ -117,13 +117,13 @@ def write(model: nn.Module, path: Path) -> None:
     path.write_bytes(save({name: tensor.half() for name, tensor in model.state_dict().items()}))
 
 
-def corrupted(test: Images, name: str) -> Images:
+def corrupted(test: LabelledImages, name: str) -> LabelledImages:
     """The test images at severity 5, with the constants of CIFAR-10-C."""
     x = corrupt(torch.from_numpy(test.inputs.copy()).float() / 255, name, 5, 0, constants="cifar")
-    return Images((x * 255).round().numpy().astype(np.uint8), test.labels)
+    return LabelledImages((x * 255).round().numpy().astype(np.uint8), test.labels)
 
 
-def report(model: nn.Module, test: Images, console: Console) -> None:
+def report(model: nn.Module, test: LabelledImages, console: Console) -> None:
     """Accuracy on clean and on corrupted test images, each image on its own."""
     table = Table("test images", "accuracy, %")
     table.add_row("clean", f"{100 * accuracy(model, test):.2f}")

@@ -13,7 +13,7 @@ from benchmarks import train
 from tta_agent.bench import nets
 from tta_agent.models import batchnorm, loader, onnx_export
 from tta_agent.samples import dataset
-from tta_agent.samples.dataset import Images
+from tta_agent.samples.dataset import LabelledImages
 from tta_agent.samples.train import accuracy
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def documented(name):
 
 
 def first(images, n=1000):
-    return Images(images.inputs[:n], images.labels[:n])
+    return LabelledImages(images.inputs[:n], images.labels[:n])
 
 
 @pytest.mark.parametrize(

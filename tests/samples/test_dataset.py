@@ -46,7 +46,7 @@ def test_the_shipped_weights_are_as_good_as_their_readme_says() -> None:
     model = fashion_net()
     model.load_state_dict(load_file(dataset.ASSETS / dataset.WEIGHTS))
     images = dataset.load()
-    first = dataset.Images(images.inputs[:2000], images.labels[:2000])
+    first = dataset.LabelledImages(images.inputs[:2000], images.labels[:2000])
     assert 100 * train.accuracy(model, first) == pytest.approx(float(told[1]), abs=1.5)
 
 
@@ -134,10 +134,10 @@ def test_augmented_images_are_crops_and_flips_of_themselves() -> None:
 
 def test_training_learns_and_writes_assets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = np.arange(256) % 2
-    images = dataset.Images(
+    images = dataset.LabelledImages(
         (labels[:, None, None, None] * np.ones((1, 1, 28, 28)) * 255).astype(np.uint8), labels
     )
-    plan = train.Plan(epochs=2, batch=16, seed=4)
+    plan = train.TrainingPlan(epochs=2, batch=16, seed=4)
     torch.manual_seed(4)
     model = fashion_net()
     train.train(model, images, plan)

@@ -154,7 +154,7 @@ def _pool(data: Path, count: int, with_strangers: bool) -> tuple[Array, Array]:
 
 
 @functools.cache
-def _read(path: Path) -> images.Images:
+def _read(path: Path) -> images.LabelledImages:
     return images.read_npz(path)
 
 

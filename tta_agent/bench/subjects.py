@@ -9,7 +9,7 @@ from typing import Any
 
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.samples import dataset as images
-from tta_agent.samples.dataset import Images
+from tta_agent.samples.dataset import LabelledImages
 
 CHECKOUT = Path(__file__).parents[2]
 CIFAR_TEST, CIFAR_SOURCE = "cifar10_test.npz", "cifar10_source.npz"
@@ -84,7 +84,7 @@ def model_flags(
     return {**common, "name": model}
 
 
-def strangers(shape: tuple[int, ...]) -> Images:
+def strangers(shape: tuple[int, ...]) -> LabelledImages:
     """Images of classes that the model does not know: Fashion-MNIST for CIFAR, and the other way round."""
     if shape != FASHION_SHAPE:
         return images.load()

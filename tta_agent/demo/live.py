@@ -17,7 +17,9 @@ EVERY_S = 5.0
 SERVER_WITHIN_S = 60.0  # it may have been started a moment ago
 
 
-def drive(settings: Settings, images: dataset.Images, plan: Plan, clean_s: float, shifted_s: float) -> None:
+def drive(
+    settings: Settings, images: dataset.LabelledImages, plan: Plan, clean_s: float, shifted_s: float
+) -> None:
     """Send, shift after `clean_s`, and print the accuracy of what was served every few seconds.
 
     Raises:

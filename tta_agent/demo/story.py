@@ -57,7 +57,7 @@ class Stage:
 
 
 def prepare(
-    settings: Settings, environ: dict[str, str], images: dataset.Images, plan: Plan, script: Script
+    settings: Settings, environ: dict[str, str], images: dataset.LabelledImages, plan: Plan, script: Script
 ) -> Stage:
     """Start the server on an empty store, and make the images that will be sent."""
     state = settings.store.path

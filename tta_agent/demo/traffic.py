@@ -59,7 +59,7 @@ class Answer:
     latency_ms: float
 
 
-def make_world(images: dataset.Images, plan: Plan, source: Session) -> World:
+def make_world(images: dataset.LabelledImages, plan: Plan, source: Session) -> World:
     """Corrupt every image once, in the order of the seed, and ask the source about all of them."""
     order = np.random.default_rng(plan.seed).permutation(len(images.labels))
     clean = torch.from_numpy(images.inputs[order]).float() / 255

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from tta_agent.core.errors import TtaError
-from tta_agent.samples.dataset import Images
+from tta_agent.samples.dataset import LabelledImages
 
 
-def split(images: Images, anchor: Path) -> Images:
+def split(images: LabelledImages, anchor: Path) -> LabelledImages:
     """Write the second half as a labelled anchor set; returns the first half, in which no anchor image is."""
     half = len(images.labels) // 2
     anchor.parent.mkdir(parents=True, exist_ok=True)
     np.savez(anchor, inputs=images.inputs[half:], labels=images.labels[half:])
-    return Images(images.inputs[:half], images.labels[:half])
+    return LabelledImages(images.inputs[:half], images.labels[:half])
 
 
 def rehearse(environ: Mapping[str, str], minutes: float) -> None:

@@ -20,14 +20,14 @@ UNREADABLE = (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class LabelledImages:
     """Images `inputs` uint8 [N, C, H, W] and their classes `labels` int64 [N]."""
 
     inputs: Array
     labels: Array
 
 
-def load(spec: str | None = None) -> Images:
+def load(spec: str | None = None) -> LabelledImages:
     """The images that `spec` names.
 
     Args:
@@ -44,7 +44,7 @@ def load(spec: str | None = None) -> Images:
     return read_npz(Path(path))
 
 
-def read_npz(path: Path) -> Images:
+def read_npz(path: Path) -> LabelledImages:
     """Read and check one file."""
     if not path.is_file():
         raise ConfigError(f"no data file {path}: expected {EXPECTED}")
@@ -60,8 +60,8 @@ def read_npz(path: Path) -> Images:
     return checked(path, found["inputs"], found["labels"])
 
 
-def checked(path: Path, inputs: Array, labels: Array) -> Images:
-    """The arrays as Images, if they are what is expected."""
+def checked(path: Path, inputs: Array, labels: Array) -> LabelledImages:
+    """The arrays as LabelledImages, if they are what is expected."""
     problem = None
     if inputs.dtype != np.uint8 or inputs.ndim != 4:
         problem = f"`inputs` is {inputs.dtype} {list(inputs.shape)}"
@@ -71,4 +71,4 @@ def checked(path: Path, inputs: Array, labels: Array) -> Images:
         problem = f"there are {len(inputs)} inputs and {len(labels)} labels"
     if problem:
         raise ConfigError(f"{path}: {problem}, expected {EXPECTED}")
-    return Images(inputs, labels.astype(np.int64))
+    return LabelledImages(inputs, labels.astype(np.int64))

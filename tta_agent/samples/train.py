@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.samples.dataset import SHIPPED, WEIGHTS, Images
+from tta_agent.samples.dataset import SHIPPED, WEIGHTS, LabelledImages
 from tta_agent.samples.nets import fashion_net
 
 MARGIN = 2  # pixels that a crop may move
@@ -27,7 +27,7 @@ MAGIC = {2049: 1, 2051: 3}  # idx header of bytes -> number of axes
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How to train."""
 
     epochs: int = 9
@@ -49,11 +49,11 @@ def read_idx(path: Path) -> Array:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-def read_split(folder: Path, split: str) -> Images:
+def read_split(folder: Path, split: str) -> LabelledImages:
     """`train` or `t10k`."""
     images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
-    return Images(images[:, None], labels.astype(np.int64))
+    return LabelledImages(images[:, None], labels.astype(np.int64))
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,7 +71,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def train(model: nn.Module, images: Images, plan: Plan) -> None:
+def train(model: nn.Module, images: LabelledImages, plan: TrainingPlan) -> None:
     """Fit by SGD with one cycle of the learning rate, one line per epoch."""
     steps = len(images.labels) // plan.batch
     optimizer = torch.optim.SGD(
@@ -97,7 +97,7 @@ def train(model: nn.Module, images: Images, plan: Plan) -> None:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Images, batch: int = 500) -> float:
+def accuracy(model: nn.Module, images: LabelledImages, batch: int = 500) -> float:
     """Share of right answers, each image on its own (inference mode)."""
     model.eval()
     right = 0
@@ -150,13 +150,13 @@ under the MIT licence:
 """
 
 
-def write(out: Path, model: nn.Module, test: Images, plan: Plan) -> float:
+def write(out: Path, model: nn.Module, test: LabelledImages, plan: TrainingPlan) -> float:
     """Write the three assets; returns the accuracy on the test images."""
     out.mkdir(parents=True, exist_ok=True)
     (out / WEIGHTS).write_bytes(save(model.state_dict()))
     np.savez_compressed(out / SHIPPED, inputs=test.inputs, labels=test.labels)
     reached = accuracy(model, test)
-    options = "" if plan == Plan() else f" --epochs {plan.epochs} --seed {plan.seed}"
+    options = "" if plan == TrainingPlan() else f" --epochs {plan.epochs} --seed {plan.seed}"
     text = README.format(accuracy=100 * reached, plan=plan, options=options)
     (out / "README.md").write_text(text, encoding="utf-8")
     return reached
@@ -167,13 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo's model and write its assets.")
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's idx .gz files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the assets to")
-    parser.add_argument("--epochs", type=int, default=Plan.epochs)
-    parser.add_argument("--seed", type=int, default=Plan.seed)
+    parser.add_argument("--epochs", type=int, default=TrainingPlan.epochs)
+    parser.add_argument("--seed", type=int, default=TrainingPlan.seed)
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    plan = Plan(epochs=args.epochs, seed=args.seed)
+    plan = TrainingPlan(epochs=args.epochs, seed=args.seed)
     model = fashion_net()
     train(model, read_split(args.data, "train"), plan)
     print(f"accuracy {write(args.out, model, read_split(args.data, 't10k'), plan):.4f} -> {args.out}")
