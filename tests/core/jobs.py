@@ -21,5 +21,12 @@ def sleep(seconds):
     time.sleep(seconds)
 
 
+def linger(path):
+    """Report, and write a file some seconds later."""
+    report_progress("begun")
+    time.sleep(5)
+    path.touch()
+
+
 def pool(workers=2, **options):
     return WorkerPool(workers, advice="fewer --workers need less", **options)

@@ -14,7 +14,7 @@ import pytest
 
 from tests import worlds
 from tests.bench.test_streams import tiny_file
-from tests.core.jobs import pool, sleep, square
+from tests.core.jobs import linger, pool, square
 from tta_agent.core.errors import TtaError
 from tta_agent.samples import dataset
 
@@ -51,14 +51,13 @@ def test_a_killed_worker_is_one_clear_error_and_takes_the_others_with_it():
     assert error.value.__suppress_context__ and multiprocessing.active_children() == []
 
 
-def test_an_interrupt_kills_workers_in_the_middle_of_a_job():
-    def jobs():
-        yield 0, (1e6,)
+def test_an_interrupt_kills_workers_in_the_middle_of_a_job(tmp_path):
+    def interrupt(told):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), pool() as running:
-        list(running.run(sleep, jobs()))
-    assert multiprocessing.active_children() == []
+    with pytest.raises(KeyboardInterrupt), pool(on_progress=interrupt) as running:
+        list(running.run(linger, [(0, (tmp_path / "late",))]))
+    assert multiprocessing.active_children() == [] and not (tmp_path / "late").exists()
 
 
 SLEEPERS = """
