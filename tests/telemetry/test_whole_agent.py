@@ -18,6 +18,7 @@ from tta_agent.core.types import Headers
 from tta_agent.models.loader import DeployedModel
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.agent import Agent
+from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings import env
 from tta_agent.settings.schema import Settings
 from tta_agent.stream import factory
@@ -53,7 +54,7 @@ def made(settings: Settings, deployed: tuple[DeployedModel, GraphTemplate], prod
     source, master = deployed
     return build.assemble(
         settings, source, factory.open_source(settings, [settings.stream.topic]), producer,
-        build.open_swapper(settings), build.open_telemetry(settings), master=master, threaded=False,
+        NoDriver(), build.open_telemetry(settings), master=master, threaded=False,
     )  # fmt: skip
 
 
