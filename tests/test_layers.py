@@ -19,7 +19,7 @@ ONLY_IN = {
     "typer": lambda name: name.endswith("cli"),
     "fsspec": lambda name: name.startswith("tta_agent.registry"),
     "sklearn": lambda name: name.startswith("tta_agent.rehearsal"),
-    "sqlite3": lambda name: name.startswith(("tta_agent.stream", "tta_agent.labels")),
+    "sqlite3": lambda name: name in ("tta_agent.core.sqlite", "tta_agent.stream.embedded.consumer"),
     "torch_ttt": lambda name: name == "tta_agent.bench.peers",
     "timm": lambda name: name == "tta_agent.models.loader",
 }

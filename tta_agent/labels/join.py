@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tta_agent.core.sqlite import MEMORY, Connection, transaction
 from tta_agent.core.types import Label, Record
 from tta_agent.labels.store import (
     ALL,
-    MEMORY,
+    FILE,
     Entry,
     State,
     counts_of,
-    explained,
     find,
     open_file,
-    transaction,
     write,
 )
 
@@ -71,8 +69,8 @@ class LabelJoiner:
         horizon_records: int = HORIZON_RECORDS,
     ) -> None:
         self._path, self._horizon_s, self.horizon_records = path, horizon_s, horizon_records
-        self._base: sqlite3.Connection = open_file(path)
-        with explained(path):
+        self._base: Connection = open_file(path)
+        with FILE.explained(path):
             self._counts = counts_of(self._base)
             self._sizes = Counter(dict(self._base.execute(_SIZES).fetchall()))  # entries by state
             self._first, self._next = self._base.execute(_BOUNDS).fetchone()
@@ -182,7 +180,7 @@ class LabelJoiner:
         Raises:
             CheckpointError: the file cannot be written.
         """
-        with explained(self._path), transaction(self._base):
+        with FILE.explained(self._path), transaction(self._base):
             write(self._base, self._dirty.values())
             self._expire()
             self._forget()

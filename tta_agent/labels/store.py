@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from tta_agent.core.errors import CheckpointError
-
-FORMAT = 1  # raised when the tables change
-APPLICATION = 0x74746C  # "ttl": tells our files from other programs' databases
-PATIENCE_S = 10.0
-MEMORY = ":memory:"
+from tta_agent.core.sqlite import Connection, DatabaseKind
 
 # waiting: an answer without a label; early: a label without its answer; the others are remembered for a while, so
 # that what is read a second time is known, and a late label is told from one whose answer never came
@@ -24,7 +18,7 @@ State: TypeAlias = Literal["waiting", "early", "matched", "expired", "late", "or
 
 # Entries stand in the order in which they came, so that those over the horizon stand at the front: `mark` is where
 # what has not expired begins. The index is on a short digest of the id: it is what a large file spends its time on.
-SCHEMA = """
+TABLES = """
 CREATE TABLE entries (seq INTEGER PRIMARY KEY, digest INTEGER NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL,
     time_s REAL NOT NULL, seen_s REAL NOT NULL, version INTEGER, class INTEGER, label INTEGER,
     entity TEXT NOT NULL, tenant TEXT NOT NULL);
@@ -34,6 +28,10 @@ CREATE TABLE counts (version INTEGER NOT NULL, name TEXT NOT NULL, count INTEGER
 CREATE TABLE clock (now_s REAL NOT NULL, mark INTEGER NOT NULL);
 INSERT INTO clock VALUES (0, 0);
 """
+FILE = DatabaseKind(
+    name="the label store", error=CheckpointError, application=0x74746C, format=1, tables=TABLES,
+    afresh="to start with no label waiting",
+)  # fmt: skip
 ALL = -1  # where counts of all versions together stand
 
 
@@ -70,13 +68,13 @@ def digest(id: str) -> int:
 _COLUMNS = "seq, id, state, time_s, seen_s, version, class, label, entity, tenant, 1"  # the last: `stored`
 
 
-def find(base: sqlite3.Connection, id: str) -> Entry | None:
+def find(base: Connection, id: str) -> Entry | None:
     """The entry of an id."""
     rows = base.execute(f"SELECT {_COLUMNS} FROM entries WHERE digest = ?", (digest(id),))
     return next((Entry(*row) for row in rows if row[1] == id), None)
 
 
-def write(base: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+def write(base: Connection, entries: Iterable[Entry]) -> None:
     """Insert what is new, update the others; within a transaction."""
     new, old = [], []
     for e in entries:
@@ -97,75 +95,17 @@ def write(base: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     )
 
 
-def open_file(path: Path | str) -> sqlite3.Connection:
-    """Open or create; `:memory:` keeps nothing.
+def open_file(path: Path | str) -> Connection:
+    """Open or create the file of a joiner; `MEMORY` keeps nothing.
 
     Raises:
         CheckpointError: it is damaged, something else, or cannot be written.
     """
-    with explained(path):
-        if path != MEMORY:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        base = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False)
-        try:
-            _prepare(base, path)
-        except BaseException:
-            base.close()
-            raise
-        return base
-
-
-def _prepare(base: sqlite3.Connection, path: Path | str) -> None:
     # what a power cut takes comes again from the stream: offsets are committed later
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = NORMAL",
-        "cache_size = -65536",
-        "wal_autocheckpoint = 8000",
-    ):
-        base.execute(f"PRAGMA {pragma}")
-    with transaction(base):
-        if base.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-            for statement in SCHEMA.split(";"):
-                base.execute(statement)
-            base.execute(f"PRAGMA application_id = {APPLICATION}")
-            base.execute(f"PRAGMA user_version = {FORMAT}")
-    found = [base.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-    if found != [APPLICATION, FORMAT]:
-        raise CheckpointError(f"{path} was made by another program or version of tta-agent; {_ADVICE}")
+    return FILE.open(path, "synchronous = NORMAL", "cache_size = -65536", "wal_autocheckpoint = 8000")
 
 
-@contextlib.contextmanager
-def transaction(base: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing."""
-    base.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        base.execute("COMMIT")
-    except BaseException:
-        if base.in_transaction:
-            base.rollback()
-        raise
-
-
-_ADVICE = "move it and its -wal and -shm files away to start with no label waiting"
-
-
-@contextlib.contextmanager
-def explained(path: Path | str) -> Iterator[None]:
-    """Turn what SQLite and the file system say into a CheckpointError that says what to do."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        damaged = code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-        advice = (
-            _ADVICE if damaged else "check the disk, and that this user may write there (TTA_STORE__PATH)"
-        )
-        raise CheckpointError(f"the labels in {path} cannot be used: {error}; {advice}") from error
-
-
-def counts_of(base: sqlite3.Connection) -> dict[int, Counter[str]]:
+def counts_of(base: Connection) -> dict[int, Counter[str]]:
     """Counts by version; `ALL` holds those of all together."""
     found: dict[int, Counter[str]] = {ALL: Counter()}
     for version, name, count in base.execute("SELECT version, name, count FROM counts"):
@@ -181,10 +121,8 @@ def read_counts(path: Path) -> tuple[dict[str, int], dict[int, dict[str, float]]
     """
     if not path.exists():
         return {}, {}
-    with explained(path):
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE_S)) as base:
-            found = counts_of(base)
+    with FILE.explained(path), FILE.open_to_read(path) as base:
+        found = counts_of(base)
     return dict(found.pop(ALL)), {version: summary(counts) for version, counts in sorted(found.items())}
 
 

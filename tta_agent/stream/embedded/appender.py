@@ -10,7 +10,7 @@ from pathlib import Path
 from tta_agent.core.errors import StreamError
 from tta_agent.core.types import Headers
 from tta_agent.stream.embedded.rows import headers_to_text
-from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, explained, open_log
+from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, FILE, open_log
 from tta_agent.stream.embedded.writer import Message, Writer
 
 RETRY_S = 0.5
@@ -129,7 +129,7 @@ class EmbeddedProducer:
 
     def _try_to_write(self, batch: Sequence[Message]) -> StreamError | None:
         try:
-            with explained(self._path):
+            with FILE.explained(self._path):
                 self._writer.write(batch)
         except StreamError as error:
             return error

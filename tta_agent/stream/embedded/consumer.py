@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tta_agent.core.sqlite import is_busy
 from tta_agent.core.types import Partition, Positions, RawRecord
 from tta_agent.stream.embedded.appender import EmbeddedProducer
 from tta_agent.stream.embedded.groups import Membership
 from tta_agent.stream.embedded.rows import payload_bytes, read
-from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, explained, is_busy, open_log
+from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, FILE, open_log
 
 __all__ = ["EmbeddedProducer", "EmbeddedStreamConsumer"]
 
@@ -70,7 +71,7 @@ class EmbeddedStreamConsumer:
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
         """See Source. Looks at the file every 10 ms and sleeps in between."""
         deadline_s = time.monotonic() + timeout_s
-        with explained(self._path):
+        with FILE.explained(self._path):
             while True:
                 seen = self._file_version()
                 ready = self._keep_membership(deadline_s - time.monotonic())
@@ -88,7 +89,7 @@ class EmbeddedStreamConsumer:
 
     def lag(self) -> int:
         """See Source. Counts what is kept: records that were pruned unread are not behind us any more."""
-        with explained(self._path):
+        with FILE.explained(self._path):
             bounds = [(self._bounds(slot), self._positions[p]) for p, slot in self._slots.items()]
         return sum(end - max(first, position) for (first, end), position in bounds)
 
@@ -99,13 +100,13 @@ class EmbeddedStreamConsumer:
     def seek(self, positions: Positions) -> None:
         """See Source. A position that is no longer kept becomes the oldest one that is."""
         self._sought.update(positions)
-        with explained(self._path):
+        with FILE.explained(self._path):
             for partition in positions.keys() & self._slots.keys():
                 self._positions[partition] = self._first_position(partition)
 
     def commit(self, positions: Positions) -> None:
         """See Source."""
-        with explained(self._path):
+        with FILE.explained(self._path):
             self._membership.commit({self._slots[p]: n for p, n in positions.items() if p in self._slots})
 
     def close(self) -> None:

@@ -6,13 +6,13 @@ what is in it and free. A partition changes hands only through being free, so it
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 
+from tta_agent.core.sqlite import Connection, transaction
 from tta_agent.core.types import Partition
-from tta_agent.stream.embedded.store import create_topic, transaction
+from tta_agent.stream.embedded.store import create_topic
 
 
 def share(partitions: Sequence[Partition], members: Sequence[str], member: str) -> list[Partition]:
@@ -29,7 +29,7 @@ class Membership:
 
     def __init__(
         self,
-        log: sqlite3.Connection,
+        log: Connection,
         group: str,
         topics: Sequence[str],
         partitions: int,

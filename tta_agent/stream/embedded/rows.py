@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Iterable
 
+from tta_agent.core.sqlite import Connection
 from tta_agent.core.types import Headers, Partition, RawRecord
 
 OFFSET_BITS = 40
@@ -42,7 +42,7 @@ def payload_bytes(record: RawRecord) -> int:
 
 
 def read(
-    log: sqlite3.Connection, partition: Partition, slot: int, position: int, limit: int, room_bytes: int
+    log: Connection, partition: Partition, slot: int, position: int, limit: int, room_bytes: int
 ) -> list[RawRecord]:
     """Records of one partition from `position` on; `limit` of them or `room_bytes` end it."""
     columns = "id, timestamp_ms, key, value, headers"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tta_agent.core.sqlite import Connection, transaction
 from tta_agent.stream.embedded.rows import offset_of, row_id
-from tta_agent.stream.embedded.store import create_topic, transaction
+from tta_agent.stream.embedded.store import create_topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Writer:
     """
 
     def __init__(
-        self, log: sqlite3.Connection, partitions: int, retention_records: int, retention_bytes: int
+        self, log: Connection, partitions: int, retention_records: int, retention_bytes: int
     ) -> None:
         self._log = log
         self._partitions = partitions
