@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from tta_agent.demo import view
-from tta_agent.demo.view import Scene
+from tta_agent.demo.sparkline import sparkline
+from tta_agent.demo.view import DemoState
 
 START_S = 1_700_000_000.0
 WIDTHS = pytest.mark.parametrize("width", [40, 80, 100, 160])
@@ -31,7 +32,7 @@ def event(at_s: float, name: str, **data: Any) -> dict[str, Any]:
     return {"time": START_S + at_s, "event": name, **data}
 
 
-def full() -> Scene:
+def full() -> DemoState:
     history = [(float(t), 0.9 if t < 20 else 0.5, 0.9 if t < 20 else 0.45) for t in range(40)]
     events = [
         event(9, "candidate", version=1, parent=0, rounds=16),
@@ -40,7 +41,7 @@ def full() -> Scene:
         event(34.1, "swap", version=3, before=0, seconds=0.062),
     ]
     status = {"rounds": 34, "entropy": 0.42, "kept": 0.71, "loss": 0.1, "labels_used": 88, "trial": 4}
-    return Scene(
+    return DemoState(
         elapsed_s=39, duration_s=60, phase="shifted", shift_name="contrast", sent=3120, failed=2,
         rate_per_s=60.0, p50_ms=3.1, p99_ms=9.4, served_accuracy=0.811, source_accuracy=0.472,
         history=history, serving_version=3, labels_sent=1500, status={**status, "findings": FAILED},
@@ -48,27 +49,29 @@ def full() -> Scene:
     )  # fmt: skip
 
 
-def empty_of_numbers() -> Scene:
+def empty_of_numbers() -> DemoState:
     nothing: dict[str, Any] = dict.fromkeys(
         ("rounds", "entropy", "kept", "loss", "trial", "findings", "verdict")
     )
-    return Scene(history=[(0.0, None, None), (1.0, None, 0.5), (2.0, math.nan, None)], status=nothing)
+    return DemoState(history=[(0.0, None, None), (1.0, None, 0.5), (2.0, math.nan, None)], status=nothing)
 
 
-def drawn(scene: Scene, width: int, color: bool = False) -> str:
+def drawn(state: DemoState, width: int, color: bool = False) -> str:
     out = io.StringIO()
     console = Console(
         file=out, width=width, force_terminal=color, color_system="truecolor" if color else None
     )
-    console.print(view.render(scene))
+    console.print(view.render(state))
     return out.getvalue()
 
 
 @WIDTHS
-@pytest.mark.parametrize("scene", [full(), empty_of_numbers(), Scene(), Scene(elapsed_s=90, duration_s=60)])
-def test_it_always_fits_and_never_jumps(scene: Scene, width: int) -> None:
-    lines = drawn(scene, width).splitlines()
-    assert len(lines) == 23
+@pytest.mark.parametrize(
+    "state", [full(), empty_of_numbers(), DemoState(), DemoState(elapsed_s=90, duration_s=60)]
+)
+def test_it_always_fits_and_never_jumps(state: DemoState, width: int) -> None:
+    lines = drawn(state, width).splitlines()
+    assert len(lines) == 18
     assert max(len(line) for line in lines) <= min(width, 100)
 
 
@@ -96,24 +99,39 @@ def test_unknown_numbers_are_dashes() -> None:
     assert "waits for its first batch" in text and "none yet" in text
 
 
-def test_the_chart_keeps_both_curves_apart() -> None:
-    rows = drawn(full(), 100).splitlines()[5:10]
-    assert rows[0].lstrip().startswith("100%") and rows[-1].lstrip().startswith("40%")
-    assert any("⢕" in row for row in rows)  # the frozen source's texture
-    assert any("⣀" in row or "⠤" in row or "⠒" in row or "⠉" in row for row in rows)  # the served curve
+def test_the_curves_have_a_row_each_and_one_scale() -> None:
+    served, source, axis = drawn(full(), 100).splitlines()[3:6]
+    curves = [re.sub(f"[^{view.LEVELS} ]", "", row.split("%", 1)[1]) for row in (served, source)]
+    assert all(re.fullmatch(r" *▇+[▂▁]+ +", curve) for curve in curves)
+    assert axis.split()[:4] == ["▁", "40%", "█", "100%"]
+    # shift and swap stand below the columns of their time
+    width = 100 - view.LABEL - view.BESIDE
+    begin = len(axis) - len(axis.lstrip()) + 18
+    assert axis.index("▲shift") - begin == int(20 / 60 * (width - 1))
+    assert curves[0].lstrip().index("▂") == pytest.approx(20 / 60 * (width - 1), abs=2)
+
+
+def test_a_curve_is_blank_where_nothing_is_known() -> None:
+    points = [(0.0, None), (2.0, 0.0), (4.0, 1.0), (5.0, math.nan), (6.0, 0.5)]
+    assert sparkline(points, 11, 10.0, 0.0, 1.0) == "  ▁▅█▆▅    "
+    assert (
+        sparkline([(0.0, None)], 5, 10.0, 0.0, 1.0) == "     "
+        and sparkline([(0.0, 1.0)], 0, 1.0, 0.0, 1.0) == ""
+    )
+    assert sparkline([(0.0, 7.0), (1.0, -7.0)], 2, 1.0, 0.0, 1.0) == "█▁"  # cut off at the borders
 
 
 def test_the_last_candidate_is_told_between_trials() -> None:
-    scene = full()
-    scene.status = {**scene.status, "trial": None, "verdict": {"version": 3, "outcome": "certified"}}
-    assert "none now; the last was version 3: certified" in drawn(scene, 100)
+    state = full()
+    state.status = {**state.status, "trial": None, "verdict": {"version": 3, "outcome": "certified"}}
+    assert "none now; the last was version 3: certified" in drawn(state, 100)
 
 
 def test_what_blocks_comes_first() -> None:
-    scene = full()
+    state = full()
     gates = [finding(f"gate{i}", "pass", "fine") for i in range(6)] + [finding("last", "fail", "broken")]
-    scene.status = {**scene.status, "findings": gates}
-    assert "broken" in drawn(scene, 100)
+    state.status = {**state.status, "findings": gates}
+    assert "broken" in drawn(state, 100)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +164,9 @@ def test_events_without_details_do_not_crash(name: str | None) -> None:
 
 
 def test_reasons_cannot_steer_the_terminal() -> None:
-    scene = full()
-    scene.events = [event(1, "swap_failed", error="\x1b[2Jgone [bold red]x[/] \u202e")]
-    text = drawn(scene, 100)
+    state = full()
+    state.events = [event(1, "swap_failed", error="\x1b[2Jgone [bold red]x[/] \u202e")]
+    text = drawn(state, 100)
     assert "\x1b" not in text and "\u202e" not in text
     assert "[bold red]x[/]" in text  # shown, not obeyed
 
@@ -166,7 +184,7 @@ def test_one_line_for_logs() -> None:
     ):
         assert words in text
     assert "version 4 under test" in text
-    assert "served –" in view.line(Scene())
+    assert "served –" in view.line(DemoState())
 
 
 def test_bounds_hold_every_share() -> None:

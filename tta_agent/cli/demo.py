@@ -17,7 +17,7 @@ from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.demo.traffic import Plan
+    from tta_agent.demo.traffic import TrafficPlan
     from tta_agent.settings.schema import Settings
 
 Data = Annotated[
@@ -81,13 +81,13 @@ def demo(
     images = _images(data)
     if labels == "none":
         images = _rehearsed(images, settings, environ, rehearse_minutes)
-    script = story.Script(shifted_s=seconds, kill_agent=kill_agent)
+    phases = story.Phases(shifted_s=seconds, kill_agent=kill_agent)
     began_s = time.monotonic()
     print("starting the model server (it exports the model to ONNX the first time) ...", flush=True)
-    stage = story.prepare(settings, environ, images, plan, script)
+    run = story.prepare(settings, environ, images, plan, phases)
     with screen() as show:
-        story.play(stage, show)
-    numbers = tally.result(stage)
+        story.play(run, show)
+    numbers = tally.result(run)
     numbers["seconds_with_startup"] = round(time.monotonic() - began_s, 1)
     sys.exit(_close(numbers, report.write(numbers, out), report.table(numbers), json_out))
 
@@ -150,15 +150,15 @@ def traffic(
 
 def _plan(
     corruption: str, severity: int, rate: float, label_rate: float, label_delay: float, seed: int
-) -> Plan:
+) -> TrafficPlan:
     from tta_agent.corruptions import NAMES
-    from tta_agent.demo.traffic import Plan
+    from tta_agent.demo.traffic import TrafficPlan
 
     families = tuple(name.strip() for name in corruption.split(","))
     for name in families:
         if name not in NAMES:
             raise ConfigError(f"--corruption {name}: no such corruption; {nearest(name, NAMES)}")
-    return Plan(rate, families, severity, label_rate, label_delay, seed)
+    return TrafficPlan(rate, families, severity, label_rate, label_delay, seed)
 
 
 def _images(spec: str | None) -> Any:
@@ -167,7 +167,7 @@ def _images(spec: str | None) -> Any:
     return load(spec)
 
 
-def _world(out: Path, brokers: str | None, plan: Plan) -> tuple[Settings, dict[str, str]]:
+def _world(out: Path, brokers: str | None, plan: TrafficPlan) -> tuple[Settings, dict[str, str]]:
     """Settings of the three processes: the demo's defaults, which the caller's TTA_* variables override."""
     from tta_agent.samples.dataset import ASSETS, WEIGHTS
 

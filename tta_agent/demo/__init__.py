@@ -1,1 +1,1 @@
-"""The story that the README tells: real images, a shift, a model that recovers."""
+"""The demo of the README: real images, a shift, and a model that recovers."""

@@ -1,4 +1,4 @@
-"""The demo's users alone, against a server and an agent that somebody else started."""
+"""The demo's traffic alone, against a server and an agent that run already."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.demo.processes import answers
-from tta_agent.demo.traffic import Plan, Traffic, make_world, window
+from tta_agent.demo.traffic import Traffic, TrafficPlan, make_workload, window
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import open_ledger
 from tta_agent.samples import dataset
@@ -18,19 +18,19 @@ SERVER_WITHIN_S = 60.0  # it may have been started a moment ago
 
 
 def drive(
-    settings: Settings, images: dataset.LabelledImages, plan: Plan, clean_s: float, shifted_s: float
+    settings: Settings, images: dataset.LabelledImages, plan: TrafficPlan, clean_s: float, shifted_s: float
 ) -> None:
-    """Send, shift after `clean_s`, and print the accuracy of what was served every few seconds.
+    """Send traffic, shift it after `clean_s`, and print the served accuracy every few seconds.
 
     Raises:
         ConfigError: no server answers at TTA_SWAP__URL.
     """
     _wait_for(settings.swap.url)
     source = open_session(open_ledger(settings).get(0).path)
-    world = make_world(images, plan, source)
+    workload = make_workload(images, plan, source)
     producer = open_producer(settings)
     traffic = Traffic(
-        plan, world, settings.swap.url, settings.model.served_as, producer, settings.stream.labels_topic
+        plan, workload, settings.swap.url, settings.model.served_as, producer, settings.stream.labels_topic
     )
     traffic.start()
     try:

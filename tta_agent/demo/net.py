@@ -1,4 +1,4 @@
-"""Former place of the demo's net, for settings that name `tta_agent.demo.net:fashion_net`."""
+"""Former module of the demo's net, for settings that name `tta_agent.demo.net:fashion_net`."""
 
 from tta_agent.samples.nets import fashion_net
 

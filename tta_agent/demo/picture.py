@@ -1,4 +1,4 @@
-"""The picture of a demo: accuracy above, entropy and kept samples below, over time."""
+"""The picture of a demo as PNG: accuracy above, entropy and kept samples below, over time."""
 
 from __future__ import annotations
 

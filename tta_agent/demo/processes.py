@@ -1,4 +1,4 @@
-"""The server and the agent as processes of their own, as they run in production."""
+"""Server and agent as processes of their own, as in production."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ READY_WITHIN_S = 120.0
 
 
 class Child:
-    """One `tta-agent` command, its output in a file, ended by its own pid."""
+    """A `tta-agent` command as a child process, its output in a file."""
 
     def __init__(self, command: str, environ: Mapping[str, str], log: Path) -> None:
         self.command, self._environ, self.log = command, dict(environ), log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it (again)."""
+        """Start the process, or start it again."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -39,22 +39,26 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """Process id."""
         assert self._process is not None
         return self._process.pid
 
     def died(self) -> bool:
-        """Whether it has ended by itself."""
+        """Whether the process has ended by itself."""
         return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
-        """SIGKILL: what a node failure or the out-of-memory killer does."""
+        """Send SIGKILL, as the out-of-memory killer does."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def stop(self, within_s: float = 15.0) -> int | None:
-        """SIGTERM, and SIGKILL if that does not help; the exit status."""
+        """Send SIGTERM, and SIGKILL after `within_s`.
+
+        Returns:
+            The exit status; None where nothing was started.
+        """
         if self._process is None:
             return None
         if self._process.poll() is None:
@@ -66,10 +70,10 @@ class Child:
             return self._process.returncode
 
     def wait_until(self, ready: Callable[[], bool], what: str) -> None:
-        """Return when it is ready.
+        """Wait until `ready` returns true; `what` is its name for the message.
 
         Raises:
-            TtaError: it died or takes too long, with the end of its log.
+            TtaError: the process died or takes too long, with the end of its log.
         """
         deadline_s = time.monotonic() + READY_WITHIN_S
         while not ready():
@@ -80,14 +84,14 @@ class Child:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def answers(url: str) -> bool:
-    """Whether the server is ready."""
+    """Whether the server at `url` is ready."""
     try:
         return httpx.get(f"{url}/v2/health/ready", timeout=2).status_code == 200
     except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""What `tta-agent demo` tells: a server alone, an agent beside it, a shift, a proof, a swap, and accuracy again."""
+"""Phases of `tta-agent demo`: a server alone, an agent beside it, a shift, a proof, a swap, and accuracy again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from tta_agent.core.errors import TtaError
 from tta_agent.demo.processes import Child, answers, free_port
-from tta_agent.demo.traffic import Plan, Traffic, make_world, window
-from tta_agent.demo.view import Scene
+from tta_agent.demo.traffic import Traffic, TrafficPlan, make_workload, window
+from tta_agent.demo.view import DemoState
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import ModelRegistry, open_ledger
 from tta_agent.samples import dataset
@@ -20,14 +20,14 @@ from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer
 from tta_agent.telemetry.event_log import EventLog
 
-WINDOW_S = 4.0  # "lately", for accuracies
+WINDOW_S = 4.0  # over which accuracies are averaged
 READY_S = 90.0  # longest start of the agent
-Show = Callable[[Scene], None]
+Show = Callable[[DemoState], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """Seconds of each act. `alone_s`: the server without an agent, to compare its latency with."""
+class Phases:
+    """Seconds of each phase; `alone_s`: the server without an agent, to compare its latency with."""
 
     alone_s: float = 10.0
     clean_s: float = 12.0
@@ -36,17 +36,17 @@ class Script:
 
 
 @dataclass(slots=True)
-class Stage:
-    """Everything that runs, and what was seen of it."""
+class DemoRun:
+    """Processes and traffic of one demo, and the measurements so far."""
 
     settings: Settings
     server: Child
     agent: Child
     traffic: Traffic
     ledger: ModelRegistry
-    script: Script
-    plan: Plan
-    marks: dict[str, float] = field(default_factory=dict)  # when each act began, seconds since the start
+    phases: Phases
+    plan: TrafficPlan
+    marks: dict[str, float] = field(default_factory=dict)  # beginning of each phase, seconds since the start
     timeline: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -57,9 +57,13 @@ class Stage:
 
 
 def prepare(
-    settings: Settings, environ: dict[str, str], images: dataset.LabelledImages, plan: Plan, script: Script
-) -> Stage:
-    """Start the server on an empty store, and make the images that will be sent."""
+    settings: Settings,
+    environ: dict[str, str],
+    images: dataset.LabelledImages,
+    plan: TrafficPlan,
+    phases: Phases,
+) -> DemoRun:
+    """Start the server on an empty store, and prepare the images of the traffic."""
     state = settings.store.path
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
@@ -70,109 +74,113 @@ def prepare(
     try:
         server.wait_until(lambda: answers(url), "the model server")
         ledger = open_ledger(settings)
-        world = make_world(images, plan, open_session(ledger.get(0).path))
+        workload = make_workload(images, plan, open_session(ledger.get(0).path))
         name = settings.model.served_as
-        traffic = Traffic(plan, world, url, name, open_producer(settings), settings.stream.labels_topic)
+        traffic = Traffic(plan, workload, url, name, open_producer(settings), settings.stream.labels_topic)
     except BaseException:
         server.stop()
         raise
     agent = Child("run", environ, state / "agent.log")
-    return Stage(settings, server, agent, traffic, ledger, script, plan)
+    return DemoRun(settings, server, agent, traffic, ledger, phases, plan)
 
 
-def play(stage: Stage, show: Show) -> None:
-    """All acts, in order."""
-    stage.traffic.start()
+def play(run: DemoRun, show: Show) -> None:
+    """Run all phases in order.
+
+    Raises:
+        TtaError: a process ended by itself.
+    """
+    run.traffic.start()
     try:
-        _act(stage, "alone", stage.script.alone_s, show)
-        stage.agent.start()
-        _act(stage, "starting", READY_S, show, until=lambda: "ready" in status(stage))
-        _act(stage, "clean", stage.script.clean_s, show)
-        stage.traffic.shift()
-        if stage.script.kill_agent:
-            _act(stage, "shifted", stage.script.shifted_s / 4, show)
-            _kill_agent(stage)
-            _act(stage, "resumed", stage.script.shifted_s * 3 / 4, show)
+        _phase(run, "alone", run.phases.alone_s, show)
+        run.agent.start()
+        _phase(run, "starting", READY_S, show, until=lambda: "ready" in status(run))
+        _phase(run, "clean", run.phases.clean_s, show)
+        run.traffic.shift()
+        if run.phases.kill_agent:
+            _phase(run, "shifted", run.phases.shifted_s / 4, show)
+            _kill_agent(run)
+            _phase(run, "resumed", run.phases.shifted_s * 3 / 4, show)
         else:
-            _act(stage, "shifted", stage.script.shifted_s, show)
+            _phase(run, "shifted", run.phases.shifted_s, show)
     finally:
-        stage.marks["end"] = stage.now_s()
-        stage.traffic.stop()
-        code = stage.agent.stop()
+        run.marks["end"] = run.now_s()
+        run.traffic.stop()
+        code = run.agent.stop()
         if code:
-            stage.failures.append(f"the agent ended with status {code}, see {stage.agent.log}")
-        stage.server.stop()
-        stage.events = events(stage)
+            run.failures.append(f"the agent ended with status {code}, see {run.agent.log}")
+        run.server.stop()
+        run.events = events(run)
 
 
-def _act(
-    stage: Stage, name: str, seconds: float, show: Show, until: Callable[[], bool] = lambda: False
+def _phase(
+    run: DemoRun, name: str, seconds: float, show: Show, until: Callable[[], bool] = lambda: False
 ) -> None:
-    stage.marks[name] = began_s = stage.now_s()
-    while stage.now_s() - began_s < seconds and not until():
+    run.marks[name] = began_s = run.now_s()
+    while run.now_s() - began_s < seconds and not until():
         time.sleep(0.25)
-        if stage.now_s() - len(stage.timeline) >= 1:
-            _note(stage)
-            show(_scene(stage, name))
-        for child in (stage.server, stage.agent):
+        if run.now_s() - len(run.timeline) >= 1:
+            _note(run)
+            show(_state(run, name))
+        for child in (run.server, run.agent):
             if child.died():
                 raise TtaError(f"`tta-agent {child.command}` ended by itself; see {child.log}")
 
 
-def _kill_agent(stage: Stage) -> None:
-    stage.agent.kill()
-    stage.marks["killed"] = stage.now_s()
-    stage.agent.start()
+def _kill_agent(run: DemoRun) -> None:
+    run.agent.kill()
+    run.marks["killed"] = run.now_s()
+    run.agent.start()
 
 
-def _note(stage: Stage) -> None:
-    now_s, numbers = stage.now_s(), status(stage)
-    lately = window(stage.traffic.answers[-2000:], now_s - WINDOW_S, now_s)
-    latest = next((a.version for a in reversed(stage.traffic.answers[-50:]) if a.version >= 0), None)
-    told = {name: numbers.get(name) for name in ("entropy", "kept")}
-    stage.timeline.append({"t": round(now_s, 2), **lately, "version": latest, **told})
+def _note(run: DemoRun) -> None:
+    now_s, numbers = run.now_s(), status(run)
+    lately = window(run.traffic.answers[-2000:], now_s - WINDOW_S, now_s)
+    latest = next((a.version for a in reversed(run.traffic.answers[-50:]) if a.version >= 0), None)
+    seen = {name: numbers.get(name) for name in ("entropy", "kept")}
+    run.timeline.append({"t": round(now_s, 2), **lately, "version": latest, **seen})
 
 
-def _scene(stage: Stage, phase: str) -> Scene:
-    answers_, lately = stage.traffic.answers, stage.timeline[-1]
+def _state(run: DemoRun, phase: str) -> DemoState:
+    answers_, lately = run.traffic.answers, run.timeline[-1]
     waits = sorted(a.latency_ms for a in answers_[-500:] if a.version >= 0) or [0.0]
-    script = stage.script
-    return Scene(
-        elapsed_s=stage.now_s(),
-        duration_s=script.alone_s + script.clean_s + script.shifted_s + 10,
-        phase="shifted" if "shifted" in stage.marks else "clean",
-        shift_name=shift_name(stage.plan),
+    phases = run.phases
+    return DemoState(
+        elapsed_s=run.now_s(),
+        duration_s=phases.alone_s + phases.clean_s + phases.shifted_s + 10,
+        phase="shifted" if "shifted" in run.marks else "clean",
+        shift_name=shift_name(run.plan),
         sent=len(answers_),
-        failed=sum(stage.traffic.errors.values()),
-        rate_per_s=stage.plan.rate_per_s,
+        failed=sum(run.traffic.errors.values()),
+        rate_per_s=run.plan.rate_per_s,
         p50_ms=waits[len(waits) // 2],
         p99_ms=waits[int(len(waits) * 0.99)],
         served_accuracy=lately["served"],
         source_accuracy=lately["source"],
-        history=[(p["t"], p["served"], p["source"]) for p in stage.timeline if p["served"] is not None],
+        history=[(p["t"], p["served"], p["source"]) for p in run.timeline if p["served"] is not None],
         serving_version=lately["version"] or 0,
-        labels_sent=stage.traffic.labels_sent,
-        status=status(stage),
-        events=events(stage),
-        started_s=stage.traffic.started_s,
-        shifted_s=stage.marks.get("shifted"),
+        labels_sent=run.traffic.labels_sent,
+        status=status(run),
+        events=events(run),
+        started_s=run.traffic.started_s,
+        shifted_s=run.marks.get("shifted"),
     )
 
 
-def shift_name(plan: Plan) -> str:
-    """In words."""
+def shift_name(plan: TrafficPlan) -> str:
+    """The shift in words."""
     return f"{' + '.join(plan.families)}, severity {plan.severity}"
 
 
-def status(stage: Stage) -> dict[str, Any]:
-    """The agent's numbers of now; empty before it has written any."""
+def status(run: DemoRun) -> dict[str, Any]:
+    """The agent's `status.json`; empty before there is one."""
     try:
-        return dict(json.loads((stage.settings.store.path / "status.json").read_text()))
+        return dict(json.loads((run.settings.store.path / "status.json").read_text()))
     except (OSError, ValueError):
         return {}
 
 
-def events(stage: Stage) -> list[dict[str, Any]]:
-    """The agent's decisions, with `t` in seconds since the first request."""
-    lines = EventLog(stage.settings.store.path).read_events()
-    return [{**line, "t": round(line["time"] - stage.traffic.started_s, 2)} for line in lines]
+def events(run: DemoRun) -> list[dict[str, Any]]:
+    """The agent's `events.jsonl`, with `t` in seconds since the first request."""
+    lines = EventLog(run.settings.store.path).read_events()
+    return [{**line, "t": round(line["time"] - run.traffic.started_s, 2)} for line in lines]

@@ -1,4 +1,4 @@
-"""The result of a demo in numbers for people: a headline, a sentence, a table's rows."""
+"""Result of a demo for people: a headline, a sentence, and the rows of a table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, TypeAlias
 
 from tta_agent.reports.words import DASH, clean, clock, known, number, percent
 
-Result: TypeAlias = Mapping[str, Any]  # what `story.result` returns
+Result: TypeAlias = Mapping[str, Any]  # of `tally.result`
 Row: TypeAlias = tuple[str, str, str]
 
 
 def headline(result: Result) -> str:
-    """What happened, in a sentence."""
+    """The outcome in a sentence."""
     swaps, failed = result.get("swaps") or 0, result.get("failed_requests")
     without = f", with {failed:,} failed request{'' if failed == 1 else 's'}" if known(failed) else ""
     if not swaps:
@@ -24,7 +24,7 @@ def headline(result: Result) -> str:
 
 
 def subtitle(result: Result) -> str:
-    """What was done, in a sentence."""
+    """Requests, shift and seed in a sentence."""
     shift = result.get("shift") or {}
     requests, seconds = number(result.get("requests"), "{:,}"), number(result.get("seconds"), "{:.0f}")
     # the name tells the severity
@@ -33,7 +33,7 @@ def subtitle(result: Result) -> str:
 
 
 def sections(result: Result) -> list[list[Row]]:
-    """The closing table: what, of the served model, of the frozen source."""
+    """Sections of the closing table; a row is a name, the figure of the served model, that of the source."""
     get = result.get
     # before any swap the server is the source: one figure for both
     clean_share = percent(get("clean_accuracy"))

@@ -1,4 +1,4 @@
-"""Users, simulated with real images: one request an image at a steady rate, a shift, and labels that come late."""
+"""Simulated users: one request an image at a steady rate, a shift, and labels that come late."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is sent. Families are corruptions of `demo.corruptions`; more than one is a mixture, one an image."""
+class TrafficPlan:
+    """Rate, shift and labels of the traffic. More than one family of `corruptions` is a mixture, one an image."""
 
     rate_per_s: float
     families: tuple[str, ...]
@@ -37,8 +37,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """Images [N, ...] as the model takes them, clean and shifted; truth [N]; is the source right on them [N]."""
+class Workload:
+    """Images [N, ...] as the model takes them, clean and shifted; labels [N]; whether the source is right [N]."""
 
     clean: Array
     shifted: Array
@@ -48,8 +48,8 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One request, judged. `version` is -1 where it failed."""
+class ServedRequest:
+    """One request and whether its answer was right; `version` is -1 where it failed."""
 
     t_s: float
     shifted: bool
@@ -59,14 +59,14 @@ class Answer:
     latency_ms: float
 
 
-def make_world(images: dataset.LabelledImages, plan: Plan, source: Session) -> World:
-    """Corrupt every image once, in the order of the seed, and ask the source about all of them."""
+def make_workload(images: dataset.LabelledImages, plan: TrafficPlan, source: Session) -> Workload:
+    """Corrupt every image once, in the order of the seed, and predict all of them with the source."""
     order = np.random.default_rng(plan.seed).permutation(len(images.labels))
     clean = torch.from_numpy(images.inputs[order]).float() / 255
     shifted, _ = corruptions.mixture(clean, plan.families, plan.severity, plan.seed, "imagenet")
     labels = images.labels[order]
     right = [_answers(source, x.numpy()) == labels for x in (clean, shifted)]
-    return World(clean.numpy(), shifted.numpy(), labels, right[0], right[1])
+    return Workload(clean.numpy(), shifted.numpy(), labels, right[0], right[1])
 
 
 def _answers(session: Session, x: Array) -> Array:
@@ -74,7 +74,7 @@ def _answers(session: Session, x: Array) -> Array:
 
 
 class Traffic:
-    """Sends in a thread of its own until it is stopped.
+    """Sender of requests and labels, in a thread of its own until it is stopped.
 
     Args:
         url: base address of the server.
@@ -83,30 +83,41 @@ class Traffic:
     """
 
     def __init__(
-        self, plan: Plan, world: World, url: str, model: str, producer: Producer, labels_topic: str
+        self,
+        plan: TrafficPlan,
+        workload: Workload,
+        url: str,
+        model: str,
+        producer: Producer,
+        labels_topic: str,
     ) -> None:
-        self._plan, self._world, self._producer, self._labels_topic = plan, world, producer, labels_topic
+        self._plan, self._workload, self._producer, self._labels_topic = (
+            plan,
+            workload,
+            producer,
+            labels_topic,
+        )
         self._path = f"{url}/v2/models/{model}/infer"
         self._random = np.random.default_rng(plan.seed + 1)
         self._stop = threading.Event()
         self._shifted = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic", daemon=True)
-        self.answers: list[Answer] = []
+        self.answers: list[ServedRequest] = []
         self.errors: Counter[str] = Counter()
         self.labels_sent = 0
         self.started_s = 0.0
 
     def start(self) -> None:
-        """Begin with clean images."""
+        """Start with clean images."""
         self.started_s = time.time()
         self._thread.start()
 
     def shift(self) -> None:
-        """From now on every image is corrupted."""
+        """Send corrupted images from now on."""
         self._shifted.set()
 
     def stop(self) -> None:
-        """No new request; wait for the answers that are due."""
+        """Send no new request, and wait for the answers that are due."""
         self._stop.set()
         self._thread.join(TIMEOUT_S + 5)
 
@@ -124,8 +135,8 @@ class Traffic:
                 i += 1
 
     async def _one(self, client: httpx.AsyncClient, i: int, due_s: float) -> None:
-        shifted, row, name = self._shifted.is_set(), i % len(self._world.labels), f"demo-{i:07d}"
-        x = (self._world.shifted if shifted else self._world.clean)[row : row + 1]
+        shifted, row, name = self._shifted.is_set(), i % len(self._workload.labels), f"demo-{i:07d}"
+        x = (self._workload.shifted if shifted else self._workload.clean)[row : row + 1]
         try:
             version, answer = await self._ask(client, name, x)
         except Exception as error:  # whatever it is, a user did not get an answer
@@ -133,10 +144,12 @@ class Traffic:
             version, answer = -1, -1
         # measured from when it was due: a server that stalls cannot hide the requests that wait
         latency_ms = (time.perf_counter() - due_s) * 1000
-        truth = int(self._world.labels[row])
-        source_right = (self._world.source_shifted if shifted else self._world.source_clean)[row]
+        truth = int(self._workload.labels[row])
+        source_right = (self._workload.source_shifted if shifted else self._workload.source_clean)[row]
         now_s = time.time() - self.started_s
-        self.answers.append(Answer(now_s, shifted, version, answer == truth, bool(source_right), latency_ms))
+        self.answers.append(
+            ServedRequest(now_s, shifted, version, answer == truth, bool(source_right), latency_ms)
+        )
         if version >= 0 and self._random.random() < self._plan.label_rate:
             await self._label(name, truth)
 
@@ -159,8 +172,8 @@ class Traffic:
         return f"00-{trace[:32]}-{trace[32:]}-01"
 
 
-def window(answers: list[Answer], since_s: float, until_s: float) -> dict[str, Any]:
-    """Accuracy of what was served and of the source on the same records, over a span of time."""
+def window(answers: list[ServedRequest], since_s: float, until_s: float) -> dict[str, Any]:
+    """Accuracies of the served answers and of the source on the same records, from `since_s` to `until_s`."""
     part = [a for a in answers if since_s <= a.t_s < until_s and a.version >= 0]
     n = len(part)
     return {

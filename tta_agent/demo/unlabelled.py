@@ -23,10 +23,10 @@ def split(images: LabelledImages, anchor: Path) -> LabelledImages:
 
 
 def rehearse(environ: Mapping[str, str], minutes: float) -> None:
-    """Run `tta-agent rehearse`; what was rehearsed for the same model and settings is not played again.
+    """Run `tta-agent rehearse`; scenarios of an earlier run for the same model and settings are kept.
 
     Raises:
-        TtaError: it failed.
+        TtaError: the rehearsal failed.
     """
     keep = {name: value for name, value in os.environ.items() if not name.startswith("TTA_")}
     command = [sys.executable, "-m", "tta_agent", "rehearse", "--budget-minutes", str(minutes)]

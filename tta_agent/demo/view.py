@@ -1,4 +1,4 @@
-"""What a person sees in a terminal while the demo runs."""
+"""Live view of the demo in a terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from tta_agent.demo.braille import Grid
-from tta_agent.demo.scene import Scene, line
+from tta_agent.core.events import Event
+from tta_agent.demo.sparkline import LEVELS, sparkline
+from tta_agent.demo.state import DemoState, line
 from tta_agent.reports.words import (
     MOVES,
     VERDICTS,
@@ -25,23 +26,23 @@ from tta_agent.reports.words import (
     words,
 )
 
-__all__ = ["Scene", "bounds", "event_line", "line", "render", "words"]
+__all__ = ["DemoState", "bounds", "event_line", "line", "render", "words"]
 
-LABEL, WIDTH, CHART_ROWS, GATES, DECISIONS = 11, 100, 5, 4, 5
+LABEL, WIDTH, GATES, DECISIONS = 11, 100, 4, 5
+BESIDE, NARROW = 34, 20  # columns beside a curve, and columns below which no time axis fits
 SERVED, SOURCE, SOFT = "bold cyan", "dark_orange", "dim"
-DOTS = "⢕"  # the frozen source's texture: the chart must read without colour
 
 
-def render(scene: Scene) -> RenderableType:
-    """The moment as a frame of always the same height, at most 100 columns wide."""
-    return Frame(scene)
+def render(state: DemoState) -> RenderableType:
+    """A frame that is always as high, and at most 100 columns wide."""
+    return Frame(state)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A scene that knows how to draw itself at the console's width."""
+    """A state as lines of the console's width."""
 
-    scene: Scene
+    state: DemoState
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         width = min(options.max_width, WIDTH)
@@ -51,82 +52,73 @@ class Frame:
             yield text
 
     def _lines(self, width: int) -> Iterator[Text]:
-        scene = self.scene
-        yield from (_headline(scene, width), _traffic(scene), Text(""))
-        yield from _accuracies(scene, width)
-        yield from _chart(scene, width - LABEL)
-        yield _axis(scene, width - LABEL)
+        state = self.state
+        yield from (_headline(state, width), _traffic(state), Text(""))
+        yield from _accuracies(state, width - LABEL - BESIDE)
         yield Text("")
-        yield _row("agent", _agent(scene.status))
-        yield from _candidate(scene.status, LABEL if width > 90 else 2)
-        yield from _decisions(scene)
+        yield _row("agent", _agent(state.status))
+        yield from _candidate(state.status, LABEL if width > 90 else 2)
+        yield from _decisions(state)
 
 
 def _row(label: str, *parts: str | Text | tuple[str, str]) -> Text:
     return Text.assemble((f"{label:<{LABEL}}", "bold"), *parts)
 
 
-def _headline(scene: Scene, width: int) -> Text:
+def _headline(state: DemoState, width: int) -> Text:
     left = Text.assemble(("tta-agent demo", "bold"), "  ")
     left.append(
-        scene.act(max(width - 56, 16)), "bold dark_orange" if scene.phase == "shifted" else "bold green"
+        state.heading(max(width - 56, 16)), "bold dark_orange" if state.phase == "shifted" else "bold green"
     )
-    right = f"  {clock(scene.elapsed_s)} of {clock(scene.duration_s)}"
+    right = f"  {clock(state.elapsed_s)} of {clock(state.duration_s)}"
     room = max(width - left.cell_len - len(right) - 2, 4)
-    full = round(room * min(scene.elapsed_s / scene.duration_s, 1.0)) if scene.duration_s > 0 else 0
+    full = round(room * min(state.elapsed_s / state.duration_s, 1.0)) if state.duration_s > 0 else 0
     return Text.assemble(left, "  ", ("━" * full, "cyan"), ("╌" * (room - full), SOFT), right)
 
 
-def _traffic(scene: Scene) -> Text:
-    failed = (f"{scene.failed:,} failed", "bold red" if scene.failed else "green")
-    speed = f"{number(scene.rate_per_s, '{:.0f}')}/s · p50 {number(scene.p50_ms, '{:.1f}')} ms"
-    rest = f" · {speed} · p99 {number(scene.p99_ms, '{:.1f}')} ms · {scene.labels_sent:,} labels"
-    return _row("traffic", f"{scene.sent:,} sent · ", failed, rest)
+def _traffic(state: DemoState) -> Text:
+    failed = (f"{state.failed:,} failed", "bold red" if state.failed else "green")
+    speed = f"{number(state.rate_per_s, '{:.0f}')}/s · p50 {number(state.p50_ms, '{:.1f}')} ms"
+    rest = f" · {speed} · p99 {number(state.p99_ms, '{:.1f}')} ms · {state.labels_sent:,} labels"
+    return _row("traffic", f"{state.sent:,} sent · ", failed, rest)
 
 
-def _accuracies(scene: Scene, width: int) -> Iterator[Text]:
-    served, source, room = scene.served_accuracy, scene.source_accuracy, width - LABEL - 34
+def _accuracies(state: DemoState, columns: int) -> Iterator[Text]:
+    columns, low_high = max(columns, 0), bounds(share for _, *pair in state.history for share in pair)
+    served, source = state.served_accuracy, state.source_accuracy
     gap = f"  {100 * (served - source):+.1f} points" if known(served) and known(source) else ""
-    version = f"version {number(scene.serving_version, '{}')}"
-    for label, note, share, mark, style, end in (
-        ("served", version, served, "━", SERVED, gap),
-        ("frozen", "source", source, DOTS, SOURCE, ""),
+    version = f"version {number(state.serving_version, '{}')}"
+    for label, note, i, share, style, end in (
+        ("served", version, 1, served, SERVED, gap),
+        ("frozen", "source", 2, source, SOURCE, ""),
     ):
-        full = round(room * min(max(share, 0.0), 1.0)) if known(share) else 0
-        bar = Text.assemble((mark * full, style), ("╌" * (room - full), SOFT))
-        yield _row(label, (f"{note:<11}", SOFT), (f"{percent(share):>6}", style), " ", bar, (end, "bold"))
+        curve = sparkline(
+            ((point[0], point[i]) for point in state.history), columns, state.span_s(), *low_high
+        )
+        yield _row(
+            label, (f"{note:<11}", SOFT), (f"{percent(share):>6}", style), " ", (curve, style), (end, "bold")
+        )
+    scale = " ".join(f"{level} {share:.0%}" for level, share in zip(LEVELS[::7], low_high, strict=True))
+    yield _row("", (f"{scale:<18}", SOFT), _axis(state, columns) if columns >= NARROW else "")
 
 
-def _chart(scene: Scene, width: int) -> Iterator[Text]:
-    low, high = bounds(share for _, *pair in scene.history for share in pair)
-    grid = Grid(width, CHART_ROWS, scene.span_s(), low, high)
-    served = grid.curve((t, share) for t, share, _ in scene.history)
-    source = grid.area((t, share) for t, _, share in scene.history)
-    for y in range(CHART_ROWS):
-        edge = {0: f"{high:.0%}", CHART_ROWS - 1: f"{low:.0%}"}.get(y, "")
-        row = Text.assemble((f"{edge:>{LABEL - 2}} {'┤' if edge else '│'}", SOFT))
-        for over, under in zip(served[y], source[y], strict=True):
-            row.append(over or under or " ", SERVED if over else SOURCE)
-        yield row
-
-
-def _axis(scene: Scene, width: int) -> Text:
-    row = Text(f"{'0:00':<{width}}", SOFT)
-    end = clock(scene.span_s())
-    marks = [(width - len(end), end, SOFT)]
-    marks += [(_column(scene, scene.shifted_s, width), "▲shift", SOURCE)] if known(scene.shifted_s) else []
-    for event in scene.events:
+def _axis(state: DemoState, columns: int) -> Text:
+    row = Text(f"{'0:00':<{columns}}", SOFT)
+    end = clock(state.span_s())
+    marks = [(columns - len(end), end, SOFT)]
+    marks += [(_column(state, state.shifted_s, columns), "▲shift", SOURCE)] if known(state.shifted_s) else []
+    for event in state.events:
         if event.get("event") in MOVES:
             said = f"▲{MOVES[event['event']]} {event.get('version', '?')}"
-            marks.append((_column(scene, seconds_since(event, scene.started_s), width), said, SERVED))
+            marks.append((_column(state, seconds_since(event, state.started_s), columns), said, SERVED))
     for at, text, style in marks:
-        at = max(min(at, width - len(text)), 0)
+        at = max(min(at, columns - len(text)), 0)
         row = Text.assemble(row[:at], (text, style), row[at + len(text) :])
-    return Text.assemble(" " * LABEL, row)
+    return row
 
 
-def _column(scene: Scene, t_s: float, width: int) -> int:
-    return int(t_s / scene.span_s() * (width - 1))
+def _column(state: DemoState, t_s: float, columns: int) -> int:
+    return int(t_s / state.span_s() * (columns - 1))
 
 
 def _agent(status: Mapping[str, Any]) -> str:
@@ -156,13 +148,13 @@ def _tested(status: Mapping[str, Any]) -> str:
     return "none yet"
 
 
-def _decisions(scene: Scene) -> Iterator[Text]:
+def _decisions(state: DemoState) -> Iterator[Text]:
     # a proposal is no decision yet, and the candidate has lines of its own
-    told = [event for event in scene.events if event.get("event") != "candidate"][-DECISIONS:]
+    shown = [event for event in state.events if event.get("event") != Event.CANDIDATE][-DECISIONS:]
     for i in range(DECISIONS):
         label = "decisions" if i == 0 else ""
-        if i < len(told):
-            at = clock(seconds_since(told[i], scene.started_s))
-            yield _row(label, (f"{at:>5}  ", SOFT), words(told[i]))
+        if i < len(shown):
+            at = clock(seconds_since(shown[i], state.started_s))
+            yield _row(label, (f"{at:>5}  ", SOFT), words(shown[i]))
         else:
             yield _row(label, ("none yet" if i == 0 else "", SOFT))

@@ -1,4 +1,4 @@
-"""One moment of the demo: everything that is known, and how a log tells it."""
+"""State of the demo at one moment, for the live view and as a line of a log."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Point: TypeAlias = tuple[float, float | None, float | None]  # seconds, served, 
 
 
 @dataclass(slots=True)
-class Scene:
-    """Everything that is known at one moment.
+class DemoState:
+    """State of the demo at one moment.
 
     Attributes:
-        served_accuracy, source_accuracy: of the answers served lately, and of the frozen source on the same.
+        served_accuracy, source_accuracy: of the answers served lately, and of the frozen source on the same records.
         history: seconds, served, source; one point a second.
-        status, events: what the agent's journal holds, newest event last.
-        started_s: epoch seconds at which the demo began; events are told relative to it.
+        status, events: `status.json` and `events.jsonl` of the agent, newest event last.
+        started_s: epoch seconds at which the demo began; events are shown relative to it.
         shifted_s: seconds since then at which the shift began.
     """
 
@@ -46,21 +46,21 @@ class Scene:
         """Length of the time axis."""
         return max(self.duration_s, self.elapsed_s, 1.0)
 
-    def act(self, most: int = 60) -> str:
-        """What is being played, in words; a name of at most so many characters."""
+    def heading(self, most: int = 60) -> str:
+        """Phase and shift in words; a name of at most `most` characters."""
         shifted = self.phase == "shifted"
         return f"shifted: {clean(self.shift_name, most)}" if shifted else clean(self.phase, most)
 
 
-def line(scene: Scene) -> str:
-    """The moment in one line, for a log."""
+def line(state: DemoState) -> str:
+    """The state in one line, for a log."""
     parts = [
-        f"{clock(scene.elapsed_s):>6}  {scene.act()}",
-        f"served {percent(scene.served_accuracy)}, frozen source {percent(scene.source_accuracy)}",
-        f"version {number(scene.serving_version, '{}')}",
-        f"{scene.sent:,} sent, {scene.failed:,} failed",
-        f"p99 {number(scene.p99_ms, '{:.1f} ms')}",
-        f"entropy {number(scene.status.get('entropy'), '{:.2f}')}",
+        f"{clock(state.elapsed_s):>6}  {state.heading()}",
+        f"served {percent(state.served_accuracy)}, frozen source {percent(state.source_accuracy)}",
+        f"version {number(state.serving_version, '{}')}",
+        f"{state.sent:,} sent, {state.failed:,} failed",
+        f"p99 {number(state.p99_ms, '{:.1f} ms')}",
+        f"entropy {number(state.status.get('entropy'), '{:.2f}')}",
     ]
-    trial = scene.status.get("trial")
+    trial = state.status.get("trial")
     return " | ".join(parts + ([f"version {trial} under test"] if trial is not None else []))
