@@ -10,7 +10,7 @@ from tta_agent.core.sqlite import transaction
 from tta_agent.labels import store as labels
 from tta_agent.stream.embedded import store as log
 
-KINDS = [pytest.param(kind, id=kind.name) for kind in (labels.FILE, log.FILE)]
+KINDS = [pytest.param(kind, id=kind.error.__name__) for kind in (labels.FILE, log.FILE)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -32,7 +32,7 @@ def test_a_file_of_another_format_is_refused_and_left_as_it_was(kind, tmp_path):
 def test_a_database_of_another_program_is_refused(kind, tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "theirs.db")) as other:
         other.execute("CREATE TABLE theirs (x)")
-    with pytest.raises(kind.error, match=f"another program\ngive {kind.name} a file of its own"):
+    with pytest.raises(kind.error, match="another program\nchoose another folder"):
         kind.open(tmp_path / "theirs.db")
 
 

@@ -21,7 +21,7 @@ class DatabaseKind:
     """One kind of file: its tables, its mark, and the errors about it.
 
     Attributes:
-        name: in messages, such as "the embedded log".
+        unusable: message about a file, with places for `path` and `error`.
         error: class of every exception that is raised about such a file.
         application: PRAGMA application_id, which tells these files from databases of other programs.
         format: PRAGMA user_version; raised when the tables change.
@@ -29,7 +29,7 @@ class DatabaseKind:
         afresh: end of the advice to move a file away, such as "to start a new one".
     """
 
-    name: str
+    unusable: str
     error: type[TtaError]
     application: int
     format: int
@@ -76,8 +76,8 @@ class DatabaseKind:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            told = f"{self.name} {path} cannot be used: {error}\n{self._advice(error)}"
-            raise self.error(told) from error
+            told = self.unusable.format(path=path, error=error)
+            raise self.error(f"{told}\n{self._advice(error)}") from error
 
     def _create_tables(self, base: Connection) -> None:
         """Once, whichever process comes first."""
@@ -90,7 +90,8 @@ class DatabaseKind:
 
     def _check(self, base: Connection, path: Path | str) -> None:
         if base.execute("PRAGMA application_id").fetchone()[0] != self.application:
-            raise self.error(f"{path} is a database of another program\ngive {self.name} a file of its own")
+            told = f"{path} is a database of another program"
+            raise self.error(f"{told}\nchoose another folder (TTA_STORE__PATH)")
         found = base.execute("PRAGMA user_version").fetchone()[0]
         if found != self.format:
             told = f"{path} has format {found}, expected {self.format}"

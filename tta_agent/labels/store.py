@@ -29,7 +29,8 @@ CREATE TABLE clock (now_s REAL NOT NULL, mark INTEGER NOT NULL);
 INSERT INTO clock VALUES (0, 0);
 """
 FILE = DatabaseKind(
-    name="the label store", error=CheckpointError, application=0x74746C, format=1, tables=TABLES,
+    unusable="the label store {path} cannot be used: {error}", error=CheckpointError,
+    application=0x74746C, format=1, tables=TABLES,
     afresh="to start with no label waiting",
 )  # fmt: skip
 ALL = -1  # where counts of all versions together stand

@@ -28,7 +28,8 @@ CREATE TABLE commits (grp TEXT NOT NULL, slot INTEGER NOT NULL, position INTEGER
     PRIMARY KEY (grp, slot)) WITHOUT ROWID;
 """
 FILE = DatabaseKind(
-    name="the embedded log", error=StreamError, application=0x747461, format=1, tables=TABLES,
+    unusable="the embedded log {path} cannot be used: {error}", error=StreamError,
+    application=0x747461, format=1, tables=TABLES,
     afresh="to start a new one",
 )  # fmt: skip
 
