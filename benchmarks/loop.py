@@ -29,7 +29,7 @@ from tta_agent.serving.drivers.none import NoDriver  # noqa: E402
 from tta_agent.settings import env  # noqa: E402
 from tta_agent.settings.schema import Settings  # noqa: E402
 from tta_agent.stream import factory  # noqa: E402
-from tta_agent.stream.codecs import cloudevents  # noqa: E402
+from tta_agent.stream.codecs.cloudevents import CloudEvents  # noqa: E402
 from tta_agent.telemetry.facade import Telemetry  # noqa: E402
 
 VARIANTS = ("bare", "observe", "norm", "tent")
@@ -59,7 +59,7 @@ def fill(settings: Settings, records: int) -> None:
     producer = factory.open_producer(settings)
     zeros = torch.zeros(1, 10).numpy()
     for i, x in enumerate(images):
-        event = cloudevents.encode_inference(
+        event = CloudEvents().encode_inference(
             f"r{i}", x[None], zeros, 0, source="bench", model="m", time_s=time.time()
         )
         producer.send(settings.stream.topic, *event)
@@ -76,7 +76,7 @@ def bare(settings: Settings, records: int) -> float:
         while done < records:
             for raw in source.poll(0.25):
                 waiting += [
-                    torch.from_numpy(r.x) for r in cloudevents.decode(raw, model.shape, model.classes)
+                    torch.from_numpy(r.x) for r in CloudEvents().decode(raw, model.shape, model.classes)
                 ]
                 if len(waiting) == BATCH or done + len(waiting) == records:
                     model.module(torch.stack(waiting)).argmax(1)

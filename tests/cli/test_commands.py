@@ -12,7 +12,8 @@ from tests import worlds
 from tests.pipeline.test_agent import World
 from tta_agent.core.types import GateResult
 from tta_agent.demo.processes import Child, answers, free_port
-from tta_agent.stream.codecs import cloudevents, oip
+from tta_agent.stream.codecs import oip
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.recordings.reader import Recording
 
 
@@ -134,6 +135,6 @@ def test_arrays_become_a_recording(tmp_path):
 
 
 def test_labels_can_be_sent_by_anyone_with_the_documented_form():
-    key, value, headers = cloudevents.encode_label("abc", 3, 12.5)
+    key, value, headers = CloudEvents().encode_label("abc", 3, 12.5)
     assert (key, json.loads(value)) == (b"abc", {"id": "abc", "label": 3, "ts": 12.5})
     assert dict(headers)["ce_type"] == b"io.tta.label.v1"

@@ -22,7 +22,8 @@ from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.settings import env
 from tta_agent.stream import factory
-from tta_agent.stream.codecs import cloudevents, oip
+from tta_agent.stream.codecs import oip
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.telemetry.facade import Telemetry
 
 PATIENCE_S = 90.0
@@ -74,7 +75,7 @@ class World:
             number, session = self.pair.current()
             answer = run(session, x)
             self.right.append((number, int(answer.argmax()) == int(labels[row])))
-            event = cloudevents.encode_inference(
+            event = CloudEvents().encode_inference(
                 name,
                 x,
                 answer,
@@ -86,7 +87,7 @@ class World:
             )
             self.producer.send(topic, *event)
             if np.random.default_rng(i).random() < label_rate:
-                self.producer.send(labels_topic, *cloudevents.encode_label(name, int(labels[row]), now_s))
+                self.producer.send(labels_topic, *CloudEvents().encode_label(name, int(labels[row]), now_s))
         self.sent += n
         self.producer.flush()
 
@@ -303,7 +304,7 @@ def malformed() -> dict[str, tuple[bytes | None, bytes | None, tuple]]:
     logits = np.zeros((1, 10), np.float32)
 
     def event(x=x, logits=logits, id="bad", **more):
-        return cloudevents.encode_inference(
+        return CloudEvents().encode_inference(
             id, x, logits, 0, source="t", model="m", time_s=more.pop("time_s", time.time()), **more
         )
 
@@ -312,7 +313,7 @@ def malformed() -> dict[str, tuple[bytes | None, bytes | None, tuple]]:
         return message[0], message[1], (*kept, *((n, v) for n, v in change.items() if v is not None))
 
     def label(body: bytes):
-        return headers((b"bad", body, cloudevents.encode_label("bad", 1, 0.0)[2]))
+        return headers((b"bad", body, CloudEvents().encode_label("bad", 1, 0.0)[2]))
 
     good, nan = event(), np.full_like(x, np.nan)
     json_body, _ = oip.encode(oip.Body({"input": x}, {}, "bad", None, None), binary=False)

@@ -14,6 +14,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.replay import several
 from tta_agent.replay.tape import Late
 from tta_agent.settings import env, named
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +190,7 @@ def test_a_tape_can_run_at_the_pace_of_the_recording(shifting, monkeypatch):
     monkeypatch.setattr(tape.time, "sleep", slept.append)
     monkeypatch.setattr(tape.time, "monotonic", lambda: 50.0)
     recording = tape.Recording.open(shifting)
-    paced = tape.Tape(recording, Late(speed=10.0))
+    paced = tape.Tape(recording, Late(speed=10.0), CloudEvents())
     paced._wait(100.0)
     paced.records = 1
     paced._wait(101.0)

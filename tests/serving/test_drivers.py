@@ -1,4 +1,4 @@
-"""Both drivers keep the Swapper's contract: a failure leaves the old version live."""
+"""Both drivers keep the contract of `ServerDriver`: a failure leaves the old version live."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.routing import Route
 from tests.parts import serving
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
-from tta_agent.core.types import Golden, Version
+from tta_agent.core.types import Golden, ServerInfo, Version
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
 from tta_agent.serving.drivers.oip import OipDriver
 from tta_agent.serving.drivers.session import SessionDriver
@@ -25,21 +25,21 @@ from tta_agent.serving.server.app import make_app
 
 
 class Bench:
-    """A swapper, what it swaps, and the versions there are."""
+    """A driver, what it swaps, and the versions there are."""
 
     def __init__(self, shelf: serving.Shelf, pair: HotSwapSession) -> None:
         self.shelf, self.pair = shelf, pair
-        self.swapper: ServerDriver
+        self.driver: ServerDriver
 
     def live_answers(self, number: int) -> None:
         """The live version is `number`, by its own word and by what it answers."""
-        assert self.swapper.live() == number
-        self.swapper.verify(serving.golden(number))
+        assert self.driver.live() == number
+        self.driver.verify(serving.golden(number))
 
     def swap(self, number: int) -> Version:
         version = self.shelf.add(number)
-        self.swapper.publish(version, serving.golden(number))
-        self.swapper.activate(version)
+        self.driver.publish(version, serving.golden(number))
+        self.driver.activate(version)
         return version
 
 
@@ -49,44 +49,44 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
     made = Bench(shelf, pair)
     if request.param == "session":
-        made.swapper = SessionDriver(pair, open_session)
+        made.driver = SessionDriver(pair, open_session)
         yield made
         return
     with serving.running(make_app("tiny", pair, shelf.find, input_name="image")) as url:
-        made.swapper = OipDriver(url, "tiny", timeout_s=10)
+        made.driver = OipDriver(ServerInfo(url, "tiny", 10))
         yield made
-        made.swapper.close()
+        made.driver.close()
 
 
 def test_publish_leaves_the_old_live_and_activate_switches(bench: Bench) -> None:
-    bench.swapper.probe()
+    bench.driver.probe()
     version = bench.shelf.add(1)
-    bench.swapper.publish(version, serving.golden(1))
+    bench.driver.publish(version, serving.golden(1))
     bench.live_answers(0)
-    bench.swapper.activate(version)
+    bench.driver.activate(version)
     bench.live_answers(1)
-    bench.swapper.close()
-    bench.swapper.close()
+    bench.driver.close()
+    bench.driver.close()
 
 
 def test_publishing_and_activating_the_live_version_changes_nothing(bench: Bench) -> None:
     version = bench.swap(1)
-    bench.swapper.publish(version, serving.golden(1))
-    bench.swapper.activate(version)
+    bench.driver.publish(version, serving.golden(1))
+    bench.driver.activate(version)
     bench.live_answers(1)
-    bench.swapper.rollback()
+    bench.driver.rollback()
     bench.live_answers(0)
 
 
 def test_rollback_goes_one_step_and_not_two(bench: Bench) -> None:
     with pytest.raises(SwapError, match="no version served before"):
-        bench.swapper.rollback()
+        bench.driver.rollback()
     bench.swap(1)
     bench.swap(2)
-    bench.swapper.rollback()
+    bench.driver.rollback()
     bench.live_answers(1)
     with pytest.raises(SwapError, match="no version served before"):
-        bench.swapper.rollback()
+        bench.driver.rollback()
     bench.live_answers(1)
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_published_never_becomes_live(bench: Bench, make: object)
     assert callable(make)
     version, golden = make(bench)
     with pytest.raises(SwapError):
-        bench.swapper.publish(version, golden)
+        bench.driver.publish(version, golden)
     bench.live_answers(0)
     bench.swap(2)  # and it does not stand in the way of the next
     bench.live_answers(2)
@@ -144,39 +144,39 @@ def test_what_cannot_be_published_never_becomes_live(bench: Bench, make: object)
 
 def test_what_was_not_published_cannot_be_activated(bench: Bench) -> None:
     with pytest.raises(SwapError, match="version 1 "):
-        bench.swapper.activate(bench.shelf.add(1))
+        bench.driver.activate(bench.shelf.add(1))
     bench.live_answers(0)
 
 
 def test_verify_notices_other_answers(bench: Bench) -> None:
     with pytest.raises(SwapError, match=r"differs from the golden logits by 100"):
-        bench.swapper.verify(serving.golden(1))
+        bench.driver.verify(serving.golden(1))
     golden = serving.golden(0)
     with pytest.raises(SwapError, match="answers shape"):
-        bench.swapper.verify(Golden(golden.x, golden.logits[:, :2]))
+        bench.driver.verify(Golden(golden.x, golden.logits[:, :2]))
     with pytest.raises(SwapError):
-        bench.swapper.verify(Golden(np.zeros((1, 9), np.float32), golden.logits))
+        bench.driver.verify(Golden(np.zeros((1, 9), np.float32), golden.logits))
     bench.live_answers(0)
 
 
-def test_after_another_was_loaded_the_session_swapper_says_what_to_do(tmp_path: Path) -> None:
+def test_after_another_was_loaded_the_session_driver_says_what_to_do(tmp_path: Path) -> None:
     shelf = serving.Shelf(tmp_path)
-    swapper = SessionDriver(HotSwapSession(0, open_version(shelf.add(0), open_session)), open_session)
-    swapper.publish(shelf.add(1), serving.golden(1))
-    swapper.activate(shelf.find(1))
-    swapper.publish(shelf.add(2), serving.golden(2))
+    driver = SessionDriver(HotSwapSession(0, open_version(shelf.add(0), open_session)), open_session)
+    driver.publish(shelf.add(1), serving.golden(1))
+    driver.activate(shelf.find(1))
+    driver.publish(shelf.add(2), serving.golden(2))
     with pytest.raises(SwapError, match="publish version 0 again"):
-        swapper.rollback()
-    assert swapper.live() == 1
+        driver.rollback()
+    assert driver.live() == 1
 
 
 @contextmanager
 def asking(url: str, model: str = "tiny") -> Iterator[OipDriver]:
-    swapper = OipDriver(url, model, timeout_s=10)
+    driver = OipDriver(ServerInfo(url, model, 10))
     try:
-        yield swapper
+        yield driver
     finally:
-        swapper.close()
+        driver.close()
 
 
 @contextmanager
@@ -188,19 +188,19 @@ def serving_zero(shelf: serving.Shelf) -> Iterator[str]:
 
 def test_after_another_was_loaded_the_server_loads_the_previous_anew(tmp_path: Path) -> None:
     shelf = serving.Shelf(tmp_path)
-    with serving_zero(shelf) as url, asking(url) as swapper:
-        swapper.publish(shelf.add(1), serving.golden(1))
-        swapper.activate(shelf.find(1))
-        swapper.publish(shelf.add(2), serving.golden(2))
-        swapper.rollback()
-        assert swapper.live() == 0
-        swapper.verify(serving.golden(0))
+    with serving_zero(shelf) as url, asking(url) as driver:
+        driver.publish(shelf.add(1), serving.golden(1))
+        driver.activate(shelf.find(1))
+        driver.publish(shelf.add(2), serving.golden(2))
+        driver.rollback()
+        assert driver.live() == 0
+        driver.verify(serving.golden(0))
 
 
 def test_probe_says_that_nobody_answers() -> None:
     words = "Is the model server running there"
-    with asking("http://127.0.0.1:9") as swapper, pytest.raises(SwapError, match=words) as caught:
-        swapper.probe()
+    with asking("http://127.0.0.1:9") as driver, pytest.raises(SwapError, match=words) as caught:
+        driver.probe()
     assert len(str(caught.value).splitlines()) <= 3
 
 
@@ -217,28 +217,28 @@ async def page(request: Request) -> Response:
 )
 def test_probe_says_that_the_server_cannot_swap(endpoint: object, words: str) -> None:
     assert callable(endpoint)
-    with serving.running(Starlette(routes=[Route("/v2", endpoint)])) as url, asking(url) as swapper:
+    with serving.running(Starlette(routes=[Route("/v2", endpoint)])) as url, asking(url) as driver:
         with pytest.raises(SwapError, match=words):
-            swapper.probe()
+            driver.probe()
         with pytest.raises(SwapError, match="404"):
-            swapper.live()
+            driver.live()
 
 
 def test_probe_names_the_model_that_there_is(tmp_path: Path) -> None:
     shelf = serving.Shelf(tmp_path)
-    with serving_zero(shelf) as url, asking(url, "tinny") as swapper:
+    with serving_zero(shelf) as url, asking(url, "tinny") as driver:
         with pytest.raises(SwapError, match="did you mean tiny"):
-            swapper.probe()
+            driver.probe()
         with pytest.raises(SwapError, match="does not say which version of tinny is live"):
-            swapper.publish(shelf.add(1), serving.golden(1))
+            driver.publish(shelf.add(1), serving.golden(1))
 
 
 def test_a_switch_that_does_not_show_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf = serving.Shelf(tmp_path)
-    with serving_zero(shelf) as url, asking(url) as swapper:
-        swapper.publish(shelf.add(1), serving.golden(1))
-        monkeypatch.setattr(swapper, "_infer", lambda path, x: (7, x))
+    with serving_zero(shelf) as url, asking(url) as driver:
+        driver.publish(shelf.add(1), serving.golden(1))
+        monkeypatch.setattr(driver, "_infer", lambda path, x: (7, x))
         words = r"version 7 answers after the switch.*\n.*version 0 is live"
         with pytest.raises(SwapError, match=words):
-            swapper.activate(shelf.find(1))
-        assert swapper.live() == 0
+            driver.activate(shelf.find(1))
+        assert driver.live() == 0

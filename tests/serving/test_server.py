@@ -23,7 +23,8 @@ from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session,
 from tta_agent.serving.server.app import make_app
 from tta_agent.serving.server.stats import Stats
 from tta_agent.serving.server.tap import Tap
-from tta_agent.stream.codecs import cloudevents, oip
+from tta_agent.stream.codecs import oip
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 X = serving.samples(2)
@@ -284,7 +285,7 @@ def test_percentiles_are_over_a_bounded_window() -> None:
 
 def test_the_tap_logs_what_was_asked_and_answered(tmp_path: Path) -> None:
     producer = serving.FakeProducer()
-    tap = Tap(producer, "inferences", "tiny")
+    tap = Tap(producer, CloudEvents(), "inferences", "tiny")
     with serving_tiny(tmp_path, tap=tap) as server:
         _, logits = server.infer(traceparent=TRACE, tta_entity="camera 7")
         server.infer(tta_probe="1")
@@ -293,7 +294,7 @@ def test_the_tap_logs_what_was_asked_and_answered(tmp_path: Path) -> None:
     assert producer.flushed == 1, "the end of the server flushes"
     ((topic, key, value, headers),) = producer.sent
     record = RawRecord(topic, 0, 0, 0, key, value, headers)
-    found = cloudevents.decode(record, serving.SHAPE, serving.CLASSES)
+    found = CloudEvents().decode(record, serving.SHAPE, serving.CLASSES)
     assert topic == "inferences" and len(found) == 2
     for i, item in enumerate(found):
         assert isinstance(item, Record) and item.served is not None
@@ -305,7 +306,7 @@ def test_the_tap_logs_what_was_asked_and_answered(tmp_path: Path) -> None:
 def test_a_tap_that_is_stuck_or_fails_harms_no_request(tmp_path: Path) -> None:
     producer = serving.FakeProducer()
     producer.gate.clear()
-    tap = Tap(producer, "t", "tiny", capacity_bytes=5000, close_timeout_s=10)
+    tap = Tap(producer, CloudEvents(), "t", "tiny", capacity_bytes=5000, close_timeout_s=10)
     with serving_tiny(tmp_path, tap=tap) as server:
         for _ in range(20):
             server.infer()
@@ -325,7 +326,7 @@ def test_a_tap_that_is_stuck_or_fails_harms_no_request(tmp_path: Path) -> None:
 def test_close_sends_what_waits_and_then_nothing_is_taken() -> None:
     producer = serving.FakeProducer()
     producer.gate.clear()
-    tap = Tap(producer, "t", "tiny")
+    tap = Tap(producer, CloudEvents(), "t", "tiny")
     for i in range(10):
         assert tap.offer(str(i), X, serving.answers(X, 0), 0)
     producer.gate.set()
@@ -340,7 +341,7 @@ def test_close_sends_what_waits_and_then_nothing_is_taken() -> None:
 def test_close_does_not_wait_for_ever() -> None:
     producer = serving.FakeProducer()
     producer.gate.clear()
-    tap = Tap(producer, "t", "tiny", close_timeout_s=0.01)
+    tap = Tap(producer, CloudEvents(), "t", "tiny", close_timeout_s=0.01)
     tap.offer("a", X, serving.answers(X, 0), 0)
     tap.close()
     producer.gate.set()
@@ -355,6 +356,7 @@ from tests.parts import serving
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.tap import Tap
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 
 class Printer(serving.FakeProducer):
     def flush(self):
@@ -362,7 +364,7 @@ class Printer(serving.FakeProducer):
 
 shelf = serving.Shelf(Path(sys.argv[2]))
 pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
-serve(make_app("tiny", pair, shelf.find, tap=Tap(Printer(), "t", "tiny")), port=int(sys.argv[3]))
+serve(make_app("tiny", pair, shelf.find, tap=Tap(Printer(), CloudEvents(), "t", "tiny")), port=int(sys.argv[3]))
 """
 
 

@@ -14,7 +14,7 @@ GOLDEN = Golden(np.zeros((1, 1)), np.zeros((1, 1)))
 
 
 class Server:
-    """A Swapper that fails at one step."""
+    """A driver that fails at one step."""
 
     def __init__(self, fails_at: str = "", live: int = 0) -> None:
         self.fails_at, self.calls, self._live, self._before = fails_at, [], live, live

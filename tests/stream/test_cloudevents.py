@@ -8,23 +8,25 @@ import numpy as np
 import pytest
 
 from tta_agent.core.errors import DecodeError
-from tta_agent.core.types import Array, Label, RawRecord, Record
+from tta_agent.core.types import Array, Label, Message, RawRecord, Record
 from tta_agent.stream.codecs import cloudevents as ce
 from tta_agent.stream.codecs import oip
+from tta_agent.stream.router import dead_letter
 
+CODEC = ce.CloudEvents()
 SHAPE, CLASSES = (1, 2, 2), 3
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 X = np.arange(4, dtype=np.float32).reshape(1, *SHAPE)
 Y = np.array([[1, 2, 3]], np.float32)
 
 
-def raw(message: ce.Message, **fields: Any) -> RawRecord:
+def raw(message: Message, **fields: Any) -> RawRecord:
     return RawRecord("t", 2, 40, 1_000_500, *message, **fields)
 
 
 def inference(x: Array = X, y: Array | None = Y, **options: Any) -> RawRecord:
     given: dict[str, Any] = {"source": "s", "model": "m", "time_s": 1000.25} | options
-    return raw(ce.encode_inference("abc", x, y, 3, **given))
+    return raw(CODEC.encode_inference("abc", x, y, 3, **given))
 
 
 def with_headers(record: RawRecord, **changes: bytes | None) -> RawRecord:
@@ -40,18 +42,20 @@ def with_body(record: RawRecord, body: Any) -> RawRecord:
 
 
 def label(value: object, **fields: object) -> RawRecord:
-    return with_body(raw(ce.encode_label("abc", 1, 2.0)), {"id": "abc", "label": value, "ts": 2.0} | fields)
+    return with_body(
+        raw(CODEC.encode_label("abc", 1, 2.0)), {"id": "abc", "label": value, "ts": 2.0} | fields
+    )
 
 
 def records(record: RawRecord) -> list[Record]:
-    found = ce.decode(record, SHAPE, CLASSES)
+    found = CODEC.decode(record, SHAPE, CLASSES)
     assert all(isinstance(item, Record) for item in found)
     return found  # type: ignore[return-value]
 
 
 def reason(record: RawRecord) -> str:
     with pytest.raises(DecodeError) as caught:
-        ce.decode(record, SHAPE, CLASSES)
+        CODEC.decode(record, SHAPE, CLASSES)
     assert 0 < len(str(caught.value)) < 600
     return caught.value.reason
 
@@ -68,7 +72,7 @@ def test_an_inference_comes_back() -> None:
 
 
 def test_headers_are_cloudevents_in_binary_mode() -> None:
-    key, _, headers = ce.encode_inference(
+    key, _, headers = CODEC.encode_inference(
         "abc", X, Y, 3, source="s", model="m", time_s=0.0, traceparent=TRACE
     )
     named = dict(headers)
@@ -90,7 +94,7 @@ def test_samples_of_one_record_have_numbered_ids_and_share_a_key() -> None:
 
 
 def test_without_answers_version_and_entity() -> None:
-    message = ce.encode_inference("abc", X, None, None, source="s", model="m", time_s=1.0)
+    message = CODEC.encode_inference("abc", X, None, None, source="s", model="m", time_s=1.0)
     (found,) = records(raw(message))
     assert found.served is None and found.version is None and found.key == "abc" and found.traceparent is None
 
@@ -119,7 +123,7 @@ def test_numbers_of_any_dtype_become_float32(dtype: str) -> None:
 
 def test_none_in_the_shape_takes_any_size() -> None:
     wide = np.zeros((1, 1, 2, 9), np.float32)
-    (found,) = ce.decode(inference(wide), (1, 2, None), CLASSES)
+    (found,) = CODEC.decode(inference(wide), (1, 2, None), CLASSES)
     assert isinstance(found, Record) and found.x.shape == (1, 2, 9)
 
 
@@ -135,13 +139,13 @@ def test_a_malformed_trace_context_is_ignored() -> None:
 
 
 def test_labels_come_back() -> None:
-    (one,) = ce.decode(raw(ce.encode_label("abc", 2, 12.5)), SHAPE, CLASSES)
+    (one,) = CODEC.decode(raw(CODEC.encode_label("abc", 2, 12.5)), SHAPE, CLASSES)
     assert one == Label("abc", 2, 12.5, "t", 2, 40)
-    many = ce.decode(raw(ce.encode_label("abc", [2, 0], 12.5)), SHAPE, CLASSES)
+    many = CODEC.decode(raw(CODEC.encode_label("abc", [2, 0], 12.5)), SHAPE, CLASSES)
     assert [(item.id, item.label) for item in many if isinstance(item, Label)] == [("abc#0", 2), ("abc#1", 0)]
-    (dated,) = ce.decode(label(1, ts="1970-01-01T00:00:05Z"), SHAPE, CLASSES)
+    (dated,) = CODEC.decode(label(1, ts="1970-01-01T00:00:05Z"), SHAPE, CLASSES)
     assert dated.time_s == 5.0
-    (undated,) = ce.decode(with_headers(label(1, ts=None), ce_time=None), SHAPE, CLASSES)
+    (undated,) = CODEC.decode(with_headers(label(1, ts=None), ce_time=None), SHAPE, CLASSES)
     assert undated.time_s == 1000.5
 
 
@@ -220,14 +224,14 @@ def test_label_times_without_a_meaning_are_refused(ts: object) -> None:
 
 def test_a_message_names_the_value_and_what_was_expected() -> None:
     with pytest.raises(DecodeError, match=r"\[4, 1, 1\].*expected \[1, 2, any\]"):
-        ce.decode(inference(X.reshape(1, 4, 1, 1)), (1, 2, None), CLASSES)
+        CODEC.decode(inference(X.reshape(1, 4, 1, 1)), (1, 2, None), CLASSES)
     with pytest.raises(DecodeError, match="label is 3; expected 0 to 2"):
-        ce.decode(label(3), SHAPE, CLASSES)
+        CODEC.decode(label(3), SHAPE, CLASSES)
 
 
 def test_a_dead_letter_keeps_the_record_and_says_why() -> None:
     record = replace(inference(), headers=(*inference().headers, ("tta_dlq_reason", b"older")))
-    key, value, headers = ce.dead_letter(record, "json", "not JSON: ü" + "x" * 5000)
+    key, value, headers = dead_letter(record, DecodeError("json", "not JSON: ü" + "x" * 5000))
     named = dict(headers)
     assert (key, value) == (record.key, record.value)
     assert headers[: len(record.headers) - 1] == record.headers[:-1]
@@ -241,7 +245,7 @@ def test_a_dead_letter_keeps_the_record_and_says_why() -> None:
 
 
 def test_a_dead_letter_can_be_replayed() -> None:
-    letter = raw(ce.dead_letter(inference(), "time", "was wrong"))
+    letter = raw(dead_letter(inference(), DecodeError("time", "was wrong")))
     assert records(letter)[0].id == "abc"
 
 
@@ -257,6 +261,6 @@ def test_damaged_records_never_raise_anything_else() -> None:
             inference(), value=bytes(value), headers=tuple((name, bytes(text)) for name, text in headers)
         )
         try:
-            ce.decode(damaged, SHAPE, CLASSES)
+            CODEC.decode(damaged, SHAPE, CLASSES)
         except DecodeError as error:
             assert error.reason

@@ -16,9 +16,10 @@ from tta_agent.core.protocols import Producer
 from tta_agent.settings import env
 from tta_agent.settings.schema import Settings
 from tta_agent.stream import recorder
-from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.factory import open_producer
 from tta_agent.stream.kafka.consumer import ensure_topics
+from tta_agent.stream.recorder import Recorded
 from tta_agent.stream.recordings.reader import Recording, Row
 
 LIMIT_S = 60.0  # only a hang reaches it
@@ -39,12 +40,12 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 def infer(producer: Producer, settings: Settings, i: int) -> None:
     logits = np.zeros((1, 10), np.float32)
-    sent = cloudevents.encode_inference(f"r{i}", X, logits, 0, source="test", model="m", time_s=100.0 + i)
+    sent = CloudEvents().encode_inference(f"r{i}", X, logits, 0, source="test", model="m", time_s=100.0 + i)
     producer.send(settings.stream.topic, *sent)
 
 
 def tell(producer: Producer, settings: Settings, i: int) -> None:
-    producer.send(settings.stream.labels_topic, *cloudevents.encode_label(f"r{i}", i % 10, 200.0 + i))
+    producer.send(settings.stream.labels_topic, *CloudEvents().encode_label(f"r{i}", i % 10, 200.0 + i))
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def test_what_is_there_is_joined(settings: Settings, tmp_path: Path) -> None:
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
     put(settings, lambda producer, i: tell(producer, settings, i), 20)
     seen: list[int] = []
-    assert recorder.record(settings, tmp_path / "r", 1000, 0.5, seen.append) == 30
+    assert recorder.record(settings, tmp_path / "r", 1000, 0.5, seen.append) == Recorded(30)
     found = {row.id: row.label for row in rows(tmp_path / "r")}
     assert found == {f"r{i}": i % 10 if i < 20 else None for i in range(30)}
     assert seen == list(range(1, 31))
@@ -96,7 +97,7 @@ def test_what_is_there_is_joined(settings: Settings, tmp_path: Path) -> None:
 
 def test_no_more_than_asked_for(settings: Settings, tmp_path: Path) -> None:
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
-    assert recorder.record(settings, tmp_path / "r", 7, 0.5) == len(rows(tmp_path / "r")) == 7
+    assert recorder.record(settings, tmp_path / "r", 7, 0.5).records == len(rows(tmp_path / "r")) == 7
 
 
 @pytest.mark.parametrize("count", [20, 1000], ids=["until the count", "until the end of the inferences"])
@@ -105,7 +106,7 @@ def test_labels_that_never_pause_do_not_keep_inferences_waiting(
 ) -> None:
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
     with sending(settings, lambda producer, i: tell(producer, settings, i)) as sender:
-        assert recorder.record(settings, tmp_path / "r", count, 0.5) == min(count, 30)
+        assert recorder.record(settings, tmp_path / "r", count, 0.5) == Recorded(min(count, 30))
         assert sender.is_alive()  # it was not the end of the labels that let us go on
     assert len(rows(tmp_path / "r")) == min(count, 30)
 
@@ -118,7 +119,7 @@ def test_inferences_that_never_pause_do_not_keep_labels_waiting(settings: Settin
                 tell(producer, settings, known)
 
     with sending(settings, late) as sender:
-        assert recorder.record(settings, tmp_path / "r", 600, 0.2) == 600
+        assert recorder.record(settings, tmp_path / "r", 600, 0.2) == Recorded(600)
         assert sender.is_alive()
     labelled = {row.id for row in rows(tmp_path / "r") if row.label is not None}
     assert labelled >= {f"r{i}" for i in range(300)}
@@ -129,14 +130,14 @@ def test_what_waits_for_labels_is_bounded_and_keeps_its_order(
 ) -> None:
     monkeypatch.setattr(recorder, "WAITING_BYTES", 2000)
     most = [0]
-    really = recorder._Waiting.add
+    really = recorder._Unwritten.add
 
-    def add(self: recorder._Waiting, item: recorder.Record) -> None:
+    def add(self: recorder._Unwritten, item: recorder.Record) -> None:
         really(self, item)
         most[0] = max(most[0], sum(one.nbytes for one in self._records))
 
-    monkeypatch.setattr(recorder._Waiting, "add", add)
+    monkeypatch.setattr(recorder._Unwritten, "add", add)
     put(settings, lambda producer, i: infer(producer, settings, i), 30)
-    assert recorder.record(settings, tmp_path / "r", 1000, 0.5) == 30
+    assert recorder.record(settings, tmp_path / "r", 1000, 0.5) == Recorded(30)
     assert 0 < most[0] <= 2000
     assert len({row.id for row in rows(tmp_path / "r")}) == 30

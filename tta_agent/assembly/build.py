@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import logging
@@ -19,7 +18,7 @@ from tta_agent.adaptation.step import Adaptation
 from tta_agent.assembly.rollout import make_decider, open_interface
 from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
-from tta_agent.core.protocols import Adapter, Producer, ServerDriver, StreamConsumer
+from tta_agent.core.protocols import Adapter, Codec, Producer, ServerDriver, StreamConsumer
 from tta_agent.core.types import SourceInfo
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.models import loader
@@ -32,10 +31,11 @@ from tta_agent.pipeline.cadence import Cadence
 from tta_agent.registry import registry
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.deployment import ServedModel
+from tta_agent.serving.drivers import open_driver
+from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.batcher import Batcher
-from tta_agent.stream.codecs import cloudevents
-from tta_agent.stream.factory import open_producer, open_source
+from tta_agent.stream.factory import open_codec, open_producer, open_source
 from tta_agent.stream.router import Decoder, RecordRouter
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
@@ -84,7 +84,7 @@ def agent(settings: Settings, source: loader.DeployedModel) -> Agent:
     """
     stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
     telemetry, producer = open_telemetry(settings), open_producer(settings)
-    return assemble(settings, source, stream, producer, open_swapper(settings), telemetry)
+    return assemble(settings, source, stream, producer, _driver(settings), telemetry)
 
 
 def open_telemetry(settings: Settings) -> Telemetry:
@@ -108,10 +108,11 @@ def assemble(
     source: loader.DeployedModel,
     stream: StreamConsumer,
     producer: Producer,
-    swapper: ServerDriver,
+    driver: ServerDriver,
     telemetry: Telemetry,
     *,
     master: GraphTemplate | None = None,
+    codec: Codec | None = None,
     clock: Callable[[], float] = time.time,
     **agent_options: Any,
 ) -> Agent:
@@ -119,6 +120,7 @@ def assemble(
 
     Args:
         master: the source's graph where it has been exported already, which takes seconds.
+        codec: wire format of the stream; that of the settings where not given.
         clock: seconds since the epoch, for the age of records and batches.
         agent_options: `observer` and `threaded` of `Agent`.
     """
@@ -127,15 +129,15 @@ def assemble(
     master = master or GraphTemplate(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, master)
     desk = make_decider(
-        s, source, master, ledger, swapper, producer, telemetry, journal,
+        s, source, master, ledger, driver, producer, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock,
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
         _when_up(desk.court.service, s.swap.timeout_s)
-    decode = functools.partial(cloudevents.decode, shape=source.shape, classes=source.classes)
+    codec = codec or open_codec(s)
     return Agent(
         stream,
-        Decoder(decode, cloudevents.dead_letter, producer, dead_letter_topic(s), telemetry.dropped),
+        Decoder(codec, source.shape, source.classes, producer, dead_letter_topic(s), telemetry.dropped),
         RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         teacher,
@@ -201,15 +203,13 @@ def load_origin(settings: Settings, source: loader.DeployedModel) -> SourceInfo:
     return SourceInfo(source.mean, source.std, on_device, classes, settings.store.path / "source")
 
 
-def open_swapper(settings: Settings) -> ServerDriver:
-    """The driver of the model server."""
-    if settings.swap.driver == "none" or settings.mode not in ("approve", "auto"):
-        from tta_agent.serving.drivers.none import NoDriver
-
-        return NoDriver()
-    from tta_agent.serving.drivers.oip import OipDriver
-
-    return OipDriver(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)
+def _driver(settings: Settings) -> ServerDriver:
+    """The driver of the model server; where the mode swaps nothing, one that touches no server."""
+    named = open_driver(settings)
+    if settings.mode in ("approve", "auto"):
+        return named
+    named.close()
+    return NoDriver()
 
 
 def label_store(settings: Settings) -> LabelJoiner:

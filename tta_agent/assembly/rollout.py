@@ -12,7 +12,7 @@ from tta_agent.control.commands import CommandInbox
 from tta_agent.control.webhooks import Hooks
 from tta_agent.core import plugins
 from tta_agent.core.protocols import Gate, Producer, ServerDriver
-from tta_agent.core.types import Headers
+from tta_agent.core.types import Message
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.decision import GateSet
@@ -30,7 +30,7 @@ from tta_agent.rollout.ports import Rehearsal
 from tta_agent.rollout.promoter import Promoter, PromotionRules
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings.schema import Settings
-from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.factory import open_writer
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from tta_agent.control.http.server import Server
 
 MODES: dict[str, Mode] = {"observe": "never", "shadow": "never", "approve": "ask", "auto": "always"}
-WATCHED = ("integrity", "collapse", "histogram", "flips", "forgetting")  # asked again about what serves
 
 
 def make_decider(
@@ -46,7 +45,7 @@ def make_decider(
     source: loader.DeployedModel,
     master: GraphTemplate,
     ledger: ModelRegistry,
-    swapper: ServerDriver,
+    driver: ServerDriver,
     producer: Producer,
     telemetry: Telemetry,
     journal: EventLog,
@@ -67,14 +66,12 @@ def make_decider(
     hooks = _hooks(s, telemetry)
     opener = functools.partial(open_session, threads=s.model.threads, device=str(source.device))
     tell = {"tell": hooks.event} if hooks else {}
-    service = ServedModel(
-        ledger, swapper, telemetry, journal, master.fixed, opener, **tell, keep=s.store.keep
-    )
+    service = ServedModel(ledger, driver, telemetry, journal, master.fixed, opener, **tell, keep=s.store.keep)
     docket = EvaluationFactory(
         master,
         service,
         _terms(s),
-        vetoes=tuple(gate for name, gate in gates.items() if name in WATCHED),
+        vetoes=tuple(gate for gate in gates.values() if getattr(gate, "watches", False)),
         anchor=load_anchor(s, source),
         rehearsal=load_rehearsal(s, source, fingerprint),
         null=calibration.load(proofs(s), fingerprint),
@@ -176,7 +173,7 @@ def _requests(s: Settings, producer: Producer, telemetry: Telemetry) -> LabelReq
     if not labels.requests_per_day:
         return None
     write = (
-        to_topic(producer, labels.requests_topic, _encoded, telemetry.dropped)
+        to_topic(producer, labels.requests_topic, _encoder(s), telemetry.dropped)
         if labels.requests_topic
         else to_file(s.store.path / "label-requests.jsonl", telemetry.dropped)
     )
@@ -184,8 +181,9 @@ def _requests(s: Settings, producer: Producer, telemetry: Telemetry) -> LabelReq
     return LabelRequester(write, **limits, bucket_s=labels.bucket_s)  # type: ignore[arg-type]
 
 
-def _encoded(request: LabelRequest) -> tuple[bytes | None, bytes | None, Headers]:
-    return cloudevents.encode_label_request(asdict(request), request.id, request.ts)
+def _encoder(s: Settings) -> Callable[[LabelRequest], Message]:
+    codec = open_writer(s, or_default=True)
+    return lambda request: codec.encode_label_request(request.id, asdict(request), request.ts)
 
 
 def proofs(settings: Settings) -> Path:

@@ -9,7 +9,7 @@ from tta_agent.registry.registry import ModelRegistry, open_ledger
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.tap import Tap
 from tta_agent.settings.schema import Settings
-from tta_agent.stream.factory import open_producer
+from tta_agent.stream.factory import open_producer, open_writer
 
 
 def run(settings: Settings) -> None:
@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     opener = functools.partial(open_session, threads=s.serve.threads)
     pair = HotSwapSession(number, opener(ledger.get(number).path))
     producer = open_producer(s) if s.serve.tap else None
-    tap = Tap(producer, s.stream.topic, s.model.served_as) if producer else None
+    tap = Tap(producer, open_writer(s), s.stream.topic, s.model.served_as) if producer else None
     app = make_app(s.model.served_as, pair, ledger.get, open=opener, tap=tap, threads=s.serve.workers)
     where = f"http://{s.serve.host}:{s.serve.port}/v2/models/{s.model.served_as}"
     print(f"version {number} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True)

@@ -143,7 +143,7 @@ def record(
     with _progress() as bar:
         task = bar.add_task("recording", total=None)
         done = recorder.record(settings, out, count, follow_s, lambda n: bar.update(task, completed=n))
-    console.print(f"{done} records in {out}")
+    print("\n".join((f"{done.records} records in {out}", *done.unreadable)))
 
 
 def _interrupt(*_: object) -> None:

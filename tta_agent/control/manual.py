@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from tta_agent.core.errors import LedgerError
-from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import ModelRegistry, open_ledger
-from tta_agent.serving.drivers.none import NoDriver
-from tta_agent.serving.drivers.oip import OipDriver
+from tta_agent.serving.drivers import open_driver
 from tta_agent.serving.swap import bring_up, golden
 from tta_agent.settings.schema import Settings
 from tta_agent.telemetry.event_log import EventLog
@@ -81,15 +81,9 @@ def _earlier(ledger: ModelRegistry, serving: int | None) -> int:
 
 
 def _bring(settings: Settings, ledger: ModelRegistry, version: Version, reason: str) -> None:
-    swapper = _swapper(settings)
-    swapper.probe()
-    bring_up(swapper, version, golden(open_session(version.path), ledger.golden_inputs()))
+    with contextlib.closing(open_driver(settings)) as driver:
+        driver.probe()
+        bring_up(driver, version, golden(open_session(version.path), ledger.golden_inputs()))
     if not ledger.verdict(version.number):  # so that a running agent does not reject what serves
         ledger.conclude(version.number, "forced", "none", [], by=COMMAND)
     ledger.serve(version.number, by=COMMAND, reason=reason)
-
-
-def _swapper(settings: Settings) -> ServerDriver:
-    if settings.swap.driver == "none":
-        return NoDriver()
-    return OipDriver(settings.swap.url, settings.model.served_as, timeout_s=settings.swap.timeout_s)

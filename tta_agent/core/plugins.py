@@ -1,4 +1,7 @@
-"""A name or `module:Class` to a class. Heavy imports stay behind `load`, so that --help starts fast."""
+"""Plugins by name: entry points of the groups `tta_agent.<kind>`, or `module:Class` without one.
+
+Heavy imports stay behind `load`, so that --help starts fast.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,22 @@ from typing import Any, Literal
 
 from tta_agent.core.errors import ConfigError, PluginNotFound, nearest
 
-Kind = Literal["adapters", "selectors", "schedules", "gates"]
+Kind = Literal["adapters", "selectors", "schedules", "gates", "codecs", "drivers", "detectors"]
 
 
 def available(kind: Kind) -> list[str]:
-    """Names that installed packages announce."""
-    return sorted(entry.name for entry in entry_points(group=f"tta_agent.{kind}"))
+    """Names of the installed plugins of a kind, sorted."""
+    return sorted({entry.name for entry in entry_points(group=f"tta_agent.{kind}")})
 
 
 def load(kind: Kind, name: str) -> Any:
-    """The class behind a name.
+    """Class of a plugin.
+
+    Args:
+        name: of an entry point, or `module:Class`.
 
     Raises:
-        PluginNotFound: no such name, module or class; says what there is.
+        PluginNotFound: no such name, module or class, or it cannot be imported; says what there is.
     """
     if ":" in name:
         return import_path(name)
@@ -31,11 +37,12 @@ def load(kind: Kind, name: str) -> Any:
         raise PluginNotFound(
             f"no {what} is called {name!r}; {nearest(name, available(kind))}, or module:Class"
         )
-    return next(iter(found)).load()
+    entry = next(iter(found))
+    return import_path(f"{entry.module}:{entry.attr}")
 
 
 def import_path(path: str) -> Any:
-    """`module:attribute` to the object.
+    """Object at `module:attribute`.
 
     Raises:
         PluginNotFound: it cannot be imported.
@@ -48,9 +55,13 @@ def import_path(path: str) -> Any:
 
 
 def make(kind: Kind, name: str, options: Mapping[str, Mapping[str, Any]], *args: Any) -> Any:
-    """An instance, with the constructor arguments that the settings give for that name.
+    """Instance of a plugin, built as `Class(*args, **options[name])`.
+
+    Args:
+        options: constructor arguments by plugin name, as the settings hold them.
 
     Raises:
+        PluginNotFound: as `load`.
         ConfigError: an argument that the class does not take, or a value that it refuses.
     """
     given = dict(options.get(name, {}))

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import (
+    Array,
     GateResult,
     Golden,
     Headers,
+    Label,
+    Message,
     Moment,
     Partition,
     Positions,
     RawRecord,
+    Record,
     Selection,
+    Shape,
     StepReport,
     Version,
     View,
@@ -66,6 +71,67 @@ class Producer(Protocol):
 
     def close(self) -> None:
         """Flush and free. Idempotent."""
+
+
+class Codec(Protocol):
+    """A wire format: raw records of the log to samples and labels.
+
+    Built as `Class(**options)`, without side effects; called from one thread at a time. A class attribute
+    `by_headers = True` says that headers alone tell the format, whatever the value holds: `auto` asks such codecs
+    first.
+    """
+
+    def recognises(self, raw: RawRecord) -> bool:
+        """Whether the record is of this format, well-formed or not. Cheap; raises nothing."""
+
+    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> Sequence[Record | Label]:
+        """Samples or labels of one record, checked against the model's input; nothing for a record of neither.
+
+        Args:
+            shape: of one sample, without the batch axis; None takes any.
+            classes: logits of one sample; None takes any number.
+
+        Raises:
+            DecodeError: the record cannot be read; `reason` is a short stable word for counters.
+        """
+
+
+@runtime_checkable
+class WritingCodec(Codec, Protocol):
+    """A wire format that is written, too: by the server's tap, replay and whoever sends or asks for labels.
+
+    The key of every message is the inference id in UTF-8, so that a label meets its record in the same partition.
+    """
+
+    def encode_inference(
+        self,
+        id: str,
+        x: Array,
+        logits: Array | None,
+        version: int | None,
+        *,
+        source: str,
+        model: str,
+        time_s: float,
+        traceparent: str | None = None,
+        entity: str | None = None,
+    ) -> Message:
+        """One request of N samples.
+
+        Args:
+            x, logits: inputs [N, ...] and answers [N, C], or None where the answer is not known.
+            version: number of the version that answered, or None.
+            source, model: URI of who logs it, and name of the model there.
+            time_s: seconds since the epoch.
+            traceparent: W3C trace context of the request.
+            entity: session, device or person that the request is about.
+        """
+
+    def encode_label(self, id: str, label: int | Sequence[int], time_s: float) -> Message:
+        """The truth about one inference: a class, or one for each of its N samples."""
+
+    def encode_label_request(self, id: str, request: Mapping[str, Any], time_s: float) -> Message:
+        """A request for the label of one inference; `request` holds plain values for whoever answers it."""
 
 
 @runtime_checkable
@@ -128,8 +194,14 @@ class Schedule(Stateful, Protocol):
 class Gate(Protocol):
     """Decides one aspect of whether a candidate may serve.
 
-    All gates must pass, but those that are proofs: they carry a class attribute `proof` ("certified", "rehearsed"
-    or "guarded"), and of one kind all must pass. A proof that fails only says that this kind is not to be had.
+    Built as `Class(**options)`. All gates must pass, but those that are proofs: they carry a class attribute `proof`
+    ("certified", "rehearsed" or "guarded"), and of one kind all must pass. A proof that fails only says that this
+    kind is not to be had.
+
+    A class attribute `watches = True` has the gate judge the served version as well, for as long as it serves, window
+    after window: the served version as `candidate`, the version to which a rollback would lead as `serving`. What
+    only a candidate's evaluation knows (`parity`, `size_ratio`, `latency_ratio`, `health`, `expected`) is then at its
+    default.
     """
 
     def judge(self, evidence: Evidence) -> GateResult:
@@ -137,7 +209,10 @@ class Gate(Protocol):
 
 
 class ServerDriver(Protocol):
-    """Puts versions into a model server. A failure raises SwapError and leaves `live()` unchanged."""
+    """Puts versions into a model server. A failure raises SwapError and leaves `live()` unchanged.
+
+    Built as `Class(server, **options)` with a `ServerInfo`; connects at the first call only.
+    """
 
     def probe(self) -> None:
         """Raise SwapError, with what to do, where the server cannot swap at all."""

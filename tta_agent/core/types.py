@@ -20,6 +20,8 @@ Array: TypeAlias = npt.NDArray[Any]
 Partition: TypeAlias = tuple[str, int]  # topic, number
 Positions: TypeAlias = Mapping[Partition, int]  # the next offset to read
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+Message: TypeAlias = tuple[bytes | None, bytes | None, Headers]  # key, value, headers of a record to append
+Shape: TypeAlias = tuple[int | None, ...]  # of one sample, without the batch axis; None: any size
 Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
 Proof: TypeAlias = Literal["source", "certified", "rehearsed", "guarded", "none"]
 
@@ -101,6 +103,15 @@ class SourceInfo:
     inputs: Tensor | None = None
     labels: Tensor | None = None
     cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The model server as the settings name it: base address, name of the model there, longest wait for one call."""
+
+    url: str
+    model: str
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)

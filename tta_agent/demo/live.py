@@ -11,7 +11,7 @@ from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import open_ledger
 from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
-from tta_agent.stream.factory import open_producer
+from tta_agent.stream.factory import open_producer, open_writer
 
 EVERY_S = 5.0
 SERVER_WITHIN_S = 60.0  # it may have been started a moment ago
@@ -30,7 +30,13 @@ def drive(
     workload = make_workload(images, plan, source)
     producer = open_producer(settings)
     traffic = Traffic(
-        plan, workload, settings.swap.url, settings.model.served_as, producer, settings.stream.labels_topic
+        plan,
+        workload,
+        settings.swap.url,
+        settings.model.served_as,
+        producer,
+        open_writer(settings),
+        settings.stream.labels_topic,
     )
     traffic.start()
     try:

@@ -17,7 +17,7 @@ from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import ModelRegistry, open_ledger
 from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
-from tta_agent.stream.factory import open_producer
+from tta_agent.stream.factory import open_producer, open_writer
 from tta_agent.telemetry.event_log import EventLog
 
 WINDOW_S = 4.0  # over which accuracies are averaged
@@ -75,8 +75,9 @@ def prepare(
         server.wait_until(lambda: answers(url), "the model server")
         ledger = open_ledger(settings)
         workload = make_workload(images, plan, open_session(ledger.get(0).path))
-        name = settings.model.served_as
-        traffic = Traffic(plan, workload, url, name, open_producer(settings), settings.stream.labels_topic)
+        name, labels = settings.model.served_as, settings.stream.labels_topic
+        producer, codec = open_producer(settings), open_writer(settings)
+        traffic = Traffic(plan, workload, url, name, producer, codec, labels)
     except BaseException:
         server.stop()
         raise

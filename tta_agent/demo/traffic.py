@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from tta_agent import corruptions
-from tta_agent.core.protocols import Producer
+from tta_agent.core.protocols import Producer, WritingCodec
 from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import Session, run
 from tta_agent.samples import dataset
-from tta_agent.stream.codecs import cloudevents, oip
+from tta_agent.stream.codecs import oip
 
 IN_FLIGHT = 64  # requests that may wait for an answer; later ones wait their turn, and the delay counts
 TIMEOUT_S = 20.0
@@ -79,7 +79,7 @@ class Traffic:
     Args:
         url: base address of the server.
         model: name of the model there.
-        producer, labels_topic: where labels go.
+        producer, codec, labels_topic: where labels go, and their wire format.
     """
 
     def __init__(
@@ -89,14 +89,11 @@ class Traffic:
         url: str,
         model: str,
         producer: Producer,
+        codec: WritingCodec,
         labels_topic: str,
     ) -> None:
-        self._plan, self._workload, self._producer, self._labels_topic = (
-            plan,
-            workload,
-            producer,
-            labels_topic,
-        )
+        self._plan, self._workload = plan, workload
+        self._producer, self._codec, self._labels_topic = producer, codec, labels_topic
         self._path = f"{url}/v2/models/{model}/infer"
         self._random = np.random.default_rng(plan.seed + 1)
         self._stop = threading.Event()
@@ -164,7 +161,7 @@ class Traffic:
 
     async def _label(self, name: str, truth: int) -> None:
         await asyncio.sleep(self._plan.label_delay_s)
-        self._producer.send(self._labels_topic, *cloudevents.encode_label(name, truth, time.time()))
+        self._producer.send(self._labels_topic, *self._codec.encode_label(name, truth, time.time()))
         self.labels_sent += 1
 
     def _traceparent(self) -> str:

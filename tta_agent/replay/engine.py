@@ -19,6 +19,7 @@ import torch
 from tta_agent.assembly import build
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.events import Event
+from tta_agent.core.protocols import Codec
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
@@ -29,6 +30,7 @@ from tta_agent.replay.tape import REQUESTS, Annotators, Late, Tape
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.settings.rollout_groups import HttpSettings
 from tta_agent.settings.schema import Settings
+from tta_agent.stream.factory import open_writer
 from tta_agent.stream.recordings.reader import Recording
 from tta_agent.telemetry.facade import Telemetry
 
@@ -70,9 +72,10 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="tta-replay-", dir=scratch) as store:
         settings = _indoors(settings, Path(store))
         source = build.load_source(settings)
-        tape = Tape(recording, Late(label_rate, label_delay_s, seed, speed, on_request))
+        codec = open_writer(settings, or_default=True)  # a recording has none of its own
+        tape = Tape(recording, Late(label_rate, label_delay_s, seed, speed, on_request), codec)
         chronicle = Chronicle(Path(store))
-        agent = _assemble(settings, source, tape)
+        agent = _assemble(settings, source, tape, codec)
         try:
             seconds = _run(agent, tape, chronicle, lambda: progress(tape.records, len(recording)))
         finally:
@@ -95,20 +98,21 @@ def _indoors(settings: Settings, store: Path) -> Settings:
     return settings.model_copy(update=inside)
 
 
-def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape) -> Agent:
+def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape, codec: Codec) -> Agent:
     master = GraphTemplate(source.module, source.shape, source.graph)
     ledger = build.open_ledger(settings, source, master)
     session = open_session(ledger.get(0).path, threads=settings.model.threads)
     tape.pair, tape.source = HotSwapSession(0, session), session
-    swapper = SessionDriver(tape.pair, lambda path: open_session(path, threads=settings.model.threads))
+    driver = SessionDriver(tape.pair, lambda path: open_session(path, threads=settings.model.threads))
     return build.assemble(
         settings,
         source,
         tape,
         Annotators(tape),
-        swapper,
+        driver,
         Telemetry.off(),
         master=master,
+        codec=codec,
         clock=lambda: tape.now_s,
         observer=tape.observe,
         threaded=False,

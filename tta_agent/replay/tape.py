@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
@@ -13,11 +12,11 @@ from itertools import islice
 import numpy as np
 
 from tta_agent.adaptation.step import StepResult
+from tta_agent.core.protocols import WritingCodec
 from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
 from tta_agent.models.ort_sessions import HotSwapSession, Session, run
 from tta_agent.replay.marks import Marks
 from tta_agent.stream.batcher import Batch
-from tta_agent.stream.codecs import cloudevents
 from tta_agent.stream.recordings.reader import Recording, Row
 
 POLL = 8  # records a poll: what serves changes between two of them
@@ -49,8 +48,8 @@ class Tape:
     pair: HotSwapSession
     source: Session
 
-    def __init__(self, recording: Recording, late: Late) -> None:
-        self._recording, self._rows, self._how = recording, iter(recording), late
+    def __init__(self, recording: Recording, late: Late, codec: WritingCodec) -> None:
+        self._recording, self._rows, self._how, self._codec = recording, iter(recording), late, codec
         self._random = np.random.default_rng(late.seed)
         self._late: deque[tuple[float, str, int]] = deque()
         self._truth: dict[str, tuple[int, int]] = {}  # id -> row, label
@@ -98,7 +97,7 @@ class Tape:
 
     def _inferences(self, rows: Sequence[Row], x: Array, answers: Array, number: int) -> Iterator[RawRecord]:
         for row, sample, answer in zip(rows, x, answers, strict=True):
-            key, value, headers = cloudevents.encode_inference(
+            key, value, headers = self._codec.encode_inference(
                 row.id, sample[None], answer[None], number, source="replay", model="replay",
                 time_s=row.time_s, entity=row.key,
             )  # fmt: skip
@@ -121,7 +120,7 @@ class Tape:
     def _due_labels(self) -> Iterator[RawRecord]:
         while self._late and self._late[0][0] <= self.now_s:
             due_s, name, label = self._late.popleft()
-            yield self._raw("labels", self.labels, due_s, *cloudevents.encode_label(name, label, due_s))
+            yield self._raw("labels", self.labels, due_s, *self._codec.encode_label(name, label, due_s))
             self.labels += 1
 
     @staticmethod
@@ -172,7 +171,7 @@ class Annotators:
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Take a request; forget the rest."""
         if topic == REQUESTS:
-            self._tape.ask(json.loads(value or b"")["id"])
+            self._tape.ask((key or b"").decode())
 
     def flush(self) -> None:
         """Nothing waits."""

@@ -51,7 +51,7 @@ class ServedModel:
     def __init__(
         self,
         ledger: ModelRegistry,
-        swapper: ServerDriver,
+        driver: ServerDriver,
         telemetry: Telemetry,
         journal: EventLog,
         fixed: Array,
@@ -59,9 +59,9 @@ class ServedModel:
         tell: Callable[[str, dict[str, Any]], None] = lambda name, data: None,
         keep: int = 20,
     ) -> None:
-        self.ledger, self._swapper, self._telemetry, self.journal = ledger, swapper, telemetry, journal
+        self.ledger, self._driver, self._telemetry, self.journal = ledger, driver, telemetry, journal
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
-        self._driver = type(swapper).__name__
+        self._driver_name = type(driver).__name__
         self._sessions: dict[int, Session] = {}
         self.backlog = RetryQueue()
         self.source = ledger.get(0)
@@ -101,9 +101,9 @@ class ServedModel:
         Raises:
             SwapError: the server cannot swap, with what to do.
         """
-        self._swapper.probe()
-        if self._swapper.live() != self.version.number:
-            bring_up(self._swapper, self.version, golden(self.session, self._fixed))
+        self._driver.probe()
+        if self._driver.live() != self.version.number:
+            bring_up(self._driver, self.version, golden(self.session, self._fixed))
 
     def overruled(self) -> bool:
         """Whether somebody else has moved `serving` (a command); it is followed, once the ledger knows of our own."""
@@ -138,7 +138,7 @@ class ServedModel:
         A server that cannot be reached is no reason to swap: nobody could.
         """
         try:
-            live = self._swapper.live()
+            live = self._driver.live()
         except SwapError as error:
             log.warning("the server does not say what serves: %s", error)
             return None
@@ -146,7 +146,7 @@ class ServedModel:
             reason = f"version {live} answers instead of version {self.version.number}"
             return GateResult("server", live, self.version.number, "fail", reason)
         try:
-            self._swapper.verify(golden(self.session, self._fixed))
+            self._driver.verify(golden(self.session, self._fixed))
         except SwapError as error:
             return GateResult(
                 "server", 0.0, 1.0, "fail", f"the server answers otherwise than it should: {error}"
@@ -159,7 +159,7 @@ class ServedModel:
         """The swap. Whatever fails, the version that served before serves on; whether it came into service."""
         before, started_s = self.version.number, time.monotonic()
         verifying = self._telemetry.verify(carrier)
-        spans = self._telemetry.swap(self._driver, before, version.number, carrier)
+        spans = self._telemetry.swap(self._driver_name, before, version.number, carrier)
         error = self._bring(version, session, spans, verifying)
         seconds = time.monotonic() - started_s
         self._telemetry.swap_done("failed" if error else "activated", seconds)
@@ -231,7 +231,7 @@ class ServedModel:
     ) -> TtaError | None:
         try:
             with span:
-                bring_up(self._swapper, self._at_hand(version), golden(session, self._fixed), verifying)
+                bring_up(self._driver, self._at_hand(version), golden(session, self._fixed), verifying)
         except (SwapError, LedgerError) as error:
             log.error("the swap failed, version %d serves on: %s", self.version.number, error)
             return error

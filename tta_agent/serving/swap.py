@@ -16,7 +16,7 @@ def golden(session: Session, inputs: Array) -> Golden:
 
 
 def bring_up(
-    swapper: ServerDriver,
+    driver: ServerDriver,
     version: Version,
     expected: Golden,
     verifying: AbstractContextManager[object] | None = None,
@@ -26,11 +26,11 @@ def bring_up(
     Raises:
         SwapError: and then the version that served before serves on.
     """
-    swapper.publish(version, expected)
-    swapper.activate(version)
+    driver.publish(version, expected)
+    driver.activate(version)
     try:
         with verifying or nullcontext():
-            swapper.verify(expected)
+            driver.verify(expected)
     except SwapError:
-        swapper.rollback()
+        driver.rollback()
         raise

@@ -62,6 +62,11 @@ class StreamSettings(Group):
     """Topic of late labels, keyed by inference id."""
     dead_letter_topic: str | None = None
     """Topic for records that cannot be read; default <topic>.tta.dlq, empty for none."""
+    codec: str = "auto"
+    """Wire format: a name (cloudevents, oip_json, ...) or module:Class; auto recognises each record's, codecs that go
+    by headers first, then by name, and writes cloudevents."""
+    options: Options = {}
+    """Constructor arguments by codec, for instance {"my_format": {"registry": "http://127.0.0.1:8081"}}."""
     group: str = "tta-agent"
     """Consumer group."""
     start: Literal["latest", "earliest"] = "latest"
@@ -136,8 +141,11 @@ class ScheduleSettings(Group):
 class SwapSettings(Group):
     """How a version becomes the served one."""
 
-    driver: Literal["oip", "none"] = "oip"
-    """oip: a server with the model-repository extension; none: only write versions to the ledger."""
+    driver: str = "oip"
+    """Server driver: a name or module:Class. oip: a server with the model-repository extension; none: only write
+    versions to the registry."""
+    options: Options = {}
+    """Constructor arguments by driver, for instance {"my_server": {"folder": "/models"}}."""
     url: str = "http://127.0.0.1:8080"
     """Base address of the model server."""
     timeout_s: float = Field(default=30.0, gt=0)

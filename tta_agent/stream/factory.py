@@ -1,18 +1,25 @@
-"""Kafka where brokers are named, the embedded log otherwise."""
+"""Settings to consumers, producers and wire formats."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
-from tta_agent.core.errors import ConfigError
-from tta_agent.core.protocols import Producer, StreamConsumer
+from tta_agent.core import plugins
+from tta_agent.core.errors import ConfigError, PluginNotFound
+from tta_agent.core.protocols import Codec, Producer, StreamConsumer, WritingCodec
 from tta_agent.settings.data_groups import StreamSettings
 from tta_agent.settings.schema import Settings
+from tta_agent.stream.codecs.auto import AutoCodec
+
+AUTO = "auto"  # recognises each record's format
+DEFAULT = "cloudevents"  # is written where the settings say `auto`
+log = logging.getLogger(__name__)
 
 
 def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> StreamConsumer:
-    """A member of the consumer group, reading `topics`.
+    """A member of the consumer group, reading `topics`: of Kafka where brokers are named, else of the embedded log.
 
     Raises:
         StreamError: the broker or the log cannot be reached.
@@ -46,6 +53,59 @@ def open_producer(settings: Settings) -> Producer:
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
     return EmbeddedProducer(settings.store.path / "log.db", partitions=s.partitions)
+
+
+def open_codec(settings: Settings) -> Codec:
+    """The wire format to read; every installed one for `auto`.
+
+    Raises:
+        ConfigError: no such codec, or its options do not fit.
+    """
+    name = settings.stream.codec
+    if name != AUTO:
+        return _codec(settings, name)
+    found = {name: _installed(settings, name) for name in plugins.available("codecs")}
+    return AutoCodec({name: codec for name, codec in found.items() if codec is not None})
+
+
+def open_writer(settings: Settings, *, or_default: bool = False) -> WritingCodec:
+    """The wire format to write; the default one for `auto`.
+
+    Args:
+        or_default: also where the format of the settings can only be read.
+
+    Raises:
+        ConfigError: no such codec, its options do not fit, or it can only be read.
+    """
+    name = settings.stream.codec
+    codec = _codec(settings, DEFAULT if name == AUTO else name)
+    if isinstance(codec, WritingCodec):
+        return codec
+    if or_default:
+        stream = settings.stream.model_copy(update={"codec": DEFAULT})
+        return open_writer(settings.model_copy(update={"stream": stream}))
+    raise ConfigError(
+        f"TTA_STREAM__CODEC={name} can only be read, and here records are written (TTA_SERVE__TAP, `traffic`);\n"
+        f"expected {AUTO}, which writes {DEFAULT}, or a codec with encode_inference and encode_label"
+    )
+
+
+def codec_names(codec: Codec, settings: Settings) -> str:
+    """Names of the formats that a codec of `open_codec` reads, for messages."""
+    return ", ".join(codec.names) if isinstance(codec, AutoCodec) else settings.stream.codec
+
+
+def _codec(settings: Settings, name: str) -> Codec:
+    codec: Codec = plugins.make("codecs", name, settings.stream.options)
+    return codec
+
+
+def _installed(settings: Settings, name: str) -> Codec | None:
+    try:
+        return _codec(settings, name)
+    except PluginNotFound as error:  # what it imports is missing: whoever needs that format names it
+        log.warning("codec %s is left out: %s", name, error)
+        return None
 
 
 def connection(stream: StreamSettings) -> dict[str, Any]:

@@ -7,20 +7,29 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tta_agent.core.errors import DecodeError
+from tta_agent.core.errors import ConfigError
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Label, RawRecord, Record
 from tta_agent.settings.schema import Settings
-from tta_agent.stream.codecs import cloudevents
-from tta_agent.stream.factory import open_source
+from tta_agent.stream.factory import codec_names, open_codec, open_source
 from tta_agent.stream.recordings.reader import RecordingWriter, Row
+from tta_agent.stream.router import Decoder
 
 PATIENCE_S = 0.25  # of one poll, while both topics are quiet
 GLANCE_S = 0.01  # of one poll, while the other topic is not
 JOIN_S = 30.0  # a group may take so long to give us our partitions
 WAITING_BYTES = 256 << 20  # records that wait for a late label
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Outcome of `record`: records written, and a sentence for each topic with unreadable records."""
+
+    records: int
+    unreadable: tuple[str, ...] = ()
 
 
 def record(
@@ -29,7 +38,7 @@ def record(
     count: int,
     follow_s: float,
     progress: Callable[[int], None] = lambda done: None,
-) -> int:
+) -> Recorded:
     """Read the labels that there are, then up to `count` inferences from the beginning of the topic.
 
     While inferences are read, the labels that come meanwhile are read in turn with them, poll by poll: neither topic
@@ -39,7 +48,7 @@ def record(
         follow_s: wait so long for more when the end of the inferences is reached.
 
     Raises:
-        ConfigError: the folder holds a recording already.
+        ConfigError: the folder holds a recording already, or none of the inferences could be read.
         StreamError: the stream cannot be reached.
     """
     s = settings.model_copy(update={"stream": settings.stream.model_copy(update={"start": "earliest"})})
@@ -47,27 +56,42 @@ def record(
         RecordingWriter(folder, model=s.model.served_as, classes=s.model.classes) as writer,
         contextlib.ExitStack() as opened,
     ):
-        labels = _Labels(opened.enter_context(contextlib.closing(_open(s, s.stream.labels_topic))), follow_s)
+        late = opened.enter_context(contextlib.closing(_open(s, s.stream.labels_topic)))
+        codec = open_codec(s)
+        labels, decoder = _Labels(late, Decoder(codec, None, None), follow_s), Decoder(codec, None, None)
         labels.catch_up()
-        waiting = _Waiting(writer, labels.known)
+        unwritten = _Unwritten(writer, labels.known)
         source = opened.enter_context(contextlib.closing(_open(s, s.stream.topic)))
-        for done, item in enumerate(_taken(source, labels, count, follow_s), 1):
-            waiting.add(item)
+        for done, item in enumerate(_taken(source, decoder, labels, count, follow_s), 1):
+            unwritten.add(item)
             progress(done)
         labels.catch_up()
-        waiting.write()
-        return waiting.count
+        unwritten.write()
+        expected = codec_names(codec, s)
+        read = (s.stream.topic, decoder), (s.stream.labels_topic, labels.decoder)
+        told = tuple(_told(topic, one, expected) for topic, one in read if one.refused)
+        if decoder.refused and not unwritten.count:
+            raise ConfigError("\n".join((f"nothing to record: {told[0]}", *told[1:])))
+        return Recorded(unwritten.count, told)
+
+
+def _told(topic: str, decoder: Decoder, expected: str) -> str:
+    reasons = ", ".join(f"{n} {reason}" for reason, n in decoder.refused.most_common())
+    return (
+        f"{decoder.refused.total()} records of {topic} could not be read ({reasons}); TTA_STREAM__CODEC expects "
+        f"{expected}; the first: {decoder.first}"
+    )
 
 
 class _Labels:
-    """The labels topic, and what was read of it."""
+    """The labels topic, and the labels that were read of it."""
 
-    def __init__(self, source: StreamConsumer, follow_s: float) -> None:
-        self._source, self._follow_s = source, follow_s
+    def __init__(self, source: StreamConsumer, decoder: Decoder, follow_s: float) -> None:
+        self._source, self.decoder, self._follow_s = source, decoder, follow_s
         self.known: dict[str, int] = {}
 
     def read(self, timeout_s: float) -> int:
-        """One poll; how many came."""
+        """Poll once; the number of raw records that came."""
         return self._keep(self._source.poll(timeout_s))
 
     def catch_up(self) -> None:
@@ -79,11 +103,12 @@ class _Labels:
                 left, last_s = left - came, time.monotonic()
 
     def _keep(self, raws: Sequence[RawRecord]) -> int:
-        self.known.update({item.id: item.label for item in _decode(raws) if isinstance(item, Label)})
+        items = self.decoder.read(raws)
+        self.known.update({item.id: item.label for item in items if isinstance(item, Label)})
         return len(raws)
 
 
-class _Waiting:
+class _Unwritten:
     """Records in the order in which they came, until they are written with the labels known by then."""
 
     def __init__(self, writer: RecordingWriter, labels: dict[str, int]) -> None:
@@ -107,11 +132,13 @@ class _Waiting:
             self.count += 1
 
 
-def _taken(source: StreamConsumer, labels: _Labels, count: int, follow_s: float) -> Iterator[Record]:
+def _taken(
+    source: StreamConsumer, decoder: Decoder, labels: _Labels, count: int, follow_s: float
+) -> Iterator[Record]:
     """Up to `count` inferences; after each poll of theirs one of the labels."""
     done, raws, last_s = 0, _joined(source), time.monotonic()
     while raws or time.monotonic() - last_s < follow_s:
-        for item in _decode(raws):
+        for item in decoder.read(raws):
             if isinstance(item, Record) and done < count:
                 yield item
                 done += 1
@@ -146,9 +173,3 @@ def _open(settings: Settings, topic: str) -> StreamConsumer:
     # a group of its own: the agent's positions stay where they are
     group = f"{settings.stream.group}-record-{os.getpid()}-{time.time_ns()}"
     return open_source(settings, [topic], group=group)
-
-
-def _decode(raws: Sequence[RawRecord]) -> Iterator[Record | Label]:
-    for raw in raws:
-        with contextlib.suppress(DecodeError):  # what the agent could not read, a replay could not either
-            yield from cloudevents.decode(raw, None, None)

@@ -1,4 +1,4 @@
-"""From raw records to samples: what cannot be read, is too old, came twice, or belongs to the gate."""
+"""Raw records to samples, and each sample to its use: duplicate, stale, held out for the gate, or for learning."""
 
 from __future__ import annotations
 
@@ -8,63 +8,87 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from tta_agent.core.errors import DecodeError, StreamError
-from tta_agent.core.protocols import Producer
-from tta_agent.core.types import Headers, Label, Partition, Positions, RawRecord, Record
+from tta_agent.core.protocols import Codec, Producer
+from tta_agent.core.types import Label, Message, Partition, Positions, RawRecord, Record, Shape
 from tta_agent.labels.join import LabelJoiner, Outcome
 from tta_agent.stream.batcher import held_out
 
 log = logging.getLogger(__name__)
 REMEMBERED = 100_000  # identities kept for dropping duplicates
 Identity = tuple[str, ...]  # source, id, type
-Letter = tuple[bytes | None, bytes | None, Headers]
+MAX_MESSAGE = 1000  # characters of an error that travel to the dead-letter topic
 
 
 class Decoder:
-    """Decodes; what cannot be read goes to its own topic, whole, with the reason, and the loop goes on.
+    """Decodes records; an unreadable one is counted and goes to the dead-letter topic, and reading goes on.
 
     Args:
-        decode: raw record -> samples and labels; raises DecodeError.
-        letter: raw record, reason, message -> what is written to `topic`.
-        topic: dead-letter topic; None only counts.
+        shape: of one sample, without the batch axis; None takes any.
+        classes: logits of one sample; None takes any number.
+        producer, topic: where dead letters go; without them unreadable records are only counted.
         dropped: called with `dead_letter` and a count where a dead letter could not be written.
+
+    Attributes:
+        refused: unreadable records by reason.
+        first: place and error of the first of them.
     """
 
     def __init__(
         self,
-        decode: Callable[[RawRecord], Sequence[Record | Label]],
-        letter: Callable[[RawRecord, str, str], Letter],
-        producer: Producer,
-        topic: str | None,
+        codec: Codec,
+        shape: Shape | None,
+        classes: int | None,
+        producer: Producer | None = None,
+        topic: str | None = None,
         dropped: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
-        self._decode, self._letter, self._producer, self._topic = decode, letter, producer, topic
-        self._dropped = dropped
+        self._codec, self._shape, self._classes = codec, shape, classes
+        self._producer, self._topic, self._dropped = producer, topic, dropped
         self.refused: Counter[str] = Counter()
+        self.first = ""
 
     def read(self, raws: Iterable[RawRecord]) -> list[Record | Label]:
-        """Everything that can be read."""
+        """Samples and labels of all readable records, in their order."""
         return [item for raw in raws for item in self._one(raw)]
 
     def _one(self, raw: RawRecord) -> Sequence[Record | Label]:
         try:
-            return self._decode(raw)
+            return self._codec.decode(raw, self._shape, self._classes)
         except DecodeError as error:
             self._refuse(raw, error)
             return ()
 
     def _refuse(self, raw: RawRecord, error: DecodeError) -> None:
+        where = f"{raw.topic}[{raw.partition}]@{raw.offset}"
+        self.first = self.first or f"{where}: {error}"
         self.refused[error.reason] += 1
         if self.refused[error.reason] == 1:  # the first of a kind is told, the others are counted
-            log.warning("%s[%d]@%d cannot be read: %s", raw.topic, raw.partition, raw.offset, error)
-        if not self._topic:
+            log.warning("%s cannot be read: %s", where, error)
+        if self._producer is None or not self._topic:
             return
         try:
-            self._producer.send(self._topic, *self._letter(raw, error.reason, str(error)))
+            self._producer.send(self._topic, *dead_letter(raw, error))
         except StreamError as down:
             self._dropped("dead_letter", 1)
             log.warning("a dead letter could not be written: %s", down)
+
+
+def dead_letter(raw: RawRecord, error: DecodeError) -> Message:
+    """The record as it came, in whatever format, with reason and place in headers `tta_dlq_*`."""
+    why = {
+        "reason": error.reason,
+        "exception": str(error)[:MAX_MESSAGE],
+        "topic": raw.topic,
+        "partition": str(raw.partition),
+        "offset": str(raw.offset),
+        "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+    }
+    # a record that fails a second time, after a replay, tells only of its latest failure
+    kept = tuple(header for header in raw.headers if not header[0].startswith("tta_dlq_"))
+    return raw.key, raw.value, kept + tuple((f"tta_dlq_{name}", text.encode()) for name, text in why.items())
 
 
 @dataclass(slots=True)

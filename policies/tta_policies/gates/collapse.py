@@ -20,6 +20,8 @@ class Collapse:
         window: records to see first.
     """
 
+    watches = True
+
     def __init__(self, ratio: float = 0.9, growth: float = 1.5, window: int = 100) -> None:
         self.ratio = ratio
         self.growth = growth

@@ -33,6 +33,8 @@ class Flips:
         window: records to see first.
     """
 
+    watches = True
+
     def __init__(self, limit: float = 0.15, confidence: float = 0.9, window: int = 100) -> None:
         self.limit = limit
         self.confidence = confidence

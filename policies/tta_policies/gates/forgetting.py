@@ -33,6 +33,8 @@ class Forgetting:
         keep: share of serving's accuracy above chance that must be kept in any case, on both.
     """
 
+    watches = True
+
     def __init__(self, limit: float = 1.0, light: float = 1.0, keep: float = 0.15) -> None:
         self.limit = limit
         self.light = light

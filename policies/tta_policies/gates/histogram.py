@@ -23,6 +23,8 @@ class Histogram:
         window: records to see first.
     """
 
+    watches = True
+
     def __init__(self, least: float = 0.02, window: int = 100) -> None:
         self.least = least
         self.window = window

@@ -20,6 +20,8 @@ class Integrity:
             like to hold: medians of a few runs on shared cores differ by 10 to 20 % for one and the same graph.
     """
 
+    watches = True
+
     def __init__(self, agreement: float = 0.999, size: float = 1.05, latency: float = 1.25) -> None:
         self.agreement = agreement
         self.size = size

@@ -1,11 +1,32 @@
-"""Put versions into a model server: one driver a file. What they share is the check of a golden batch."""
+"""Server drivers: one file for each kind of model server, installed in the entry-point group `tta_agent.drivers`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
-from tta_agent.core.types import Array, Golden
+from tta_agent.core.protocols import ServerDriver
+from tta_agent.core.types import Array, Golden, ServerInfo
+
+if TYPE_CHECKING:
+    from tta_agent.settings.schema import Settings
 
 TOLERANCE = 1e-3  # of a logit: kernels differ in the last bits between machines and batch sizes
+
+
+def open_driver(settings: Settings) -> ServerDriver:
+    """The driver that TTA_SWAP__DRIVER names, whatever the mode.
+
+    Raises:
+        ConfigError: no such driver, or its options do not fit.
+    """
+    swap = settings.swap
+    server = ServerInfo(swap.url, settings.model.served_as, swap.timeout_s)
+    driver: ServerDriver = plugins.make("drivers", swap.driver, swap.options, server)
+    return driver
 
 
 def check_golden(answer: Array, golden: Golden, who: str, tolerance: float = TOLERANCE) -> None:

@@ -1,35 +1,35 @@
-"""No server is touched: versions are written to the ledger, and somebody else brings them into service."""
+"""No model server: versions are written to the registry, and others bring them into service."""
 
 from __future__ import annotations
 
-from tta_agent.core.types import Golden, Version
+from tta_agent.core.types import Golden, ServerInfo, Version
 
 
 class NoDriver:
-    """A Swapper without a server; the version that was activated last counts as live."""
+    """A `ServerDriver` that touches no server; the version that was activated last counts as live."""
 
-    def __init__(self, live: int = 0) -> None:
-        self._live = self._before = live
+    def __init__(self, server: ServerInfo | None = None) -> None:
+        self._live = self._before = 0
 
     def probe(self) -> None:
         """Nothing to reach."""
 
     def publish(self, version: Version, golden: Golden) -> None:
-        """The ledger has it already."""
+        """Nothing to do: the registry has it already."""
 
     def activate(self, version: Version) -> None:
-        """Remember it."""
+        """Take it for live."""
         self._before, self._live = self._live, version.number
 
     def verify(self, golden: Golden) -> None:
-        """Nobody to ask."""
+        """Nothing to ask."""
 
     def live(self) -> int:
-        """What was activated last."""
+        """The version that was activated last; 0 at first."""
         return self._live
 
     def rollback(self) -> None:
-        """Remember the one before."""
+        """Take the version before for live."""
         self._live = self._before
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Swap over HTTP: Open Inference Protocol v2 and its model repository extension, as our server speaks it."""
+"""Open Inference Protocol v2 over HTTP with the model repository extension, as `tta-agent serve` implements it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 
 from tta_agent.core.errors import DecodeError, SwapError, nearest
-from tta_agent.core.types import Array, Golden, Version
+from tta_agent.core.types import Array, Golden, ServerInfo, Version
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 from tta_agent.stream.codecs import oip
 
@@ -17,24 +17,21 @@ _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
 
 
 class OipDriver:
-    """A Swapper over a model server's REST API.
+    """A `ServerDriver` over a model server's REST API.
 
     Args:
-        base_url: e.g. `http://127.0.0.1:8080`.
-        model: name under which the server knows the model.
-        timeout_s: longest wait for one answer; a load may take long.
+        server: base address, model and longest wait for one answer; a load may take long.
         tolerance: largest difference of a logit from the golden batch.
     """
 
-    def __init__(self, base_url: str, model: str, *, timeout_s: float, tolerance: float = TOLERANCE) -> None:
+    def __init__(self, server: ServerInfo, *, tolerance: float = TOLERANCE) -> None:
         """Connects at the first call only."""
-        self._url = base_url.rstrip("/")
-        self._model = model
+        self._url, self._model = server.url.rstrip("/"), server.model
         self._input: str | None = None
         self._tolerance = tolerance
         self._published: tuple[int, Golden] | None = None
         # A sidecar speaks to its own pod: a proxy of the environment would only be in the way.
-        self._http = httpx.Client(base_url=self._url, timeout=timeout_s, trust_env=False)
+        self._http = httpx.Client(base_url=self._url, timeout=server.timeout_s, trust_env=False)
 
     def probe(self) -> None:
         """Raise SwapError, with what to do, unless the server has the extension and the model."""
@@ -44,7 +41,7 @@ class OipDriver:
             found = ", ".join(map(str, extensions or [])) or "none"
             raise SwapError(
                 f"{self._url} has no model_repository extension (it has: {found}).\n"
-                "Serve the model with `tta-agent serve`, or choose another swapper."
+                "Serve the model with `tta-agent serve`, or choose another TTA_SWAP__DRIVER."
             )
         known = {str(entry.get("name")) for entry in self._index()}
         if self._model not in known:

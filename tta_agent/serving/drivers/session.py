@@ -12,7 +12,7 @@ from tta_agent.serving.drivers import TOLERANCE, check_golden
 
 
 class SessionDriver:
-    """A Swapper over a HotSwapSession.
+    """A `ServerDriver` over a HotSwapSession. Not for TTA_SWAP__DRIVER: it needs the server's own sessions.
 
     Args:
         pair: what the readers read.

@@ -1,4 +1,4 @@
-"""The tap: logs what was asked and answered. It never delays or fails a request; it drops, and counts."""
+"""The server's log of inferences. It never delays or fails a request: where it cannot keep up it drops and counts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from tta_agent.core.protocols import Producer
+from tta_agent.core.protocols import Producer, WritingCodec
 from tta_agent.core.types import Array
-from tta_agent.stream.codecs import cloudevents
 
 _log = logging.getLogger(__name__)
 CAPACITY_BYTES = 32 << 20  # of queued inferences; beyond it records are dropped and counted, never requests
@@ -33,19 +32,21 @@ class _Inference:
 
 
 class Tap:
-    """Sends inferences as CloudEvents from a thread of its own, through a queue that is bounded in bytes.
+    """Sends inferences from a thread of its own, through a queue that is bounded in bytes.
 
     Args:
-        producer: where to; it stays its owner's.
+        producer: of the log; its owner closes it.
+        codec: wire format of the inferences.
         topic: topic of inferences.
-        model: name of the model, in the events.
-        capacity_bytes: what may wait; beyond it the newest is dropped.
-        close_timeout_s: longest wait of `close` for what still waits.
+        model: name of the model in the server.
+        capacity_bytes: bound of the queue; beyond it the newest inference is dropped.
+        close_timeout_s: longest wait of `close` for the queue to empty.
     """
 
     def __init__(
         self,
         producer: Producer,
+        codec: WritingCodec,
         topic: str,
         model: str,
         *,
@@ -53,7 +54,7 @@ class Tap:
         close_timeout_s: float = 5.0,
     ) -> None:
         """Start the thread."""
-        self._producer, self._topic, self._model = producer, topic, model
+        self._producer, self._codec, self._topic, self._model = producer, codec, topic, model
         self._capacity_bytes, self._close_timeout_s = capacity_bytes, close_timeout_s
         self._queue: deque[_Inference] = deque()
         self._queued_bytes = 0
@@ -120,7 +121,7 @@ class Tap:
             return item
 
     def _send(self, item: _Inference) -> None:
-        key, value, headers = cloudevents.encode_inference(
+        key, value, headers = self._codec.encode_inference(
             item.id,
             item.x,
             item.logits,

@@ -1,122 +1,103 @@
-"""CloudEvents 1.0 in Kafka's binary mode with Open Inference Protocol bodies: the default format on the wire.
+"""CloudEvents 1.0 in Kafka's binary mode with Open Inference Protocol bodies: the default wire format.
 
-One record holds one request of N samples. With N = 1 its sample is called `id`; else `id#0` to `id#N-1`.
+One record holds one request of N samples.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 from cloudevents.exceptions import GenericException
 from cloudevents.http import CloudEvent
 from cloudevents.kafka import KafkaMessage, from_binary, to_binary
 
 from tta_agent.core.errors import DecodeError
-from tta_agent.core.types import Array, Headers, Label, RawRecord, Record
-from tta_agent.stream.codecs import checks, oip
+from tta_agent.core.types import Array, Headers, Label, Message, RawRecord, Record, Shape
+from tta_agent.stream.codecs import bodies, checks, oip
 
 INFERENCE = "io.tta.inference.v1"  # inputs and outputs in one body: no join needed
 LABEL = "io.tta.label.v1"
 LABEL_REQUEST = "io.tta.label_request.v1"
 KSERVE_REQUEST = "org.kubeflow.serving.inference.request"
 
-Message: TypeAlias = tuple[bytes | None, bytes | None, Headers]  # key, value, headers
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_MAX_MESSAGE = 1000  # characters of an error that travel to the dead-letter topic
+class CloudEvents:
+    """Inferences, requests of KServe's logger, labels, and requests for labels, told apart by `ce_type`."""
 
+    by_headers = True
 
-def encode_inference(
-    id: str,
-    x: Array,
-    logits: Array | None,
-    version: int | None,
-    *,
-    source: str,
-    model: str,
-    time_s: float,
-    traceparent: str | None = None,
-    entity: str | None = None,
-) -> Message:
-    """One inference, inputs [N, ...] and answers [N, C], as key, value and headers."""
-    outputs = {} if logits is None else {"logits": logits}
-    number = None if version is None else str(version)
-    body, head_length = oip.encode(oip.Body({"input": x}, outputs, id, model, number))
-    extensions = {"modelname": model, "modelversion": number, "entitykey": entity}
-    extensions["inferenceheadercontentlength"] = str(head_length)
-    required = _attributes(INFERENCE, id, source, time_s, "application/octet-stream")
-    key, value, headers = _message(required | extensions, body)
-    trace = () if traceparent is None else (("traceparent", traceparent.encode()),)
-    return key, value, headers + trace
+    def recognises(self, raw: RawRecord) -> bool:
+        """Any `ce_` header, or a content type of CloudEvents."""
+        return any(
+            name.startswith("ce_")
+            or (name == "content-type" and value is not None and value.startswith(b"application/cloudevents"))
+            for name, value in ((name.lower(), value) for name, value in raw.headers)
+        )
 
+    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> list[Record | Label]:
+        """Samples or labels of one record; see `Codec`."""
+        event = _event(raw)
+        if event["type"] == LABEL:
+            _content(event, ("application/json",))
+            return list(bodies.labels(raw, _time(raw, event), classes))
+        if event["type"] in (INFERENCE, KSERVE_REQUEST):
+            body = _body(raw, event)
+            return list(bodies.records(raw, body, _envelope(raw, event, body), shape, classes))
+        valid = ", ".join((INFERENCE, LABEL, KSERVE_REQUEST))
+        raise DecodeError("type", f"ce_type is {oip.show(event['type'])}; valid: {valid}")
 
-def encode_label(id: str, label: int | Sequence[int], time_s: float, *, source: str = "tta-agent") -> Message:
-    """The truth about one inference: a class, or a list of them for a record of N samples."""
-    truth = label if isinstance(label, int) else list(label)
-    body = json.dumps({"id": id, "label": truth, "ts": time_s}).encode()
-    return _message(_attributes(LABEL, id, source, time_s, "application/json"), body)
+    def encode_inference(
+        self,
+        id: str,
+        x: Array,
+        logits: Array | None,
+        version: int | None,
+        *,
+        source: str,
+        model: str,
+        time_s: float,
+        traceparent: str | None = None,
+        entity: str | None = None,
+    ) -> Message:
+        """One request as `io.tta.inference.v1`; see `WritingCodec`."""
+        outputs = {} if logits is None else {"logits": logits}
+        number = None if version is None else str(version)
+        body, head_length = oip.encode(oip.Body({"input": x}, outputs, id, model, number))
+        extensions = {"modelname": model, "modelversion": number, "entitykey": entity}
+        extensions["inferenceheadercontentlength"] = str(head_length)
+        required = _attributes(INFERENCE, id, source, time_s, "application/octet-stream")
+        key, value, headers = _message(required | extensions, body)
+        trace = () if traceparent is None else (("traceparent", traceparent.encode()),)
+        return key, value, headers + trace
 
+    def encode_label(self, id: str, label: int | Sequence[int], time_s: float) -> Message:
+        """The truth about one inference as `io.tta.label.v1`; see `WritingCodec`."""
+        truth = label if isinstance(label, int) else list(label)
+        return _json_message(LABEL, id, {"id": id, "label": truth, "ts": time_s}, time_s)
 
-def encode_label_request(request: Mapping[str, Any], id: str, time_s: float) -> Message:
-    """A record whose label the agent would like to have, as JSON."""
-    body = json.dumps(dict(request)).encode()
-    return _message(_attributes(LABEL_REQUEST, id, "tta-agent", time_s, "application/json"), body)
-
-
-def decode(raw: RawRecord, shape: tuple[int | None, ...] | None, classes: int | None) -> list[Record | Label]:
-    """The samples or labels of one record, checked against what the model takes.
-
-    Args:
-        raw: a record with CloudEvents headers.
-        shape: one sample's shape, without the batch axis; None stands for any size, or for any shape at all.
-        classes: logits of one sample; None takes any number.
-
-    Raises:
-        DecodeError: with a reason that says what is wrong.
-    """
-    event = _event(raw)
-    if event["type"] == LABEL:
-        return list(_labels(raw, event, classes))
-    if event["type"] in (INFERENCE, KSERVE_REQUEST):
-        return list(_records(raw, event, shape, classes))
-    valid = ", ".join((INFERENCE, LABEL, KSERVE_REQUEST))
-    raise DecodeError("type", f"ce_type is {oip.show(event['type'])}; valid: {valid}")
+    def encode_label_request(self, id: str, request: Mapping[str, Any], time_s: float) -> Message:
+        """A request for a label as `io.tta.label_request.v1`, with `request` as its JSON body."""
+        return _json_message(LABEL_REQUEST, id, dict(request), time_s)
 
 
-def dead_letter(raw: RawRecord, reason: str, message: str) -> Message:
-    """The record as it came, and why and where from, for `<topic>.tta.dlq`."""
-    why = {
-        "reason": reason,
-        "exception": message[:_MAX_MESSAGE],
-        "topic": raw.topic,
-        "partition": str(raw.partition),
-        "offset": str(raw.offset),
-        "time": _iso(time.time()),
-    }
-    # A record that fails a second time, after a replay, tells only of its latest failure.
-    kept = tuple(header for header in raw.headers if not header[0].startswith("tta_dlq_"))
-    return raw.key, raw.value, kept + tuple((f"tta_dlq_{name}", text.encode()) for name, text in why.items())
+def _json_message(kind: str, id: str, body: Mapping[str, Any], time_s: float) -> Message:
+    attributes = _attributes(kind, id, "tta-agent", time_s, "application/json")
+    return _message(attributes, json.dumps(body).encode())
 
 
 def _attributes(kind: str, id: str, source: str, time_s: float, content: str) -> dict[str, str | None]:
     what = {"specversion": "1.0", "id": id, "source": source, "type": kind}
-    return {**what, "time": _iso(time_s), "datacontenttype": content}
+    moment = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="microseconds")
+    return {**what, "time": moment.replace("+00:00", "Z"), "datacontenttype": content}
 
 
 def _message(attributes: Mapping[str, str | None], body: bytes) -> Message:
     given = {name: value for name, value in attributes.items() if value is not None}
     message = to_binary(CloudEvent(given, body), lambda data: data, lambda event: event["id"].encode())
     return message.key, message.value, tuple(message.headers.items())  # type: ignore[return-value]
-
-
-def _iso(time_s: float) -> str:
-    moment = datetime.fromtimestamp(time_s, UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _event(raw: RawRecord) -> Mapping[str, Any]:
@@ -161,30 +142,12 @@ def _headers(pairs: Headers) -> dict[str, bytes]:
     return headers
 
 
-def _records(
-    raw: RawRecord, event: Mapping[str, Any], shape: tuple[int | None, ...] | None, classes: int | None
-) -> Sequence[Record]:
-    body = _body(raw, event)
-    x = checks.samples(checks.only(body.inputs, "input"), shape)
-    served = checks.logits(checks.only(body.outputs, "output"), len(x), classes) if body.outputs else None
+def _envelope(raw: RawRecord, event: Mapping[str, Any], body: oip.Body) -> bodies.Envelope:
     id, key, version = event["id"], event.get("entitykey"), _version(event, body)
-    time_s, trace = _time(raw, event), _trace(raw, event)
-    # Samples of one request share its key: held out or learnt from, but together.
+    time_s, trace = _time(raw, event), bodies.traceparent(raw, event.get("traceparent", ""))
     key = id if key is None else checks.text(key, "entitykey")
     tenant = checks.text(event["tenant"], "tenant") if event.get("tenant") else key
-    many = len(x) > 1
-    records = []
-    for i, name in enumerate(_names(id, len(x))):
-        sample, answer = x[i], None if served is None else served[i]
-        if many:  # else one sample that is kept would keep the whole batch
-            sample, answer = sample.copy(), None if answer is None else answer.copy()
-        where = (key, trace, raw.topic, raw.partition, raw.offset)
-        records.append(
-            Record(
-                name, time_s, sample, answer, version, *where, (event["source"], name, event["type"]), tenant
-            )
-        )
-    return records
+    return bodies.Envelope(id, event["source"], event["type"], time_s, version, key, tenant, trace)
 
 
 def _body(raw: RawRecord, event: Mapping[str, Any]) -> oip.Body:
@@ -212,32 +175,3 @@ def _version(event: Mapping[str, Any], body: oip.Body) -> int | None:
 
 def _time(raw: RawRecord, event: Mapping[str, Any]) -> float:
     return raw.timestamp_ms / 1000 if event.get("time") is None else checks.instant(event["time"], "time")
-
-
-def _trace(raw: RawRecord, event: Mapping[str, Any]) -> str | None:
-    """Trace context of the request; W3C says to ignore one that is malformed."""
-    hop = next((value for name, value in raw.headers if name.lower() == "traceparent" and value), None)
-    found = event.get("traceparent", "") if hop is None else hop.decode("latin-1")
-    return found if _TRACEPARENT.fullmatch(found) else None
-
-
-def _names(id: str, count: int) -> list[str]:
-    return [id] if count == 1 else [f"{id}#{i}" for i in range(count)]
-
-
-def _labels(raw: RawRecord, event: Mapping[str, Any], classes: int | None) -> Sequence[Label]:
-    _content(event, ("application/json",))
-    try:
-        body = json.loads(raw.value or b"")
-    except (ValueError, RecursionError) as error:
-        raise DecodeError("label_json", f"label is not JSON: {error}") from error
-    if not isinstance(body, dict) or "label" not in body:
-        raise DecodeError("label_object", f'label body is {oip.show(body)}; expected {{"id", "label", "ts"}}')
-    values = body["label"] if isinstance(body["label"], list) else [body["label"]]
-    if not values:
-        raise DecodeError("label_empty", "label is an empty list; expected one class a sample")
-    id = checks.text(body.get("id"), "label_id")
-    time_s = _time(raw, event) if body.get("ts") is None else checks.instant(body["ts"], "label_time")
-    where = (time_s, raw.topic, raw.partition, raw.offset)
-    truths = [checks.label(value, classes) for value in values]
-    return [Label(name, truth, *where) for name, truth in zip(_names(id, len(truths)), truths, strict=True)]

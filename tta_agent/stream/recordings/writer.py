@@ -42,6 +42,7 @@ class RecordingWriter:
     ) -> None:
         self._folder = Path(folder)
         _refuse_used(self._folder)
+        self._made = not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._model = model
         self._classes = _class_names(classes)
@@ -58,8 +59,10 @@ class RecordingWriter:
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
         """Write what is buffered and the index; nothing after an exception."""
-        if kind is not None:
-            return  # no index: the folder stays recognisably incomplete
+        if kind is not None:  # no index: a folder with parts stays recognisably incomplete
+            if self._made and not self._parts:
+                self._folder.rmdir()
+            return
         self._write_part()
         self._write_index()
 
