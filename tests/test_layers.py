@@ -118,8 +118,3 @@ def test_only_environment_reads_our_variables():
 def test_the_shelves_stay_shelves():
     assert not (ROOT / "adapters" / "__init__.py").exists()
     assert not (ROOT / "policies" / "__init__.py").exists()
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_modules_stay_small(name):
-    assert len(ALL[name].read_text().splitlines()) <= 250
