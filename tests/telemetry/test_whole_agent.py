@@ -22,7 +22,7 @@ from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings import env
 from tta_agent.settings.schema import Settings
 from tta_agent.stream import factory
-from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 
 TINY = {"factory": "tests.worlds:tiny_batch_net", "input_shape": [1, 8, 8]}
 RECORDS = 40
@@ -80,7 +80,7 @@ def send(settings: Settings) -> None:
     producer = factory.open_producer(settings)
     for i in range(RECORDS):
         x, z = np.full((1, 1, 8, 8), i / RECORDS, np.float32), np.zeros((1, 4), np.float32)
-        event = cloudevents.encode_inference(f"r{i}", x, z, 0, source="t", model="m", time_s=time.time())
+        event = CloudEvents().encode_inference(f"r{i}", x, z, 0, source="t", model="m", time_s=time.time())
         producer.send(settings.stream.topic, *event)
     producer.send(settings.stream.topic, b"key", b"no record", ())
     producer.close()
