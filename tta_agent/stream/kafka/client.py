@@ -21,6 +21,27 @@ from tta_agent.core.errors import ConfigError, StreamError, nearest
 from tta_agent.stream.kafka.cause import LastCause, unreachable
 
 CONNECT_TIMEOUT_S = 10.0
+OPTIONS: Mapping[Any, Mapping[str, object]] = {
+    KafkaConsumer: {
+        "enable_auto_commit": False,
+        "max_partition_fetch_bytes": 8 << 20,  # a record of images easily has 600 KB
+        "metadata_max_age_ms": 30_000,  # a topic that is created later is found so soon
+        "metrics_sample_window_ms": 2_500,  # see KafkaStreamConsumer._listen
+        "request_timeout_ms": 15_000,
+        "session_timeout_ms": 10_000,
+        "heartbeat_interval_ms": 1_000,
+    },
+    KafkaProducer: {
+        "acks": "all",
+        "enable_idempotence": True,
+        "compression_type": "lz4",
+        "linger_ms": 5,
+        "batch_size": 256 << 10,
+        "max_request_size": 8 << 20,
+        "request_timeout_ms": 10_000,
+    },
+    KafkaAdminClient: {},
+}
 T = TypeVar("T")
 
 _GROUP_IN_MOTION = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
@@ -43,7 +64,7 @@ def connect(
     Args:
         make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
         bootstrap_servers: host:port, several separated by commas.
-        options: our own choices for this client.
+        options: beside those of `OPTIONS`.
         client_options: the user's, for all three clients; each takes what it knows, and they win over ours.
         connect_timeout_s: how long to try.
 
@@ -57,14 +78,14 @@ def connect(
         opened.append(KafkaNetClient(**config))
         return opened[-1]
 
-    chosen = {**options, **_known(make, client_options)}
     limit = {"bootstrap_timeout_ms": int(connect_timeout_s * 1000), "reconnect_backoff_max_ms": 1000}
+    chosen = {**limit, **OPTIONS[make], **options, **_known(make, client_options)}
     with LastCause() as cause:
         try:
             return make(
                 bootstrap_servers=bootstrap_servers.split(","),
                 kafka_client=open_client,
-                **{**limit, **chosen},
+                **chosen,
             )
         except Exception as error:
             for client in opened:  # a client that could not connect would leave its thread behind
@@ -80,9 +101,7 @@ def _explained(error: Exception, servers: str, cause: str, silent_s: float) -> S
 
 def _known(make: Any, client_options: Mapping[str, object]) -> dict[str, object]:
     """Those that this client has; an option that none of the three has is a mistake."""
-    every = {
-        name for each in (KafkaConsumer, KafkaProducer, KafkaAdminClient) for name in each.DEFAULT_CONFIG
-    }
+    every = {name for client in OPTIONS for name in client.DEFAULT_CONFIG}
     for name in client_options:
         if name not in every:
             raise ConfigError(f"Kafka's client has no option {name}; {nearest(name, every)}")

@@ -22,15 +22,6 @@ __all__ = ["KafkaStreamConsumer", "KafkaStreamProducer", "ensure_topics"]
 SLICE_S = 0.2  # how soon a poll that waits looks after newly assigned partitions
 CALL_LIMIT_MS = 5000  # for commit and close
 LAG_LIMIT_MS = 1000
-OPTIONS: Mapping[str, object] = {
-    "enable_auto_commit": False,
-    "max_partition_fetch_bytes": 8 << 20,  # a record of images easily has 600 KB
-    "metadata_max_age_ms": 30_000,  # a topic that is created later is found so soon
-    "metrics_sample_window_ms": 2_500,  # see KafkaStreamConsumer._listen
-    "request_timeout_ms": 15_000,
-    "session_timeout_ms": 10_000,
-    "heartbeat_interval_ms": 1_000,
-}
 
 
 class KafkaStreamConsumer:
@@ -66,7 +57,7 @@ class KafkaStreamConsumer:
         silence_limit_s: float = 60.0,
         client_options: Mapping[str, object] | None = None,
     ) -> None:
-        own = {**OPTIONS, "group_id": group, "auto_offset_reset": start, "max_poll_records": max_records}
+        own = {"group_id": group, "auto_offset_reset": start, "max_poll_records": max_records}
         self._servers = bootstrap_servers
         self._silence_limit_s = silence_limit_s
         self._consumer = connect(

@@ -13,15 +13,6 @@ from tta_agent.core.errors import StreamError
 from tta_agent.core.types import Headers
 from tta_agent.stream.kafka.client import CONNECT_TIMEOUT_S, connect
 
-OPTIONS: Mapping[str, object] = {
-    "acks": "all",
-    "enable_idempotence": True,
-    "compression_type": "lz4",
-    "linger_ms": 5,
-    "batch_size": 256 << 10,
-    "max_request_size": 8 << 20,
-    "request_timeout_ms": 10_000,
-}
 _NOTHING = object()
 
 
@@ -50,7 +41,6 @@ class KafkaStreamProducer:
         client_options: Mapping[str, object] | None = None,
     ) -> None:
         own = {
-            **OPTIONS,
             "max_block_ms": int(connect_timeout_s * 1000),
             "delivery_timeout_ms": int(delivery_timeout_s * 1000),
             "value_serializer": _ValueSerializer(),
