@@ -2,7 +2,7 @@
 
 python benchmarks/domains.py
 
-By the agent's own `DriftDetector`, on real images and what the nets say to them: steady streams of one kind for the
+By the agent's own `BlockMeans`, on real images and what the nets say to them: steady streams of one kind for the
 false ones, clean images before a corruption and the other way round for the delay. And which kinds are taken for
 each other.
 """
@@ -19,7 +19,8 @@ import torch
 
 from tta_agent import corruptions
 from tta_agent.assembly import build
-from tta_agent.drift.detector import BLOCK, FITTING, DataRegime, DriftDetector, features
+from tta_agent.drift.block_means import BLOCK, BlockMeans
+from tta_agent.drift.regime import FITTING, DataRegime
 from tta_agent.samples import dataset as images
 from tta_agent.settings import env
 
@@ -46,7 +47,7 @@ def answers(model):
         x = (x - mean) / std
         with torch.no_grad():
             logits = torch.cat([source.module(part) for part in x.split(200)])
-        found[name or "clean"] = features(logits.numpy(), x.numpy())
+        found[name or "clean"] = BlockMeans().features(logits.numpy(), x.numpy())
     return found, some.labels[rows]
 
 
@@ -59,9 +60,14 @@ def ordered(labels, order, random, count):
     return np.array(rows[:count])
 
 
+def changes(rows):
+    """For each block the regime that has ended with it, or None."""
+    return [report.ended for report in BlockMeans().update(rows).blocks]
+
+
 def delay(one, other, rows, more):
     """Records of the other kind until the change is seen; None where it is not."""
-    seen = list(DriftDetector().see(np.concatenate([one[rows], other[more]])))
+    seen = changes(np.concatenate([one[rows], other[more]]))
     late = [i - BEFORE + 1 for i, ended in enumerate(seen) if ended and i >= BEFORE]
     return late[0] * BLOCK if late else None
 
@@ -96,7 +102,7 @@ def main():
         for rows_of, labels in known.values():
             for kind, z in rows_of.items():
                 rows = ordered(labels, order, random, STEADY * BLOCK)
-                false.append(1000 * sum(ended is not None for ended in DriftDetector().see(z[rows])) / STEADY)
+                false.append(1000 * sum(ended is not None for ended in changes(z[rows])) / STEADY)
                 for one, other in (("clean", kind), (kind, "clean")) if kind in FAR else ():
                     parts = (
                         [ordered(labels, order, random, n * BLOCK) for n in (BEFORE, AFTER)] for _ in range(6)

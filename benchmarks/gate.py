@@ -107,7 +107,7 @@ def answers(model):
     source = build.load_source(settings)
     adapted = {}
     for name, x in shifts.items():
-        teacher = build.make_teacher(settings, source, Telemetry.off())
+        teacher = build.make_adaptation(settings, source, Telemetry.off())
         for start in range(0, 1000, 100):
             teacher.round(x[start : start + 100].numpy())
         adapted[name] = copy.deepcopy(teacher.adapter.servable())

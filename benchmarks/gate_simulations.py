@@ -1,7 +1,7 @@
 """The real gates on simulated answers: what is never better must not be promoted, what is must be, and how soon.
 
 A record's input holds the logits that both graphs give to it, so that a "graph" only has to cut its part out: trial,
-gates and watch are those of the agent.
+gates and bake are those of the agent.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def promotes(
     for start in range(0, n + delay, CHUNK):
         stop = min(start + CHUNK, n)
         if start < n:
-            asked.observe(
+            asked.on_records(
                 BatchPredictions(
                     records(pairs[start:stop], start, keys[start:stop], time_s=float(start // repeat))
                 )
@@ -132,8 +132,8 @@ def promotes(
             max(start - delay, 0), min(max(stop - delay, 0) if start < n else start + CHUNK - delay, n)
         ):
             if labelled[i]:
-                asked.label(Label(f"r{i}", int(truth[i]), 0.0))
-        if bench.rule(asked.evidence()).outcome == "proven":
+                asked.on_label(Label(f"r{i}", int(truth[i]), 0.0))
+        if bench.decide(asked.evidence()).outcome == "proven":
             return True
     return False
 
@@ -186,7 +186,7 @@ def caught(kind, serving, good, stale, truth, seed, *, label_rate=1.0):
     serving, good, stale, truth = (column[order] for column in (serving, good, stale, truth))
     baseline = serving if kind == "doubled" else good
     bad = injected(kind, baseline, stale, random)
-    within = 2 * Settings().watch.window_records
+    within = 2 * Settings().bake.window_records
     outcome, after = _tried(baseline, bad, truth, random, label_rate)
     if outcome == "proven":
         return False
@@ -204,13 +204,13 @@ def _tried(serving, bad, truth, random, label_rate):
     asked, bench = trial(0.01), GateSet(gates(default_gates()))
     for start in range(0, len(truth), CHUNK):
         pairs = np.stack([serving[start : start + CHUNK], bad[start : start + CHUNK]], axis=1)
-        asked.observe(BatchPredictions(records(pairs, start)))
+        asked.on_records(BatchPredictions(records(pairs, start)))
         for i in range(start, min(start + CHUNK, len(truth))):
             if random.random() < label_rate:
-                asked.label(Label(f"r{i}", int(truth[i]), 0.0))
-        ruling = bench.rule(asked.evidence())
-        if ruling.outcome != "open":
-            return ruling.outcome, start + CHUNK
+                asked.on_label(Label(f"r{i}", int(truth[i]), 0.0))
+        decision = bench.decide(asked.evidence())
+        if decision.outcome != "open":
+            return decision.outcome, start + CHUNK
     return "open", len(truth)
 
 
@@ -218,15 +218,15 @@ def _taken_back(good, bad, truth, random, label_rate, within):
     """In service, beside what served before, by the record `within`."""
     graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
     versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
-    watch = BakeMonitor(
+    bake = BakeMonitor(
         *versions, graphs, gates(WATCHED), alpha=0.05, bake_records=1000, window=within // 2, trips=2
     )
     for start in range(0, within, 20):
         pairs = np.stack([good[start : start + 20], bad[start : start + 20]], axis=1)
-        if watch.observe(BatchPredictions(records(pairs, start)), 0.0):
+        if bake.on_records(BatchPredictions(records(pairs, start)), 0.0):
             return True
         for i in range(start, start + 20):
-            if random.random() < label_rate and watch.label(Label(f"r{i}", int(truth[i]), 0.0)):
+            if random.random() < label_rate and bake.on_label(Label(f"r{i}", int(truth[i]), 0.0)):
                 return True
     return False
 
@@ -240,8 +240,8 @@ def turns_bad(seed, *, good=1500, after=3000, label_rate=0.3):
     random = np.random.default_rng([seed, 7])
     graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
     versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
-    w = Settings().watch
-    watch = BakeMonitor(
+    w = Settings().bake
+    bake = BakeMonitor(
         *versions, graphs, gates(WATCHED), alpha=w.alpha, bake_records=w.bake_records, window=w.window_records,
         trips=w.trips,
     )  # fmt: skip
@@ -249,11 +249,11 @@ def turns_bad(seed, *, good=1500, after=3000, label_rate=0.3):
         truth = random.integers(0, CLASSES, 20)
         rates = (0.5, 0.75) if start < good else (0.75, 0.5)
         pairs = 0.4 * np.stack([logits(truth, rate, random) for rate in rates], axis=1)  # seldom sure
-        gone = watch.observe(BatchPredictions(records(pairs, start)), 0.0)
-        watch.settles()
+        gone = bake.on_records(BatchPredictions(records(pairs, start)), 0.0)
+        bake.settles()
         for i, label in enumerate(truth):
             if random.random() < label_rate:
-                gone = gone or watch.label(Label(f"r{start + i}", int(label), 0.0))
+                gone = gone or bake.on_label(Label(f"r{start + i}", int(label), 0.0))
         if gone:
             return start + 20 - good
     return None

@@ -58,7 +58,7 @@ class Shadow:
 def measure(settings, source, stream, lag):
     """Correctness of every answer: online [N], and by estimate [N] (NaN before the first snapshot)."""
     telemetry = Telemetry.from_environment("study", system="none", group="study")
-    teacher = build.make_teacher(settings, source, telemetry)
+    teacher = build.make_adaptation(settings, source, telemetry)
     adapter = teacher.adapter
     shadows = {name: Shadow(adapter.norms, estimate) for name, estimate in ESTIMATES.items()}
     serving, online, served = {}, [], {name: [] for name in shadows}

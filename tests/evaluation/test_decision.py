@@ -1,4 +1,4 @@
-"""From findings to a ruling."""
+"""Decision of all gates."""
 
 import numpy as np
 import pytest
@@ -46,9 +46,9 @@ P, F, I = "pass", "fail", "inconclusive"  # noqa: E741
     ],
 )
 def test_vetoes_reject_and_the_best_complete_proof_promotes(gates, outcome, kind):
-    ruling = GateSet(gates).rule(NOTHING)
-    assert (ruling.outcome, ruling.proof) == (outcome, kind)
-    assert len(ruling.findings) == len(gates)
+    decision = GateSet(gates).decide(NOTHING)
+    assert (decision.outcome, decision.proof) == (outcome, kind)
+    assert len(decision.results) == len(gates)
 
 
 def test_without_any_proof_nothing_could_serve_and_nothing_starts():

@@ -185,8 +185,8 @@ def test_one_trace_leads_from_the_requests_to_the_swap(tmp_path, monkeypatch):
         assert len(process.links) == 64
         assert sum(value for attributes, value in collector.points("tta.swaps")) == 1
         kept = {a["tta.outcome"]: v for a, v in collector.points("tta.samples")}
-        assert kept["kept"] == agent.teacher.totals["kept"]
-        assert kept["held_out"] == agent.sorted_total["held_out"]
+        assert kept["kept"] == agent.learner.adaptation.totals["kept"]
+        assert kept["held_out"] == agent.learner.routed_total["held_out"]
 
 
 def test_shadow_tests_candidates_and_swaps_nothing(tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_shadow_tests_candidates_and_swaps_nothing(tmp_path, monkeypatch):
 def test_a_person_approves_over_http(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, TTA_MODE="approve", TTA_HTTP__PORT="0")
     agent = world.agent()
-    interface = build.open_interface(world.settings, agent.decider, agent.journal)
+    interface = build.open_interface(world.settings, agent.rollout, agent.journal)
     try:
         with Running(agent), httpx.Client(base_url=interface.url) as http:
             until(
@@ -229,24 +229,26 @@ def test_a_restart_resumes_weights_trial_and_offsets(tmp_path, monkeypatch):
     first = world.agent()
     with Running(first):
         until(
-            lambda: first.court.trial and first.court.trial.pairing.labels > 5,
+            lambda: first.rollout.queue.running and first.rollout.queue.running.pairs.labels > 5,
             lambda: (world.send(64), time.sleep(0.2)),
         )
     second = world.agent()
     assert second.resume()
-    assert second.teacher.rounds == first.teacher.rounds > 0
-    assert second.court.trial.version == first.court.trial.version
-    assert second.court.trial.pairing.labels == first.court.trial.pairing.labels
-    state = first.teacher.adapter.state_dict()["model"]
-    again = second.teacher.adapter.state_dict()["model"]
+    assert second.learner.adaptation.rounds == first.learner.adaptation.rounds > 0
+    assert second.rollout.queue.running.version == first.rollout.queue.running.version
+    assert second.rollout.queue.running.pairs.labels == first.rollout.queue.running.pairs.labels
+    state = first.learner.adaptation.adapter.state_dict()["model"]
+    again = second.learner.adaptation.adapter.state_dict()["model"]
     assert all(np.array_equal(state[name], again[name]) for name in state)
-    kept = dict(second.teacher.totals)
+    kept = dict(second.learner.adaptation.totals)
     with Running(second):
         world.send(200)
-        until(lambda: sum(second.teacher.totals.values()) > sum(kept.values()) + 64)
+        until(lambda: sum(second.learner.adaptation.totals.values()) > sum(kept.values()) + 64)
         time.sleep(3.0)  # the last short batch
     learnt = (
-        sum(second.teacher.totals.values()) + second.sorted_total["held_out"] + first.sorted_total["held_out"]
+        sum(second.learner.adaptation.totals.values())
+        + second.learner.routed_total["held_out"]
+        + first.learner.routed_total["held_out"]
     )
     assert learnt == world.sent  # nothing lost, nothing twice
 
@@ -262,9 +264,9 @@ def test_a_swap_after_the_last_checkpoint_is_no_rollback(tmp_path, monkeypatch):
     world.ledger.serve(newer.number)
     second = world.agent()
     assert second.resume()
-    assert second.teacher.rounds == first.teacher.rounds
-    assert second.court.trial is None
-    second.source.close()
+    assert second.learner.adaptation.rounds == first.learner.adaptation.rounds
+    assert second.rollout.queue.running is None
+    second.close()
 
 
 def test_a_rollback_while_the_agent_was_away_is_respected(tmp_path, monkeypatch):
@@ -273,14 +275,18 @@ def test_a_rollback_while_the_agent_was_away_is_respected(tmp_path, monkeypatch)
     with Running(first):
         until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
     world.ledger.add(b"left over by a crash", world.ledger.get(0), {})
-    world.ledger.serve(0)
+    world.ledger.serve(0, by="mia", reason="complaints")
     world.pair.switch(0)
     second = world.agent()
     assert second.resume()
-    assert (second.teacher.rounds, second.court.trial, second.court.serving.number) == (0, None, 0)
+    assert (
+        second.learner.adaptation.rounds,
+        second.rollout.queue.running,
+        second.rollout.served.version.number,
+    ) == (0, None, 0)
     assert any("abandoned" in (row["outcome"] or "") for row in world.ledger.rows())
     assert world.ledger.undecided() == []
-    second.source.close()
+    second.close()
 
 
 def test_a_rollback_by_somebody_else_resets_and_cools_down(tmp_path, monkeypatch):
@@ -291,10 +297,12 @@ def test_a_rollback_by_somebody_else_resets_and_cools_down(tmp_path, monkeypatch
         world.ledger.serve(0)
         until(lambda: world.events(agent, "reset"))
         candidates = len(world.events(agent, "candidate"))
-        rounds = agent.teacher.rounds
-        until(lambda: agent.teacher.rounds > rounds + 10, lambda: (world.send(64), time.sleep(0.1)))
-    assert agent.court.serving.number == 0
-    assert agent.court.trial is None
+        rounds = agent.learner.adaptation.rounds
+        until(
+            lambda: agent.learner.adaptation.rounds > rounds + 10, lambda: (world.send(64), time.sleep(0.1))
+        )
+    assert agent.rollout.served.version.number == 0
+    assert agent.rollout.queue.running is None
     assert len(world.events(agent, "candidate")) == candidates
 
 
@@ -358,7 +366,7 @@ def test_malformed_records_are_counted_explained_and_kept_and_the_loop_goes_on(t
         for message in bad.values():
             world.producer.send(world.settings.stream.topic, *message)
         world.send(130, label_rate=0.2)
-        until(lambda: agent.decoder.refused.total() == len(bad) and agent.teacher.rounds >= 3)
+        until(lambda: agent.decoder.refused.total() == len(bad) and agent.learner.adaptation.rounds >= 3)
     assert len(agent.decoder.refused) >= 15
     letters = dead_letters(world)
     assert len(letters) == len(bad)

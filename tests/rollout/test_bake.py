@@ -28,16 +28,16 @@ def make(tmp_path, *vetoes, **more):
     return BakeMonitor(*versions, graphs, vetoes, **options)
 
 
-def feed(watch, start, n, now_s=0.0):
+def feed(bake, start, n, now_s=0.0):
     """Why it must go, if it must, after n records one by one."""
-    found = [watch.observe(BatchPredictions([record(i, 0)]), now_s) for i in range(start, start + n)]
+    found = [bake.on_records(BatchPredictions([record(i, 0)]), now_s) for i in range(start, start + n)]
     return next((finding for finding in found if finding), None)
 
 
 def test_labels_that_the_version_before_wins_take_it_back(tmp_path):
-    watch = make(tmp_path)
-    feed(watch, 0, 40)
-    found = [watch.label(label(i, 0)) for i in range(40)]  # the baseline answers 0
+    bake = make(tmp_path)
+    feed(bake, 0, 40)
+    found = [bake.on_label(label(i, 0)) for i in range(40)]  # the baseline answers 0
     first = next(i for i, finding in enumerate(found) if finding)
     assert found[first].gate == "reverse"
     assert 4 <= first <= 9  # 1/alpha = 20 against it
@@ -45,49 +45,49 @@ def test_labels_that_the_version_before_wins_take_it_back(tmp_path):
 
 def test_while_it_bakes_labels_of_records_that_teach_count_too(tmp_path):
     for baking in (True, False):
-        watch = make(tmp_path)
-        feed(watch, 0, 10 if baking else 100)
-        assert watch.settles() is not baking
-        watch.observe_taught(BatchPredictions([record(i, 0) for i in range(500, 520)]))
+        bake = make(tmp_path)
+        feed(bake, 0, 10 if baking else 100)
+        assert bake.settles() is not baking
+        bake.on_training_records(BatchPredictions([record(i, 0) for i in range(500, 520)]))
         again = make(tmp_path)
-        again.load_state_dict(torch_round_trip(watch.state_dict()))
-        for one in (watch, again):
-            found = [one.label(label(i, 0)) for i in range(500, 520)]
+        again.load_state_dict(torch_round_trip(bake.state_dict()))
+        for one in (bake, again):
+            found = [one.on_label(label(i, 0)) for i in range(500, 520)]
             assert any(found) is baking
-            assert one.pairing.records == (
+            assert one.pairs.records == (
                 10 if baking else 100
             )  # it bakes for as many held-out records as before
 
 
 def test_labels_that_it_wins_settle_it(tmp_path):
-    watch = make(tmp_path)
-    feed(watch, 0, 99)
-    assert not any(watch.label(label(i, 1)) for i in range(90))
-    assert not watch.settles()
-    feed(watch, 99, 1)
-    assert watch.settles()
-    assert not watch.settles()  # told once
-    assert not watch.baking
+    bake = make(tmp_path)
+    feed(bake, 0, 99)
+    assert not any(bake.on_label(label(i, 1)) for i in range(90))
+    assert not bake.settles()
+    feed(bake, 99, 1)
+    assert bake.settles()
+    assert not bake.settles()  # told once
+    assert not bake.baking
 
 
 def test_a_version_that_turns_bad_after_the_bake_is_found_by_the_detector(tmp_path):
-    watch = make(tmp_path)
-    feed(watch, 0, 400)
-    assert watch.settles()
-    assert not any(watch.label(label(i, 1)) for i in range(300))
-    found = [watch.label(label(i, 0)) for i in range(300, 400)]
+    bake = make(tmp_path)
+    feed(bake, 0, 400)
+    assert bake.settles()
+    assert not any(bake.on_label(label(i, 1)) for i in range(300))
+    found = [bake.on_label(label(i, 0)) for i in range(300, 400)]
     assert next(finding for finding in found if finding).gate == "detector"
 
 
 def test_a_veto_must_fail_in_windows_that_follow_each_other(tmp_path):
     veto = Veto()
-    watch = make(tmp_path, veto)
+    bake = make(tmp_path, veto)
     for i, verdict in enumerate(("fail", "pass", "fail", "pass")):
         veto.verdict = verdict
-        assert feed(watch, 10 * i, 10) is None
+        assert feed(bake, 10 * i, 10) is None
     veto.verdict = "fail"
-    assert feed(watch, 40, 10) is None
-    assert feed(watch, 50, 10).gate == "collapse"
+    assert feed(bake, 40, 10) is None
+    assert feed(bake, 50, 10).gate == "collapse"
 
 
 def test_a_broken_graph_goes_at_once(tmp_path):
@@ -97,9 +97,9 @@ def test_a_broken_graph_goes_at_once(tmp_path):
 
 
 def test_a_guarded_version_ends(tmp_path):
-    watch = make(tmp_path, expires_s=100.0)
-    assert feed(watch, 0, 1, now_s=99.0) is None
-    assert feed(watch, 1, 1, now_s=100.0).gate == "expiry"
+    bake = make(tmp_path, expires_s=100.0)
+    assert feed(bake, 0, 1, now_s=99.0) is None
+    assert feed(bake, 1, 1, now_s=100.0).gate == "expiry"
 
 
 @pytest.mark.parametrize("settled", [False, True])
@@ -107,11 +107,11 @@ def test_it_survives_a_restart(tmp_path, settled):
     one, other = make(tmp_path), make(tmp_path)
     feed(one, 0, 120 if settled else 15)
     assert one.settles() is settled
-    one.label(label(3, 0))
+    one.on_label(label(3, 0))
     other.load_state_dict(torch_round_trip(one.state_dict()))
     assert other.baking is one.baking is not settled
-    for watch in (one, other):
-        feed(watch, 200, 10)
-    ends = [[watch.label(label(i, 0)) for i in range(200, 210)] for watch in (one, other)]
+    for bake in (one, other):
+        feed(bake, 200, 10)
+    ends = [[bake.on_label(label(i, 0)) for i in range(200, 210)] for bake in (one, other)]
     assert ends[0] == ends[1]
-    assert np.array_equal(one.pairing.window("candidate"), other.pairing.window("candidate"))
+    assert np.array_equal(one.pairs.window("candidate"), other.pairs.window("candidate"))

@@ -1,4 +1,4 @@
-"""Court and sentry with a real ledger, graphs and a server in this process; only the gates are told what to say."""
+"""The rollout with a real registry, graphs and a server in this process; only the gates are told what to say."""
 
 import copy
 
@@ -10,20 +10,26 @@ from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import StoreError, SwapError
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label, Record
-from tta_agent.drift.detector import features
+from tta_agent.drift.block_means import BlockMeans
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.labels.requests import drawn
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
+from tta_agent.pipeline import checkpoint
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
-from tta_agent.rollout import factory, monitor
+from tta_agent.rollout import factory
 from tta_agent.rollout.approval import Approval
+from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.controller import RolloutController
+from tta_agent.rollout.deployments import Deployments
 from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
-from tta_agent.rollout.monitor import LATEST, ServingMonitor
+from tta_agent.rollout.monitor import ServingMonitor
+from tta_agent.rollout.operator import Operator
 from tta_agent.rollout.promoter import Promoter, PromotionRules
+from tta_agent.rollout.regimes import LATEST, RegimeFollower
+from tta_agent.rollout.wanted_labels import WantedLabels
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.stream.router import RoutedRecords
@@ -33,7 +39,7 @@ from tta_agent.testing import tiny_net
 
 
 @pytest.fixture(scope="module")
-def master():
+def template():
     return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
@@ -49,44 +55,45 @@ class Says:
 
 
 class World:
-    """Everything of the last room, on a clock of its own."""
+    """Everything of the rollout, on a clock of its own."""
 
     def __init__(
-        self, folder, master, *, mode="always", vetoes=(), pace=None, terms=None, follows=True, **rules
+        self, folder, template, *, mode="always", vetoes=(), limits=None, settings=None, follows=True, **rules
     ):
         self.now_s = 1000.0
-        self.master, self.folder = master, folder
+        self.template, self.folder = template, folder
         self.ledger = ModelRegistry(folder / "versions")
-        self.ledger.ensure_source("f", lambda: (master.compose(tiny_net("batch")), master.fixed))
+        self.ledger.ensure_source("f", lambda: (template.compose(tiny_net("batch")), template.fixed))
         serving = self.ledger.get(self.ledger.aliases()["serving"])
         self.pair = HotSwapSession(serving.number, open_session(serving.path))
-        self.swapper = SessionDriver(self.pair, open_session)
+        self.driver = SessionDriver(self.pair, open_session)
         self.journal = EventLog(folder)
         self.veto, self.proof = Says(), Says("inconclusive", "certified")
-        self.service = ServedModel(
-            self.ledger, self.swapper, Telemetry.off(), self.journal, master.fixed, open_session
+        off, clock = Telemetry.off(), lambda: self.now_s
+        self.served = ServedModel(self.ledger, self.driver, off, self.journal, template.fixed, open_session)
+        settings = settings or EvaluationSettings(bake_records=50, bake_window=20)
+        self.factory = EvaluationFactory(template, self.served, settings, vetoes=tuple(vetoes))
+        self.limits = limits or RolloutLimits(cooldown_s=10)
+        self.approval, self.inbox, self.deployments = Approval(mode), CommandInbox(folder), Deployments()
+        self.detector = BlockMeans()
+        self.regimes = RegimeFollower(
+            self.served, self.deployments, self.detector, off, follows=follows, swaps=mode != "never",
+            allowed=lambda: not (self.inbox.frozen() or self.limits.frozen(self.now_s)), retry_s=5.0, clock=clock,
+        )  # fmt: skip
+        self.monitor = ServingMonitor(
+            self.served, self.factory, self.deployments, self.regimes, self.limits, every_s=5.0, clock=clock
         )
-        terms = terms or EvaluationSettings(bake_records=50, watch_window=20)
-        self.docket = EvaluationFactory(master, self.service, terms, vetoes=tuple(vetoes))
-        self.pace = pace or RolloutLimits(cooldown_s=10)
-        self.approval, self.inbox = Approval(mode), CommandInbox(folder)
-        clock = lambda: self.now_s  # noqa: E731
-        self.sentry = ServingMonitor(
-            self.service,
-            self.docket,
-            self.pace,
-            self.approval,
-            inbox=self.inbox,
-            every_s=5.0,
-            follows=follows,
-            clock=clock,
-        )
-        self.court = Promoter(
-            self.service, self.docket, GateSet([self.veto, self.proof]), self.pace, self.approval, self.sentry,
-            Telemetry.off(), PromotionRules(0.01, rules.pop("patience", 1000), **rules),
+        self.queue = CandidateQueue(self.served, self.factory, self.regimes, off, 0.01)
+        self.wanted = WantedLabels(None, clock)
+        self.promoter = Promoter(
+            self.served, self.queue, GateSet([self.veto, self.proof]), self.limits, self.approval, self.monitor,
+            self.wanted, off, PromotionRules(rules.pop("patience", 1000), **rules),
             frozen=self.inbox.frozen, clock=clock,
         )  # fmt: skip
-        self.decider = RolloutController(self.court, self.sentry)
+        operator = Operator(self.inbox, self.approval, self.monitor, self.served)
+        self.rollout = RolloutController(
+            self.served, operator, self.monitor, self.regimes, self.queue, self.promoter
+        )
         self.sent = 0
 
     def propose(self, seed=1):
@@ -96,7 +103,7 @@ class World:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
-        return self.decider.decide(CandidateProposal(module, {}, {"rounds": 1}, None))
+        return self.rollout.on_proposal(CandidateProposal(module, {}, {"rounds": 1}, None))
 
     def records(self, n=20, size=1.0, teach=False):
         """Held-out records, or some that teach, `size` says of which kind; their names and inputs."""
@@ -108,12 +115,12 @@ class World:
             for i, name in enumerate(names)
         ]
         self.sent += n
-        self.again = self.decider.decide(RoutedRecords(teach=some) if teach else RoutedRecords(held=some))
+        self.again = self.rollout.on_records(RoutedRecords(teach=some) if teach else RoutedRecords(held=some))
         return names, x
 
     def label(self, names, truths):
         labels = [Label(name, int(truth), self.now_s) for name, truth in zip(names, truths, strict=True)]
-        return self.decider.decide(RoutedRecords(labels=labels))
+        return self.rollout.on_records(RoutedRecords(labels=labels))
 
     def answers(self, number, x):
         return run(open_session(self.ledger.get(number).path), x).argmax(1)
@@ -131,40 +138,40 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path, master):
-    return World(tmp_path, master)
+def world(tmp_path, template):
+    return World(tmp_path, template)
 
 
 def test_what_is_proven_serves_and_is_watched_against_what_served_before(world):
     assert world.swap() == 1 == world.ledger.aliases()["serving"]
     assert world.ledger.get(1).proof == "certified"
-    assert (world.sentry.watch.version.number, world.sentry.watch.baseline.number) == (1, 0)
+    assert (world.monitor.bake.version.number, world.monitor.bake.baseline.number) == (1, 0)
     assert world.names() == ["candidate", "verdict", "swap"]
 
 
 def test_an_outdated_candidate_gives_way_and_the_next_one_may_come_soon(world, monkeypatch):
     world.propose(1)
     world.records(64)
-    monkeypatch.setattr(world.court.trial, "outdated_by", lambda newer: True)
+    monkeypatch.setattr(world.queue.running, "outdated_by", lambda newer: True)
     world.propose(2)
-    assert world.court.trial is None and world.court.unsettled
+    assert world.queue.running is None and world.queue.unsettled
     assert world.journal.read_events()[-1]["outcome"] == "superseded"
     world.propose(3)
-    assert world.court.trial.version.number == 2 and not world.court.unsettled
+    assert world.queue.running.version.number == 2 and not world.queue.unsettled
 
 
-def test_a_trial_in_which_nothing_was_decided_spends_no_alpha(world):
+def test_an_evaluation_in_which_nothing_was_decided_spends_no_alpha(world):
     for decided in (False, True):
         world.propose()
-        alpha = world.court.trial.case.alpha
+        alpha = world.queue.running.facts.alpha
         names, x = world.records()
-        serving, candidate = world.answers(0, x), world.answers(world.court.trial.version.number, x)
+        serving, candidate = world.answers(0, x), world.answers(world.queue.running.version.number, x)
         rows = np.flatnonzero((serving != candidate) == decided)
         world.label([names[i] for i in rows], candidate[rows])
-        world.court._agenda.end("expired")
+        world.queue.end("expired")
         world.propose()
-        assert (world.court.trial.case.alpha < alpha) == decided
-        world.court._agenda.end("expired")
+        assert (world.queue.running.facts.alpha < alpha) == decided
+        world.queue.end("expired")
 
 
 def test_one_failed_veto_rejects_whatever_is_proven(world):
@@ -175,45 +182,32 @@ def test_one_failed_veto_rejects_whatever_is_proven(world):
     assert world.pair.current()[0] == 0
 
 
-def test_several_successes_in_a_row_must_each_see_something_new(tmp_path, master):
-    world = World(tmp_path, master, consecutive=3)
-    world.propose()
-    world.proof.verdict = "pass"
-    world.records()
-    world.decider.decide(RoutedRecords())
-    world.decider.decide(RoutedRecords())
-    world.records()
-    assert world.pair.current()[0] == 0
-    world.records()
-    assert world.pair.current()[0] == 1
-
-
-def test_in_mode_approve_somebody_must_say_yes(tmp_path, master):
-    world = World(tmp_path, master, mode="ask")
+def test_in_mode_approve_somebody_must_say_yes(tmp_path, template):
+    world = World(tmp_path, template, mode="ask")
     world.propose()
     world.proof.verdict = "pass"
     world.records()
     world.records()
     assert world.names() == ["candidate", "awaiting"]
     world.inbox.put(Command("approve", 1, "mia", "looks good"))
-    world.decider.decide(RoutedRecords())
+    world.rollout.on_records(RoutedRecords())
     assert world.pair.current()[0] == 1
     assert world.ledger.verdict(1)["by"] == "mia"
 
 
-def test_a_person_may_say_no(tmp_path, master):
-    world = World(tmp_path, master, mode="ask")
+def test_a_person_may_say_no(tmp_path, template):
+    world = World(tmp_path, template, mode="ask")
     world.propose()
     world.proof.verdict = "pass"
     world.records()
     world.inbox.put(Command("reject", 1, "mia", "not today"))
-    world.decider.decide(RoutedRecords())
+    world.rollout.on_records(RoutedRecords())
     assert "not today" in world.ledger.verdict(1)["outcome"]
     assert world.pair.current()[0] == 0
 
 
-def test_a_candidate_that_waits_for_approval_is_still_tested(tmp_path, master):
-    world = World(tmp_path, master, mode="ask")
+def test_a_candidate_that_waits_for_approval_is_still_tested(tmp_path, template):
+    world = World(tmp_path, template, mode="ask")
     world.propose()
     world.proof.verdict = "pass"
     world.records()
@@ -229,20 +223,20 @@ def test_frozen_nothing_is_swapped_until_unfrozen(world):
     world.records()
     assert world.pair.current()[0] == 0
     world.inbox.put(Command("unfreeze", None, "mia", ""))
-    world.decider.decide(RoutedRecords())
-    world.decider.decide(RoutedRecords())
+    world.rollout.on_records(RoutedRecords())
+    world.rollout.on_records(RoutedRecords())
     assert world.pair.current()[0] == 1
 
 
-def test_the_pace_holds_a_swap_back_and_loses_nothing(tmp_path, master):
-    world = World(tmp_path, master, pace=RolloutLimits(min_interval_s=60))
+def test_the_pace_holds_a_swap_back_and_loses_nothing(tmp_path, template):
+    world = World(tmp_path, template, limits=RolloutLimits(min_interval_s=60))
     assert world.swap(1) == 1
     world.propose(2)
     world.proof.verdict = "pass"
     world.records()
     assert world.pair.current()[0] == 1
     world.now_s += 61
-    world.decider.decide(RoutedRecords())
+    world.rollout.on_records(RoutedRecords())
     assert world.pair.current()[0] == 2
 
 
@@ -253,9 +247,9 @@ def test_labels_take_a_bad_version_back_and_adaptation_starts_over(world):
     assert world.label(names, right)
     assert world.pair.current()[0] == 0 == world.ledger.aliases()["serving"]
     assert world.ledger.is_withdrawn(1)
-    assert not world.court.wants_candidate()
+    assert not world.promoter.wants_candidate()
     world.now_s += 10
-    assert world.court.wants_candidate()
+    assert world.promoter.wants_candidate()
 
 
 def test_labels_of_records_that_teach_take_a_bad_version_back_but_judge_no_candidate(world):
@@ -267,21 +261,21 @@ def test_labels_of_records_that_teach_take_a_bad_version_back_but_judge_no_candi
         Record(name, world.now_s, x[i], None, None, name, None, "t", 0, 900 + i)
         for i, name in enumerate(names)
     ]
-    world.decider.decide(RoutedRecords(teach=taught))
-    trial = world.court.trial
+    world.rollout.on_records(RoutedRecords(teach=taught))
+    evaluation = world.queue.running
     assert world.label(names, world.answers(0, x))
-    assert world.pair.current()[0] == 0 and trial.pairing.labels == 0
+    assert world.pair.current()[0] == 0 and evaluation.pairs.labels == 0
 
 
 def test_going_back_goes_to_the_last_proven_version(world):
     world.swap(1)
     world.records(60)
     world.swap(2)
-    assert world.sentry.watch.baseline.number == 1
+    assert world.monitor.bake.baseline.number == 1
     names, x = world.records(40)
     world.label(names, world.answers(1, x))
     assert world.pair.current()[0] == 1
-    assert world.sentry.watch.baseline.number == 0
+    assert world.monitor.bake.baseline.number == 0
 
 
 def test_a_version_that_lasts_is_confirmed_once(world):
@@ -291,12 +285,12 @@ def test_a_version_that_lasts_is_confirmed_once(world):
     assert world.names().count("confirmed") == 1
 
 
-def test_a_stream_that_alternates_costs_ever_fewer_swaps(tmp_path, master):
+def test_a_stream_that_alternates_costs_ever_fewer_swaps(tmp_path, template):
     """Each swap is right for one world and wrong for the next: the cool-down doubles, swaps grow like a logarithm."""
-    world = World(tmp_path, master, pace=RolloutLimits(cooldown_s=10))
+    world = World(tmp_path, template, limits=RolloutLimits(cooldown_s=10))
     worlds = 0
     for _ in range(64):
-        if world.court.wants_candidate():
+        if world.promoter.wants_candidate():
             world.swap(1)
             names, x = world.records(40)
             world.label(names, world.answers(0, x))  # the world has changed: the source is right
@@ -307,10 +301,10 @@ def test_a_stream_that_alternates_costs_ever_fewer_swaps(tmp_path, master):
 
 
 def test_a_server_that_answers_otherwise_is_put_right(world):
-    world.pair.stage(9, open_session(world.master.compose(tiny_net("batch", seed=5))))
+    world.pair.stage(9, open_session(world.template.compose(tiny_net("batch", seed=5))))
     world.pair.switch(9)
     world.now_s += 6
-    world.decider.decide(RoutedRecords())
+    world.rollout.on_records(RoutedRecords())
     assert world.pair.current()[0] == 0
     assert "realigned" in world.names()
 
@@ -321,16 +315,16 @@ def test_a_server_that_cannot_be_reached_changes_nothing(world, monkeypatch):
     def gone():
         raise SwapError("no route")
 
-    monkeypatch.setattr(world.swapper, "live", gone)
+    monkeypatch.setattr(world.driver, "live", gone)
     world.now_s += 6
-    assert not world.decider.decide(RoutedRecords())
+    assert not world.rollout.on_records(RoutedRecords())
     assert world.ledger.aliases()["serving"] == 1
 
 
 def test_a_roll_back_by_command(world):
     world.swap()
     world.inbox.put(Command("rollback", None, "mia", "complaints"))
-    assert world.decider.decide(RoutedRecords())
+    assert world.rollout.on_records(RoutedRecords())
     assert world.pair.current()[0] == 0
     event = world.journal.read_events()[-1]
     assert (event["event"], event["by"], event["reason"]) == ("rollback", "mia", "complaints")
@@ -338,26 +332,26 @@ def test_a_roll_back_by_command(world):
 
 def test_a_roll_back_with_nothing_before_is_refused(world):
     world.inbox.put(Command("rollback", None, "mia", ""))
-    assert not world.decider.decide(RoutedRecords())
+    assert not world.rollout.on_records(RoutedRecords())
     assert world.names() == ["rollback_refused"]
 
 
-def test_a_reset_by_command_ends_the_trial(world):
+def test_a_reset_by_command_ends_the_evaluation(world):
     world.propose()
     world.records()
     world.inbox.put(Command("reset", None, "mia", ""))
-    assert world.decider.decide(RoutedRecords())
-    assert world.court.trial is None
+    assert world.rollout.on_records(RoutedRecords())
+    assert world.queue.running is None
 
 
 def test_a_failed_swap_leaves_the_old_version_and_cools_down(world, monkeypatch):
     def refuse(*_):
         raise SwapError("disk full")
 
-    monkeypatch.setattr(world.swapper, "publish", refuse)
+    monkeypatch.setattr(world.driver, "publish", refuse)
     assert world.swap() == 0
     assert world.ledger.verdict(1)["outcome"] == "swap failed"
-    assert not world.court.wants_candidate()
+    assert not world.promoter.wants_candidate()
 
 
 @pytest.mark.parametrize(("seconds", "turns"), [(1.0, 60), (0.5, 60), (1.5, 120)])
@@ -374,25 +368,25 @@ def test_a_busy_machine_does_not_make_a_candidate_slow(monkeypatch, seconds, tur
     assert len(runs) == turns
 
 
-def test_trial_watch_and_pace_survive_a_restart(tmp_path, master, world):
+def test_evaluation_watch_and_pace_survive_a_restart(tmp_path, template, world):
     world.swap(1)
     world.propose(2)
     names, x = world.records()
     world.label(names[:1], world.answers(0, x)[:1])
-    again = World(tmp_path, master)
-    assert again.decider.load_state_dict(world.decider.state_dict())
-    assert again.court.trial.version == world.court.trial.version
-    assert again.court.trial.pairing.labels == 1
-    assert again.sentry.watch.version.number == 1
-    assert again.sentry.watch.pairing.records == world.sentry.watch.pairing.records
+    again = World(tmp_path, template)
+    assert again.rollout.load_state_dict(world.rollout.state_dict())
+    assert again.queue.running.version == world.queue.running.version
+    assert again.queue.running.pairs.labels == 1
+    assert again.monitor.bake.version.number == 1
+    assert again.monitor.bake.pairs.records == world.monitor.bake.pairs.records
 
 
-def test_the_watch_of_a_swap_after_the_checkpoint_begins_at_the_restart(tmp_path, master, world):
-    state = world.decider.state_dict()
+def test_the_watch_of_a_swap_after_the_checkpoint_begins_at_the_restart(tmp_path, template, world):
+    state = world.rollout.state_dict()
     world.swap(1)
-    again = World(tmp_path, master)
-    assert again.decider.load_state_dict(state)
-    assert (again.sentry.watch.version.number, again.sentry.watch.baseline.number) == (1, 0)
+    again = World(tmp_path, template)
+    assert again.rollout.load_state_dict(state)
+    assert (again.monitor.bake.version.number, again.monitor.bake.baseline.number) == (1, 0)
 
 
 BAD = GateResult("says", 0.0, 1.0, "fail", "it has become worse")
@@ -414,17 +408,17 @@ class Away:
 @pytest.fixture
 def store(world):
     world.ledger.shelf = Away(world.ledger.shelf)
-    world.service.backlog = RetryQueue(again_s=0.0)
+    world.served.backlog = RetryQueue(again_s=0.0)
     return world.ledger.shelf
 
 
 def test_a_candidate_that_cannot_be_stored_is_none(world, store):
     store.away = True
     world.propose()
-    assert world.court.trial is None
+    assert world.queue.running is None
     store.away = False
     world.propose()
-    assert world.court.trial is not None
+    assert world.queue.running is not None
 
 
 def test_a_proven_candidate_waits_for_the_store(world, store):
@@ -441,7 +435,7 @@ def test_a_version_that_cannot_be_recorded_does_not_serve(world, store):
     world.propose()
     world.proof.verdict, store.full = "pass", True
     world.records()
-    assert world.pair.current()[0] == world.service.version.number == 0
+    assert world.pair.current()[0] == world.served.version.number == 0
     assert world.names()[-2:] == ["swap_failed", "verdict"]
     store.full = False
     world.now_s += 100.0
@@ -452,9 +446,9 @@ def test_a_version_that_cannot_be_recorded_does_not_serve(world, store):
 def test_a_roll_back_happens_though_the_ledger_cannot_be_told_yet(world, store):
     assert world.swap() == 1
     store.away = True
-    assert world.sentry._take_back(world.service.source, BAD, "agent")
+    assert world.monitor.take_back(world.served.source, BAD, "agent")
     world.records()
-    assert world.pair.current()[0] == world.service.version.number == 0
+    assert world.pair.current()[0] == world.served.version.number == 0
     assert not world.again  # the ledger's older word is no command
     store.away = False
     world.records()
@@ -467,10 +461,10 @@ def test_what_somebody_else_decided_is_followed_when_the_store_can_be_read(world
     ModelRegistry(world.folder / "versions").serve(0, by="somebody", reason="told to")
     store.away = True
     world.records()
-    assert not world.again and world.service.version.number == 1
+    assert not world.again and world.served.version.number == 1
     store.away = False
     world.records()
-    assert world.again and world.service.version.number == 0
+    assert world.again and world.served.version.number == 0
 
 
 def test_changes_wait_for_the_store_in_their_order():
@@ -505,7 +499,7 @@ def test_the_source_serves_where_nothing_is_proven_and_the_version_comes_back_wi
     world.records(64, size=4.0)
     assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
     assert not world.again and not world.ledger.is_withdrawn(1)
-    assert world.court.wants_candidate()  # no cool-down
+    assert world.promoter.wants_candidate()  # no cool-down
     world.records(640, size=4.0)
     assert world.pair.current()[0] == 0
     world.records(96)
@@ -520,7 +514,7 @@ def test_the_source_serves_where_nothing_is_proven_and_the_version_comes_back_wi
 
 def test_a_version_comes_back_though_its_file_has_made_room_for_others(world):
     assert swapped_at_home(world) == 1
-    file = world.sentry.watch.version.path
+    file = world.monitor.bake.version.path
     world.records(640, size=4.0)
     world.propose(2)
     world.proof.verdict = "pass"
@@ -536,64 +530,70 @@ def test_a_version_comes_back_though_its_file_has_made_room_for_others(world):
     assert world.pair.current()[0] == 1 and "swap_failed" not in world.names()
 
 
-def test_a_trial_waits_while_records_of_another_kind_arrive_and_goes_on_with_its_own(world):
+def test_an_evaluation_waits_while_records_of_another_kind_arrive_and_goes_on_with_its_own(world):
     world.records(640)
     world.propose()
     names, x = world.records(64)
-    alpha = world.court.trial.case.alpha
+    alpha = world.queue.running.facts.alpha
     world.proof.verdict = "pass"
     world.records(64, size=4.0)
-    assert world.court.trial is None and world.pair.current()[0] == 0
-    assert world.court.unsettled  # the next candidate may come soon
+    assert world.queue.running is None and world.pair.current()[0] == 0
+    assert world.queue.unsettled  # the next candidate may come soon
     differ = np.flatnonzero(world.answers(0, x) != world.answers(1, x))
     assert not world.label([names[i] for i in differ], world.answers(1, x)[differ])
-    assert world.court.labels_used == len(differ) > 0  # late labels speak of it all the same
+    assert world.promoter.labels_used == len(differ) > 0  # late labels speak of it all the same
     world.records(320, size=4.0)
     assert world.pair.current()[0] == 0 and world.ledger.undecided() == [1]
     world.proof.verdict = "inconclusive"
     world.records(96)
-    trial = world.court.trial
-    assert (trial.version.number, trial.case.alpha, trial.pairing.wins) == (1, alpha, len(differ))
-    assert not world.court.unsettled
+    evaluation = world.queue.running
+    assert (evaluation.version.number, evaluation.facts.alpha, evaluation.pairs.wins) == (
+        1,
+        alpha,
+        len(differ),
+    )
+    assert not world.queue.unsettled
     world.proof.verdict = "pass"
     world.records(16)
     assert world.pair.current()[0] == 1
-    assert world.names() == ["candidate", "adjourned", "reopened", "verdict", "swap"]
+    told = ["candidate", "drift", "suspended", "drift", "continued", "verdict", "swap"]
+    assert world.names() == told
 
 
 def test_of_many_records_that_teach_the_source_is_asked_about_the_latest(world, monkeypatch):
     seen = []
-    monkeypatch.setattr(monitor, "features", lambda logits, x: seen.append(x) or features(logits, x))
+    features = world.detector.features
+    monkeypatch.setattr(world.detector, "features", lambda logits, x: seen.append(x) or features(logits, x))
     for n in (LATEST - 1, 3 * LATEST):
         _, x = world.records(n, teach=True)
         assert np.array_equal(seen.pop(), x[-LATEST:])
 
 
-def test_of_four_trials_that_wait_the_oldest_gives_way(world):
+def test_of_four_evaluations_that_wait_the_oldest_gives_way(world):
     for i in range(4):
         world.records(640, size=4.0**i)
         world.propose(i)
         world.records(64, size=4.0**i)
     world.records(64, size=4.0**4)
-    assert world.names() == ["candidate", "adjourned"] * 4 + ["verdict"]
+    assert world.names() == ["candidate", "drift", "suspended"] * 4 + ["verdict"]
     assert world.ledger.verdict(1)["outcome"] == "superseded" and world.ledger.undecided() == [2, 3, 4]
 
 
-def test_the_domain_of_a_trial_grows_with_each_turn(world):
+def test_the_domain_of_a_evaluation_grows_with_each_turn(world):
     world.records(480)
     world.propose()
     world.records(64)
     known = []
     for _ in range(2):
         world.records(64, size=4.0)
-        [trial] = world.court._agenda._adjourned
-        known.append(len(trial.domain.blocks))
+        [evaluation] = world.queue.suspended
+        known.append(len(evaluation.regime.blocks))
         for _ in range(20):
             world.records(16)
     assert known[0] == 68 and known[1] > 68 + 16
 
 
-def test_of_several_trials_whose_records_are_back_the_one_with_most_labels_goes_on(world):
+def test_of_several_evaluations_whose_records_are_back_the_one_with_most_labels_goes_on(world):
     world.records(640)
     for seed in (1, 2):
         world.propose(seed)
@@ -601,35 +601,35 @@ def test_of_several_trials_whose_records_are_back_the_one_with_most_labels_goes_
         world.label(names[: 40 // seed], world.answers(0, x)[: 40 // seed])
         world.records(64, size=4.0)
         if seed == 1:
-            world.court._agenda._adjourned[0].against = 7  # it stays away once
+            world.queue.suspended[0].opponent = 7  # it stays away once
             world.records(320)
-            world.court._agenda._adjourned[0].against = 0
+            world.queue.suspended[0].opponent = 0
     for _ in range(12):
         world.records(16)
-    assert world.court.trial.version.number == 1
+    assert world.queue.running.version.number == 1
 
 
-def test_a_trial_goes_on_against_the_version_that_it_was_tried_against(world):
+def test_an_evaluation_goes_on_against_the_version_that_it_was_tried_against(world):
     swapped_at_home(world)
     world.propose(2)
     world.records(64)
-    assert (world.court.trial.version.number, world.court.trial.against) == (2, 1)
+    assert (world.queue.running.version.number, world.queue.running.opponent) == (2, 1)
     world.records(640, size=4.0)
-    assert world.pair.current()[0] == 0 and world.court.trial is None
+    assert world.pair.current()[0] == 0 and world.queue.running is None
     for _ in range(12):
         world.records(16)
-        assert (world.court.trial is not None) == (world.pair.current()[0] == 1)
-    assert (world.court.trial.version.number, world.pair.current()[0]) == (2, 1)
+        assert (world.queue.running is not None) == (world.pair.current()[0] == 1)
+    assert (world.queue.running.version.number, world.pair.current()[0]) == (2, 1)
 
 
 def back_home_after_a_proof_elsewhere(world):
-    """A trial waits while version 2 is proven on other records, and its own come back. Its alpha."""
+    """A evaluation waits while version 2 is proven on other records, and its own come back. Its alpha."""
     world.records(640)
     world.propose()
-    alpha = world.court.trial.case.alpha
+    alpha = world.queue.running.facts.alpha
     world.records(64)
     world.records(640, size=4.0)
-    assert world.court.trial is None
+    assert world.queue.running is None
     world.propose(2)
     world.proof.verdict = "pass"
     world.records(20, size=4.0)
@@ -641,36 +641,36 @@ def back_home_after_a_proof_elsewhere(world):
     return alpha
 
 
-def test_a_trial_that_waited_gives_nothing_back_to_the_budget_after_a_promotion(world):
+def test_an_evaluation_that_waited_gives_nothing_back_to_the_budget_after_a_promotion(world):
     alpha = back_home_after_a_proof_elsewhere(world)
-    assert world.court.trial.version.number == 1  # it goes on, and nothing is decided
+    assert world.queue.running.version.number == 1  # it goes on, and nothing is decided
     world.inbox.put(Command("reset", None, "mia", ""))
     world.records(16)
     assert world.ledger.verdict(1)["outcome"] == "overruled"
     world.propose(3)
-    assert world.court.trial.case.alpha == pytest.approx(alpha)
+    assert world.queue.running.facts.alpha == pytest.approx(alpha)
 
 
-def test_after_a_restart_a_trial_still_has_its_opponent(tmp_path, master, world):
+def test_after_a_restart_a_evaluation_still_has_its_opponent(tmp_path, template, world):
     swapped_at_home(world)
     world.propose(2)
     world.records(64)
     world.records(64, size=4.0)
     assert world.pair.current()[0] == 0
-    again = World(tmp_path, master)
-    assert again.decider.load_state_dict(world.decider.state_dict())
-    [trial] = again.court._agenda._adjourned
+    again = World(tmp_path, template)
+    assert again.rollout.load_state_dict(world.rollout.state_dict())
+    [evaluation] = again.queue.suspended
     x = np.ones((1, 1, 8, 8), np.float32)
     expected = run(open_session(again.ledger.get(1).path), x)
-    assert np.allclose(run(trial.pairing.graphs["serving"], x), expected, atol=1e-5)
+    assert np.allclose(run(evaluation.pairs.graphs["serving"], x), expected, atol=1e-5)
 
 
-def test_a_trial_remembers_where_its_proposal_was_traced(world):
-    world.decider.decide(CandidateProposal(tiny_net("batch"), {}, {"rounds": 1}, "00-trace"))
-    assert world.court.trial.carrier == "00-trace"
+def test_an_evaluation_remembers_where_its_proposal_was_traced(world):
+    world.rollout.on_proposal(CandidateProposal(tiny_net("batch"), {}, {"rounds": 1}, "00-trace"))
+    assert world.queue.running.carrier == "00-trace"
 
 
-def test_a_trial_does_not_go_on_before_its_opponent_serves_again(world):
+def test_an_evaluation_does_not_go_on_before_its_opponent_serves_again(world):
     swapped_at_home(world)
     for _ in range(3):  # worlds in quick turns: version 1 takes its time to come back
         world.records(480, size=4.0)
@@ -679,23 +679,23 @@ def test_a_trial_does_not_go_on_before_its_opponent_serves_again(world):
         world.records(16)
     world.propose(2)
     world.records(64)
-    assert world.court.trial.against == 1
+    assert world.queue.running.opponent == 1
     world.records(320, size=4.0)
     waited = 0
     while world.pair.current()[0] != 1:
-        assert world.court.trial is None
+        assert world.queue.running is None
         world.records(16)
         waited += 16
-    assert waited > 96 and world.court.trial.version.number == 2
+    assert waited > 96 and world.queue.running.version.number == 2
 
 
-def test_a_trial_goes_on_where_another_version_was_proven_elsewhere_meanwhile(world):
+def test_an_evaluation_goes_on_where_another_version_was_proven_elsewhere_meanwhile(world):
     back_home_after_a_proof_elsewhere(world)
-    assert (world.pair.current()[0], world.court.trial.version.number) == (0, 1)
+    assert (world.pair.current()[0], world.queue.running.version.number) == (0, 1)
 
 
-def test_what_is_approved_while_its_records_are_away_serves_when_they_are_back(tmp_path, master):
-    world = World(tmp_path, master, mode="ask")
+def test_what_is_approved_while_its_records_are_away_serves_when_they_are_back(tmp_path, template):
+    world = World(tmp_path, template, mode="ask")
     world.records(640)
     world.propose()
     world.proof.verdict = "pass"
@@ -721,15 +721,15 @@ def test_when_adaptation_starts_over_nobody_waits(world):
     assert world.again and world.ledger.verdict(1)["outcome"] == "overruled" and not world.ledger.undecided()
 
 
-def test_trials_that_wait_survive_a_restart(tmp_path, master, world):
+def test_evaluations_that_wait_survive_a_restart(tmp_path, template, world):
     world.records(640)
     world.propose()
     world.records(64)
     world.records(64, size=4.0)
-    again = World(tmp_path, master)
+    again = World(tmp_path, template)
     again.sent = world.sent
-    assert again.decider.load_state_dict(world.decider.state_dict())
-    again.court.clear_up()
+    assert again.rollout.load_state_dict(world.rollout.state_dict())
+    again.queue.clear_up()
     assert again.ledger.undecided() == [1]
     again.records(640)
     again.proof.verdict = "pass"
@@ -745,7 +745,7 @@ def test_a_version_is_tried_against_the_source_where_the_source_serves(world):
     world.proof.verdict = "pass"
     world.records(20, size=4.0)
     assert world.pair.current()[0] == 2
-    assert world.sentry.watch.baseline.number == 0
+    assert world.monitor.bake.baseline.number == 0
     world.records(640, size=4.0)
     world.records(64)
     assert world.pair.current()[0] == 0  # it leaves where it was proven
@@ -777,7 +777,7 @@ def test_labels_speak_of_a_version_that_does_not_serve_and_it_never_comes_back(w
     world.records(64, size=4.0)
     assert world.pair.current()[0] == 0
     assert world.label(names, world.answers(0, x))
-    assert world.ledger.is_withdrawn(1) and not world.court.wants_candidate()
+    assert world.ledger.is_withdrawn(1) and not world.promoter.wants_candidate()
     world.records(320)
     assert world.pair.current()[0] == 0
     assert world.names()[-1] == "withdrawn"
@@ -797,28 +797,28 @@ def test_nothing_comes_back_while_swaps_are_frozen(world):
 
 def test_a_server_that_refuses_the_source_is_asked_again_but_not_at_every_block(world, monkeypatch):
     swapped_at_home(world)
-    publish, tried = world.swapper.publish, []
+    publish, tried = world.driver.publish, []
 
     def refuse(*_):
         tried.append(world.now_s)
         raise SwapError("no route")
 
-    monkeypatch.setattr(world.swapper, "publish", refuse)
+    monkeypatch.setattr(world.driver, "publish", refuse)
     for _ in range(3):
         world.records(64, size=4.0)
-    assert len(tried) == 1 and world.pair.current()[0] == world.service.version.number == 1
-    monkeypatch.setattr(world.swapper, "publish", publish)
+    assert len(tried) == 1 and world.pair.current()[0] == world.served.version.number == 1
+    monkeypatch.setattr(world.driver, "publish", publish)
     world.now_s += 6
     world.records(64, size=4.0)
     assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
 
 
-def test_in_shadow_trials_wait_for_their_records_but_nothing_moves(tmp_path, master):
-    world = World(tmp_path, master, mode="never")
+def test_in_shadow_evaluations_wait_for_their_records_but_nothing_moves(tmp_path, template):
+    world = World(tmp_path, template, mode="never")
     world.records(640)
     world.propose()
     world.records(64, size=4.0)
-    assert world.names() == ["candidate", "adjourned"] and world.pair.current()[0] == 0
+    assert world.names() == ["candidate", "drift", "suspended"] and world.pair.current()[0] == 0
 
 
 def test_who_goes_back_by_command_is_not_contradicted_by_the_records(world):
@@ -847,15 +847,15 @@ def test_a_command_back_to_the_source_holds_though_an_older_version_would_fit(wo
     assert world.pair.current()[0] == 0
 
 
-def test_a_trial_against_the_source_ends_when_a_version_comes_back(world):
+def test_an_evaluation_against_the_source_ends_when_a_version_comes_back(world):
     swapped_at_home(world)
     world.records(640, size=4.0)
     world.records(32)  # the change is seen, and one block does not bring the version back
     world.propose(2)
-    assert world.court.trial is not None and world.pair.current()[0] == 0
+    assert world.queue.running is not None and world.pair.current()[0] == 0
     world.records(96)
     assert world.pair.current()[0] == 1
-    assert world.court.trial is None and world.ledger.verdict(2)["outcome"] == "superseded"
+    assert world.queue.running is None and world.ledger.verdict(2)["outcome"] == "superseded"
 
 
 def test_a_version_follows_slow_drift_and_leaves_at_once_with_a_jump_back(world):
@@ -868,33 +868,116 @@ def test_a_version_follows_slow_drift_and_leaves_at_once_with_a_jump_back(world)
     assert world.pair.current()[0] == 0
 
 
-def test_nothing_comes_back_that_was_given_up_while_the_agent_was_away(tmp_path, master, world):
+def test_nothing_comes_back_that_was_given_up_while_the_agent_was_away(tmp_path, template, world):
     swapped_at_home(world)
     world.records(64)
-    state = world.decider.state_dict()
+    state = world.rollout.state_dict()
     world.ledger.serve(0, by="mia")
-    again = World(tmp_path, master)
+    again = World(tmp_path, template)
     again.sent = world.sent
-    assert not again.decider.load_state_dict(state)
+    assert not again.rollout.load_state_dict(state)
     again.records(640)
     assert again.pair.current()[0] == 0
 
 
-def test_where_a_version_belongs_survives_a_restart(tmp_path, master, world):
+def test_a_source_that_took_over_after_the_checkpoint_is_no_roll_back(tmp_path, template, world):
+    swapped_at_home(world)
+    state = world.rollout.state_dict()
+    world.records(64, size=4.0)
+    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
+    again = World(tmp_path, template)
+    assert again.rollout.load_state_dict(state)  # what was learnt stays
+    again.sent = world.sent
+    again.records(640)
+    assert again.pair.current()[0] == 1
+
+
+@pytest.mark.parametrize("by", ["agent", "mia"])
+def test_what_was_learnt_goes_with_a_version_that_was_taken_back(tmp_path, template, world, by):
+    swapped_at_home(world)
+    state = world.rollout.state_dict()
+    if by == "agent":
+        assert world.monitor.take_back(world.served.source, BAD, "agent")
+    else:
+        world.ledger.serve(0, by=by, reason="complaints")
+    assert not World(tmp_path, template).rollout.load_state_dict(state)
+
+
+def test_drift_is_told_with_what_has_changed(world):
+    world.records(640)
+    world.records(64, size=4.0)
+    (event,) = [event for event in world.journal.read_events() if event["event"] == "drift"]
+    assert event["distance"] == max(event["features"].values()) > 8
+    assert event["features"]["deviation"] > event["features"]["mean"] and 640 < event["records"] <= 704
+
+
+def test_drift_is_told_though_no_version_follows_it(tmp_path, template):
+    world = World(tmp_path, template, mode="never", follows=False)
+    world.records(640)
+    world.propose()
+    world.records(64, size=4.0)
+    assert world.names() == ["candidate", "drift"] and world.queue.running is not None
+
+
+def test_events_with_a_former_name_say_so(world):
+    world.records(640)
+    world.propose()
+    world.records(64)
+    world.records(64, size=4.0)
+    event = world.journal.read_events()[-1]
+    assert (event["event"], event["formerly"]) == ("suspended", "adjourned")
+
+
+def test_a_checkpoint_of_the_format_before_is_read(tmp_path, template, world):
+    swapped_at_home(world)
+    world.propose(2)
+    world.records(64)
+    world.records(64, size=4.0)
+    world.propose(3)
+    world.records(64, size=4.0)
+    state = world.rollout.state_dict()
+    before = {now: old for old, now in checkpoint.FORMER.items()}
+    file = tmp_path / "c.pt"
+    older = {before[name]: _as_before(state[name], before) for name in ("promoter", "monitor")}
+    content = {"format": 5, "fingerprint": "f", "learner": {"done": []}, "positions": {("t", 0): 7}, **older}
+    torch.save(content, file)
+    found = checkpoint.load(file, "f")
+    assert found["positions"] == {("t", 0): 7} and found["learner"] == {"done": []}
+    again = World(tmp_path, template)
+    assert again.rollout.load_state_dict(found)
+    assert again.rollout.state_dict()["promoter"]["queue"].keys() == state["promoter"]["queue"].keys()
+    assert again.queue.running.version.number == 3 and again.queue.suspended[0].version.number == 2
+    assert again.queue.suspended[0].regime.blocks.shape == world.queue.suspended[0].regime.blocks.shape
+    assert again.monitor.state_dict()["limits"] == world.monitor.state_dict()["limits"]
+
+
+def _as_before(value, names):
+    """Under the names of format 5, with its form of two values."""
+    if isinstance(value, dict):
+        found = {names.get(name, name): _as_before(inner, names) for name, inner in value.items()}
+        if "looks" in found:
+            found |= {"looks": (found["looks"], 0), "domain": found["domain"] or []}
+        return found
+    return (
+        type(value)(_as_before(inner, names) for inner in value) if isinstance(value, list | tuple) else value
+    )
+
+
+def test_where_a_version_belongs_survives_a_restart(tmp_path, template, world):
     swapped_at_home(world)
     world.records(64, size=4.0)
     assert world.pair.current()[0] == 0
-    again = World(tmp_path, master)
+    again = World(tmp_path, template)
     again.sent = world.sent
-    assert again.decider.load_state_dict(world.decider.state_dict())
+    assert again.rollout.load_state_dict(world.rollout.state_dict())
     again.records(64, size=4.0)
     assert again.pair.current()[0] == 0
     again.records(96)
-    assert again.pair.current()[0] == 1 == again.sentry.watch.version.number
+    assert again.pair.current()[0] == 1 == again.monitor.bake.version.number
 
 
-def test_it_can_be_told_to_stay(tmp_path, master):
-    world = World(tmp_path, master, follows=False)
+def test_it_can_be_told_to_stay(tmp_path, template):
+    world = World(tmp_path, template, follows=False)
     swapped_at_home(world)
     world.records(320, size=4.0)
     assert world.pair.current()[0] == 1
@@ -911,7 +994,7 @@ class Wishes:
 
 
 def test_while_a_version_bakes_a_few_labels_are_wanted_where_it_disagrees_with_the_one_before(world):
-    world.court._wishes = wishes = Wishes()
+    world.wanted.requests = wishes = Wishes()
     world.propose()
     names, x = world.records()
     assert wishes.heard == list(zip(names, world.answers(0, x), world.answers(1, x), strict=True))

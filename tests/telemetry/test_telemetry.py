@@ -185,6 +185,7 @@ def test_every_declared_metric_arrives(telemetry: Telemetry, receiver: OtlpRecei
     telemetry.model(4, "ab12", "guarded")
     for version in range(12):
         telemetry.accuracy_realised(version, 0.5)
+    telemetry.drift({"entropy": 1.5, "mean": 9.0})
     telemetry.flush()
     assert receiver.wait(lambda r: all(r.metric(m.name) for m in names.METRICS))
     stream = {"messaging.system": "kafka", "messaging.consumer.group.name": "tta"}
@@ -194,6 +195,8 @@ def test_every_declared_metric_arrives(telemetry: Telemetry, receiver: OtlpRecei
     ]
     samples = {a["tta.outcome"]: n for a, n in receiver.points("tta.samples")}
     assert samples == {"kept": 40, "rejected_entropy": 24}
+    drift = {a["tta.feature"]: far for a, far in receiver.points("tta.drift.distance")}
+    assert drift == {"entropy": 1.5, "mean": 9.0}
     assert receiver.points("tta.dropped") == [({"tta.reason": "dead_letter"}, 5)]
     assert receiver.points("tta.rounds") == [({"tta.result": "adapted"}, 1)]
     assert receiver.points("tta.adapt.steps") == [({}, 1)]

@@ -54,7 +54,7 @@ def made(settings: Settings, deployed: tuple[DeployedModel, GraphTemplate], prod
     source, master = deployed
     return build.assemble(
         settings, source, factory.open_source(settings, [settings.stream.topic]), producer,
-        NoDriver(), build.open_telemetry(settings), master=master, threaded=False,
+        NoDriver(), build.open_telemetry(settings), template=master, threaded=False,
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_what_could_not_be_handed_on_is_counted_by_reason(
     CommandInbox(tmp_path).put(Command("reject", 1, "mia", ""))
     read_all(agent)
     dropped = {a["tta.reason"]: n for a, n in receiver.points("tta.dropped")}
-    held = agent.sorted_total["held_out"]
+    held = agent.learner.routed_total["held_out"]
     assert dropped == {"dead_letter": 1, "label_request": held, "webhook_event": 1}
     assert held > 0
 
@@ -120,7 +120,7 @@ def test_requests_that_a_disk_refuses_are_counted_too(
     agent = made(s, deployed, producer)
     read_all(agent)
     producer.close()
-    lost = [({"tta.reason": "label_request"}, agent.sorted_total["held_out"])] if full else []
+    lost = [({"tta.reason": "label_request"}, agent.learner.routed_total["held_out"])] if full else []
     assert receiver.points("tta.dropped") == lost
 
 
@@ -136,7 +136,7 @@ def test_the_info_of_what_serves(
     agent = made(s, deployed, Down())
     end(agent)
     ((info, one),) = receiver.points("tta.model.info")
-    assert info.pop("tta.model.sha256") == agent.court.serving.sha256
+    assert info.pop("tta.model.sha256") == agent.rollout.served.version.sha256
     about = {"tta.policy": policy, "tta.model.source": "tests.worlds:tiny_batch_net", "tta.proof": "source"}
     assert (info, one) == ({"tta.model.version": 0, **about}, 1)
 

@@ -14,8 +14,8 @@ from torch import nn
 
 import tta_agent
 from tta_agent.adaptation.sliding_window import Window
-from tta_agent.adaptation.step import Adaptation
-from tta_agent.assembly.rollout import make_decider, open_interface
+from tta_agent.adaptation.step import Adaptation, StepResult
+from tta_agent.assembly.rollout import make_rollout, open_interface
 from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import Adapter, Codec, Producer, ServerDriver, StreamConsumer
@@ -28,13 +28,15 @@ from tta_agent.models.onnx_export import GraphTemplate, floats
 from tta_agent.models.source_data import read_source_data
 from tta_agent.pipeline.agent import Agent
 from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.learner import Learner
+from tta_agent.pipeline.signals import Signals
 from tta_agent.registry import registry
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.drivers import open_driver
 from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings.schema import Settings
-from tta_agent.stream.batcher import Batcher
+from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.factory import open_codec, open_producer, open_source
 from tta_agent.stream.router import Decoder, RecordRouter
 from tta_agent.telemetry.event_log import EventLog
@@ -62,13 +64,13 @@ def load_source(settings: Settings) -> loader.DeployedModel:
 
 
 def open_ledger(
-    settings: Settings, source: loader.DeployedModel, master: GraphTemplate | None = None
+    settings: Settings, source: loader.DeployedModel, template: GraphTemplate | None = None
 ) -> ModelRegistry:
     """The ledger, with the source as version 0."""
     ledger = registry.open_ledger(settings)
 
     def make() -> tuple[bytes, Any]:
-        graph = master or GraphTemplate(source.module, source.shape, source.graph)
+        graph = template or GraphTemplate(source.module, source.shape, source.graph)
         return graph.compose(source.module), graph.fixed
 
     ledger.ensure_source(fingerprint(source.module), make)
@@ -111,62 +113,72 @@ def assemble(
     driver: ServerDriver,
     telemetry: Telemetry,
     *,
-    master: GraphTemplate | None = None,
+    template: GraphTemplate | None = None,
     codec: Codec | None = None,
     clock: Callable[[], float] = time.time,
-    **agent_options: Any,
+    observer: Callable[[Batch, StepResult], None] | None = None,
+    threaded: bool = True,
 ) -> Agent:
     """The agent around parts that are already open (replay and tests bring their own).
 
     Args:
-        master: the source's graph where it has been exported already, which takes seconds.
+        template: the source's graph where it has been exported already, which takes seconds.
         codec: wire format of the stream; that of the settings where not given.
         clock: seconds since the epoch, for the age of records and batches.
-        agent_options: `observer` and `threaded` of `Agent`.
+        observer: called with each batch and its result.
+        threaded: stages in threads of their own; False calls them directly.
     """
-    s, journal = settings, EventLog(settings.store.path)
-    teacher = make_teacher(settings, source, telemetry)
-    master = master or GraphTemplate(source.module, source.shape, source.graph)
-    ledger = open_ledger(settings, source, master)
-    desk = make_decider(
-        s, source, master, ledger, driver, producer, telemetry, journal,
+    s, journal, signals = settings, EventLog(settings.store.path), Signals()
+    template = template or GraphTemplate(source.module, source.shape, source.graph)
+    ledger = open_ledger(settings, source, template)
+    rollout = make_rollout(
+        s, source, template, ledger, driver, producer, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock,
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
-        _when_up(desk.court.service, s.swap.timeout_s)
+        _when_up(rollout.served, s.swap.timeout_s)
     codec = codec or open_codec(s)
+    learner = Learner(
+        RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
+        Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
+        make_adaptation(settings, source, telemetry),
+        telemetry,
+        journal,
+        Cadence(s.schedule.candidate_every, s.store.checkpoint_every),
+        signals,
+        learns=s.mode != "observe",
+        observer=observer,
+        clock=clock,
+    )
     return Agent(
         stream,
         Decoder(codec, source.shape, source.classes, producer, dead_letter_topic(s), telemetry.dropped),
-        RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
-        Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
-        teacher,
-        desk,
+        learner,
+        rollout,
         telemetry,
         journal,
-        rhythm=Cadence(s.schedule.candidate_every, s.store.checkpoint_every, s.stream.queue_bytes),
+        signals,
+        queue_bytes=s.stream.queue_bytes,
         checkpoint_path=s.store.path / "checkpoint.pt",
         fingerprint=f"{fingerprint(source.module)}/{s.adapt.method}",
-        learns=s.mode != "observe",
-        clock=clock,
-        **agent_options,
+        threaded=threaded,
     )
 
 
-def _when_up(service: ServedModel, timeout_s: float) -> None:
+def _when_up(served: ServedModel, timeout_s: float) -> None:
     """The server may start later than its sidecar: try until `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     log.info("waiting %.0f s at most for the model server", timeout_s)
     while True:
         try:
-            return service.align()
+            return served.align()
         except SwapError:
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.5)
 
 
-def make_teacher(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Adaptation:
+def make_adaptation(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Adaptation:
     """The adapter with its selectors and schedules; the frozen one in mode observe."""
     s = settings
     method = _method(settings)

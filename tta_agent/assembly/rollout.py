@@ -1,4 +1,4 @@
-"""Settings to the last room: gates, trial, watch, pace, and everybody who is asked or told."""
+"""Settings to the rollout: gates, evaluations, monitors, limits, hooks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rollout.approval import Approval, Mode
+from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.controller import RolloutController
+from tta_agent.rollout.deployments import Deployments
 from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
+from tta_agent.rollout.operator import Operator
 from tta_agent.rollout.ports import Rehearsal
 from tta_agent.rollout.promoter import Promoter, PromotionRules
+from tta_agent.rollout.regimes import RegimeFollower
+from tta_agent.rollout.wanted_labels import WantedLabels
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_writer
@@ -40,10 +45,10 @@ if TYPE_CHECKING:
 MODES: dict[str, Mode] = {"observe": "never", "shadow": "never", "approve": "ask", "auto": "always"}
 
 
-def make_decider(
+def make_rollout(
     settings: Settings,
     source: loader.DeployedModel,
-    master: GraphTemplate,
+    template: GraphTemplate,
     ledger: ModelRegistry,
     driver: ServerDriver,
     producer: Producer,
@@ -53,50 +58,64 @@ def make_decider(
     fingerprint: str,
     clock: Callable[[], float],
 ) -> RolloutController:
-    """Court and sentry around one service.
+    """Everything between a candidate and the server.
 
     Args:
         fingerprint: of the deployed weights; calibration and rehearsals of others do not count.
 
     Raises:
-        ConfigError: a gate, window, anchor set or address that does not fit.
+        ConfigError: a gate, detector, window, anchor set or address that does not fit.
     """
     s = settings
     gates: dict[str, Gate] = {n: plugins.make("gates", n, s.gate.options) for n in s.gate.gates}
-    hooks = _hooks(s, telemetry)
+    hooks, inbox = _hooks(s, telemetry), CommandInbox(s.store.path)
+    limits, approval = _limits(s), Approval(MODES[s.mode], hooks)
     opener = functools.partial(open_session, threads=s.model.threads, device=str(source.device))
     tell = {"tell": hooks.event} if hooks else {}
-    service = ServedModel(ledger, driver, telemetry, journal, master.fixed, opener, **tell, keep=s.store.keep)
-    docket = EvaluationFactory(
-        master,
-        service,
-        _terms(s),
+    served = ServedModel(
+        ledger, driver, telemetry, journal, template.fixed, opener, **tell, keep=s.store.keep
+    )
+    factory = EvaluationFactory(
+        template,
+        served,
+        _evaluation_settings(s),
         vetoes=tuple(gate for gate in gates.values() if getattr(gate, "watches", False)),
         anchor=load_anchor(s, source),
         rehearsal=load_rehearsal(s, source, fingerprint),
         null=calibration.load(proofs(s), fingerprint),
     )
-    pace, approval = _pace(s), Approval(MODES[s.mode], hooks)
-    inbox = CommandInbox(s.store.path)
-    follows = s.watch.follow_domain and s.mode != "observe"
-    sentry = ServingMonitor(
-        service, docket, pace, approval,
-        inbox=inbox, hook=hooks, every_s=s.watch.health_every_s, follows=follows, clock=clock,
-    )  # fmt: skip
-    court = Promoter(
-        service,
-        docket,
-        GateSet(list(gates.values())),
-        pace,
-        approval,
-        sentry,
+    deployments = Deployments()
+    regimes = RegimeFollower(
+        served,
+        deployments,
+        plugins.make("detectors", s.watch.detector, s.watch.options),
         telemetry,
-        PromotionRules(s.gate.alpha, s.gate.patience_records, 1, s.watch.guarded_ttl_s),
-        frozen=inbox.frozen,
-        wishes=_requests(s, producer, telemetry),
+        follows=s.watch.follow_domain and s.mode != "observe",
+        swaps=s.mode in ("approve", "auto"),
+        allowed=lambda: not (inbox.frozen() or limits.frozen(clock())),
+        retry_s=s.watch.health_every_s,
         clock=clock,
     )
-    return RolloutController(court, sentry, hooks.close if hooks else lambda: None)
+    monitor = ServingMonitor(
+        served, factory, deployments, regimes, limits, hook=hooks, every_s=s.watch.health_every_s, clock=clock
+    )
+    queue = CandidateQueue(served, factory, regimes, telemetry, s.gate.alpha)
+    promoter = Promoter(
+        served,
+        queue,
+        GateSet(list(gates.values())),
+        limits,
+        approval,
+        monitor,
+        WantedLabels(_requests(s, producer, telemetry), clock),
+        telemetry,
+        PromotionRules(s.gate.patience_records, s.watch.guarded_ttl_s),
+        frozen=inbox.frozen,
+        clock=clock,
+    )
+    operator = Operator(inbox, approval, monitor, served)
+    close = hooks.close if hooks else lambda: None
+    return RolloutController(served, operator, monitor, regimes, queue, promoter, close)
 
 
 def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet | None:
@@ -123,7 +142,7 @@ def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint
     return store.open_rehearsal(proofs(settings) / "rehearsal", name, source.module)
 
 
-def open_interface(settings: Settings, decider: RolloutController, journal: EventLog) -> Server | None:
+def open_interface(settings: Settings, rollout: RolloutController, journal: EventLog) -> Server | None:
     """The agent's own HTTP interface, where a port is given.
 
     Raises:
@@ -138,12 +157,12 @@ def open_interface(settings: Settings, decider: RolloutController, journal: Even
     token = h.token.get_secret_value() if h.token else None
     counts = functools.partial(read_counts, settings.store.path / "labels.db")
     app = api.make_app(
-        settings.store.path, decider.court.service.ledger, token=token, status=journal.now, labels=counts
+        settings.store.path, rollout.served.ledger, token=token, status=journal.now, labels=counts
     )
     return server.serve_in_thread(app, h.host, h.port)
 
 
-def _terms(s: Settings) -> EvaluationSettings:
+def _evaluation_settings(s: Settings) -> EvaluationSettings:
     return EvaluationSettings(
         s.gate.window_records,
         s.labels.bucket_s,
@@ -154,7 +173,7 @@ def _terms(s: Settings) -> EvaluationSettings:
     )
 
 
-def _pace(s: Settings) -> RolloutLimits:
+def _limits(s: Settings) -> RolloutLimits:
     return RolloutLimits(
         min_interval_s=s.gate.min_interval_s,
         per_day=s.gate.swaps_per_day,

@@ -41,7 +41,7 @@ class Learner:
     """
 
     def __init__(self, settings: Settings, source: DeployedModel) -> None:
-        self.teacher = build.make_teacher(settings, source, Telemetry.off())
+        self.teacher = build.make_adaptation(settings, source, Telemetry.off())
         self._device = source.device
         self._after = getattr(plugins.load("adapters", settings.adapt.method), "answers_after_step", False)
 

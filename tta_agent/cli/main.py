@@ -58,9 +58,10 @@ def run(
     print(build.describe(settings, source), flush=True)
     agent = build.agent(settings, source)
     resumed = agent.resume()
-    interface = build.open_interface(settings, agent.decider, agent.journal)
+    interface = build.open_interface(settings, agent.rollout, agent.journal)
     print(
-        f"resumed after {agent.teacher.rounds} rounds" if resumed else "starting from the source", flush=True
+        f"resumed after {agent.learner.adaptation.rounds} rounds" if resumed else "starting from the source",
+        flush=True,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: agent.stop())

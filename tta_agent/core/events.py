@@ -21,7 +21,7 @@ class Event(StrEnum):
     fields: tuple[str, ...]
     former: str | None
 
-    def __new__(cls, name: str, sentence: str, fields: str = "", former: str | None = None) -> Event:
+    def __new__(cls, name: str, sentence: str = "", fields: str = "", former: str | None = None) -> Event:
         """A member with its sentence; `fields` are separated by blanks."""
         member = str.__new__(cls, name)
         member._value_ = name

@@ -86,6 +86,11 @@ class Label:
     partition: int = 0
     offset: int = 0
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds in memory, for bounded queues."""
+        return 256 + len(self.id)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:

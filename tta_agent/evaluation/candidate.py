@@ -1,4 +1,4 @@
-"""One candidate under test: its graph and the serving one on the same held-out records, newer than it is."""
+"""One candidate under evaluation: its graph and the serving one on the same held-out records, newer than it is."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from tta_agent.core.drift import Regime
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
 from tta_agent.core.types import Array, Label, Positions, Record, Version
-from tta_agent.drift.detector import DataRegime
-from tta_agent.evaluation.decision import Decision
+from tta_agent.evaluation.decision import Decision, GateSet
 from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
+from tta_agent.evaluation.phase import NEXT, Phase
 from tta_agent.models.ort_sessions import Session, run
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
+STEP = 16  # new records that make a new judgement worth its while
 LEADING = 4  # times the patience for a candidate that wins more than chance lets it
 FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show
 
-Expect = Callable[[Array, Array, Array, AnchorResult | None, Mapping[str, float]], GainEstimate]
+Estimate = Callable[[Array, Array, Array, AnchorResult | None, Mapping[str, float]], GainEstimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,79 +51,155 @@ class CandidateFacts:
 
 
 class CandidateEvaluation:
-    """Paired evaluation of a pinned candidate.
+    """State machine around the paired evaluation of a pinned candidate; `phase.py` draws it.
 
     Args:
-        version: the candidate; it does not change while it is tested.
-        against: number of the version that it is tried against.
+        version: the candidate; it does not change while it is evaluated.
+        opponent: number of the version that it is compared with.
         graphs: sessions of `serving` and `candidate`, and of `source` and `proven` for the gates that look at them.
-        born: offsets after the last record that the candidate has learnt from; older records do not count.
-        case: what is fixed.
+        trained_until: offsets after the last record that the candidate has learnt from; older records do not count.
+        facts: what is fixed.
         window: held-out records that label-free gates look back on.
         bucket_s: one label counts for each entity and stretch of this length.
-        expect: what rehearsals say, asked once for each `every` new records, so that looks share no record.
+        estimate: gain by rehearsals, asked once for each `every` new records, so that looks share no record.
+        carrier: trace context of the proposal.
+
+    Attributes:
+        phase: where it stands; only the methods below change it.
+        decision: of the gates at the latest judgement, or None.
+        held_by: what keeps a proven candidate from serving, for people, or None.
+        regime: of its records, as long as it has been suspended once.
     """
 
     def __init__(
         self,
         version: Version,
-        against: int,
+        opponent: int,
         graphs: Mapping[str, Session],
-        born: Positions,
-        case: CandidateFacts,
+        trained_until: Positions,
+        facts: CandidateFacts,
         *,
         window: int = 2000,
         bucket_s: float = 0.0,
-        expect: Expect | None = None,
+        estimate: Estimate | None = None,
         every: int = 500,
+        carrier: str | None = None,
     ) -> None:
-        self.version, self.against, self.case = version, against, case
-        self.domain = DataRegime()  # of its records; empty as long as it has never waited for them
-        self.pairing = PairedEvaluation(graphs, born, window, bucket_s)
+        self.version, self.opponent, self.facts, self.carrier = version, opponent, facts, carrier
+        self.pairs = PairedEvaluation(graphs, trained_until, window, bucket_s)
+        self.phase = Phase.RUNNING
+        self.decision: Decision | None = None
+        self.held_by: str | None = None
+        self.regime: Regime | None = None
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
-        self._expect, self._every = expect, every
+        self._estimate, self._every = estimate, every
         self._expected: GainEstimate | None = None
         self._looks = 0
-        self.passed = 0  # positive judgements in a row
-        self.judged_at = (0, 0)  # records and labels at the latest judgement
-        self.ruling: Decision | None = None  # which was this
-        self.waits: str | None = None  # what a proven candidate waits for
-        self.carrier: str | None = None  # trace context of the proposal
+        self._judged_at = (0, 0)  # records and labels at the latest judgement
 
     @property
-    def candidate(self) -> Session:
+    def session(self) -> Session:
         """The candidate's session."""
-        return self.pairing.graphs["candidate"]
+        return self.pairs.graphs["candidate"]
 
     @property
     def decided(self) -> int:
         """Labels by which one of both was right and the other wrong."""
-        return self.pairing.wins + self.pairing.losses
+        return self.pairs.wins + self.pairs.losses
 
-    def observe(self, asked: BatchPredictions) -> list[tuple[Record, int, int]]:
-        """Evaluate all graphs on the records that are new; each with the class by serving and by the candidate."""
-        fresh = self.pairing.observe(asked)
+    # evidence
+
+    def on_records(self, batch: BatchPredictions) -> list[tuple[Record, int, int]]:
+        """Evaluate all graphs on the records that are new; each with its class by serving and by the candidate."""
+        fresh = self.pairs.on_records(batch)
         self._recent.extend((record.x, serving, candidate) for record, serving, candidate in fresh)
-        if self._expect and self.pairing.records // self._every > self._looks:
-            self._looks = self.pairing.records // self._every
-            self._expected = self._look(self._expect)
+        if self._estimate and self.pairs.records // self._every > self._looks:
+            self._looks = self.pairs.records // self._every
+            self._expected = self._look(self._estimate)
         return fresh
 
-    def _look(self, expect: Expect) -> GainEstimate:
+    def _look(self, estimate: Estimate) -> GainEstimate:
         serving, candidate, source = (
-            self.pairing.window(role)[-self._every :] for role in ("serving", "candidate", "source")
+            self.pairs.window(role)[-self._every :] for role in ("serving", "candidate", "source")
         )
-        return expect(serving, candidate, source, self.case.anchor, self.case.moved)
+        return estimate(serving, candidate, source, self.facts.anchor, self.facts.moved)
 
-    def label(self, label: Label) -> bool:
-        """Whether the label counts."""
-        return self.pairing.label(label) is not None
+    def on_label(self, label: Label) -> bool:
+        """Count a late label; whether it counts. In every phase: labels speak of records, not of the present."""
+        return self.pairs.on_label(label) is not None
+
+    def evidence(self) -> Evidence:
+        """What the gates look at now."""
+        pairs, facts = self.pairs, self.facts
+        return Evidence(
+            pairs.window("serving"),
+            pairs.window("candidate"),
+            pairs.wins,
+            pairs.losses,
+            pairs.labels,
+            facts.alpha,
+            facts.parity,
+            facts.size_ratio,
+            facts.latency_ratio,
+            judged=tuple(pairs.judged),
+            source=pairs.window("source"),
+            proven=pairs.window("proven"),
+            tenants=pairs.tenants,
+            anchor=facts.anchor,
+            expected=self._expected,
+            health=facts.health,
+            null=facts.null,
+        )
+
+    # transitions
+
+    def judge(self, gates: GateSet) -> Decision | None:
+        """Ask the gates, where there is news; running or proven by their decision. None: nothing new."""
+        if not self._has_news():
+            return None
+        self._judged_at = (self.pairs.records, self.pairs.labels)
+        self.decision, self.held_by = gates.decide(self.evidence()), None
+        self._to(Phase.PROVEN if self.decision.outcome == "proven" else Phase.RUNNING)
+        return self.decision
+
+    def _has_news(self) -> bool:
+        """Enough new evidence; any at all where a proven candidate is held back."""
+        records, labels = self.pairs.records, self.pairs.labels
+        if self.phase is Phase.PROVEN:
+            return (records, labels) != self._judged_at
+        return labels > self._judged_at[1] or records - self._judged_at[0] >= STEP
+
+    def hold(self, reason: str) -> None:
+        """Proven, but something keeps it from serving: say what."""
+        self._to(Phase.PROVEN)
+        self.held_by = reason
+
+    def suspend(self, regime: Regime) -> None:
+        """Wait for records of this regime, which is the candidate's own."""
+        self._to(Phase.SUSPENDED)
+        self.regime = regime
+
+    def resume(self) -> None:
+        """Go on where it was suspended."""
+        proven = self.decision is not None and self.decision.outcome == "proven"
+        self._to(Phase.PROVEN if proven else Phase.RUNNING)
+
+    def end(self) -> None:
+        """Nothing counts any more."""
+        self._to(Phase.ENDED)
+
+    def _to(self, phase: Phase) -> None:
+        if phase not in NEXT[self.phase]:
+            raise ValueError(f"version {self.version.number}: no way from {self.phase} to {phase}")
+        self.phase = phase
+
+    # questions
 
     def overdue(self, patience: int) -> bool:
         """Whether it has had its time: so many records, four times as many while it leads by a standard error."""
-        wins, losses = self.pairing.wins, self.pairing.losses
+        wins, losses = self.pairs.wins, self.pairs.losses
         leads = wins - losses > math.sqrt(wins + losses)
-        return self.pairing.records >= patience * (LEADING if leads else 1)
+        return self.pairs.records >= patience * (LEADING if leads else 1)
 
     def outdated_by(self, newer: Session) -> bool:
         """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
@@ -135,45 +213,21 @@ class CandidateEvaluation:
         moved = (run(newer, x).argmax(1) != candidate).mean()
         return bool(moved > FAR * (candidate != serving).mean())
 
-    def evidence(self) -> Evidence:
-        """What the gates look at now."""
-        pairing, case = self.pairing, self.case
-        return Evidence(
-            pairing.window("serving"),
-            pairing.window("candidate"),
-            pairing.wins,
-            pairing.losses,
-            pairing.labels,
-            case.alpha,
-            case.parity,
-            case.size_ratio,
-            case.latency_ratio,
-            judged=tuple(pairing.judged),
-            source=pairing.window("source"),
-            proven=pairing.window("proven"),
-            tenants=pairing.tenants,
-            anchor=case.anchor,
-            expected=self._expected,
-            health=case.health,
-            null=case.null,
-        )
+    # checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but sessions and anchor: those are made again from the graphs."""
-        case = replace(self.case, anchor=None, null={})
-        kept = {name: getattr(case, name) for name in CandidateFacts.__dataclass_fields__}
-        looks = (self._looks, self.passed)
+        facts = replace(self.facts, anchor=None, null={})
         return {
             "number": self.version.number,
-            "against": self.against,
-            "domain": self.domain.blocks.tolist(),
-            "case": kept,
-            "pairing": self.pairing.state_dict(),
-            "looks": looks,
+            "opponent": self.opponent,
+            "regime": None if self.regime is None else self.regime.blocks.tolist(),
+            "facts": {name: getattr(facts, name) for name in CandidateFacts.__dataclass_fields__},
+            "pairs": self.pairs.state_dict(),
+            "looks": self._looks,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()` of the same candidate."""
-        self.pairing.load_state_dict(state["pairing"])
-        self._looks, self.passed = state["looks"]
-        self.domain = DataRegime(state["domain"])
+    def load_state_dict(self, state: Mapping[str, Any], regime: Regime | None) -> None:
+        """Continue from `state_dict()` of the same candidate; with a regime it is suspended or has been."""
+        self.pairs.load_state_dict(state["pairs"])
+        self._looks, self.regime = state["looks"], regime

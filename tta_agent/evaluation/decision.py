@@ -1,4 +1,4 @@
-"""From findings to a ruling: one failed veto rejects; then the best kind of proof that is complete."""
+"""Decision of all gates: one failed veto rejects; then the best kind of proof that is complete."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ KINDS: tuple[Proof, ...] = ("certified", "rehearsed", "guarded")  # the best one
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What all gates together say. `proof` is "none" unless the outcome is `proven`."""
+    """Outcome of all gates together. `proof` is "none" unless the outcome is `proven`."""
 
     outcome: Literal["proven", "rejected", "open"]
     proof: Proof
-    findings: tuple[GateResult, ...]
+    results: tuple[GateResult, ...]
 
 
 class GateSet:
@@ -38,20 +38,20 @@ class GateSet:
                 "add certificate (labels), rehearsed (`tta-agent rehearse`) or guarded"
             )
 
-    def rule(self, evidence: Evidence) -> Decision:
+    def decide(self, evidence: Evidence) -> Decision:
         """Ask every gate."""
-        findings = tuple(gate.judge(evidence) for gate in self._gates)
-        vetoes = {f.verdict for gate, f in zip(self._gates, findings, strict=True) if not kind_of(gate)}
-        proofs = {kind: self._of_kind(kind, findings) for kind in KINDS}
+        results = tuple(gate.judge(evidence) for gate in self._gates)
+        vetoes = {f.verdict for gate, f in zip(self._gates, results, strict=True) if not kind_of(gate)}
+        proofs = {kind: self._of_kind(kind, results) for kind in KINDS}
         if "fail" in vetoes or all(verdicts <= {"fail"} for verdicts in proofs.values()):
-            return Decision("rejected", "none", findings)
+            return Decision("rejected", "none", results)
         proven = next((kind for kind, verdicts in proofs.items() if verdicts == {"pass"}), None)
         if vetoes <= {"pass"} and proven:
-            return Decision("proven", proven, findings)
-        return Decision("open", "none", findings)
+            return Decision("proven", proven, results)
+        return Decision("open", "none", results)
 
-    def _of_kind(self, kind: Proof, findings: Sequence[GateResult]) -> set[str]:
-        return {f.verdict for gate, f in zip(self._gates, findings, strict=True) if kind_of(gate) == kind}
+    def _of_kind(self, kind: Proof, results: Sequence[GateResult]) -> set[str]:
+        return {f.verdict for gate, f in zip(self._gates, results, strict=True) if kind_of(gate) == kind}
 
 
 def kind_of(gate: Gate) -> Proof | None:

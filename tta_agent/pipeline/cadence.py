@@ -1,4 +1,4 @@
-"""How often the learner hands something over."""
+"""Cadence of candidates and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ SETTLING = 2  # after a shift the next candidate comes after this part of the us
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """Rounds between two proposals and between two checkpoints; bytes that may wait between rooms."""
+    """Rounds between two proposals, and between two checkpoints."""
 
     candidate_every: int
     checkpoint_every: int
-    queue_bytes: int
 
     def candidate_due(self, rounds: int, *, soon: bool) -> bool:
         """Whether the copy has learnt for long enough since the last proposal, or, if `soon`, has settled."""

@@ -1,28 +1,27 @@
-"""Between two rooms: a queue bounded in bytes and the thread behind it, or a direct call (replay)."""
+"""Stages of the pipeline: a queue bounded in bytes and the thread behind it, or a direct call (replay)."""
 
 from __future__ import annotations
 
-import queue
+import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 
-class Pipe(Protocol):
-    """One way."""
+class Stage(Protocol):
+    """The next stage, as the one before it sees it."""
 
     def put(self, item: Any, nbytes: int = 0) -> None:
-        """Hand an item on."""
+        """Hand an item on; waits while the stage holds more than its limit."""
 
     def full(self) -> bool:
-        """Whether the next room is behind by more than its limit."""
-
-    def wait_for_room(self, timeout_s: float = 1.0) -> None:
-        """Return when it is not full any more, after `timeout_s` at most."""
+        """Whether it holds more than its limit."""
 
 
 class DirectStage:
-    """The next room works at once, in the caller's thread."""
+    """The next stage works at once, in the caller's thread."""
 
     def __init__(self, work: Callable[[Any], None]) -> None:
         self._work = work
@@ -35,17 +34,14 @@ class DirectStage:
         """Never."""
         return False
 
-    def wait_for_room(self, timeout_s: float = 1.0) -> None:
-        """There always is."""
-
 
 class ThreadedStage:
-    """The next room works in a thread of its own.
+    """The next stage works in a thread of its own. It holds `limit_bytes` and one item at most.
 
     Args:
         work: called with each item, in order.
         idle: called when nothing came for `tick_s`.
-        limit_bytes: `full()` beyond it; `put` still takes what the caller already holds.
+        limit_bytes: of the items that wait and the one at work; beyond it `put` waits.
     """
 
     def __init__(
@@ -59,11 +55,11 @@ class ThreadedStage:
         self.name = name
         self.error: BaseException | None = None
         self._work, self._idle = work, idle
-        self._limit_bytes = limit_bytes
-        self._tick_s = tick_s
-        self._queue: queue.Queue[tuple[Any, int] | None] = queue.Queue()
+        self._limit_bytes, self._tick_s = limit_bytes, tick_s
+        self._items: deque[tuple[Any, int]] = deque()
         self._held_bytes = 0
-        self._room = threading.Condition()
+        self._ending = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
@@ -71,10 +67,13 @@ class ThreadedStage:
         self._thread.start()
 
     def put(self, item: Any, nbytes: int = 0) -> None:
-        """Queue it; never blocks, the caller asks `full()` or `wait_for_room()`."""
-        with self._room:
-            self._held_bytes += nbytes
-        self._queue.put((item, nbytes))
+        """Queue it; waits while the stage is full, however long that is. A stage that has failed takes nothing."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self.full() or self.error is not None)
+            if self.error is None:
+                self._items.append((item, nbytes))
+                self._held_bytes += nbytes
+                self._changed.notify_all()
 
     def full(self) -> bool:
         """More bytes wait than the limit."""
@@ -85,74 +84,95 @@ class ThreadedStage:
         """Bytes that wait now."""
         return self._held_bytes
 
-    def wait_for_room(self, timeout_s: float = 1.0) -> None:
-        """Block while full, `timeout_s` at most."""
-        with self._room:
-            self._room.wait_for(lambda: not self.full() or self.error is not None, timeout_s)
+    def lift_limit(self) -> None:
+        """`put` waits no more: the agent is ending, and little is to come."""
+        with self._changed:
+            self._limit_bytes = sys.maxsize
+            self._changed.notify_all()
 
-    def finish(self, timeout_s: float) -> bool:
-        """Work on what is queued, then end; whether all was worked on in time."""
-        self._queue.put(None)
-        self._thread.join(timeout_s)
+    def finish(self, timeout_s: float, *, drop: bool = False) -> bool:
+        """Work on what is queued, or `drop` it, then end; whether it has ended well, in time."""
+        with self._changed:
+            if drop:
+                self._items.clear()
+            self._ending = True
+            self._changed.notify_all()
+        self._thread.join(max(timeout_s, 0.0))
         return not self._thread.is_alive() and self.error is None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread still works."""
+        return self._thread.is_alive()
 
     def _loop(self) -> None:
         try:
             while self._turn():
                 pass
         except BaseException as error:  # handed to the thread that runs the agent
-            self.error = error
+            with self._changed:
+                self.error = error
+                self._changed.notify_all()
 
     def _turn(self) -> bool:
-        try:
-            entry = self._queue.get(timeout=self._tick_s)
-        except queue.Empty:
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._ending, self._tick_s)
+            entry = self._items.popleft() if self._items else None
+            if entry is None and self._ending:
+                return False
+        if entry is None:
             self._idle()
             return True
-        if entry is None:
-            return False
         self._work(entry[0])
-        with self._room:
+        with self._changed:
             self._held_bytes -= entry[1]
-            self._room.notify_all()
+            self._changed.notify_all()
         return True
 
 
 class StageThreads:
-    """The threads of an agent, in the order of the data; or none, where rooms are called directly."""
+    """The threads of an agent, in the order of the data; or none, where stages are called directly."""
 
     def __init__(self, threaded: bool, limit_bytes: int) -> None:
         self._threaded, self._limit_bytes = threaded, limit_bytes
-        self._rooms: list[ThreadedStage] = []
+        self._stages: list[ThreadedStage] = []
 
-    def upstream_of_all(self, name: str, work: Callable[[Any], None], idle: Callable[[], None]) -> Pipe:
-        """A room before those that there are: rooms are built from the last to the first."""
+    def before_all(self, name: str, work: Callable[[Any], None], idle: Callable[[], None]) -> Stage:
+        """A stage before those that there are: stages are built from the last to the first."""
         if not self._threaded:
             return DirectStage(work)
-        self._rooms.insert(0, ThreadedStage(name, work, idle, self._limit_bytes))
-        return self._rooms[0]
+        self._stages.insert(0, ThreadedStage(name, work, idle, self._limit_bytes))
+        return self._stages[0]
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait between all rooms."""
-        return sum(room.held_bytes for room in self._rooms)
+        """Bytes that wait between all stages."""
+        return sum(stage.held_bytes for stage in self._stages)
 
     def start(self) -> None:
         """All begin to work."""
-        for room in self._rooms:
-            room.start()
+        for stage in self._stages:
+            stage.start()
 
     def raise_failure(self) -> None:
-        """What ended a room, if one has ended."""
-        for room in self._rooms:
-            if room.error is not None:
-                raise room.error
+        """Raise what ended a stage, if one has ended."""
+        for stage in self._stages:
+            if stage.error is not None:
+                raise stage.error
 
-    def finish(self, timeout_s: float, after_first: Callable[[], None]) -> None:
-        """End each when it has worked on what came from the one before.
+    def finish(
+        self, timeout_s: float, after_first: Callable[[], None], *, drop: bool = False
+    ) -> list[str]:
+        """End each within `timeout_s` in all, when it has worked on what came from the one before; names of the late.
 
-        `after_first` is called when the first has ended well; where it has not, nobody may touch its state.
+        Args:
+            after_first: called when the first has ended well; where it has not, nobody may touch its state.
+            drop: the first leaves what waits for it.
         """
-        for i, room in enumerate(self._rooms):
-            if room.finish(timeout_s) and i == 0:
+        deadline_s = time.monotonic() + timeout_s
+        for stage in self._stages:
+            stage.lift_limit()
+        for i, stage in enumerate(self._stages):
+            if stage.finish(deadline_s - time.monotonic(), drop=drop and i == 0) and i == 0:
                 after_first()
+        return [stage.name for stage in self._stages if stage.alive]

@@ -121,6 +121,11 @@ class Reader:
         """Whether it was taken back after it had served."""
         return bool(self.withdrawal(number))
 
+    def served_by(self) -> str:
+        """Who has put into service what serves now; `agent` where no change is known."""
+        changes = history.entries(self.shelf)
+        return str(changes[-1]["by"]) if changes else "agent"
+
     def last_proven(self) -> Version:
         """What a roll-back goes to: the version that served last, of those that labels or rehearsals have proven
         (or the source), that were not taken back and still have their graph."""

@@ -73,7 +73,7 @@ def player(stage: Stage) -> Player:
     pool, reference = part(read(stage.anchor), IMAGES)
     pool = pool if stage.images is None else read(stage.images)
     others = None if stage.others is None else np.load(stage.others)["inputs"]
-    teacher = build.make_teacher(s, source, Telemetry.off())
+    teacher = build.make_adaptation(s, source, Telemetry.off())
     return Player(teacher, source, pool, reference, s.adapt.batch_size, others=others, dropout=stage.dropout)
 
 

@@ -111,7 +111,7 @@ def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape, code
         Annotators(tape),
         driver,
         Telemetry.off(),
-        master=master,
+        template=master,
         codec=codec,
         clock=lambda: tape.now_s,
         observer=tape.observe,
@@ -124,7 +124,9 @@ def _run(agent: Agent, tape: Tape, chronicle: Chronicle, tell: Callable[[], None
     started_s = time.perf_counter()
     while not tape.ended:
         agent.read()
-        chronicle.look(tape.records, tape.now_s - float(tape.marks.time_s[0]), agent.court.labels_used)
+        chronicle.look(
+            tape.records, tape.now_s - float(tape.marks.time_s[0]), agent.rollout.promoter.labels_used
+        )
         tell()
     return time.perf_counter() - started_s - tape.answering_s - tape.waiting_s
 
@@ -135,7 +137,7 @@ def _measured(agent: Agent, tape: Tape, windows: int) -> dict[str, Any]:
         "records": tape.records,
         "labelled": marks.labelled,
         "adapted": tape.used,
-        "kept_by_reason": {**agent.teacher.totals, **agent.sorted_total},
+        "kept_by_reason": {**agent.learner.adaptation.totals, **agent.learner.routed_total},
         **marks.accuracies(),
         "windows": marks.windows(windows),
         "domains": marks.domains(),
@@ -148,7 +150,7 @@ def _decided(agent: Agent, chronicle: Chronicle) -> dict[str, Any]:
         "swaps": chronicle.named(Event.SWAP),
         "rollbacks": chronicle.named(Event.ROLLBACK),
         "verdicts": chronicle.named(Event.VERDICT),
-        "labels_used": agent.court.labels_used,
+        "labels_used": agent.rollout.promoter.labels_used,
         "labels_per_swap": chronicle.labels_per_swap(),
     }
 
@@ -156,7 +158,7 @@ def _decided(agent: Agent, chronicle: Chronicle) -> dict[str, Any]:
 def _cost(agent: Agent, tape: Tape, seconds: float, forward_s: float) -> dict[str, Any]:
     return {
         "labels_arrived": tape.labels,
-        "rounds": agent.teacher.rounds,
+        "rounds": agent.learner.adaptation.rounds,
         "seconds": round(seconds, 3),
         "seconds_forward_only": round(forward_s, 3),
         "times_forward": round(seconds / max(forward_s, 1e-9), 2),

@@ -12,7 +12,7 @@ Mode = Literal["never", "ask", "always"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApprovalAnswer:
     """What was said, and by whom."""
 
     yes: bool
@@ -30,17 +30,17 @@ class Approval:
 
     def __init__(self, mode: Mode, hook: ApprovalHook | None = None) -> None:
         self.mode, self._hook = mode, hook
-        self._said: dict[int, Answer] = {}
+        self._said: dict[int, ApprovalAnswer] = {}
 
-    def say(self, number: int, answer: Answer) -> None:
+    def say(self, number: int, answer: ApprovalAnswer) -> None:
         """A person has decided about a version."""
         self._said[number] = answer
 
-    def of(self, number: int, explanation: Mapping[str, Any]) -> Answer | None:
+    def of(self, number: int, explanation: Mapping[str, Any]) -> ApprovalAnswer | None:
         """The answer about a version; None: not yet."""
         if self.mode != "ask":
-            return Answer(self.mode == "always", "agent", "not swapped in this mode")
+            return ApprovalAnswer(self.mode == "always", "agent", "not swapped in this mode")
         if number in self._said:
             return self._said.pop(number)
         said = self._hook.confirm(explanation) if self._hook else None
-        return None if said is None else Answer(said, "webhook", "the webhook said no")
+        return None if said is None else ApprovalAnswer(said, "webhook", "the webhook said no")

@@ -1,4 +1,4 @@
-"""After a swap: the version that serves beside the one to which one would go back, on the same held-out records.
+"""After a swap: the version that serves beside its rollback target, on the same held-out records.
 
 Taken back at once: by late labels (the reverse e-process while it bakes, an e-detector for as long as it serves), an
 answer that is not finite, the end of a guarded version's time. Taken back when it repeats: a label-free veto in
@@ -22,10 +22,10 @@ from tta_agent.models.ort_sessions import Session
 
 
 class BakeMonitor:
-    """One version in service.
+    """Watch over one version in service.
 
     Args:
-        version, baseline: what serves, and what would be gone back to.
+        version, baseline: what serves, and the rollback target.
         graphs: sessions; here `serving` is the baseline and `candidate` what serves now.
         vetoes: gates that are asked about each window.
         alpha: of the reverse test while it bakes.
@@ -34,7 +34,7 @@ class BakeMonitor:
         trips: windows in a row in which a veto must fail.
         bucket_s: one label counts for each entity and stretch of this length.
         expires_s: when a guarded version ends, or None.
-        anchor, null: as for a trial.
+        anchor, null: as for an evaluation.
     """
 
     def __init__(
@@ -54,67 +54,76 @@ class BakeMonitor:
         null: Mapping[str, float] | None = None,
     ) -> None:
         self.version, self.baseline = version, baseline
-        self.pairing = PairedEvaluation(graphs, {}, window, bucket_s)
+        self.pairs = PairedEvaluation(graphs, {}, window, bucket_s)
         pair = {role: graphs[role] for role in ("serving", "candidate")}
         self._taught = PairedEvaluation(pair, {}, 1, bucket_s)
         self._vetoes, self._alpha = tuple(vetoes), alpha
         self._bake_records, self._window, self._trips = bake_records, window, trips
         self._expires_s, self._anchor, self._null = expires_s, anchor, null or {}
-        self._reverse = RegressionTest()
+        self._regression = RegressionTest()
         self._tripped = 0
         self._settled = False
 
-    def observe(self, asked: BatchPredictions, now_s: float) -> GateResult | None:
-        """Held-out records; why the version must go, if it must."""
-        self.pairing.observe(asked)
+    @property
+    def session(self) -> Session:
+        """Of the version."""
+        return self.pairs.graphs["candidate"]
+
+    @property
+    def rollback_session(self) -> Session:
+        """Of the rollback target."""
+        return self.pairs.graphs["serving"]
+
+    def on_records(self, batch: BatchPredictions, now_s: float) -> GateResult | None:
+        """Held-out records; the reason for which the version must go, if there is one."""
+        self.pairs.on_records(batch)
         if self._expires_s is not None and now_s >= self._expires_s:
             late_s = now_s - self._expires_s
             return GateResult(
                 "expiry", late_s, 0.0, "fail", "the time of a guarded version is over, and nothing proved it"
             )
-        if self.pairing.held < self._window:
+        if self.pairs.held < self._window:
             return None
-        failed = [finding for finding in self._judge() if finding.verdict == "fail"]
-        self.pairing.forget_window()
+        failed = [result for result in self._judge() if result.verdict == "fail"]
+        self.pairs.forget_window()
         self._tripped = self._tripped + 1 if failed else 0
-        broken = [finding for finding in failed if finding.gate == "integrity"]
+        broken = [result for result in failed if result.gate == "integrity"]
         return (broken or failed)[0] if broken or self._tripped >= self._trips else None
 
-    def observe_taught(self, asked: BatchPredictions) -> None:
+    def on_training_records(self, batch: BatchPredictions) -> None:
         """Records that teach: while it bakes their labels count, too."""
         if self.baking:
-            self._taught.observe(asked)
+            self._taught.on_records(batch)
 
     def _judge(self) -> list[GateResult]:
-        pairing = self.pairing
+        pairs = self.pairs
         evidence = Evidence(
-            pairing.window("serving"), pairing.window("candidate"), pairing.wins, pairing.losses, pairing.labels,
-            self._alpha, source=pairing.window("source"), proven=pairing.window("serving"), tenants=pairing.tenants,
+            pairs.window("serving"), pairs.window("candidate"), pairs.wins, pairs.losses, pairs.labels,
+            self._alpha, source=pairs.window("source"), proven=pairs.window("serving"), tenants=pairs.tenants,
             anchor=self._anchor, null=self._null,
         )  # fmt: skip
         return [gate.judge(evidence) for gate in self._vetoes]
 
-    def label(self, label: Label) -> GateResult | None:
-        """One label; why the version must go, if it must."""
-        judged = self.pairing.label(label) or self._taught.label(label)
+    def on_label(self, label: Label) -> GateResult | None:
+        """One label; the reason for which the version must go, if there is one."""
+        judged = self.pairs.on_label(label) or self._taught.on_label(label)
         if judged is None or not judged.step:
             return None
-        self._reverse.count(judged.step < 0, judged.step > 0)
-        wins, losses = self._reverse.outcomes
+        test = self._regression
+        test.count(judged.step < 0, judged.step > 0)
+        wins, losses = test.outcomes
         count = f"version {self.baseline.number} won {wins}, lost {losses} against it"
-        if not self._settled and self._reverse.since_start >= 1 / self._alpha:
-            value = self._reverse.since_start
-            return GateResult("reverse", value, 1 / self._alpha, "fail", f"labels say it is worse: {count}")
-        if self._reverse.since_any >= RUN_LENGTH:
-            value = self._reverse.since_any
-            return GateResult(
-                "detector", value, RUN_LENGTH, "fail", f"labels say it has become worse: {count}"
-            )
+        if not self._settled and test.since_start >= 1 / self._alpha:
+            reason = f"labels say it is worse: {count}"
+            return GateResult("reverse", test.since_start, 1 / self._alpha, "fail", reason)
+        if test.since_any >= RUN_LENGTH:
+            reason = f"labels say it has become worse: {count}"
+            return GateResult("detector", test.since_any, RUN_LENGTH, "fail", reason)
         return None
 
     def settles(self) -> bool:
         """True once: when the version has lasted its bake period."""
-        if self._settled or self.pairing.records < self._bake_records:
+        if self._settled or self.pairs.records < self._bake_records:
             return False
         self._settled = True
         return True
@@ -126,19 +135,20 @@ class BakeMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but sessions and anchor."""
-        counts = {"tripped": self._tripped, "settled": self._settled, "expires_s": self._expires_s}
-        versions = {"number": self.version.number, "baseline": self.baseline.number}
         return {
-            "pairing": self.pairing.state_dict(),
+            "number": self.version.number,
+            "baseline": self.baseline.number,
+            "pairs": self.pairs.state_dict(),
             "taught": self._taught.state_dict(),
-            "reverse": self._reverse.state_dict(),
-            **counts,
-            **versions,
+            "regression": self._regression.state_dict(),
+            "tripped": self._tripped,
+            "settled": self._settled,
+            "expires_s": self._expires_s,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` about the same two versions."""
-        self.pairing.load_state_dict(state["pairing"])
+        self.pairs.load_state_dict(state["pairs"])
         self._taught.load_state_dict(state["taught"])
-        self._reverse.load_state_dict(state["reverse"])
+        self._regression.load_state_dict(state["regression"])
         self._tripped, self._settled, self._expires_s = state["tripped"], state["settled"], state["expires_s"]

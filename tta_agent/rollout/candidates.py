@@ -1,7 +1,7 @@
-"""Which candidate is on trial, and which trials wait for records of their kind.
+"""The candidate under evaluation, and those whose evaluation is suspended.
 
-Where worlds take turns faster than a proof is complete, or than labels come, no trial would ever end within its turn.
-So it is adjourned, goes on hearing labels of its own records, and is reopened when they are back.
+Where regimes take turns faster than a proof is complete, or than labels come, no evaluation would ever end within its
+turn. So it is suspended, goes on counting labels of its own records, and continues when they are back.
 """
 
 from __future__ import annotations
@@ -12,145 +12,173 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tta_agent.core.drift import Drift, Regime
 from tta_agent.core.errors import GraphError, LedgerError
+from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label
-from tta_agent.drift.detector import DataRegime
 from tta_agent.evaluation.candidate import CandidateEvaluation
 from tta_agent.rollout.factory import EvaluationFactory
-from tta_agent.rollout.ports import ServingView
+from tta_agent.rollout.regimes import RegimeFollower
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.telemetry.facade import Telemetry
 
 log = logging.getLogger(__name__)
-MOST = 3  # trials that wait: each keeps its graphs and the records that may still get a label
+MOST = 3  # suspended evaluations: each keeps its graphs and the records that may still get a label
 
 
 class CandidateQueue:
-    """One trial at a time, and its share of the error budget.
+    """One running evaluation, the suspended ones, and their error budget.
 
     Args:
         alpha: in all, between two promotions. The k-th candidate may spend 6 alpha / (pi^2 k^2), which sums to it.
+
+    Attributes:
+        running: the evaluation that runs, or None.
+        suspended: those that wait for records of their regime, the oldest first.
+        unsettled: the copy was on the move when it last proposed: the next candidate may come soon.
     """
 
     def __init__(
         self,
-        service: ServedModel,
-        docket: EvaluationFactory,
-        sentry: ServingView,
+        served: ServedModel,
+        factory: EvaluationFactory,
+        regimes: RegimeFollower,
         telemetry: Telemetry,
         alpha: float,
     ) -> None:
-        self._service, self._docket, self._sentry = service, docket, sentry
+        self._served, self._factory, self._regimes = served, factory, regimes
         self._telemetry, self._alpha = telemetry, alpha
-        self.trial: CandidateEvaluation | None = None
-        self._adjourned: list[CandidateEvaluation] = []  # the oldest first
+        self.running: CandidateEvaluation | None = None
+        self.suspended: list[CandidateEvaluation] = []
+        self.unsettled = False
         self._tried = 0  # candidates since the last promotion
-        self.unsettled = False  # the copy was on the move when it last proposed: the next may come soon
 
-    def open(self, proposal: CandidateProposal) -> None:
-        """7: compose the candidate's graph, pin it in the ledger, and begin its trial.
+    def begin(self, proposal: CandidateProposal) -> None:
+        """Compose the candidate's graph, pin it in the registry, and begin its evaluation.
 
-        While a trial runs, a proposal only shows whether its candidate is outdated: it is when the copy has moved
-        much further from it than it stands from what serves (a shift came meanwhile). Then the trial ends, and
-        the next proposal is taken, which comes as soon as the copy has had time to settle. Otherwise the candidate
-        stays pinned.
+        While another one runs, a proposal only shows whether that candidate is outdated: it is when the copy has
+        moved much further from it than it stands from what serves (a shift came meanwhile). Then that evaluation
+        ends, and the next proposal is taken, which comes as soon as the copy has had time to settle. Otherwise the
+        candidate stays pinned.
         """
         try:
-            with self._telemetry.export(proposal.carrier) as stage:
-                graph, session = self._docket.compose(proposal)
-                if self.trial:
-                    if self.trial.outdated_by(session):
-                        self.end("superseded")
-                    return
-                version = self._service.ledger.add(graph, self._service.version, dict(proposal.history))
-                stage.exported(version.sha256, len(graph))
-            self._tried, self.unsettled = self._tried + 1, False
-            alpha = 6 * self._alpha / (math.pi * self._tried) ** 2
-            self.trial = self._docket.trial(version, session, proposal, len(graph), alpha)
+            self._begin(proposal)
         except (GraphError, LedgerError) as error:
             log.error("no candidate: %s", error)
+
+    def _begin(self, proposal: CandidateProposal) -> None:
+        with self._telemetry.export(proposal.carrier) as stage:
+            graph, session = self._factory.compose(proposal)
+            if self.running:
+                if self.running.outdated_by(session):
+                    self.end("superseded")
+                return
+            version = self._served.ledger.add(graph, self._served.version, dict(proposal.history))
+            stage.exported(version.sha256, len(graph))
+        self._tried, self.unsettled = self._tried + 1, False
+        alpha = 6 * self._alpha / (math.pi * self._tried) ** 2
+        self.running = self._factory.evaluation(version, session, proposal, len(graph), alpha)
+        self._served.say(
+            Event.CANDIDATE, version=version.number, parent=self._served.version.number, **proposal.history
+        )
+
+    def on_drift(self, drift: Drift) -> None:
+        """Suspend what runs where another regime has come; continue what waited for this one."""
+        serving = self._served.version.number
+        if self.running and drift.ended:
+            self._suspend(self.running, drift.ended)
+        elif self.running and self.running.opponent != serving:
+            self.end("superseded")  # its opponent does not serve here any more
+        if self.running is None:
+            self._continue(serving, drift)
+
+    def _suspend(self, evaluation: CandidateEvaluation, regime: Regime) -> None:
+        evaluation.suspend(regime)
+        self.running, self.unsettled = None, True
+        self.suspended.append(evaluation)
+        self._tell(Event.SUSPENDED, evaluation)
+        self._served.journal.status(trial=None, awaiting=None, waits=None)
+        if len(self.suspended) > MOST:
+            self._conclude(self.suspended.pop(0), "superseded")
+
+    def _continue(self, serving: int, drift: Drift) -> None:
+        """The evaluation whose opponent serves and whose records are back; of several the one with most labels."""
+        back = [
+            e for e in self.suspended if e.opponent == serving and e.regime and e.regime.fits(drift.recent)
+        ]
+        evaluation = max(back, key=lambda e: e.pairs.labels, default=None)
+        if evaluation is None:
             return
-        parent = self._service.version.number
-        self._service.say("candidate", version=version.number, parent=parent, **proposal.history)
+        evaluation.resume()
+        self.suspended.remove(evaluation)
+        self.running, self.unsettled = evaluation, False
+        self._tell(Event.CONTINUED, evaluation)
 
-    def turn(self) -> None:
-        """A trial waits where records of another kind have come; one that has waited goes on with its own."""
-        ended, serving = self._sentry.ended(), self._service.version.number
-        if self.trial and ended:
-            self._adjourn(self.trial, ended)
-        elif self.trial and self.trial.against != serving:
-            self.end("superseded")  # against what serves here no more
-        if self.trial is None:
-            self._reopen(serving)
+    def _tell(self, event: Event, evaluation: CandidateEvaluation) -> None:
+        self._served.say(event, version=evaluation.version.number, labels=evaluation.pairs.labels)
 
-    def _adjourn(self, trial: CandidateEvaluation, ended: DataRegime) -> None:
-        self.trial, self.unsettled, trial.domain = None, True, ended
-        self._adjourned.append(trial)
-        self._service.say("adjourned", version=trial.version.number, labels=trial.pairing.labels)
-        self._service.journal.status(trial=None, awaiting=None, waits=None)
-        if len(self._adjourned) > MOST:
-            self._conclude(self._adjourned.pop(0), "superseded")
+    def on_labels(self, labels: Sequence[Label]) -> int:
+        """Late labels, for every evaluation; how many count in one at least."""
+        known = (*self.suspended, *([self.running] if self.running else []))
+        return sum(any([evaluation.on_label(label) for evaluation in known]) for label in labels)
 
-    def _reopen(self, serving: int) -> None:
-        """The trial whose opponent serves and whose records are back; of several the one with most labels."""
-        back = [t for t in self._adjourned if t.against == serving and self._sentry.fits(t.domain)]
-        trial = max(back, key=lambda t: t.pairing.labels, default=None)
-        if trial is None:
-            return
-        self._adjourned.remove(trial)
-        self.trial, self.unsettled = trial, False
-        self._service.say("reopened", version=trial.version.number, labels=trial.pairing.labels)
-
-    def label(self, label: Label) -> bool:
-        """Whether a label counts in a trial that waits."""
-        return any([trial.label(label) for trial in self._adjourned])
-
-    def end(self, outcome: str, findings: Sequence[GateResult] = ()) -> None:
-        """End the trial, if there is one."""
-        if self.trial is not None:
-            trial, self.trial, self.unsettled = self.trial, None, outcome == "superseded"
-            if not (trial.decided or trial.domain):
+    def end(self, outcome: str, results: Sequence[GateResult] = ()) -> None:
+        """End the evaluation that runs, if there is one."""
+        if self.running is not None:
+            evaluation, self.running, self.unsettled = self.running, None, outcome == "superseded"
+            if not (evaluation.decided or evaluation.regime):
                 self._tried -= 1  # it cannot have erred; one that has waited may be of another budget
-            self._conclude(trial, outcome, findings)
+            self._conclude(evaluation, outcome, results)
 
     def end_all(self, outcome: str) -> None:
-        """And those that wait."""
+        """And the suspended ones."""
         self.end(outcome)
-        while self._adjourned:
-            self._conclude(self._adjourned.pop(), outcome)
+        while self.suspended:
+            self._conclude(self.suspended.pop(), outcome)
 
     def promoted(self) -> None:
         """The candidate serves: a new error budget."""
-        self.trial, self._tried = None, 0
-        self._service.journal.status(trial=None, awaiting=None, waits=None)
+        if self.running:
+            self.running.end()
+        self.running, self._tried = None, 0
+        self._served.journal.status(trial=None, awaiting=None, waits=None)
 
     def _conclude(
-        self, trial: CandidateEvaluation, outcome: str, findings: Sequence[GateResult] = ()
+        self, evaluation: CandidateEvaluation, outcome: str, results: Sequence[GateResult] = ()
     ) -> None:
-        number, service = trial.version.number, self._service
-        service.backlog.write(lambda: service.ledger.reject(number, outcome, findings))
-        service.say("verdict", version=number, outcome=outcome, findings=[asdict(f) for f in findings])
-        service.journal.status(trial=None, verdict={"version": number, "outcome": outcome})
+        evaluation.end()
+        number, served = evaluation.version.number, self._served
+        served.backlog.write(lambda: served.ledger.reject(number, outcome, results))
+        served.say(
+            Event.VERDICT, version=number, outcome=outcome, findings=[asdict(result) for result in results]
+        )
+        served.journal.status(trial=None, verdict={"version": number, "outcome": outcome})
 
     def state_dict(self) -> dict[str, Any]:
-        """The trials and their budget."""
-        trial = self.trial.state_dict() if self.trial else None
-        return {"tried": self._tried, "trial": trial, "adjourned": [t.state_dict() for t in self._adjourned]}
+        """The evaluations and their budget."""
+        running = self.running.state_dict() if self.running else None
+        suspended = [evaluation.state_dict() for evaluation in self.suspended]
+        return {"tried": self._tried, "running": running, "suspended": suspended}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the trials whose candidates are still undecided."""
+        """Continue the evaluations whose candidates are still undecided."""
         self._tried = state["tried"]
-        running, *waiting = (self._restore(saved) for saved in (state["trial"], *state["adjourned"]))
-        self.trial, self._adjourned = running, [trial for trial in waiting if trial]
+        self.running = self._restore(state["running"])
+        self.suspended = [one for saved in state["suspended"] if (one := self._restore(saved))]
+        for evaluation in self.suspended:
+            if evaluation.regime is not None:
+                evaluation.suspend(evaluation.regime)
 
     def _restore(self, saved: Mapping[str, Any] | None) -> CandidateEvaluation | None:
-        if saved is None or saved["number"] not in self._service.ledger.undecided():
+        if saved is None or saved["number"] not in self._served.ledger.undecided():
             return None
-        return self._docket.reopen(self._service.ledger.get(saved["number"]), saved)
+        blocks = saved["regime"]
+        regime = None if blocks is None else self._regimes.regime(blocks)
+        return self._factory.restore(self._served.ledger.get(saved["number"]), saved, regime)
 
     def clear_up(self) -> None:
-        """Conclude candidates that a crash has left without a trial."""
-        known = {trial.version.number for trial in (self.trial, *self._adjourned) if trial}
-        for number in set(self._service.ledger.undecided()) - known:
-            self._service.ledger.reject(number, "abandoned by a restart", [])
+        """Conclude candidates that a crash has left without an evaluation."""
+        known = {one.version.number for one in (self.running, *self.suspended) if one}
+        for number in set(self._served.ledger.undecided()) - known:
+            self._served.ledger.reject(number, "abandoned by a restart", [])

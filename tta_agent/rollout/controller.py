@@ -1,69 +1,99 @@
-"""The last room: what serves is watched first, then the candidate is judged."""
+"""The rollout's order of steps, for everything that reaches its thread.
+
+    commands ─▶ server ─▶ drift ─▶ bake ─▶ regimes ─▶ candidate ─▶ gates ─▶ swap
+    operator    monitor   regimes  monitor  regimes    candidates   promoter  promoter
+
+A step that takes a version back, or a person's reset, makes adaptation start over; the steps after it are left out.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tta_agent.core.errors import StoreError
 from tta_agent.core.messages import CandidateProposal
-from tta_agent.core.types import Label
 from tta_agent.evaluation.paired import BatchPredictions
+from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.monitor import ServingMonitor
+from tta_agent.rollout.operator import Operator
 from tta_agent.rollout.promoter import Promoter
+from tta_agent.rollout.regimes import RegimeFollower
+from tta_agent.serving.deployment import ServedModel
 from tta_agent.stream.router import RoutedRecords
 
 log = logging.getLogger(__name__)
 
 
 class RolloutController:
-    """Court and sentry, in the order in which they hear of things.
+    """Calls the steps in their order.
 
     Args:
         close: ends what was opened for them.
     """
 
     def __init__(
-        self, court: Promoter, sentry: ServingMonitor, close: Callable[[], None] = lambda: None
+        self,
+        served: ServedModel,
+        operator: Operator,
+        monitor: ServingMonitor,
+        regimes: RegimeFollower,
+        queue: CandidateQueue,
+        promoter: Promoter,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
-        self.court, self.sentry, self.close = court, sentry, close
+        self.served, self.operator, self.monitor, self.regimes = served, operator, monitor, regimes
+        self.queue, self.promoter, self.close = queue, promoter, close
 
-    def decide(self, item: RoutedRecords | CandidateProposal, *, stale: bool = False) -> bool:
-        """7 to 9. Whether adaptation starts over: a version was taken back, or somebody asked for it.
+    def on_records(self, records: RoutedRecords) -> bool:
+        """One poll's held-out records, teaching records and labels; whether adaptation starts over."""
+        again = self._attend()
+        held, taught = BatchPredictions(records.held), BatchPredictions(records.teach)
+        drift = self.regimes.observe(held, taught)
+        again = self.monitor.on_records(held, taught, records.labels) or again
+        if again:
+            self.queue.end_all("overruled")
+            return True
+        self.regimes.follow(drift)
+        try:
+            self.promoter.on_records(held, records.labels, drift)
+        except (
+            StoreError
+        ) as error:  # raised before anything has changed: the next evidence finds all as it was
+            log.warning("no verdict: %s", error)
+        return False
+
+    def on_proposal(self, proposal: CandidateProposal, *, stale: bool = False) -> bool:
+        """A snapshot of the copy; whether adaptation starts over.
 
         Args:
             stale: the copy has been told to start over, so that its proposals are of before.
         """
-        again = self.sentry.attend()
-        if isinstance(item, RoutedRecords):
-            asked = BatchPredictions(item.held)
-            again = self.sentry.hear(asked, BatchPredictions(item.teach), item.labels) or again
-            if not again:
-                self._judge(asked, item.labels)
-        elif not (stale or again):
-            self.court.open(item)
+        again = self._attend()
         if again:
-            self.court.start_over()
+            self.queue.end_all("overruled")
+        elif not stale:
+            self.queue.begin(proposal)
         return again
 
-    def _judge(self, asked: BatchPredictions, labels: Sequence[Label]) -> None:
-        try:
-            self.court.hear(asked, labels)
-        except (
-            StoreError
-        ) as error:  # raised before anything has changed: the next evidence finds the trial as it was
-            log.warning("no verdict: %s", error)
+    def _attend(self) -> bool:
+        """Commands, and the server's own state."""
+        again = self.operator.obey()
+        return self.monitor.check_server() or again
 
     def state_dict(self) -> dict[str, Any]:
-        """Trial, watch and pace."""
-        return {"court": self.court.state_dict(), "sentry": self.sentry.state_dict()}
+        """Evaluations, bakes and limits."""
+        return {"promoter": self.promoter.state_dict(), "monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Continue from `state_dict()`; False where `serving` has gone back meanwhile: then nothing learnt counts."""
-        if self.court.serving.number < state["court"]["serving"]:
-            self.sentry.load_state_dict({**state["sentry"], "posts": []})
+        """Continue from `state_dict()`; False where the version of the checkpoint was taken back meanwhile.
+
+        Then nothing counts that was learnt.
+        """
+        if self.served.rolled_back_from(state["promoter"]["serving"]):
+            self.monitor.load_state_dict({**state["monitor"], "deployments": []})
             return False
-        self.sentry.load_state_dict(state["sentry"])
-        self.court.load_state_dict(state["court"])
+        self.monitor.load_state_dict(state["monitor"])
+        self.promoter.load_state_dict(state["promoter"])
         return True

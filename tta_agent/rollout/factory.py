@@ -1,4 +1,4 @@
-"""From a proposal to a trial, and from a swap to a watch: what has to be known before the first record."""
+"""From a proposal to an evaluation, and from a swap to a bake: what has to be known before the first record."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tta_agent.core.drift import Regime
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.protocols import Gate
-from tta_agent.core.types import Array, Version
+from tta_agent.core.types import Array, Positions, Version
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
 from tta_agent.models.onnx_export import GraphTemplate, answers, parity
@@ -26,18 +27,18 @@ AGAIN, SLOWER = 4, 1.1  # so often in all, while the candidate looks slower than
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """Of trials and watches; `tta_agent.settings.rollout_groups` says what each means."""
+    """Of evaluations and bakes; `tta_agent.settings.rollout_groups` says what each means."""
 
     window: int = 2000
     bucket_s: float = 0.0
-    watch_alpha: float = 0.05
+    bake_alpha: float = 0.05
     bake_records: int = 1000
-    watch_window: int = 100
+    bake_window: int = 100
     trips: int = 2
 
 
 class EvaluationFactory:
-    """Prepares cases.
+    """Prepares evaluations and bakes.
 
     Args:
         vetoes: gates that a version in service is asked again.
@@ -48,16 +49,16 @@ class EvaluationFactory:
 
     def __init__(
         self,
-        master: GraphTemplate,
-        service: ServedModel,
-        terms: EvaluationSettings,
+        template: GraphTemplate,
+        served: ServedModel,
+        settings: EvaluationSettings,
         *,
         vetoes: tuple[Gate, ...] = (),
         anchor: AnchorSet | None = None,
         rehearsal: Rehearsal | None = None,
         null: Mapping[str, float] | None = None,
     ) -> None:
-        self._master, self._service, self._terms, self._vetoes = master, service, terms, vetoes
+        self._template, self._served, self._settings, self._vetoes = template, served, settings, vetoes
         self._anchor, self._rehearsal, self._null = anchor, rehearsal, null or {}
         self._known: dict[int, Mapping[str, Array]] = {}  # answers to the anchor set, by version
 
@@ -67,70 +68,78 @@ class EvaluationFactory:
         Raises:
             GraphError: it cannot be made or loaded.
         """
-        graph = self._master.compose(proposal.module)
-        return graph, self._service.open(graph)
+        graph = self._template.compose(proposal.module)
+        return graph, self._served.open(graph)
 
-    def trial(
+    def evaluation(
         self, version: Version, session: Session, proposal: CandidateProposal, size: int, alpha: float
     ) -> CandidateEvaluation:
-        """The trial of a version that has just been made of a proposal."""
-        fixed = self._master.fixed
-        case = CandidateFacts(
+        """Of a version that has just been made of a proposal.
+
+        Args:
+            size: bytes of its graph.
+            alpha: share of the error budget that it may spend.
+        """
+        fixed, opponent = self._template.fixed, self._served.version
+        facts = CandidateFacts(
             alpha,
             parity(answers(proposal.module, fixed), run(session, fixed)),
-            size / self._service.size,
-            _latency_ratio(session, self._service.session, fixed),
+            size / self._served.size,
+            _latency_ratio(session, self._served.session, fixed),
             self._rehearsal.moved(proposal.module) if self._rehearsal else {},
             proposal.history.get("health", {}),
-            self._compare(self._service.version, self._service.session, version, session),
+            self._compare(opponent, self._served.session, version, session),
             self._null,
         )
-        trial = self._open(version, session, dict(proposal.born), case, self._service.version)
-        trial.carrier = proposal.carrier
-        return trial
+        return self._open(version, session, proposal.trained_until, facts, opponent, proposal.carrier)
 
-    def reopen(self, version: Version, saved: Mapping[str, Any]) -> CandidateEvaluation:
-        """The trial as a checkpoint has kept it."""
-        against = self._service.ledger.get(saved["against"])
-        session, other = (self._service.session_of(one) for one in (version, against))
-        anchor = self._compare(against, other, version, session)
-        case = CandidateFacts(**{**saved["case"], "anchor": anchor, "null": self._null})
-        trial = self._open(version, session, saved["pairing"]["born"], case, against)
-        trial.load_state_dict(saved)
-        return trial
+    def restore(
+        self, version: Version, saved: Mapping[str, Any], regime: Regime | None
+    ) -> CandidateEvaluation:
+        """The evaluation as a checkpoint has kept it."""
+        opponent = self._served.ledger.get(saved["opponent"])
+        session, other = (self._served.session_of(one) for one in (version, opponent))
+        anchor = self._compare(opponent, other, version, session)
+        facts = CandidateFacts(**{**saved["facts"], "anchor": anchor, "null": self._null})
+        evaluation = self._open(version, session, saved["pairs"]["trained_until"], facts, opponent)
+        evaluation.load_state_dict(saved, regime)
+        return evaluation
 
     def _open(
-        self, version: Version, session: Session, born: Any, case: CandidateFacts, against: Version
-    ) -> CandidateEvaluation:
-        service, terms = self._service, self._terms
-        proven = service.ledger.last_proven()
+        self, version: Version, session: Session, trained_until: Positions, facts: CandidateFacts,
+        opponent: Version, carrier: str | None = None,
+    ) -> CandidateEvaluation:  # fmt: skip
+        served, settings, rehearsal = self._served, self._settings, self._rehearsal
+        proven = served.ledger.last_proven()
         graphs = {
-            "serving": service.session_of(against),
+            "serving": served.session_of(opponent),
             "candidate": session,
-            "source": service.session_of(service.source),
-            "proven": service.session_of(proven),
+            "source": served.session_of(served.source),
+            "proven": served.session_of(proven),
         }
-        service.keep_only([proven])
-        rehearsal = self._rehearsal
+        served.keep_only([proven])
         return CandidateEvaluation(
-            version, against.number, graphs, born, case, window=terms.window, bucket_s=terms.bucket_s,
-            expect=rehearsal.expect if rehearsal else None, every=rehearsal.window if rehearsal else terms.window,
+            version, opponent.number, graphs, trained_until, facts, window=settings.window,
+            bucket_s=settings.bucket_s, estimate=rehearsal.expect if rehearsal else None,
+            every=rehearsal.window if rehearsal else settings.window, carrier=carrier,
         )  # fmt: skip
 
-    def watch(self, version: Version, baseline: Version, expires_s: float | None = None) -> BakeMonitor:
-        """The watch over a version that has come into service."""
-        service, terms = self._service, self._terms
-        service.keep_only([baseline])
+    def bake_monitor(
+        self, version: Version, baseline: Version, expires_s: float | None = None
+    ) -> BakeMonitor:
+        """Of a version that has come into service; `baseline` is its rollback target."""
+        served, settings = self._served, self._settings
+        served.keep_only([baseline])
         graphs = {
-            "serving": service.session_of(baseline),
-            "candidate": service.session_of(version),
-            "source": service.session_of(service.source),
+            "serving": served.session_of(baseline),
+            "candidate": served.session_of(version),
+            "source": served.session_of(served.source),
         }
         anchor = self._compare(baseline, graphs["serving"], version, graphs["candidate"])
         return BakeMonitor(
-            version, baseline, graphs, self._vetoes, alpha=terms.watch_alpha, bake_records=terms.bake_records,
-            window=terms.watch_window, trips=terms.trips, bucket_s=terms.bucket_s, expires_s=expires_s,
-            anchor=anchor, null=self._null,
+            version, baseline, graphs, self._vetoes, alpha=settings.bake_alpha,
+            bake_records=settings.bake_records, window=settings.bake_window, trips=settings.trips,
+            bucket_s=settings.bucket_s, expires_s=expires_s, anchor=anchor, null=self._null,
         )  # fmt: skip
 
     def _compare(self, one: Version, first: Session, other: Version, second: Session) -> AnchorResult | None:

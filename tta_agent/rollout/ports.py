@@ -1,4 +1,4 @@
-"""Who the decision listens to or tells, as seen from it: rehearsals, webhooks, the label desk, the watch."""
+"""Seams of the rollout: rehearsals, webhooks, label requests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from tta_agent.core.evidence import AnchorResult, GainEstimate
-from tta_agent.core.types import Array, Record, Version
-from tta_agent.drift.detector import DataRegime
-from tta_agent.models.ort_sessions import Session
+from tta_agent.core.types import Array, Record
 
 
 class Rehearsal(Protocol):
-    """What `tta-agent rehearse` has learnt about this model and adapter."""
+    """Predictor of the gain, learnt by `tta-agent rehearse` for this model and adapter."""
 
     window: int
 
@@ -47,7 +45,7 @@ class RollbackHook(Protocol):
 
 
 class LabelRequests(Protocol):
-    """Asks for labels; remembers what was asked."""
+    """Asks for labels within a budget; remembers what was asked."""
 
     def state_dict(self) -> dict[str, Any]:
         """Budget, and what was asked for."""
@@ -58,20 +56,4 @@ class LabelRequests(Protocol):
     def consider(
         self, records: Sequence[Record], serving: Sequence[int], others: Sequence[int | None], now_s: float
     ) -> object:
-        """Records with the classes that both graphs name; None where there is no other."""
-
-
-class ServingView(Protocol):
-    """Watches over what has come into service."""
-
-    def ended(self) -> DataRegime | None:
-        """The kind of records that has ended, where others have begun to arrive with what was heard last."""
-
-    def fits(self, domain: DataRegime) -> bool:
-        """Whether records of that kind arrive now."""
-
-    def rival(self) -> Session | None:
-        """Of what would be gone back to, while what serves bakes."""
-
-    def begin(self, baseline: Version, expires_s: float | None) -> None:
-        """A swap has happened; `baseline` is what would be gone back to."""
+        """Records with the classes by both graphs; None where there is no other."""

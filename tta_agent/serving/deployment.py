@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_agent.core.errors import LedgerError, StoreError, SwapError, TtaError
+from tta_agent.core.events import Event
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.models.ort_sessions import Session
@@ -24,7 +25,7 @@ from tta_agent.telemetry.facade import Telemetry
 log = logging.getLogger(__name__)
 Say = Callable[..., None]
 # by event, for the counter of swaps
-OUTCOMES = {"rollback": "rolled_back", "fallback": "fell_back", "reinstated": "reinstated"}
+OUTCOMES = {Event.ROLLBACK: "rolled_back", Event.FALLBACK: "fell_back", Event.REINSTATED: "reinstated"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,11 @@ class ServedModel:
         wanted = {0, self.version.number, *(version.number for version in versions)}
         self._sessions = {number: s for number, s in self._sessions.items() if number in wanted}
 
-    def say(self, name: str, **data: Any) -> None:
+    def say(self, event: Event, **data: Any) -> None:
         """Tell people and hooks of a decision."""
-        self.journal.event(name, **data)
-        self._tell(name, data)
+        former = {"formerly": event.former} if event.former else {}
+        self.journal.event(event, **data, **former)
+        self._tell(event, {**data, **former})
 
     def align(self) -> None:
         """Make the server answer what the ledger says: a crash in the middle of a swap left it ahead.
@@ -121,6 +123,15 @@ class ServedModel:
         self.version = self._adopt(theirs)
         return True
 
+    def rolled_back_from(self, number: int) -> bool:
+        """Whether that version, which served before, was given up: taken back, or replaced by somebody else.
+
+        A source that has taken over for another regime, or a newer promotion, is no roll-back.
+        """
+        if number == self.version.number:
+            return False
+        return self.ledger.is_withdrawn(number) or self.ledger.served_by() != "agent"
+
     @property
     def size(self) -> int:
         """Bytes of the graph that serves."""
@@ -130,7 +141,9 @@ class ServedModel:
         """Make the server answer as the ledger says, when it has been found not to."""
         log.warning("%s: putting version %d into service again", found.reason, self.version.number)
         error = self._bring(self.version, self.session, nullcontext(), None)
-        self.say("swap_failed" if error else "realigned", version=self.version.number, reason=found.reason)
+        self.say(
+            Event.SWAP_FAILED if error else Event.REALIGNED, version=self.version.number, reason=found.reason
+        )
 
     def check(self) -> GateResult | None:
         """Ask the server whether it answers as it should; what is wrong, if something is.
@@ -164,20 +177,20 @@ class ServedModel:
         seconds = time.monotonic() - started_s
         self._telemetry.swap_done("failed" if error else "activated", seconds)
         if error:
-            self.say("swap_failed", version=version.number, error=str(error))
+            self.say(Event.SWAP_FAILED, version=version.number, error=str(error))
             return False
         try:
             self._record(version, grant)
         except StoreError as failure:
             log.error("version %d could not be recorded, %d serves on: %s", version.number, before, failure)
             self._bring(self.version, self.session, nullcontext(), None)
-            self.say("swap_failed", version=version.number, error=str(failure))
+            self.say(Event.SWAP_FAILED, version=version.number, error=str(failure))
             return False
         self.version = self._adopt(replace(version, proof=grant.proof), session)
         findings = [asdict(finding) for finding in grant.findings]
-        self.say("verdict", version=version.number, outcome=grant.proof, findings=findings)
+        self.say(Event.VERDICT, version=version.number, outcome=grant.proof, findings=findings)
         self.say(
-            "swap", version=version.number, before=before, proof=grant.proof, by=grant.by, seconds=seconds,
+            Event.SWAP, version=version.number, before=before, proof=grant.proof, by=grant.by, seconds=seconds,
             reason=_telling(grant),
         )  # fmt: skip
         return True
@@ -194,26 +207,28 @@ class ServedModel:
         """Put an earlier version into service again and mark this one as withdrawn; whether it could be done."""
         gone = self.version.number
         withdraw = functools.partial(self.ledger.take_back, gone, finding.reason, by=by)
-        return self._go_to(target, self.session_of(target), finding, by, "rollback", withdraw)
+        return self._go_to(target, self.session_of(target), finding, by, Event.ROLLBACK, withdraw)
 
     def turn_to(self, target: Version, session: Session, finding: GateResult) -> bool:
         """Put the source into service, or again a version that is proven here; whether it could be done."""
-        return self._go_to(target, session, finding, "agent", "reinstated" if target.number else "fallback")
+        return self._go_to(
+            target, session, finding, "agent", Event.REINSTATED if target.number else Event.FALLBACK
+        )
 
     def withdraw(self, number: int, finding: GateResult) -> None:
         """Mark a version that does not serve as withdrawn."""
         self.backlog.write(lambda: self.ledger.take_back(number, finding.reason))
-        self.say("withdrawn", version=number, reason=finding.reason, finding=asdict(finding))
+        self.say(Event.WITHDRAWN, version=number, reason=finding.reason, finding=asdict(finding))
 
     def _go_to(
-        self, target: Version, session: Session, finding: GateResult, by: str, event: str,
+        self, target: Version, session: Session, finding: GateResult, by: str, event: Event,
         first: Callable[[], None] = lambda: None,
     ) -> bool:  # fmt: skip
         before, started_s = self.version.number, time.monotonic()
         error = self._bring(target, session, nullcontext(), None)
         self._telemetry.swap_done("failed" if error else OUTCOMES[event], time.monotonic() - started_s)
         if error:
-            self.say("swap_failed", version=target.number, error=str(error))
+            self.say(Event.SWAP_FAILED, version=target.number, error=str(error))
             return False
         self.backlog.write(first)
         self.backlog.write(lambda: self.ledger.serve(target.number, by=by, reason=finding.reason))

@@ -65,6 +65,10 @@ class WatchSettings(Group):
     """Windows in a row in which a veto must fail."""
     health_every_s: float = Field(default=10.0, gt=0)
     """How often the server is asked whether it still answers as it should."""
+    detector: str = "block_means"
+    """Drift detector: a name or module:Class."""
+    options: Options = {}
+    """Constructor arguments by detector."""
     follow_domain: bool = True
     """Whether the source takes over where records are unlike those that a version was proven on."""
     guarded_ttl_s: float = Field(default=86_400.0, gt=0)

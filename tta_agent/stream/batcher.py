@@ -64,6 +64,10 @@ class Batcher:
         late = self._waiting and now_s - self._since_s >= self.max_wait_s
         return self._take() if late else None
 
+    def put_back(self, batches: Iterable[Batch]) -> None:
+        """Batches that were not learnt from, in their order: their records wait again, before all others."""
+        self._waiting = [*(record for batch in batches for record in batch.records), *self._waiting]
+
     def waiting(self) -> tuple[Record, ...]:
         """Read, but in no batch yet."""
         return tuple(self._waiting)

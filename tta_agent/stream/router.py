@@ -103,8 +103,9 @@ class RoutedRecords:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for gate and watch."""
-        return sum(record.nbytes for record in (*self.held, *self.teach))
+        """Bytes in memory."""
+        records = sum(record.nbytes for record in (*self.held, *self.teach))
+        return records + sum(label.nbytes for label in self.labels)
 
 
 class RecordRouter:

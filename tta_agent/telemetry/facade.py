@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -209,6 +209,11 @@ class Telemetry:
         self._metrics.set(
             names.MODEL_INFO, 1, {**about, **{name: text for name, text in known.items() if text}}
         )
+
+    def drift(self, distances: Mapping[str, float]) -> None:
+        """Distance of the latest records from those before them in standard errors, by feature."""
+        for feature, distance in distances.items():
+            self._metrics.set(names.DRIFT_DISTANCE, distance, {names.FEATURE: feature})
 
     def accuracy_realised(self, version: int, accuracy: float) -> None:
         """Share of labelled records that a version answered rightly; the newest 8 versions are kept."""

@@ -57,6 +57,7 @@ SWAP_FROM = "tta.swap.from"
 SWAP_TO = "tta.swap.to"
 PLACE = "tta.place"
 RESULT = "tta.result"
+FEATURE = "tta.feature"
 
 ATTRIBUTES = {
     SYSTEM: "where records come from: kafka or embedded",
@@ -87,6 +88,7 @@ ATTRIBUTES = {
     SWAP_DRIVER: "driver of the model server",
     SWAP_FROM: "version that served before",
     SWAP_TO: "version that is to serve",
+    FEATURE: "number by which kinds of records are told apart",
     PLACE: "metric or step that met a value that is not finite",
     RESULT: "of a round: adapted, skipped; of a swap: activated, failed, rolled_back, fell_back, reinstated",
 }
@@ -136,6 +138,13 @@ SWAP_DURATION = Metric("tta.swap.duration", "histogram", "s", "Duration of a swa
 MODEL_INFO = Metric(
     "tta.model.info", "gauge", "1", "1 for the version that serves; the rest is in attributes"
 )
+DRIFT_DISTANCE = Metric(
+    "tta.drift.distance",
+    "gauge",
+    "1",
+    "Distance of the latest records from those before them in standard errors, by feature",
+    series=16,
+)
 LAG = Metric("tta.consumer.lag", "gauge", "{message}", "Records between this member and the end of the log")
 FRESHNESS = Metric("tta.freshness", "gauge", "s", "Age of the newest record of the last round when it ended")
 QUEUE_BYTES = Metric("tta.queue.bytes", "gauge", "By", "Bytes waiting between the threads")
@@ -159,6 +168,7 @@ METRICS = (
     SWAPS,
     SWAP_DURATION,
     MODEL_INFO,
+    DRIFT_DISTANCE,
     LAG,
     FRESHNESS,
     QUEUE_BYTES,

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
+from tta_agent.core import extras
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed.table import Table
 
@@ -126,6 +127,7 @@ class Forest:
     """
 
     def __init__(self, table: Table, trees: int = TREES) -> None:
+        extras.require("rehearse", "a rehearsal")
         from sklearn.ensemble import ExtraTreesRegressor
         from sklearn.linear_model import Ridge
 

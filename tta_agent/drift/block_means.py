@@ -1,0 +1,95 @@
+"""Detector of change by block means of five features.
+
+A version that is better under noise can be worse the moment clean data return, and late labels take hundreds of
+records to tell. What the records look like, and what the source answers, tells at once that they are of another
+kind, though not what is right about them. So it decides nothing but where a proof applies.
+
+Features of a record: entropy of the source's softmax, and energy (log-sum-exp; Liu et al., NeurIPS 2020,
+arXiv:2010.03759); mean, standard deviation and roughness of the input. Their means over blocks of records in the
+order of arrival are compared, not records: so the spread among blocks holds whatever a steady stream varies by,
+classes that come in runs among it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tta_agent.core.drift import BlockReport, Drift
+from tta_agent.core.types import Array, softmax
+from tta_agent.drift.regime import ENOUGH, FITTING, KEPT, LEFT, SPANS, DataRegime, joined
+from tta_agent.scoring.distributions import energy, entropy
+
+BLOCK = 8  # records
+LONGER = (*SPANS, 32, 64)  # blocks looked at together for changes of what arrives
+FEATURES = ("entropy", "energy", "mean", "deviation", "roughness")
+
+
+class BlockMeans:
+    """Compares the latest blocks with those since the last change.
+
+    The first blocks after a change tell nothing yet: a regime needs 32 of them. Where those that were known before
+    return within that time, they are taken up again.
+
+    Attributes:
+        names: of the features, for people; a subclass with other features names them.
+        steady: feature means [k, d] of the blocks since the last change.
+    """
+
+    names: Sequence[str] = FEATURES
+
+    def __init__(self) -> None:
+        self._rows: list[Array] = []
+        self.steady = np.empty((0, 0))
+        self._before = DataRegime()  # the regime that has ended last
+        self._distances: Mapping[str, float] = {}
+
+    def features(self, logits: Array, x: Array) -> Array:
+        """Entropy and energy of the source's logits [n, C]; mean, deviation and roughness of the inputs; [n, 5].
+
+        Roughness is the mean distance of neighbours along the last axis: noise raises it, blur lowers it.
+        """
+        z, flat = np.asarray(logits, np.float64), x.reshape(len(x), -1)
+        rough = np.abs(np.diff(x, axis=-1)).reshape(len(x), -1).mean(1) if x.shape[-1] > 1 else flat.mean(1)
+        return np.stack([entropy(softmax(z)), energy(z), flat.mean(1), flat.std(1), rough], 1)
+
+    def regime(self, blocks: ArrayLike) -> DataRegime:
+        """A regime of these blocks [k, d]."""
+        return DataRegime(blocks)
+
+    def update(self, features: Array) -> Drift:
+        """Take in features [n, d] in order of arrival."""
+        self._rows += list(features)
+        found = tuple(self._completed())
+        return Drift(found, self.steady, self._distances if found else {})
+
+    def _completed(self) -> Iterator[BlockReport]:
+        while len(self._rows) >= BLOCK:
+            block = np.mean(self._rows[:BLOCK], axis=0)
+            del self._rows[:BLOCK]
+            self.steady = joined(self.steady, block, KEPT)
+            yield BlockReport(block, self._ended())
+
+    def _ended(self) -> DataRegime | None:
+        if len(self.steady) < ENOUGH:
+            if self._before.fits(self.steady):  # a short excursion: what was known before still holds
+                self.steady = np.concatenate([self._before.blocks, self.steady[-FITTING:]])[-KEPT:]
+            return None
+        looks = [(before, latest, before.distances(latest)) for before, latest in self._splits()]
+        if looks:
+            farthest = np.max([distances for _, _, distances in looks], axis=0)
+            self._distances = dict(zip(self.names, farthest.tolist(), strict=True))
+        for before, latest, distances in looks:
+            if distances.max() > LEFT:
+                self.steady, self._before = latest, before
+                return before
+        return None
+
+    def _splits(self) -> Iterator[tuple[DataRegime, Array]]:
+        """The blocks since the last change as those before and the latest, by each span that leaves enough before."""
+        for k in LONGER:
+            before = DataRegime(self.steady[:-k])
+            if before.known:
+                yield before, self.steady[-k:]

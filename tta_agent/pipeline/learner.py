@@ -1,0 +1,142 @@
+"""The learner's stage: routes records, adapts the copy batch by batch, proposes candidates, cuts checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
+from typing import Any
+
+from tta_agent.adaptation.step import Adaptation, StepResult
+from tta_agent.core.events import Event
+from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
+from tta_agent.core.types import Partition, Positions
+from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.signals import Signals
+from tta_agent.pipeline.stages import Stage
+from tta_agent.stream.batcher import Batch, Batcher
+from tta_agent.stream.router import RecordRouter, RoutedRecords
+from tta_agent.telemetry.event_log import EventLog
+from tta_agent.telemetry.facade import Telemetry
+
+
+class Learner:
+    """Owns the accelerator.
+
+    Args:
+        learns: False in mode observe: no proposal is made.
+        observer: called with each batch and its result (replay, tests).
+
+    Attributes:
+        routed_total: records by what became of them.
+    """
+
+    def __init__(
+        self,
+        router: RecordRouter,
+        batcher: Batcher,
+        adaptation: Adaptation,
+        telemetry: Telemetry,
+        journal: EventLog,
+        cadence: Cadence,
+        signals: Signals,
+        *,
+        learns: bool = True,
+        observer: Callable[[Batch, StepResult], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.router, self.batcher, self.adaptation = router, batcher, adaptation
+        self._telemetry, self._journal, self._cadence, self._signals = telemetry, journal, cadence, signals
+        self._learns, self._observer, self._clock = learns, observer, clock
+        self._positions: dict[Partition, int] = {}
+        self._proposed = self._marked = 0  # rounds at the last proposal and at the last checkpoint
+        self._hurried = False
+        self._carrier: str | None = None
+        self.routed_total: Counter[str] = Counter()
+
+    def connect(self, rollout: Stage) -> None:
+        """The stage that takes records, proposals and barriers."""
+        self._to_rollout = rollout
+
+    def on_poll(self, polled: PolledBatch) -> None:
+        """3 route, 4 batch, 5 adapt, 6 propose; then the barrier of the next checkpoint."""
+        self._obey_reset()
+        records = self.router.sort(polled.items)
+        self._adapt(self.batcher.full(records.teach, self._clock))
+        self._positions.update(polled.positions)
+        self._report(records)
+        self._to_rollout.put(records, records.nbytes)
+        self._maybe_propose()
+        if self.adaptation.rounds - self._marked >= self._cadence.checkpoint_every:
+            self.mark()
+
+    def idle(self) -> None:
+        """Nothing has come: a batch may have waited for long enough."""
+        self._obey_reset()
+        if (batch := self.batcher.due(self._clock())) is not None:
+            self._round(batch)
+
+    def _adapt(self, batches: list[Batch]) -> None:
+        """A round for each; once the agent is ending the rest waits, and is read again after a restart."""
+        for i, (batch, following) in enumerate(zip_longest(batches, batches[1:])):
+            if self._signals.stop.is_set():
+                return self.batcher.put_back(batches[i:])
+            self._round(batch, following)
+
+    def _round(self, batch: Batch, following: Batch | None = None) -> None:
+        with self._telemetry.process(batch.topic, [record.traceparent for record in batch.records]):
+            self._carrier = self._telemetry.context()
+            self.adaptation.accelerator.expect(following.x if following else None)
+            done = self.adaptation.round(batch.x, batch.served_by_source())
+        self._telemetry.round_done("adapted" if done.report.used else "skipped", batch.records[-1].time_s)
+        if self._observer:
+            self._observer(batch, done)
+        totals = dict(self.adaptation.totals)
+        self._journal.status(rounds=self.adaptation.rounds, totals=totals, **done.numbers())
+
+    def _maybe_propose(self) -> None:
+        hurries, self._hurried = self._hurried, self._signals.hurry.is_set()
+        if self._hurried and not hurries:
+            self._proposed = (
+                self.adaptation.rounds
+            )  # a shift has come: what was learnt before it does not count
+        since = self.adaptation.rounds - self._proposed
+        ready = self.adaptation.learnt and self._cadence.candidate_due(since, soon=self._hurried)
+        if not (self._learns and ready and self._signals.propose.is_set()):
+            return
+        self._signals.propose.clear()
+        self._proposed = self.adaptation.rounds
+        module, until = self.adaptation.adapter.servable(), dict(self._positions)
+        self._to_rollout.put(CandidateProposal(module, until, self.adaptation.history(until), self._carrier))
+
+    def mark(self) -> None:
+        """Cut a checkpoint here: everything before the barrier belongs to it."""
+        self._marked = self.adaptation.rounds
+        self.router.flush()
+        oldest = self.batcher.oldest()  # read, but not yet learnt from: they must come again, the others not
+        again = {record.identity for record in self.batcher.waiting()}
+        done = [identity for identity in self.router.dealt_with(oldest) if identity not in again]
+        learner = {**self.adaptation.state_dict(), "done": done}
+        self._to_rollout.put(CheckpointBarrier(learner, {**self._positions, **oldest}, self._carrier))
+
+    def _obey_reset(self) -> None:
+        if self._signals.reset.is_set():
+            self._signals.reset.clear()
+            self.adaptation.reset()
+            self._journal.event(Event.RESET)
+
+    def _report(self, records: RoutedRecords) -> None:
+        for reason, count in {**records.dropped, "held_out": len(records.held)}.items():
+            self.routed_total[reason] += count
+            self._telemetry.samples(reason, count)
+        for outcome in records.outcomes:
+            self._telemetry.accuracy_realised(outcome.version, outcome.accuracy)
+
+    def restore(self, state: Mapping[str, Any], positions: Positions, *, keep: bool) -> None:
+        """Go on after `positions`, with what was learnt, or (not `keep`) from the source."""
+        self._positions = dict(positions)
+        self.router.remember(state["done"])
+        if keep:
+            self.adaptation.load_state_dict(state)
+            self._proposed = self._marked = self.adaptation.rounds

@@ -1,0 +1,64 @@
+"""Records whose label the agent asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tta_agent.core.types import Record
+from tta_agent.evaluation.paired import BatchPredictions
+from tta_agent.labels.requests import drawn
+from tta_agent.models.ort_sessions import Session
+from tta_agent.rollout.ports import LabelRequests
+
+BAKED = 0.1  # share of records that are asked about for the sake of a bake
+
+Row = tuple[
+    Record, int, int | None
+]  # a record with its class by what serves and by the other graph, if there is one
+
+
+class WantedLabels:
+    """Asks where what serves and the candidate disagree; and where a version that bakes disagrees with its baseline.
+
+    Args:
+        requests: makes the requests within their budget, or None.
+        clock: seconds since the epoch, as the stream counts them.
+    """
+
+    def __init__(self, requests: LabelRequests | None, clock: Callable[[], float] = time.time) -> None:
+        self.requests, self._clock = requests, clock
+
+    def consider(self, batch: BatchPredictions, rows: Sequence[Row], baseline: Session | None) -> None:
+        """Request labels for some of these records.
+
+        Args:
+            baseline: session of the rollback target while what serves bakes: of a few records on which serving and
+                candidate agree its class counts instead, for the bake needs labels.
+        """
+        if not (self.requests and rows):
+            return
+        records, serving, others = zip(*rows, strict=True)
+        if baseline:
+            before = batch.by(baseline, [record.id for record in records]).argmax(1).tolist()
+            others = tuple(
+                was if other in (now, None) and drawn(record.id, BAKED) else other
+                for (record, now, other), was in zip(rows, before, strict=True)
+            )
+        self.requests.consider(records, serving, others, self._clock())
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What was asked for."""
+        return self.requests.state_dict() if self.requests else None
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from `state_dict()`."""
+        if self.requests and state:
+            self.requests.load_state_dict(state)
+
+
+def served_rows(batch: BatchPredictions) -> list[Row]:
+    """The records that carry the served answer, where there is no candidate."""
+    answers = ((record, record.served) for record in batch.records.values())
+    return [(record, int(z.argmax()), None) for record, z in answers if z is not None]
