@@ -10,6 +10,9 @@ import pytest
 from rich.console import Console
 
 from tta_agent.demo import report
+from tta_agent.demo.summary import headline
+from tta_agent.demo.timeline import MOST_POINTS, points, ticks
+from tta_agent.reports.svg import LEFT, RIGHT, PlotArea
 
 EVIL = '</script><script>alert("x")</script>\x1b[2J $chart ${x} & \ud800'
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -147,9 +150,9 @@ def test_the_chart_is_drawn_and_described() -> None:
 
 
 def test_lines_break_where_nothing_is_known() -> None:
-    panel = report.PlotArea(0, 100, 0.0, 1.0, 10.0)
+    panel = PlotArea(0, 100, 0.0, 1.0, 10.0)
     rows: list[dict[str, Any]] = [{"t": 0, "v": 0.0}, {"t": 5, "v": None}, {"t": 10, "v": 1.0}]
-    assert f'd="M{report.LEFT} 100.0M{report.RIGHT} 0.0"' in panel.line(rows, "v")
+    assert f'd="M{LEFT} 100.0M{RIGHT} 0.0"' in panel.line(rows, "v")
 
 
 def test_hostile_words_stay_words() -> None:
@@ -166,7 +169,7 @@ def test_long_demos_stay_small(tmp_path: Path) -> None:
     files = report.write(result, tmp_path)
     assert files["html"].stat().st_size < 300_000
     assert "earlier ones" in files["html"].read_text(encoding="utf-8")
-    assert len(report.points(result)) <= report.MOST_POINTS
+    assert len(points(result)) <= MOST_POINTS
 
 
 @ALL
@@ -223,12 +226,12 @@ def test_before_any_swap_the_server_is_the_source() -> None:
     ],
 )
 def test_headline(changed: dict[str, Any], said: str) -> None:
-    assert report.headline(full() | changed) == said
+    assert headline(full() | changed) == said
 
 
 def test_ticks_are_few_and_round() -> None:
-    assert report.ticks(60.2) == [0, 10, 20, 30, 40, 50, 60]
-    assert all(len(report.ticks(span)) <= 10 for span in (1.0, 7.0, 95.0, 1e4, 1e6))
+    assert ticks(60.2) == [0, 10, 20, 30, 40, 50, 60]
+    assert all(len(ticks(span)) <= 10 for span in (1.0, 7.0, 95.0, 1e4, 1e6))
 
 
 def printed(result: dict[str, Any], width: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tta_agent.core import process
+from tta_agent.core import extras, process
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.settings import env
 
@@ -113,6 +113,8 @@ def _close(numbers: dict[str, Any], files: dict[str, Path], table: Any, json_out
         files = {**files, "json": json_out}
     for what, path in files.items():
         console.print(f"{what:>8}: {path}", soft_wrap=True)
+    if "png" not in files:
+        console.print(f"     png: not drawn; {extras.missing('demo', 'it')}", soft_wrap=True, markup=False)
     console.print(f"  ledger: {numbers['ledger']}", soft_wrap=True)
     state = Path(numbers["ledger"]).parent
     console.print(f"  deeper: TTA_STORE__PATH={state} tta-agent versions", soft_wrap=True)

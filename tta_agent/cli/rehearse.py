@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tta_agent.core import process
+from tta_agent.core import extras, process
 from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
@@ -50,6 +50,7 @@ def rehearse(
     Example: TTA_MODEL__ONNX=model.onnx TTA_GATE__ANCHOR=validation.npz tta-agent rehearse --out page.html
     """
     settings = env.load()
+    extras.require("rehearse", "tta-agent rehearse")
     process.budget(1)
     logging.basicConfig(level=logging.WARNING)
     path = anchor or settings.gate.anchor or settings.model.source_data

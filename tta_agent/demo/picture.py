@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tta_agent.core import extras
 from tta_agent.demo import timeline
 from tta_agent.demo.summary import Result, headline, subtitle
-from tta_agent.reports.words import clock
+from tta_agent.reports.words import BAD, clock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,12 @@ SHADE, SOFT = "#f3ead9", "#57606a"
 
 
 def draw(result: Result, path: Path) -> None:
-    """Write it as PNG."""
+    """Write the picture.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    extras.require("demo", path.name)
     # not pyplot: that would choose a window system, and keep the figure alive
     from matplotlib.figure import Figure
 
@@ -34,8 +40,8 @@ def draw(result: Result, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         _shade(axes, result)
         for move in timeline.moves(result):
-            swap = move.kind == "swap"
-            axes.axvline(move.t_s, color=INK if swap else VERMILLION, lw=1, ls="-" if swap else ":")
+            bad = move.kind in BAD
+            axes.axvline(move.t_s, color=VERMILLION if bad else INK, lw=1, ls=":" if bad else "-")
     figure.savefig(path)
 
 

@@ -1,4 +1,4 @@
-"""What is left when the demo has ended: a table, a picture, and a page that needs no network."""
+"""Files of a demo that has ended, and its closing table."""
 
 from __future__ import annotations
 
@@ -7,37 +7,27 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from tta_agent.core import extras
 from tta_agent.demo import picture
 from tta_agent.demo.page import html
 from tta_agent.demo.summary import Result, headline, sections
-from tta_agent.demo.timeline import MOST_POINTS, points, ticks
-from tta_agent.reports.svg import LEFT, RIGHT, PlotArea
 
-__all__ = [
-    "LEFT",
-    "MOST_POINTS",
-    "RIGHT",
-    "PlotArea",
-    "headline",
-    "html",
-    "points",
-    "table",
-    "ticks",
-    "write",
-]
+PNG = "demo.png"
 
 
 def write(result: Result, folder: Path) -> dict[str, Path]:
-    """Write `demo.png` and `demo.html` into the folder; returns both paths."""
+    """Write `demo.html`, and `demo.png` where matplotlib is installed, into the folder; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    png, page = folder / "demo.png", folder / "demo.html"
-    picture.draw(result, png)
+    png, page = folder / PNG, folder / "demo.html"
     page.write_text(html(result), encoding="utf-8", errors="xmlcharrefreplace")
+    if extras.missing("demo", PNG):
+        return {"html": page}
+    picture.draw(result, png)
     return {"png": png, "html": page}
 
 
 def table(result: Result) -> Table:
-    """The closing table for a terminal."""
+    """Closing table for a terminal."""
     drawn = Table(title=Text(headline(result), "bold"), title_justify="left")
     drawn.add_column("")
     drawn.add_column("served", justify="right", style="bold cyan", no_wrap=True)

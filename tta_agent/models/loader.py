@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tta_agent.core import plugins
+from tta_agent.core import extras, plugins
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.models import onnx_import
 
@@ -116,6 +116,7 @@ def _one_of(name: str | None, factory: str | None, onnx: Path | None, weights: P
 
 
 def _from_timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> nn.Module:
+    extras.require("timm", f"TTA_MODEL__NAME={name}")
     import timm
 
     if not timm.is_model(name.partition(".")[0]):

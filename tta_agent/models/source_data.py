@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
@@ -64,6 +63,8 @@ def _folder(path: Path, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
 
 
 def _pixels(file: Path, shape: tuple[int, ...]) -> Array:
+    from PIL import Image  # only needed for folders of images
+
     with Image.open(file) as image:
         pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
