@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fmt bench lock clean
+.PHONY: help install demo test check docs fmt bench lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,10 +31,15 @@ demo: install  ## the whole story on real images: shift, adapt, prove, swap, rec
 test: install  ## run the tests (parts that this machine lacks are skipped with the reason)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: install  ## ruff, format, mypy strict
+check: install  ## ruff, format, mypy strict; docs that are up to date, links that lead somewhere
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m docs.generate --check
+	@$(BIN)/python -m docs.check_links
+
+docs: install  ## write docs/reference/ and the table of rooms anew, from the code
+	@$(BIN)/python -m docs.generate
 
 fmt: install  ## format and mend what ruff can
 	@$(BIN)/ruff check --fix .
