@@ -28,7 +28,7 @@ from tta_agent.settings import env
 from tta_agent.settings.schema import Settings
 from tta_agent.stream import factory
 from tta_agent.stream.batcher import held_out
-from tta_agent.stream.codecs import cloudevents
+from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.telemetry.facade import Telemetry
 
 OURS = ("tta_agent", "tta_adapters", "tta_policies")
@@ -105,7 +105,7 @@ class World:
         """Inferences as the tap writes them."""
         for i in rows:
             x, (number, session) = self.inputs[i : i + 1], self.pair.current()
-            event = cloudevents.encode_inference(
+            event = CloudEvents().encode_inference(
                 f"r{i}", x, run(session, x), number, source="t", model="m", time_s=time.time()
             )
             self.producer.send(self.settings.stream.topic, *event)
@@ -113,7 +113,7 @@ class World:
 
     def send_label(self, row: int) -> None:
         """The truth about one of them."""
-        event = cloudevents.encode_label(f"r{row}", int(self.labels[row]), time.time())
+        event = CloudEvents().encode_label(f"r{row}", int(self.labels[row]), time.time())
         self.producer.send(self.settings.stream.labels_topic, *event)
         self.producer.flush()
 
