@@ -7,8 +7,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Wh
 
 from tta_agent.evaluation.rehearsed import regress
 from tta_agent.evaluation.rehearsed.support import Support
-from tta_agent.evaluation.rehearsed.table import Table
-from tta_agent.rehearsal.play import Row
+from tta_agent.evaluation.rehearsed.table import RehearsedRow, Table
 
 
 def row(family, better, random, families=()):
@@ -17,7 +16,7 @@ def row(family, better, random, families=()):
     both["atc_gained"] = both["atc_candidate"] - both["atc_serving"]
     both["disagreement"] = abs(better) + 0.05 * random.random()
     both |= {"anchor_serving": random.uniform(0.8, 0.9), "anchor_candidate": random.uniform(0.7, 0.9)}
-    return Row("s", families or (family,), family, 3, "iid", "adapted", better, 0.6, both)
+    return RehearsedRow("s", families or (family,), family, 3, "iid", "adapted", better, 0.6, both)
 
 
 @pytest.fixture(scope="module")

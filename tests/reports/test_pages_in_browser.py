@@ -12,9 +12,9 @@ from tests.demo.test_report import full
 from tests.parts.browser import Browser, Page, browser, unavailable
 from tests.replay.test_page import result
 from tta_agent.demo import page as demo_page
+from tta_agent.evaluation.rehearsed.table import RehearsedRow
 from tta_agent.rehearsal import page as rehearsal_page
 from tta_agent.rehearsal import words
-from tta_agent.rehearsal.play import Row
 from tta_agent.replay import page as replay_page
 
 PHONE, DESK = 390, 1280
@@ -56,7 +56,7 @@ def rehearsed() -> str:
     """A page of 60 made-up scenarios, some of them harmful."""
     shifts = [("clean", 1), ("fog", 3), ("gaussian_noise", 5), ("jpeg_compression", 1), ("saturate", 5)]
     rows = [
-        Row("s", (family,), family, severity, ("iid", "label_shift")[i % 2], ("adapted", "second", "bias")[i % 3],
+        RehearsedRow("s", (family,), family, severity, ("iid", "label_shift")[i % 2], ("adapted", "second", "bias")[i % 3],
             (i % 7 - 2) / 20 if kind else -0.01, 0.9, {})
         for i in range(12) for kind, (family, severity) in enumerate(shifts)
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tta_agent.rehearsal.play import Row
+from tta_agent.evaluation.rehearsed.table import RehearsedRow
 from tta_agent.rehearsal.scatter import KINDS, scatter
 from tta_agent.rehearsal.words import adapted, cells, named
 from tta_agent.reports.page import render
@@ -31,7 +31,7 @@ class Cell:
     much: float
 
 
-def html(rows: Sequence[Row], summary: Mapping[str, Any], findings: Sequence[str]) -> str:
+def html(rows: Sequence[RehearsedRow], summary: Mapping[str, Any], findings: Sequence[str]) -> str:
     """The page as one HTML file.
 
     Args:
@@ -69,7 +69,9 @@ def _cell(gain: float | None) -> Cell:
     return Cell(points(gain), "gain" if gain >= 0 else "loss", min(abs(gain) / STRONGEST, 1) * INK)
 
 
-def _worst(rows: Sequence[Row], guesses: Sequence[float], lower: Sequence[float]) -> Iterator[list[str]]:
+def _worst(
+    rows: Sequence[RehearsedRow], guesses: Sequence[float], lower: Sequence[float]
+) -> Iterator[list[str]]:
     known = {id(row): (guess, low) for row, guess, low in zip(rows, guesses, lower, strict=True)}
     for row in sorted(adapted(rows), key=lambda row: row.gain)[:WORST]:
         yield [named(row), f"{row.accuracy:.1%}", *map(points, (row.gain, *known[id(row)]))]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from tta_agent.adaptation.step import Adaptation
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed.features import features
 from tta_agent.evaluation.rehearsed.moved import moved
+from tta_agent.evaluation.rehearsed.table import RehearsedRow
 from tta_agent.models.loader import DeployedModel
 from tta_agent.rehearsal.arrivals import Order, gain, order
 from tta_agent.rehearsal.dropout import accuracy as estimate
@@ -27,42 +26,6 @@ from tta_agent.rehearsal.worlds import Scene
 WINDOW, HELD = 500, 1000  # records of the evidence, and images over which the true gain is taken
 ASKED = 50  # inputs answered at once: what a core has in its cache
 COLLAPSE = (3, 30.0)  # passes over the records, and what the learning rate is multiplied by
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One candidate in one world.
-
-    Attributes:
-        scene: key of its scene.
-        families: every shift that had a part in it; whoever leaves one out leaves this row out.
-        family, severity, structure: of what arrives.
-        kind: `adapted`, `sibling` and `second` (not the first swap), `stale`, `back`, or an injected failure.
-        gain: true accuracy of candidate minus serving.
-        accuracy: of serving.
-        evidence: see `evidence.features`.
-        beside: estimates that are compared, but not learnt from.
-    """
-
-    scene: str
-    families: tuple[str, ...]
-    family: str
-    severity: int
-    structure: str
-    kind: str
-    gain: float
-    accuracy: float
-    evidence: Mapping[str, float]
-    beside: Mapping[str, float] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, saved: Mapping[str, Any]) -> Row:
-        """From `plain()`."""
-        return cls(**{**saved, "families": tuple(saved["families"])})
 
 
 class Player:
@@ -94,11 +57,11 @@ class Player:
         self.images = Images(pool, window, max(held, window), others)
         self._anchor = self._on_anchor(source.module)
 
-    def play(self, scene: Scene) -> list[Row]:
+    def play(self, scene: Scene) -> list[RehearsedRow]:
         """All worlds of the scene."""
         return list(self._rows(scene))
 
-    def _rows(self, scene: Scene) -> Iterator[Row]:
+    def _rows(self, scene: Scene) -> Iterator[RehearsedRow]:
         random = np.random.default_rng(
             [scene.seed, zlib.crc32(repr(scene.families).encode()), scene.severity]
         )
@@ -126,7 +89,7 @@ class Player:
 
     def _from_elsewhere(
         self, scene: Scene, stage: Stage, arrival: Order, structure: str, source: Answers, own: Answers
-    ) -> Iterator[Row]:
+    ) -> Iterator[RehearsedRow]:
         """A copy of another world: as the candidate here, and as what serves while a new one is learnt."""
         self.teacher.reset()
         stale = self._learn(self.images.elsewhere(scene), stage)
@@ -148,7 +111,7 @@ class Player:
         source: Answers,
         own: Answers,
         random: np.random.Generator,
-    ) -> Row:
+    ) -> RehearsedRow:
         if kind == "collapse":
             return self._row(scene, stage, arrival, structure, kind, source, self._collapsed(stage), source)
         whose, broken = BREAKS[kind]
@@ -192,7 +155,7 @@ class Player:
         candidate: Answers,
         source: Answers,
         also: tuple[str, ...] = (),
-    ) -> Row:
+    ) -> RehearsedRow:
         labels, rows = stage.held_labels, arrival.window
         seen = features(
             serving.held[rows], candidate.held[rows], source.held[rows],
@@ -200,7 +163,7 @@ class Player:
         )  # fmt: skip
         said = [a.held[: len(labels)].argmax(1) for a in (serving, candidate)]
         accuracy = 1 + gain(labels, said[0], labels, arrival.share)
-        return Row(
+        return RehearsedRow(
             scene.key, tuple(dict.fromkeys((*scene.families, *also))), scene.family, scene.severity, structure, kind,
             gain(said[0], said[1], labels, arrival.share), accuracy, seen,
             _beside(serving, candidate, rows),

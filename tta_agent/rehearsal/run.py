@@ -16,7 +16,8 @@ from tta_agent.core import process
 from tta_agent.core.worker_pool import WorkerPool
 from tta_agent.evaluation.anchor_set import IMAGES
 from tta_agent.evaluation.rehearsed.store import Shelf
-from tta_agent.rehearsal.play import Player, Row
+from tta_agent.evaluation.rehearsed.table import RehearsedRow
+from tta_agent.rehearsal.play import Player
 from tta_agent.rehearsal.pool import Pool, part, pooled
 from tta_agent.rehearsal.worlds import Scene
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tta_agent.settings.schema import Settings
 
 ADVICE = "fewer --workers need less; the same command goes on from the last finished scene"
-Keep = Callable[[Scene, list[Row], float], None]
+Keep = Callable[[Scene, list[RehearsedRow], float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def carry_out(
     left = [scene for scene in scenes if stage.name(scene) not in finished]
     done = len(scenes) - len(left)
 
-    def keep(scene: Scene, rows: list[Row], took_s: float) -> None:
+    def keep(scene: Scene, rows: list[RehearsedRow], took_s: float) -> None:
         nonlocal done
         shelf.keep(stage.name(scene), rows, took_s)
         done += 1
@@ -129,7 +130,7 @@ def _play_apart(stage: Stage, scenes: Iterable[Scene], workers: int, keep: Keep)
 _player: Player | None = None  # of this worker process
 
 
-def _play(stage: Stage, scene: Scene) -> tuple[list[Row], float]:
+def _play(stage: Stage, scene: Scene) -> tuple[list[RehearsedRow], float]:
     global _player
     if _player is None:
         process.yield_to_others(stage.settings.model.nice)
@@ -137,6 +138,6 @@ def _play(stage: Stage, scene: Scene) -> tuple[list[Row], float]:
     return _timed(_player, scene)
 
 
-def _timed(mine: Player, scene: Scene) -> tuple[list[Row], float]:
+def _timed(mine: Player, scene: Scene) -> tuple[list[RehearsedRow], float]:
     began_s = time.monotonic()
     return mine.play(scene), time.monotonic() - began_s

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tta_agent.rehearsal.play import Row
+from tta_agent.evaluation.rehearsed.table import RehearsedRow
 from tta_agent.rehearsal.words import named
 from tta_agent.reports.svg import tag
 from tta_agent.reports.words import points
@@ -53,7 +53,7 @@ class Scale:
         return [self.low + i * self.step for i in range(count + 1)]
 
 
-def scatter(rows: Sequence[Row], guesses: Sequence[float]) -> Markup:
+def scatter(rows: Sequence[RehearsedRow], guesses: Sequence[float]) -> Markup:
     """The chart. A scenario without a prediction (NaN) has no dot."""
     shown = [(row, guess) for row, guess in zip(rows, guesses, strict=True) if guess == guess]
     scale = Scale.of([value for row, guess in shown for value in (row.gain, guess)])
@@ -76,7 +76,7 @@ def _frame(scale: Scale) -> Iterator[Markup]:
               text_anchor="middle")  # fmt: skip
 
 
-def _dot(row: Row, guess: float, scale: Scale) -> Markup:
+def _dot(row: RehearsedRow, guess: float, scale: Scale) -> Markup:
     style = KINDS[row.kind not in MEANT][0]
     kind = "" if row.kind == "adapted" else f" ({row.kind})"
     title = tag("title", f"{named(row)}{kind}: {points(row.gain)} points, {points(guess)} predicted")

@@ -9,7 +9,7 @@ import numpy as np
 
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed.proof import ALPHA
-from tta_agent.rehearsal.play import Row
+from tta_agent.evaluation.rehearsed.table import RehearsedRow
 from tta_agent.rehearsal.worlds import CLEAN
 
 ORDERS = {  # of arrival, for people
@@ -19,18 +19,18 @@ ORDERS = {  # of arrival, for people
 HARM = -0.005  # half a point: less than that is noise of the scenarios
 
 
-def named(row: Row) -> str:
+def named(row: RehearsedRow) -> str:
     """Name of a scenario, for people."""
     shift = row.family if row.family == CLEAN else f"{row.family} {row.severity}"
     return f"{shift}, {ORDERS.get(row.structure, row.structure)}"
 
 
-def adapted(rows: Sequence[Row]) -> list[Row]:
+def adapted(rows: Sequence[RehearsedRow]) -> list[RehearsedRow]:
     """Rows of the scenarios in which the adapter did as intended, from the source."""
     return [row for row in rows if row.kind == "adapted"]
 
 
-def cells(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
+def cells(rows: Sequence[RehearsedRow]) -> dict[tuple[str, int], float]:
     """Mean gain of the adapted scenarios, by family and severity."""
     found: dict[tuple[str, int], list[float]] = {}
     for row in adapted(rows):
@@ -38,7 +38,7 @@ def cells(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
     return {place: float(np.mean(gains)) for place, gains in found.items()}
 
 
-def decisions(rows: Sequence[Row], lower: Sequence[float]) -> dict[str, float]:
+def decisions(rows: Sequence[RehearsedRow], lower: Sequence[float]) -> dict[str, float]:
     """Share of harmful promotions among all scenarios, and share of promotions where there is much to gain."""
     gains, promoted = np.array([row.gain for row in rows]), np.array(lower, float) > 0
     return {
@@ -53,7 +53,7 @@ def _share(promoted: Array, among: Array) -> float:
     return float(promoted[among].mean()) if among.any() else float("nan")
 
 
-def findings(rows: Sequence[Row], summary: Mapping[str, Any]) -> list[str]:
+def findings(rows: Sequence[RehearsedRow], summary: Mapping[str, Any]) -> list[str]:
     """Sentences on a rehearsal, the most useful first."""
     gains = {
         family: [row.gain for row in adapted(rows) if row.family == family] for family in _families(rows)
@@ -90,5 +90,5 @@ def _clean(mean: Mapping[str, float], scenarios: int) -> str:
     return f"On clean data adapting changes little ({gain:+.1f} points, mean of {seen})."
 
 
-def _families(rows: Sequence[Row]) -> list[str]:
+def _families(rows: Sequence[RehearsedRow]) -> list[str]:
     return sorted({row.family for row in adapted(rows)})

@@ -15,8 +15,7 @@ from tta_agent.evaluation.rehearsed import regress
 from tta_agent.evaluation.rehearsed.features import features
 from tta_agent.evaluation.rehearsed.moved import moved
 from tta_agent.evaluation.rehearsed.support import Support
-from tta_agent.evaluation.rehearsed.table import Table
-from tta_agent.rehearsal.play import Row
+from tta_agent.evaluation.rehearsed.table import RehearsedRow, Table
 
 ALPHA = 0.05
 ALPHAS = (0.02, 0.05, 0.10)
@@ -44,7 +43,7 @@ class Fit:
     lower: Sequence[float]
 
 
-def fit(rows: Sequence[Row]) -> Fit:
+def fit(rows: Sequence[RehearsedRow]) -> Fit:
     """Leave out every family in turn; about half a second each."""
     table = Table.of(rows)
     guess = regress.left_out(table)
@@ -73,7 +72,7 @@ class Rehearsed:
     """
 
     def __init__(
-        self, rows: Sequence[Row], known: Fit, source: nn.Module, window: int, alpha: float = ALPHA
+        self, rows: Sequence[RehearsedRow], known: Fit, source: nn.Module, window: int, alpha: float = ALPHA
     ) -> None:
         self.window, self.alpha, self.known, self._source = window, alpha, known, source
         self._table = Table.of(rows)

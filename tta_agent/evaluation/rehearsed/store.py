@@ -16,7 +16,7 @@ from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.evaluation.rehearsed import features, regress
 from tta_agent.evaluation.rehearsed.proof import FEWEST, Fit, Rehearsed
-from tta_agent.rehearsal.play import Row
+from tta_agent.evaluation.rehearsed.table import RehearsedRow
 
 log = logging.getLogger(__name__)
 ROWS, SUMMARY = "rows.jsonl", "rehearsal.json"
@@ -59,17 +59,20 @@ class Shelf:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
 
-    def rows(self, scenes: Collection[str]) -> list[Row]:
+    def rows(self, scenes: Collection[str]) -> list[RehearsedRow]:
         """Of these scenes. A line that was cut off by a crash is left out; its scene is played again."""
         return [
-            Row.read(row) for name, saved in self._saved().items() if name in scenes for row in saved["rows"]
+            RehearsedRow.read(row)
+            for name, saved in self._saved().items()
+            if name in scenes
+            for row in saved["rows"]
         ]
 
     def finished(self) -> set[str]:
         """Keys of finished scenes."""
         return set(self._saved())
 
-    def keep(self, scene: str, rows: Sequence[Row], seconds: float) -> None:
+    def keep(self, scene: str, rows: Sequence[RehearsedRow], seconds: float) -> None:
         """One scene is finished; on disk when this returns."""
         self.path.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"scene": scene, "seconds": seconds, "rows": [row.plain() for row in rows]})

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from tta_agent.core.types import Array
-from tta_agent.rehearsal.play import Row
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedRow:
+    """One candidate in one world.
+
+    Attributes:
+        scene: key of its scene.
+        families: every shift that had a part in it; whoever leaves one out leaves this row out.
+        family, severity, structure: of what arrives.
+        kind: `adapted`, `sibling` and `second` (not the first swap), `stale`, `back`, or an injected failure.
+        gain: true accuracy of candidate minus serving.
+        accuracy: of serving.
+        evidence: see `features.py`.
+        beside: estimates that are compared, but not learnt from.
+    """
+
+    scene: str
+    families: tuple[str, ...]
+    family: str
+    severity: int
+    structure: str
+    kind: str
+    gain: float
+    accuracy: float
+    evidence: Mapping[str, float]
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> RehearsedRow:
+        """From `plain()`."""
+        return cls(**{**saved, "families": tuple(saved["families"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +54,10 @@ class Table:
     names: tuple[str, ...]
     evidence: Array
     gains: Array
-    rows: Sequence[Row]
+    rows: Sequence[RehearsedRow]
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Table:
+    def of(cls, rows: Sequence[RehearsedRow]) -> Table:
         """In the order given."""
         names = tuple(sorted(rows[0].evidence)) if rows else ()
         evidence = np.array([[row.evidence[name] for name in names] for row in rows]).reshape(
