@@ -31,10 +31,11 @@ demo: install  ## the whole story on real images: shift, adapt, prove, swap, rec
 test: install  ## run the tests (parts that this machine lacks are skipped with the reason)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: install  ## ruff, format, mypy strict; docs that are up to date, links that lead somewhere
+check: install  ## ruff, format, mypy strict, directions of imports; docs that are up to date, links that lead somewhere
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m docs.generate --check
 	@$(BIN)/python -m docs.check_links
 

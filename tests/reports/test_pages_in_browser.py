@@ -56,8 +56,8 @@ def rehearsed() -> str:
     """A page of 60 made-up scenarios, some of them harmful."""
     shifts = [("clean", 1), ("fog", 3), ("gaussian_noise", 5), ("jpeg_compression", 1), ("saturate", 5)]
     rows = [
-        RehearsedRow("s", (family,), family, severity, ("iid", "label_shift")[i % 2], ("adapted", "second", "bias")[i % 3],
-            (i % 7 - 2) / 20 if kind else -0.01, 0.9, {})
+        RehearsedRow("s", (family,), family, severity, ("iid", "label_shift")[i % 2],
+            ("adapted", "second", "bias")[i % 3], (i % 7 - 2) / 20 if kind else -0.01, 0.9, {})
         for i in range(12) for kind, (family, severity) in enumerate(shifts)
     ]  # fmt: skip
     fit = {

@@ -1,7 +1,8 @@
-"""Policies as data: a paper, or a posture."""
+"""Presets: settings of a paper, or of a posture, as YAML files beside the policies."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,7 @@ from tta_agent.core.errors import ConfigError, nearest
 
 def presets() -> dict[str, Path]:
     """Presets that are installed, by name."""
-    import tta_policies
-
-    folder = Path(next(iter(tta_policies.__path__))) / "presets"
+    folder = Path(next(iter(importlib.import_module("tta_policies").__path__))) / "presets"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
