@@ -124,8 +124,8 @@ def test_records_before_the_first_snapshot_are_not_counted_as_served(tmp_path):
     whole = stream(tmp_path)
     batches = list(whole.batches())
     late = np.concatenate([b.labels for b in batches[2:]])
-    learner = protocol.Learner(settings("norm"), source())
-    online = np.concatenate([learner.answer(b.x).argmax(1) for b in batches])
+    contender = protocol.ContenderRun(settings("norm"), source())
+    online = np.concatenate([contender.answer(b.x).argmax(1) for b in batches])
     assert found["online"] == pytest.approx(np.mean(online == np.concatenate([b.labels for b in batches])))
     assert found["lags"]["2"]["online_same"] == pytest.approx(np.mean(online[16:] == late))
     assert found["lags"]["2"]["online_second_half"] == pytest.approx(np.mean(online[20:] == late[4:]))
@@ -134,27 +134,27 @@ def test_records_before_the_first_snapshot_are_not_counted_as_served(tmp_path):
 
 def test_what_is_served_is_the_snapshot_answering_each_image_alone(tmp_path):
     found = measure(tmp_path, "tent", lags=(2,))
-    learner, snapshot, right = protocol.Learner(settings("tent"), source()), None, []
+    contender, snapshot, right = protocol.ContenderRun(settings("tent"), source()), None, []
     torch.manual_seed(0)
     for i, batch in enumerate(stream(tmp_path).batches()):
         if snapshot is not None:
             with torch.no_grad():
                 alone = [int(snapshot(torch.from_numpy(x[None])).argmax()) for x in batch.x]
             right += (alone == batch.labels).tolist()
-        learner.answer(batch.x)
+        contender.answer(batch.x)
         if (i + 1) % 2 == 0:
-            snapshot = learner.servable()
+            snapshot = contender.servable()
     assert found["lags"]["2"]["served"] == pytest.approx(np.mean(right))
 
 
 def test_a_method_that_answers_after_its_step_is_asked_after_it(tmp_path):
-    learner = protocol.Learner(settings(f"{__name__}:Doubtful"), source())
+    contender = protocol.ContenderRun(settings(f"{__name__}:Doubtful"), source())
     x = testing.batch(5).numpy()
-    assert set(learner.answer(x).argmax(1)) == {1}
+    assert set(contender.answer(x).argmax(1)) == {1}
     Doubtful.answers_after_step = False
     try:
-        learner = protocol.Learner(settings(f"{__name__}:Doubtful"), source())
-        assert set(learner.answer(x).argmax(1)) == {0}
+        contender = protocol.ContenderRun(settings(f"{__name__}:Doubtful"), source())
+        assert set(contender.answer(x).argmax(1)) == {0}
     finally:
         Doubtful.answers_after_step = True
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tests import worlds
 from tests.bench.test_streams import tiny_file
 from tta_agent.bench import contenders, plan, predict, quick, report, run, summary
-from tta_agent.bench.asked import Asked, counts, names, numbers
+from tta_agent.bench.options import BenchOptions, counts, names, numbers
 from tta_agent.bench.work import Work
 from tta_agent.cli.bench import bench
 from tta_agent.core.errors import ConfigError
@@ -24,8 +24,8 @@ BAR = {"source", "online", "served", "served_second_half", "forwards", "backward
 @pytest.fixture
 def call(tmp_path, monkeypatch):
     """Run `tta-agent bench methods` in this process on tiny images, with few timed rounds."""
-    monkeypatch.setattr("tta_agent.bench.asked.TIMING_S", 0.0)
-    monkeypatch.setattr("tta_agent.bench.asked.QUICK_TIMING_S", 0.0)
+    monkeypatch.setattr("tta_agent.bench.options.TIMING_S", 0.0)
+    monkeypatch.setattr("tta_agent.bench.options.QUICK_TIMING_S", 0.0)
     monkeypatch.setattr("tta_agent.bench.timing.WARM", 0)
 
     def methods(*options):
@@ -39,12 +39,12 @@ def call(tmp_path, monkeypatch):
 
 
 def asked(path, **changed):
-    given = dict.fromkeys(Asked.__dataclass_fields__)
+    given = dict.fromkeys(BenchOptions.__dataclass_fields__)
     fixed = {
         "quick": False, "methods": "norm", "data": str(path), "model": "tests.worlds:tiny_batch_net",
         "mean": "0", "std": "1", "corruptions": "contrast", "severity": 5, "batches": "8", "lags": "1",
     }  # fmt: skip
-    return Asked(**{**given, **fixed, **changed})
+    return BenchOptions(**{**given, **fixed, **changed})
 
 
 def keys(path, **changed):

@@ -1,4 +1,4 @@
-"""What arrives when: protocols as plain index arrays.
+"""Protocols: the order in which records arrive, as plain index arrays.
 
 A protocol turns K domains (corruptions) of N images into *segments*, arrays [n, 2] of (domain, image) in order of
 arrival. Batches never straddle a segment, and one adapter goes through all segments of a stream.
@@ -32,7 +32,14 @@ Segments = list[Array]
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """What a protocol deals out: the domains' names, labels [N] of the images, batch size, seed of the order."""
+    """Input of a protocol.
+
+    Attributes:
+        names: of the domains.
+        labels: of the images [N].
+        batch: records of one round.
+        order: seed of the order of arrival.
+    """
 
     names: Sequence[str]
     labels: Array
@@ -40,15 +47,15 @@ class Deal:
     order: int
 
     def shuffled(self, name: str) -> Array:
-        """The images in this order's own shuffle for one domain: the same one in every protocol."""
+        """Permutation [N] of the images for one domain: the same one in every protocol."""
         return self.random(name).permutation(len(self.labels))
 
     def random(self, name: str) -> np.random.Generator:
-        """Random numbers of this order for one purpose."""
+        """Random generator of this order for the purpose `name`."""
         return np.random.default_rng([self.order, zlib.crc32(name.encode())])
 
     def sequence(self) -> list[int]:
-        """The domains one after the other: as given in order 0, shuffled in the others."""
+        """Indices of the domains in order of arrival: as given in order 0, shuffled in the others."""
         given = list(range(len(self.names)))
         return given if not self.order else self.random("domains").permutation(given).tolist()
 
@@ -112,7 +119,7 @@ def _long(deal: Deal) -> Segments:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How records arrive, and what a person has to know of it."""
+    """Function that makes the segments of a stream, and its description for people."""
 
     deal: Callable[[Deal], Segments]
     told: str

@@ -1,4 +1,4 @@
-"""Who is measured: a method with the settings that a user would run it with."""
+"""Contenders of a benchmark: methods with the settings that a user would run them with."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"single": {"adapt": {"batch_size
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A name for the tables, and settings by group that win over environment and preset."""
+    """Method or policy that is measured: its name, and settings that win over environment and preset."""
 
     name: str
     flags: Mapping[str, Any]
 
     def settings(self, model: Mapping[str, Any], protocol: str, store: Path | None = None) -> Settings:
-        """Everything that the engine is built from.
+        """Settings of the agent for one stream.
 
         Args:
             model: settings of the group `model`.
-            protocol: may need settings of its own.
-            store: folder for what methods keep of the source.
+            protocol: of `arrivals.PROTOCOLS`; some need settings of their own.
+            store: folder for the statistics of the source that methods keep.
 
         Raises:
             ConfigError: a setting that does not fit.
@@ -46,14 +46,14 @@ def parse(methods: str, preset: str | None = None) -> list[Contender]:
     """Contenders of a comma-separated list.
 
     `tent` is a method under the default preset, `tent@PRESET` under another one, `@PRESET` a preset as it
-    stands, `FILE.yaml` settings by group as in a preset, `all` everyone who is installed.
+    stands, `FILE.yaml` settings by group as in a preset, `all` every installed adapter.
 
     Args:
-        methods: what the user wrote.
-        preset: for those that name none.
+        methods: the list.
+        preset: of the methods that name none.
 
     Raises:
-        ConfigError: no such method, preset or file; says what there is.
+        ConfigError: no such method, preset or file; names the nearest valid choice.
     """
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if "all" in names:
@@ -69,7 +69,7 @@ def parse(methods: str, preset: str | None = None) -> list[Contender]:
 
 
 def everyone() -> list[str]:
-    """Every adapter that is installed, in the order of the tables."""
+    """Names of the installed adapters, in the order of the tables."""
     there = plugins.available("adapters")
     return [name for name in FIRST if name in there] + [name for name in there if name not in FIRST]
 

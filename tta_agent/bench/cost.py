@@ -1,4 +1,4 @@
-"""What a round costs: passes counted by hooks, and time as a multiple of one plain forward."""
+"""Cost of a round: passes counted by hooks, and time as a multiple of one plain forward."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tta_agent.core.types import Array
 
 @dataclass(slots=True)
 class Passes:
-    """Rows that went through the head."""
+    """Counts of rows that went through the classifier head."""
 
     forwards: int = 0
     backwards: int = 0
 
 
 class Counter:
-    """Rows that go through the classifier head, forwards and backwards, in every copy of a model.
+    """Hook that counts rows through the classifier head, forwards and backwards, in every copy of a model.
 
     The hook is put on the model before an adapter copies it, and is copied with it: a teacher, an anchor or a
     source beside the student counts too. A pass without the head (features only) is not seen. A backward pass
@@ -53,7 +53,7 @@ class Counter:
 
     @contextmanager
     def counting(self) -> Iterator[Passes]:
-        """What happens inside is counted, and nothing else: the benchmark's own passes stay outside."""
+        """Count the passes inside this context, and no others: the benchmark's own stay outside."""
         self._now = passes = Passes()
         try:
             yield passes
@@ -62,18 +62,20 @@ class Counter:
 
 
 def head(model: nn.Module, classes: int) -> nn.Module:
-    """The last linear layer with one output a class; the whole model where there is none."""
+    """Last linear layer with one output a class; the whole model where there is none."""
     found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     return found[-1] if found else model
 
 
 class Clock:
-    """Seconds of several actions on the same batches, one after the other, so that what else the machine does
-    falls on all of them alike. Their order rotates from batch to batch.
+    """Stopwatch of several actions on the same batches.
+
+    They run one after the other, in an order that rotates from batch to batch, so that other load of the machine
+    falls on all of them alike.
 
     Args:
-        actions: by name; each gets the batch and answers when it is done.
-        device: is waited for.
+        actions: by name; each gets the batch [B, ...] and returns when it is done.
+        device: synchronised before each reading.
     """
 
     def __init__(self, actions: Mapping[str, Callable[[Array], object]], device: torch.device) -> None:
@@ -81,7 +83,7 @@ class Clock:
         self.seconds: dict[str, list[float]] = {name: [] for name in actions}
 
     def run(self, batches: Iterable[Array], warm: int, least: int, limit_s: float) -> None:
-        """`warm` batches untimed, then at least `least`, until `limit_s` are spent or the batches end."""
+        """Run `warm` batches untimed, then at least `least`, until `limit_s` are spent or the batches end."""
         gc.collect()
         was_on = gc.isenabled()
         gc.disable()  # a collection in one action would count against it
@@ -111,5 +113,5 @@ class Clock:
             torch.cuda.synchronize(self._device)
 
     def median(self, name: str) -> float:
-        """Seconds of one batch."""
+        """Median seconds of one batch."""
         return statistics.median(self.seconds[name])

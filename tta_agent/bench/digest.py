@@ -1,4 +1,4 @@
-"""Names code by its text, so that a number is not taken over from code that has changed since."""
+"""Digests of code and data files, so that no result is taken over from other ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAVES = (
 
 
 def code(*modules: str) -> str:
-    """Digest of these modules' files and of all of ours that they import, however far down."""
+    """Digest of the files of these modules and of all modules of this project that they import, however deep."""
     files: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:

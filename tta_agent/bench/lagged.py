@@ -1,4 +1,4 @@
-"""Answers at a lag: frozen snapshots, each of which answers the batches until the next one is taken."""
+"""Predictions at a lag: frozen snapshots, each of which answers the batches until the next one is taken."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import nn
 
 from tta_agent.core.types import Array
 
-Answers = Callable[[nn.Module, Array], Array]
+Classify = Callable[[nn.Module, Array], Array]
 NOBODY = -1  # no snapshot had been taken yet
 WINDOW, CLOSE = 200, 0.01  # of `change_cost`: records averaged over, and what counts as caught up
 
 
 class Lagged:
-    """After every k rounds a snapshot is taken, which answers the next k batches.
+    """Snapshots at several lags: one is taken after every k rounds and answers the next k batches.
 
     Args:
         lags: the values of k.
-        answers: classes [B] that a module gives for a batch.
+        answers: function of a module and a batch [B, ...] to classes [B].
     """
 
-    def __init__(self, lags: Sequence[int], answers: Answers) -> None:
+    def __init__(self, lags: Sequence[int], answers: Classify) -> None:
         self._lags, self._answers = lags, answers
         self._serving: dict[int, nn.Module] = {}
         self._given: dict[int, list[Array]] = {lag: [] for lag in lags}
         self.rounds = 0
 
     def serve(self, x: Array) -> None:
-        """Answer a batch by what serves now: before the round that learns from it."""
+        """Answer a batch by the snapshots of now: before the round that learns from it."""
         distinct = {id(module): module for module in self._serving.values()}  # lags may share a snapshot
         given = {key: self._answers(module, x) for key, module in distinct.items()}
         nobody = np.full(len(x), NOBODY)
@@ -39,7 +39,7 @@ class Lagged:
             self._given[lag].append(given.get(id(self._serving.get(lag)), nobody))
 
     def learnt(self, servable: Callable[[], nn.Module]) -> None:
-        """One round is done: those whose turn it is get a new snapshot."""
+        """Count a round; take a new snapshot for the lags that are due."""
         self.rounds += 1
         due = [lag for lag in self._lags if self.rounds % lag == 0]
         if due:
@@ -47,7 +47,7 @@ class Lagged:
             self._serving.update(dict.fromkeys(due, snapshot))
 
     def answers(self) -> Mapping[int, Array]:
-        """By lag the classes [N] of all records so far; NOBODY before the first snapshot."""
+        """Classes [N] of all records so far, by lag; NOBODY before the first snapshot."""
         return {
             lag: np.concatenate(parts) if parts else np.empty(0, int) for lag, parts in self._given.items()
         }
@@ -55,12 +55,12 @@ class Lagged:
 
 @torch.no_grad()
 def classes(module: nn.Module, x: Array, device: torch.device) -> Array:
-    """Answers [B] of a module as it stands."""
+    """Classes [B] that a module predicts, in the mode that it is in."""
     return np.asarray(module(torch.from_numpy(x).to(device)).argmax(1).cpu().numpy())
 
 
 def change_cost(gap: Array, starts: Sequence[int]) -> float | None:
-    """Records after a change of domain until what is served has caught up with the online answers.
+    """Number of records after a change of domain until the served answers have caught up with the online ones.
 
     The gap, online minus served correctness of each record, is averaged over the changes at the same distance
     from the change, then over `WINDOW` records. The cost is the start of the first window in which it is at most

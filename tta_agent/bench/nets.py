@@ -29,8 +29,8 @@ CIFAR: Data = ((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FASHION: Data = ((1, 28, 28), (PIXEL_MEAN,), (PIXEL_STD,))
 
 
-class Standard(nn.Module):
-    """Images [B, C, H, W] in [0, 1] to pixels of mean 0 and deviation 1."""
+class PixelStandardiser(nn.Module):
+    """Layer that brings images [B, C, H, W] in [0, 1] to pixels of mean 0 and deviation 1."""
 
     pixels: Tensor
 
@@ -40,14 +40,14 @@ class Standard(nn.Module):
         self.register_buffer("pixels", torch.tensor(data[1:])[..., None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Standardise; the shape stays."""
         return (x - self.pixels[0]) / self.pixels[1]
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions and a shortcut without parameters: option A of He et al.
+    """Residual block: two 3x3 convolutions and a shortcut without parameters, option A of He et al.
 
-    `bn1` and `bn2` are whatever `norm` makes: weights files of such nets have these names.
+    `bn1` and `bn2` are the layers that `norm` makes: weights files of such nets have these names.
     """
 
     def __init__(self, inside: int, outside: int, norm: Norm) -> None:
@@ -59,7 +59,7 @@ class Basic(nn.Module):
         self.bn2 = norm(outside)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inside, H, W] to [B, outside, H', W'], half the size where the channels change."""
+        """Map [B, inside, H, W] to [B, outside, H', W'], half the size where the channels change."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.zeros:
             x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.zeros, self.zeros))
@@ -67,12 +67,12 @@ class Basic(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of `blocks` basic blocks. A `stride` of 2 in the first convolution halves the image."""
+    """Residual network of three stages with `blocks` basic blocks each; a `stride` of 2 halves the image first."""
 
     def __init__(self, data: Data, widths: Three, blocks: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.input_shape = data[0]
-        self.standard = Standard(data)
+        self.standard = PixelStandardiser(data)
         self.conv1 = nn.Conv2d(self.input_shape[0], widths[0], 3, stride, padding=1, bias=False)
         self.bn1 = norm(widths[0])
         self.layer1, self.layer2, self.layer3 = (
@@ -82,14 +82,14 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(widths[-1], CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [0, 1] to logits [B, 10]."""
+        """Map images [B, C, H, W] in [0, 1] to logits [B, 10]."""
         y = F.relu(self.bn1(self.conv1(self.standard(x))))
         y = self.layer3(self.layer2(self.layer1(y)))
         return self.linear(torch.mean(y, dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 class NextBlock(nn.Module):
-    """ConvNeXt's block on [B, H, W, D]; half as wide inside and without layer scale: the net is small."""
+    """ConvNeXt block on [B, H, W, D]; half as wide inside and without layer scale, because the net is small."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -99,18 +99,18 @@ class NextBlock(nn.Module):
         self.narrow = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Map [B, H, W, D] to the same shape."""
         y = F.gelu(self.wide(self.norm(convolve(self.depthwise, x))))
         return x + self.narrow(y)  # type: ignore[no-any-return]
 
 
 class NextNet(nn.Module):
-    """A ConvNeXt for grey images. Its stem takes patches of 2x2, not 4x4: the images are small."""
+    """ConvNeXt for grey images; its stem takes patches of 2x2, not 4x4, because the images are small."""
 
     def __init__(self, widths: Three, depths: Three) -> None:
         super().__init__()
         self.input_shape = FASHION[0]
-        self.standard = Standard(FASHION)
+        self.standard = PixelStandardiser(FASHION)
         self.stem = nn.Conv2d(1, widths[0], 2, stride=2)
         self.stem_norm = nn.LayerNorm(widths[0])
         self.stages = nn.ModuleList(
@@ -122,7 +122,7 @@ class NextNet(nn.Module):
         self.head = nn.Linear(widths[-1], CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 1, H, W] in [0, 1] to logits [B, 10]."""
+        """Map images [B, 1, H, W] in [0, 1] to logits [B, 10]."""
         y = self.stem(self.standard(x)).permute(0, 2, 3, 1)
         y = self.stages[0](self.stem_norm(y))
         for norm, half, stage in zip(self.norms[:-1], self.halves, self.stages[1:], strict=True):
@@ -131,20 +131,20 @@ class NextNet(nn.Module):
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution where the channels stand last, as nn.LayerNorm wants them: [B, H, W, D] to the same."""
+    """Convolve [B, H, W, D], where the channels stand last, as nn.LayerNorm wants them."""
     return layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
 
 
 def resnet20() -> nn.Module:
-    """He et al.'s ResNet-20 for CIFAR-10 with BatchNorm; 270,000 parameters, images [B, 3, 32, 32]."""
+    """ResNet-20 of He et al. for CIFAR-10 with BatchNorm; 270,000 parameters, images [B, 3, 32, 32]."""
     return ResNet(CIFAR, (16, 32, 64), blocks=3, stride=1, norm=nn.BatchNorm2d)
 
 
 def fashion_gn() -> nn.Module:
-    """A ResNet with GroupNorm, 8 channels a group, for Fashion-MNIST; 168,000 parameters, [B, 1, 28, 28]."""
+    """ResNet with GroupNorm, 8 channels a group, for Fashion-MNIST; 168,000 parameters, [B, 1, 28, 28]."""
     return ResNet(FASHION, (24, 48, 96), blocks=1, stride=2, norm=lambda n: nn.GroupNorm(n // 8, n))
 
 
 def fashion_ln() -> nn.Module:
-    """A ConvNeXt with LayerNorm for Fashion-MNIST; 161,000 parameters, images [B, 1, 28, 28]."""
+    """ConvNeXt with LayerNorm for Fashion-MNIST; 161,000 parameters, images [B, 1, 28, 28]."""
     return NextNet((32, 64, 128), (1, 2, 1))

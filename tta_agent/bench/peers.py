@@ -1,4 +1,4 @@
-"""The peer that can be installed: torch-ttt's TENT, EATA and DeYO, run on our model and batches.
+"""Peers of the benchmark: TENT, EATA and DeYO of torch-ttt, run on the same model and batches.
 
 https://github.com/nikitadurasov/torch-ttt, MIT. Run as kindly as its interface allows: one Adam step a batch on the
 engine itself (by default it copies the model for each batch, takes three steps at 1e-2 and forgets them), batch
@@ -36,18 +36,18 @@ Peer = Callable[[Array], Array]
 
 
 def missing() -> str | None:
-    """Why there are no peers here, in one line; None where there are."""
+    """Reason why no peer can run here, in one line; None where they can."""
     lost = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     return f"no peers: {' and '.join(lost)} not installed (pip install torch-ttt einops)" if lost else None
 
 
 def names() -> tuple[str, ...]:
-    """Methods that have a peer here."""
+    """Names of the methods that have a peer here."""
     return () if missing() else tuple(_OPTIONS)
 
 
 def make(name: str, source: DeployedModel) -> Peer:
-    """A peer as a function of batches [B, ...] to logits [B, C], which learns as it answers.
+    """Make a peer: a function of batches [B, ...] to logits [B, C] that learns as it answers.
 
     Args:
         name: one of `names()`.
@@ -72,7 +72,7 @@ def make(name: str, source: DeployedModel) -> Peer:
 
 
 def measure(name: str, source: DeployedModel, stream: Stream, tick: Tick) -> dict[str, Any]:
-    """Run the stream once: online accuracy and passes.
+    """Measure online accuracy and passes of a peer over the stream once.
 
     Raises:
         CannotAdapt: it finds nothing to adapt in this model.

@@ -1,4 +1,4 @@
-"""Cells: what is measured, one by one, each under a key that names everything its numbers depend on."""
+"""Cells: single measurements, each under a key that names everything its results depend on."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Cell:
 
     Attributes:
         kind: seconds of a round; a contender on a stream; a peer on a stream.
-        contender: who; for a peer, whose counterpart.
+        contender: measured one; for a peer, its counterpart.
         model: settings of the group `model`.
-        stream: what arrives.
+        stream: images and order of arrival.
         lags: rounds between two snapshots.
         peer: name of the peer, to be timed beside the contender or measured itself.
         limit_s: of a timing.
-        key: names all of this and the code, weights and data behind it.
+        key: digest of all of this and of the code, weights and data behind it.
     """
 
     kind: Kind
@@ -55,7 +55,7 @@ class Cell:
     key: str = ""
 
     def tags(self) -> dict[str, Any]:
-        """For people, and for grouping."""
+        """Description by field, for people and for grouping."""
         s = self.stream
         return {
             "kind": self.kind, "method": self.contender.name, "protocol": s.protocol, "batch": s.batch,
@@ -63,25 +63,34 @@ class Cell:
         }  # fmt: skip
 
     def name(self) -> str:
-        """For people, in short."""
+        """Description in one line, for people."""
         who = f"torch-ttt's {self.peer}" if self.kind == "peer" else self.contender.name
         domains = self.stream.domains
         what = domains[0] if len(domains) == 1 else f"{len(domains)} corruptions"
         return f"{who}, {self.stream.protocol}, {what}, batch {self.stream.batch}, order {self.stream.order}"
 
     def settings(self, store: Path | None = None) -> Settings:
-        """What the engine is built from; methods keep what they know of the source in `store`."""
+        """Settings of the agent; methods keep statistics of the source in `store`."""
         return self.contender.settings(self.model, self.stream.protocol, store)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the user asked for."""
+class BenchPlan:
+    """Cells of a run, by kind.
+
+    Attributes:
+        model: settings of the group `model`.
+        fingerprint: of the model's weights.
+        stream: of all cells; protocol, batch and order are filled in.
+        lags: rounds between two snapshots.
+        orders: number of orders of arrival.
+        timing_limit_s: seconds of one timing, once it has enough rounds.
+    """
 
     contenders: Sequence[Contender]
     model: Mapping[str, Any]
-    fingerprint: str  # of the model's weights
-    stream: StreamSpec  # protocol, batch and order are filled in
+    fingerprint: str
+    stream: StreamSpec
     protocols: tuple[str, ...]
     batches: tuple[int, ...]
     lags: tuple[int, ...]
@@ -89,7 +98,7 @@ class Plan:
     timing_limit_s: float
 
     def timings(self) -> list[Cell]:
-        """Every contender at every batch size, on the first corruption."""
+        """Timing cells: every contender at every batch size, on the first corruption."""
         first = dataclasses.replace(self.stream, protocol="reset", corruptions=self.stream.corruptions[:1])
         return [
             self._keyed(
@@ -100,10 +109,10 @@ class Plan:
         ]  # fmt: skip
 
     def accuracies(self, images: Mapping[str, int] | None = None) -> list[Cell]:
-        """Every contender on every stream.
+        """Accuracy cells: every contender on every stream.
 
         Args:
-            images: of each corruption by contender, where it is not the same for all.
+            images: number for each corruption by contender, where it is not the same for all.
         """
         streams = list(self._streams())
         return [
@@ -112,7 +121,7 @@ class Plan:
         ]  # fmt: skip
 
     def peers(self, images: Mapping[str, int] | None = None) -> list[Cell]:
-        """The peers of the contenders, on the beginning of each stream of protocol reset in its first order."""
+        """Peer cells: on the beginning of each stream of protocol reset in its first order."""
         streams = [
             dataclasses.replace(s, take=HEAD)
             for s in self._streams()
@@ -148,7 +157,7 @@ class Plan:
 
 
 def peer_of(contender: Contender) -> str | None:
-    """The peer that does the same: presets and files, which may do something else, have none."""
+    """Name of the peer of the same method; presets and files, which may do something else, have none."""
     name = contender.name
     plain = contender.flags == {"adapt": {"method": name}}
     return name if plain and name in peers.names() else None

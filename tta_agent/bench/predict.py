@@ -1,4 +1,4 @@
-"""How long a cell will take, from what the timing cells found: for the order of work, and for how much fits."""
+"""Prediction of a cell's seconds from the timing cells: for the order of work, and for how much fits."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ PEER_FORWARDS = 4.5  # of torch-ttt's engines: forward, backward, and one more f
 
 
 def at_once(workers: int) -> float:
-    """Seconds of one process that so many get done in a second."""
+    """Seconds of work of one process that `workers` processes do in a second."""
     return max(workers * TOGETHER, 1.0)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Seconds by cell, from the timings by (method, batch)."""
+    """Predictor of a cell's seconds.
+
+    Attributes:
+        timings: results of timing cells by method and batch size.
+    """
 
     timings: Mapping[tuple[str, int], Result]
 
     @classmethod
     def of(cls, cells: Sequence[Cell], results: Mapping[str, Result]) -> Predictor:
-        """From the timing cells that have a result."""
+        """Make one from the timing cells that have a result."""
         return cls({(c.contender.name, c.stream.batch): results[c.key] for c in cells if c.key in results})
 
     def __call__(self, cell: Cell) -> float:
-        """Seconds of one cell in one process."""
+        """Predicted seconds of one cell in one process."""
         if cell.kind == "timing":
             return cell.limit_s
         whole = cell.stream.images * len(cell.stream.domains)
@@ -39,11 +43,11 @@ class Predictor:
         return self.build_s(cell) + records * self.record_s(cell)
 
     def build_s(self, cell: Cell) -> float:
-        """What a fresh adapter costs before its first record."""
+        """Seconds that a fresh adapter takes before its first record."""
         return float(self._timing(cell).get("build_s", 0.0))
 
     def record_s(self, cell: Cell) -> float:
-        """Seconds for one record: the round's share, and an inference for every lag."""
+        """Seconds of one record: its share of a round, and an inference for every lag."""
         found = self._timing(cell)
         if "refused" in found:
             return REFUSED_S / cell.stream.images

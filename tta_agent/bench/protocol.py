@@ -29,8 +29,8 @@ CHUNK = 200  # images of one forward of the source
 Tick = Callable[[int], None]
 
 
-class Learner:
-    """A contender at work.
+class ContenderRun:
+    """Contender that adapts to a stream and answers its batches.
 
     Args:
         settings: of the contender.
@@ -41,39 +41,39 @@ class Learner:
     """
 
     def __init__(self, settings: Settings, source: DeployedModel) -> None:
-        self.teacher = build.make_adaptation(settings, source, Telemetry.off())
+        self.adaptation = build.make_adaptation(settings, source, Telemetry.off())
         self._device = source.device
         self._after = getattr(plugins.load("adapters", settings.adapt.method), "answers_after_step", False)
 
     def answer(self, x: Array) -> Array:
-        """Online logits [B, C] of one round: from before the step or, if the method says so, from after it."""
-        done = self.teacher.round(x)
+        """Adapt to a batch; online logits [B, C] of before the step or, if the method says so, of after it."""
+        done = self.adaptation.round(x)
         if not self._after:
             return done.logits
-        return np.asarray(self.teacher.adapter.predict(torch.from_numpy(x).to(self._device)).cpu().numpy())
+        return np.asarray(self.adaptation.adapter.predict(torch.from_numpy(x).to(self._device)).cpu().numpy())
 
     def servable(self) -> nn.Module:
-        """The frozen copy that would serve now."""
-        return self.teacher.adapter.servable()
+        """Frozen copy that would serve now."""
+        return self.adaptation.adapter.servable()
 
 
 def own_copy(source: DeployedModel) -> DeployedModel:
-    """A source that may be hooked, or adapted in place."""
+    """Deep copy of the source, which may be hooked or adapted in place."""
     return dataclasses.replace(source, module=copy.deepcopy(source.module))
 
 
 def measure(
     settings: Settings, source: DeployedModel, stream: Stream, lags: Sequence[int], cache: Path, tick: Tick
 ) -> dict[str, Any]:
-    """Run the stream once.
+    """Measure accuracies and passes of a contender over the stream once.
 
     Args:
         settings: of the contender.
         source: the deployed model; it is copied.
-        stream: what arrives.
+        stream: batches in order of arrival.
         lags: rounds between two snapshots.
         cache: folder for the source's answers.
-        tick: is told the number of records after each batch.
+        tick: called with the number of records after each batch.
 
     Raises:
         CannotAdapt: the method has nothing to adapt in this model.
@@ -81,25 +81,25 @@ def measure(
     torch.manual_seed(stream.spec.order)
     hooked = own_copy(source)
     counter = Counter(hooked.module, source.classes)
-    learner = Learner(settings, hooked)
+    contender = ContenderRun(settings, hooked)
     unit = WINDOW if stream.spec.protocol == "single" else 1  # a window of single images counts as a round
     lagged = Lagged([lag * unit for lag in lags], lambda module, x: classes(module, x, source.device))
     tally = Tally()
     for batch in stream.batches():
         lagged.serve(batch.x)
         with counter.counting() as passes:
-            logits = learner.answer(batch.x)
-        lagged.learnt(learner.servable)
+            logits = contender.answer(batch.x)
+        lagged.learnt(contender.servable)
         tally.add(batch, logits.argmax(1), passes.forwards, passes.backwards)
         tick(len(batch.labels))
     served = {lag: lagged.answers()[lag * unit] for lag in lags}
     found = numbers(stream, tally, source_answers(source, stream, cache), served)
-    totals = learner.teacher.totals
+    totals = contender.adaptation.totals
     return {**found, "taught": totals["kept"] / len(stream), "resets": totals["resets"]}
 
 
 def source_answers(source: DeployedModel, stream: Stream, cache: Path) -> list[Array]:
-    """Classes that the frozen model gives to every image, [N] by domain; kept, since all methods need them."""
+    """Classes that the frozen model predicts for every image, [N] by domain; cached for all methods."""
     weights = build.fingerprint(source.module)
 
     def one(domain: int) -> Array:

@@ -1,4 +1,4 @@
-"""`--quick`: the published row of every method in ten minutes on two cores."""
+"""The option `--quick`: the published row of every method in ten minutes on two cores."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tta_agent.bench.plan import Cell, Plan
+from tta_agent.bench.plan import BenchPlan, Cell
 from tta_agent.bench.predict import Predictor, at_once
 from tta_agent.bench.report import nearest_lag
-from tta_agent.bench.summary import Table
+from tta_agent.bench.summary import ResultTable
 from tta_agent.bench.work import Result
 
 # Two of noise and of digital, one of blur and of weather; 5 of them are the ones that hurt this kind of net most.
@@ -23,14 +23,14 @@ BAR = ("source", "online", "forwards", "backwards")
 BAR_AT_LAG = ("served", "served_second_half", "online_same", "online_second_half")
 
 
-def fit(plan: Plan, predict: Predictor, spent_s: float, workers: int) -> dict[str, int]:
-    """Images of each corruption, by method, that fit into what is left of the budget.
+def fit(plan: BenchPlan, predict: Predictor, spent_s: float, workers: int) -> dict[str, int]:
+    """Number of images of each corruption, by method, that fit into the rest of the budget.
 
     All methods but the heavy ones get the same number: the largest in steps of `STEP` up to `MOST`. The heavy
     ones get `FEWEST`, or what the file holds.
 
     Args:
-        plan: with the number of images that there are.
+        plan: its stream has all images of the file.
         spent_s: seconds so far.
     """
     names = [contender.name for contender in plan.contenders]
@@ -53,9 +53,9 @@ def _of(cell: Cell, images: int) -> Cell:
 
 
 def rows(
-    table: Table, cells: Sequence[Cell], lags: Sequence[int], timings: Mapping[tuple[str, int], Result]
+    table: ResultTable, cells: Sequence[Cell], lags: Sequence[int], timings: Mapping[tuple[str, int], Result]
 ) -> dict[str, dict[str, Any]]:
-    """One row a method: accuracies 0 .. 1, passes in batches' worth, time in plain forwards.
+    """Row of each method: accuracies 0 .. 1, passes in batches' worth, time in plain forwards.
 
     `served` and `served_second_half` are answers of frozen snapshots, one image at a time; `online_same` and
     `online_second_half` are the online answers to the same records.

@@ -1,4 +1,4 @@
-"""Rows to tables, for the terminal and as markdown."""
+"""Tables of a run for the terminal and as markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import rich.table
 
 from tta_agent.bench.arrivals import PROTOCOLS
-from tta_agent.bench.summary import Figure, Row, Table
+from tta_agent.bench.summary import Figure, ResultTable, Row
 from tta_agent.bench.work import Result
 
 NONE = "–"
@@ -17,7 +17,7 @@ NONE = "–"
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table as text."""
+    """Table as text."""
 
     title: str
     head: Sequence[str]
@@ -25,7 +25,7 @@ class Sheet:
     note: str = ""
 
     def rich(self) -> rich.table.Table:
-        """For the terminal."""
+        """Table for the terminal."""
         table = rich.table.Table(title=self.title, title_justify="left", caption=self.note or None)
         for i, name in enumerate(self.head):
             table.add_column(name, justify="left" if not i else "right", no_wrap=True)
@@ -34,24 +34,26 @@ class Sheet:
         return table
 
     def markdown(self) -> str:
-        """For a page."""
+        """Table as markdown."""
         lines = [f"### {self.title}", "", *([self.note, ""] if self.note else [])]
         lines += [_line(self.head), _line(["---", *["---:"] * (len(self.head) - 1)])]
         return "\n".join([*lines, *(_line(row) for row in self.rows), ""])
 
 
 def sheets(
-    tables: Sequence[Table],
+    tables: Sequence[ResultTable],
     lags: Sequence[int],
     timings: Mapping[tuple[str, int], Result],
     peers: Mapping[str, Mapping[str, Any]],
 ) -> list[Sheet]:
-    """All tables of a run."""
+    """Sheets of all tables of a run."""
     found = [sheet for table in tables for sheet in _of_table(table, lags, timings)]
     return [*found, *([_of_peers(peers)] if peers else [])]
 
 
-def _of_table(table: Table, lags: Sequence[int], timings: Mapping[tuple[str, int], Result]) -> list[Sheet]:
+def _of_table(
+    table: ResultTable, lags: Sequence[int], timings: Mapping[tuple[str, int], Result]
+) -> list[Sheet]:
     protocol, batch = table.place
     title = f"{protocol}, batch {batch}: {PROTOCOLS[protocol].told}"
     note = "; ".join(f"{name} refuses: {_short(why)}" for name, why in table.refused.items())
@@ -68,12 +70,12 @@ def _of_table(table: Table, lags: Sequence[int], timings: Mapping[tuple[str, int
 
 
 def nearest_lag(lags: Sequence[int]) -> int:
-    """The lag that single figures are given for: 5, or what is nearest to it."""
+    """Lag that single figures are given for: 5, or the nearest to it."""
     return min(lags, key=lambda lag: abs(lag - 5))
 
 
 def _accuracies(
-    table: Table, lags: Sequence[int], timings: Mapping[tuple[str, int], Result], title: str, note: str
+    table: ResultTable, lags: Sequence[int], timings: Mapping[tuple[str, int], Result], title: str, note: str
 ) -> Sheet:
     head = ["method", "source", "online", *(f"served @{lag}" for lag in lags), "F", "B", "time"]
     names = ["source", "online", *(f"served@{lag}" for lag in lags)]
@@ -85,7 +87,7 @@ def _accuracies(
     return Sheet(title, head, rows, note)
 
 
-def _against_online(table: Table, lags: Sequence[int], title: str) -> Sheet:
+def _against_online(table: ResultTable, lags: Sequence[int], title: str) -> Sheet:
     changes = any(f"change_cost@{lag}" in row for row in table.rows.values() for lag in lags)
     end = f"served_tail@{nearest_lag(lags)}"
     head = ["method"]
@@ -105,7 +107,7 @@ def _against_online(table: Table, lags: Sequence[int], title: str) -> Sheet:
     return Sheet(title, head, rows, note + (change if changes else ""))
 
 
-def _by_domain(table: Table, lag: int, title: str) -> Sheet:
+def _by_domain(table: ResultTable, lag: int, title: str) -> Sheet:
     names = list(dict.fromkeys(name for rows in table.domains.values() for name in rows))
     rows = []
     for name in names:
@@ -124,7 +126,7 @@ def _by_domain(table: Table, lag: int, title: str) -> Sheet:
     )
 
 
-def _any_source(table: Table, domain: str) -> Figure | None:
+def _any_source(table: ResultTable, domain: str) -> Figure | None:
     return next((rows[domain]["source"] for rows in table.domains.values() if domain in rows), None)
 
 

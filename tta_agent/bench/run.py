@@ -1,4 +1,4 @@
-"""Cells to results: worker processes of one thread each, biggest cell first, nothing done twice."""
+"""Measurements of a benchmark: worker processes of one thread each, biggest cell first, nothing done twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADVICE = "fewer --workers need less; the same command goes on from the last fini
 
 
 def measured(cell: Cell, cache: Path, tick: protocol.Tick) -> dict[str, Any]:
-    """The numbers of one cell, or {"refused": why} where the method has nothing to adapt in the model."""
+    """Results of one cell; {"refused": reason} where the method has nothing to adapt in the model."""
     settings = cell.settings(store=cache)
     source = dataclasses.replace(_source(settings), mean=cell.stream.mean, std=cell.stream.std)
     stream = Stream(cell.stream, cache)
@@ -50,8 +50,14 @@ def _source(settings: Settings) -> DeployedModel:
 
 
 @dataclass
-class Watcher:
-    """Is told how it goes: `done` cells out of `total`; `share` of the work, 0 .. 1."""
+class RunObserver:
+    """Callbacks of a run.
+
+    Attributes:
+        begun: cells done before, and cells in all.
+        moved: share of the predicted seconds that is over, 0 .. 1.
+        ended: a finished cell and its seconds.
+    """
 
     begun: Callable[[int, int], None] = lambda done, total: None
     moved: Callable[[float], None] = lambda share: None
@@ -59,89 +65,94 @@ class Watcher:
 
 
 @dataclass
-class Outcome:
-    """Results by key, and what failed."""
+class CellResults:
+    """Results by key of a cell, and the cells that failed, each with its error."""
 
     results: dict[str, Result] = field(default_factory=dict)
     failed: list[tuple[Cell, str]] = field(default_factory=list)
 
 
 def run(
-    cells: Sequence[Cell], work: Work, *, workers: int, predict: Callable[[Cell], float], watcher: Watcher
-) -> Outcome:
-    """Measure what the work folder does not hold yet.
+    cells: Sequence[Cell],
+    work: Work,
+    *,
+    workers: int,
+    predict: Callable[[Cell], float],
+    observer: RunObserver,
+) -> CellResults:
+    """Measure the cells that the work folder does not hold yet.
 
     Args:
         workers: processes; 0 measures in this one, where an error is raised and not noted.
         predict: seconds that a cell will take, for the order and the time left.
 
     Raises:
-        TtaError: a worker was killed. What is finished is kept.
+        TtaError: a worker process was killed. Finished cells are kept.
     """
     known = {cell.key: found for cell in cells if (found := work.get(cell.key)) is not None}
-    outcome = Outcome(known)
     waiting = {cell.key: cell for cell in cells if cell.key not in known}
-    watcher.begun(len(known), len(known) + len(waiting))
+    observer.begun(len(known), len(known) + len(waiting))
+    one = _Run(work, observer, CellResults(known))
     if waiting and workers:
-        _measure_apart(waiting, work, min(workers, len(waiting)), predict, watcher, outcome)
-        return outcome
-    for cell in waiting.values():
-        result, seconds = _timed(cell, work.cache, lambda records: None)
-        _finish(cell, result, seconds, work, watcher, outcome)
-    return outcome
+        one.apart(waiting, min(workers, len(waiting)), _Share(waiting, predict, observer.moved))
+    else:
+        one.here(waiting)
+    return one.found
 
 
-def _finish(
-    cell: Cell, result: Result, seconds: float, work: Work, watcher: Watcher, outcome: Outcome
-) -> None:
-    work.add(cell.key, cell.tags(), result, seconds)
-    outcome.results[cell.key] = result
-    watcher.ended(cell, seconds)
+@dataclass
+class _Run:
+    work: Work
+    observer: RunObserver
+    found: CellResults
 
+    def here(self, cells: Mapping[str, Cell]) -> None:
+        for cell in cells.values():
+            self._keep(cell, *_timed(cell, self.work.cache, lambda records: None))
 
-def _measure_apart(
-    cells: Mapping[str, Cell],
-    work: Work,
-    workers: int,
-    predict: Callable[[Cell], float],
-    watcher: Watcher,
-    outcome: Outcome,
-) -> None:
-    share = _Share({key: max(predict(cell), 1e-6) for key, cell in cells.items()}, watcher.moved)
-    biggest_first = sorted(cells, key=lambda key: -share.seconds[key])
-    jobs = ((key, (cells[key], work.cache)) for key in biggest_first)
-    with WorkerPool(workers, advice=ADVICE, on_progress=share.add) as pool:
-        for key, job in pool.run(_work, jobs):
-            share.finish(key)
-            if error := job.exception():
-                outcome.failed.append((cells[key], f"{type(error).__name__}: {error}"))
-            else:
-                _finish(cells[key], *job.result(), work, watcher, outcome)
+    def apart(self, cells: Mapping[str, Cell], workers: int, share: _Share) -> None:
+        jobs = ((key, (cells[key], self.work.cache)) for key in share.biggest_first())
+        with WorkerPool(workers, advice=ADVICE, on_progress=share.add) as pool:
+            for key, job in pool.run(_work, jobs):
+                share.finish(key)
+                if error := job.exception():
+                    self.found.failed.append((cells[key], f"{type(error).__name__}: {error}"))
+                else:
+                    self._keep(cells[key], *job.result())
+
+    def _keep(self, cell: Cell, result: Result, seconds: float) -> None:
+        self.work.add(cell.key, cell.tags(), result, seconds)
+        self.found.results[cell.key] = result
+        self.observer.ended(cell, seconds)
 
 
 class _Share:
-    """Share of the predicted seconds that is over, told to `moved` at each change."""
+    """Share of the predicted seconds that is over, given to `moved` at each change."""
 
-    def __init__(self, seconds: Mapping[str, float], moved: Callable[[float], None]) -> None:
-        self.seconds, self._moved = seconds, moved
-        self._over_s = dict.fromkeys(seconds, 0.0)
+    def __init__(
+        self, cells: Mapping[str, Cell], predict: Callable[[Cell], float], moved: Callable[[float], None]
+    ) -> None:
+        self._seconds, self._moved = {key: max(predict(cell), 1e-6) for key, cell in cells.items()}, moved
+        self._over_s = dict.fromkeys(cells, 0.0)
+
+    def biggest_first(self) -> list[str]:
+        return sorted(self._seconds, key=lambda key: -self._seconds[key])
 
     def add(self, key: str, part: float) -> None:
-        """A part of a cell's records, 0 .. 1, is done; before its end it never counts as quite done."""
-        whole_s = self.seconds[key]
-        self._tell(key, min(self._over_s[key] + part * whole_s, 0.99 * whole_s))
+        """Count a part of a cell's records, 0 .. 1; before its end the cell never counts as quite done."""
+        whole_s = self._seconds[key]
+        self._set(key, min(self._over_s[key] + part * whole_s, 0.99 * whole_s))
 
     def finish(self, key: str) -> None:
-        """A cell is done."""
-        self._tell(key, self.seconds[key])
+        self._set(key, self._seconds[key])
 
-    def _tell(self, key: str, over_s: float) -> None:
+    def _set(self, key: str, over_s: float) -> None:
         self._over_s[key] = over_s
-        self._moved(sum(self._over_s.values()) / sum(self.seconds.values()))
+        self._moved(sum(self._over_s.values()) / sum(self._seconds.values()))
 
 
 def _work(cell: Cell, cache: Path) -> tuple[dict[str, Any], float]:
-    return _timed(cell, cache, functools.partial(_tell, cell))
+    return _timed(cell, cache, functools.partial(_report, cell))
 
 
 def _timed(cell: Cell, cache: Path, tick: protocol.Tick) -> tuple[dict[str, Any], float]:
@@ -149,5 +160,5 @@ def _timed(cell: Cell, cache: Path, tick: protocol.Tick) -> tuple[dict[str, Any]
     return measured(cell, cache, tick), time.perf_counter() - started_s
 
 
-def _tell(cell: Cell, records: int) -> None:
+def _report(cell: Cell, records: int) -> None:
     report_progress(cell.key, records / (cell.stream.images * len(cell.stream.domains)))

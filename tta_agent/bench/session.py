@@ -1,4 +1,4 @@
-"""A run from the plan to the tables, with a progress bar."""
+"""Benchmark run from the plan to the tables, with a progress bar."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tta_agent.bench import peers, quick, report, run, summary
-from tta_agent.bench.plan import Cell, Plan
+from tta_agent.bench.plan import BenchPlan, Cell
 from tta_agent.bench.predict import Predictor, at_once
 from tta_agent.bench.work import Result, Work
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a run found."""
+    """Results of a run, and the tables made of them."""
 
-    plan: Plan
+    plan: BenchPlan
     cells: Sequence[Cell]
     results: Mapping[str, Result]
     failed: Sequence[tuple[Cell, str]]
 
     @property
     def timings(self) -> dict[tuple[str, int], Result]:
-        """By method and batch size."""
+        """Timings by method and batch size."""
         return summary.timings(self.cells, self.results)
 
     @property
-    def tables(self) -> list[summary.Table]:
-        """By protocol and batch size."""
+    def tables(self) -> list[summary.ResultTable]:
+        """Tables by protocol and batch size."""
         return summary.tables(self.cells, self.results)
 
     @property
     def peers(self) -> dict[str, dict[str, Any]]:
-        """By name, at the first batch size."""
+        """Peers by name, at the first batch size."""
         return summary.peers(self.cells, self.results, self.plan.batches[0])
 
     def sheets(self) -> list[report.Sheet]:
-        """For people."""
+        """Tables as text, for people."""
         return report.sheets(self.tables, self.plan.lags, self.timings, self.peers)
 
     def rows(self) -> dict[str, Any]:
-        """`methods` and `peers`: one row each, of the first protocol and batch size."""
+        """Rows of `methods` and `peers`, of the first protocol and batch size, for JSON."""
         tables = self.tables
         rows = quick.rows(tables[0], self.cells, self.plan.lags, self.timings) if tables else {}
         return {"methods": rows, "peers": self.peers}
 
     def everything(self) -> dict[str, Any]:
-        """The rows, and all that the tables are made of."""
+        """All results, for JSON: the rows, and the figures of every table."""
         return {
             **self.rows(),
             "tables": [
@@ -65,15 +65,15 @@ class Findings:
         }  # fmt: skip
 
 
-def carry_out(plan: Plan, work: Work, *, workers: int, few: bool, console: Console) -> Findings:
-    """Time everybody, then measure everybody; tell how long it will take.
+def carry_out(plan: BenchPlan, work: Work, *, workers: int, few: bool, console: Console) -> Findings:
+    """Time all contenders, then measure them; print how long it will take.
 
     Args:
-        few: as many images as fit into the quick run.
+        few: take as many images as fit into the quick run.
         console: for the progress bar.
 
     Raises:
-        TtaError: a worker was killed.
+        TtaError: a worker process was killed.
     """
     started_s = time.monotonic()
     timing = plan.timings()
@@ -110,7 +110,7 @@ def _run(
     predict: Callable[[Cell], float],
     what: str,
     console: Console,
-) -> run.Outcome:
+) -> run.CellResults:
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -131,8 +131,8 @@ def _run(
             if not console.is_terminal:
                 console.print(f"{told}, {seconds:.1f} s", soft_wrap=True)
 
-        watcher = run.Watcher(begun, lambda share: bar.update(task, completed=share), ended)
-        return run.run(cells, work, workers=workers, predict=predict, watcher=watcher)
+        observer = run.RunObserver(begun, lambda share: bar.update(task, completed=share), ended)
+        return run.run(cells, work, workers=workers, predict=predict, observer=observer)
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The stream of one measurement: images corrupted once and kept, dealt out in batches."""
+"""Streams of the benchmark: images corrupted once and cached, dealt out in batches."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ CHUNK = 500  # images corrupted at once: the first n of a file look the same, ho
 
 @dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """All that decides what arrives.
+    """Specification of a stream.
 
     Attributes:
         data: .npz file of the test images.
         protocol: of `arrivals.PROTOCOLS`.
-        corruptions: names of `demo.corruptions.NAMES`; ignored by `clean`.
+        corruptions: of `corruptions.NAMES`; ignored by `clean`.
         severity: 1 to 5.
-        images: of the file's beginning, for each corruption.
+        images: number for each corruption, from the beginning of the file.
         batch: records of one round.
         order: seed of the order of arrival; the pixels do not depend on it.
-        take: batches end after so many records; None: all.
+        take: number of records after which batches end; None for all.
         mean, std: the model takes (x - mean) / std, x in [0, 1]; one number, or one a channel.
     """
 
@@ -54,13 +54,13 @@ class StreamSpec:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """What the stream goes through."""
+        """Names of the domains that the stream goes through."""
         return (CLEAN,) if self.protocol == "clean" else self.corruptions
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """x [B, ...] as the model takes it; per record the label (-1: unknown class), domain and image."""
+class LabelledBatch:
+    """Inputs x [B, ...] as the model takes them; labels (-1: unknown class), domains and images, each [B]."""
 
     x: Array
     labels: Array
@@ -69,10 +69,10 @@ class Batch:
 
 
 class Stream:
-    """Batches in order of arrival, the same ones each time.
+    """Stream of labelled batches in order of arrival, the same ones each time.
 
     Args:
-        spec: what arrives.
+        spec: data, protocol and batch size.
         cache: folder in which corrupted images are kept.
 
     Raises:
@@ -90,8 +90,8 @@ class Stream:
     def __len__(self) -> int:
         return sum(len(segment) for segment in self.segments)
 
-    def batches(self) -> Iterator[Batch]:
-        """One after the other; the last of a segment may be short."""
+    def batches(self) -> Iterator[LabelledBatch]:
+        """Batches one after the other; the last of a segment may be short."""
         left = len(self) if self.spec.take is None else self.spec.take
         for segment in self.segments:
             for start in range(0, len(segment), self.spec.batch):
@@ -99,7 +99,7 @@ class Stream:
                     return
                 domains, chosen = segment[start : start + self.spec.batch].T
                 left -= len(chosen)
-                yield Batch(self.gather(domains, chosen), self.labels[chosen], domains, chosen)
+                yield LabelledBatch(self.gather(domains, chosen), self.labels[chosen], domains, chosen)
 
     def gather(self, domains: Array, chosen: Array) -> Array:
         """Images [B, ...] float32 as the model takes them."""
@@ -111,7 +111,7 @@ class Stream:
         return np.asarray((raw.astype(np.float32) / 255 - mean) / std)
 
     def pixels(self, domain: int) -> Array:
-        """All images of one domain, uint8 [N, ...]."""
+        """Images of one domain, uint8 [N, ...]."""
         if domain not in self._pixels:
             name = self.spec.domains[domain]
             path = self._cache / f"{self.digest(domain)}.npy"
@@ -119,7 +119,7 @@ class Stream:
         return self._pixels[domain]
 
     def digest(self, domain: int) -> str:
-        """Names the pixels of one domain."""
+        """Name of the pixels of one domain, for caches."""
         return f"{self._pool_digest}-{self.spec.domains[domain]}-{self.spec.severity}"
 
     def _corrupted(self, name: str) -> Array:
@@ -132,7 +132,7 @@ class Stream:
 
 
 def kept(path: Path, make: Callable[[], Array]) -> Array:
-    """The array in a file, made if it is not there. Two processes may make it at once: both are right."""
+    """Read an array from its file; make both if they are missing. Two processes may do so at once."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What is measured by short names: the images, and the models that were trained on their kind."""
+"""Test images and models of the benchmark, by short names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CIFAR_SHAPE, FASHION_SHAPE = (3, 32, 32), (1, 28, 28)
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """A factory and its weights file; the nets take images in [0, 1] and normalise the pixels themselves."""
+    """Factory of a net and its weights file; the nets take images in [0, 1] and normalise the pixels themselves."""
 
     factory: str
     weights: str
@@ -34,10 +34,10 @@ DEFAULT_NET: dict[tuple[int, ...], str] = {CIFAR_SHAPE: "resnet20", FASHION_SHAP
 
 
 def data_path(data: str | None) -> Path:
-    """The file of the test images: CIFAR-10's where it can be found, the packaged `fashion`, or a path.
+    """Path of the test images: CIFAR-10 where it can be found, the packaged `fashion`, or a file.
 
     Raises:
-        ConfigError: nothing was named, and CIFAR-10 is not there.
+        ConfigError: none was named, and CIFAR-10 is missing.
     """
     if data == "fashion":
         return images.ASSETS / images.SHIPPED
@@ -58,9 +58,9 @@ def model_flags(
     """Settings of the group `model`: a short name of NETS, module:callable, or a timm name.
 
     Args:
-        model: None takes the net that was trained on images of this shape.
-        weights: wins over the ones that belong to a short name.
-        source_data: labelled images for the methods that use some; CIFAR-10's where they can be found.
+        model: name; None for the net that was trained on images of this shape.
+        weights: file; wins over the one that belongs to a short name.
+        source_data: labelled images for the methods that use some; those of CIFAR-10 where they can be found.
         shape: of one image.
 
     Raises:
@@ -85,7 +85,7 @@ def model_flags(
 
 
 def strangers(shape: tuple[int, ...]) -> LabelledImages:
-    """Images of classes that the model does not know: Fashion-MNIST for CIFAR, and the other way round."""
+    """Images of unknown classes: Fashion-MNIST for CIFAR, and the other way round."""
     if shape != FASHION_SHAPE:
         return images.load()
     found = find(CIFAR_TEST)
@@ -97,7 +97,7 @@ def strangers(shape: tuple[int, ...]) -> LabelledImages:
 
 
 def find(name: str) -> Path | None:
-    """A file by name in the places where data and weights lie."""
+    """Path of a file in the folders of data and weights; None where no folder holds it."""
     return next((place / name for place in _places() if (place / name).is_file()), None)
 
 

@@ -1,4 +1,4 @@
-"""Cells to rows: the mean over corruptions, then mean and deviation over the orders."""
+"""Summary of cells as rows: the mean over corruptions, then mean and deviation over the orders."""
 
 from __future__ import annotations
 
@@ -30,23 +30,29 @@ Row = dict[str, Figure]
 
 
 @dataclass(frozen=True)
-class Table:
-    """All of one protocol and batch size: rows by method, and who was refused, and why."""
+class ResultTable:
+    """Results of one protocol and batch size.
+
+    Attributes:
+        rows: by method.
+        refused: reasons by method that has nothing to adapt in the model.
+        domains: rows by method and corruption.
+    """
 
     place: Place
     rows: Mapping[str, Row]
     refused: Mapping[str, str]
-    domains: Mapping[str, Mapping[str, Row]]  # by method and corruption
+    domains: Mapping[str, Mapping[str, Row]]
 
 
-def tables(cells: Sequence[Cell], results: Mapping[str, Result]) -> list[Table]:
-    """One table for each protocol and batch size, in the order of the plan."""
+def tables(cells: Sequence[Cell], results: Mapping[str, Result]) -> list[ResultTable]:
+    """Tables, one for each protocol and batch size, in the order of the plan."""
     places = dict.fromkeys((c.stream.protocol, c.stream.batch) for c in cells if c.kind == "accuracy")
     return [_table(place, cells, results) for place in places]
 
 
 def timings(cells: Sequence[Cell], results: Mapping[str, Result]) -> dict[tuple[str, int], Result]:
-    """What the timing cells found, by method and batch size."""
+    """Results of the timing cells, by method and batch size."""
     return {
         (c.contender.name, c.stream.batch): results[c.key]
         for c in cells if c.kind == "timing" and "step_s" in results.get(c.key, {})
@@ -54,7 +60,7 @@ def timings(cells: Sequence[Cell], results: Mapping[str, Result]) -> dict[tuple[
 
 
 def peers(cells: Sequence[Cell], results: Mapping[str, Result], batch: int) -> dict[str, dict[str, Any]]:
-    """The peers' accuracy and passes, averaged over the corruptions, and their times beside ours.
+    """Accuracy and passes of the peers, averaged over the corruptions, and their times beside ours.
 
     `online` and `ours_online` are of the same records: the first ones of each stream.
     """
@@ -79,7 +85,7 @@ def peers(cells: Sequence[Cell], results: Mapping[str, Result], batch: int) -> d
     return found
 
 
-def _table(place: Place, cells: Sequence[Cell], results: Mapping[str, Result]) -> Table:
+def _table(place: Place, cells: Sequence[Cell], results: Mapping[str, Result]) -> ResultTable:
     by_method: dict[str, list[tuple[Cell, Result]]] = defaultdict(list)
     refused: dict[str, str] = {}
     for cell in cells:
@@ -91,7 +97,7 @@ def _table(place: Place, cells: Sequence[Cell], results: Mapping[str, Result]) -
         else:
             by_method[cell.contender.name].append((cell, result))
     rows = {name: _row((c.stream.order, _flat(r)) for c, r in found) for name, found in by_method.items()}
-    return Table(place, rows, refused, {name: _domains(found) for name, found in by_method.items()})
+    return ResultTable(place, rows, refused, {name: _domains(found) for name, found in by_method.items()})
 
 
 def _domains(found: Sequence[tuple[Cell, Result]]) -> dict[str, Row]:

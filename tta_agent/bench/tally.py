@@ -1,4 +1,4 @@
-"""What was answered to each record, and the numbers that come of it."""
+"""Predictions for each record of a stream, and the figures made of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tta_agent.bench.arrivals import UNKNOWN
 from tta_agent.bench.lagged import NOBODY, change_cost
-from tta_agent.bench.streams import Batch, Stream
+from tta_agent.bench.streams import LabelledBatch, Stream
 from tta_agent.core.types import Array
 
 TAIL = 0.1  # how a stream ends: its last tenth
@@ -17,30 +17,30 @@ HEAD = 500  # records of a stream's beginning, on which peers are measured too
 
 
 class Tally:
-    """Online answers and costs, in order of arrival."""
+    """Record of the online predictions and their cost, in order of arrival."""
 
     def __init__(self) -> None:
-        self._batches: list[Batch] = []
+        self._batches: list[LabelledBatch] = []
         self._online: list[Array] = []
         self._costs: list[tuple[int, int, int]] = []  # forwards, backwards, records: of each round
 
-    def add(self, batch: Batch, online: Array, forwards: int, backwards: int) -> None:
-        """One batch, its online classes [B], and the rows that went forwards and backwards for them."""
+    def add(self, batch: LabelledBatch, online: Array, forwards: int, backwards: int) -> None:
+        """Add a batch, its online classes [B], and the rows that went forwards and backwards for them."""
         self._batches.append(batch)
         self._online.append(online)
         self._costs.append((forwards, backwards, len(online)))
 
     def per_batch(self) -> tuple[float, float]:
-        """Forwards and backwards in batches' worth of images, over the later half of the batches."""
+        """Forward and backward passes a batch, over the later half of the batches."""
         forwards, backwards, records = np.sum(self._costs[len(self._costs) // 2 :], axis=0)
         return float(forwards / records), float(backwards / records)
 
     def column(self, name: str) -> Array:
-        """A field of all batches as one array [N]."""
+        """Field of all batches as one array [N]."""
         return np.concatenate([getattr(batch, name) for batch in self._batches])
 
     def online(self) -> Array:
-        """Classes [N]."""
+        """Online classes [N]."""
         return np.concatenate(self._online)
 
 
@@ -50,10 +50,10 @@ def numbers(
     """Accuracies in 0 .. 1 over the records of known classes; None where there is no record.
 
     Args:
-        stream: what arrived.
-        tally: the online answers.
-        by_source: the frozen model's classes of each image, by domain.
-        served: by lag the classes [N] that snapshots gave; NOBODY where there was none yet.
+        stream: the one that was measured.
+        tally: its online predictions.
+        by_source: classes [N] that the frozen model predicts for each image, by domain.
+        served: classes [N] that the snapshots predicted, by lag; NOBODY where there was none yet.
     """
     labels, domains, images = (tally.column(name) for name in ("labels", "domains", "images"))
     known, online = labels != UNKNOWN, tally.online() == labels
@@ -103,7 +103,7 @@ def _at_lag(served: Array, online: Array, source: Array, counted: Array, starts:
 
 
 def mean(right: Array, counted: Array) -> float | None:
-    """Share of the counted records that are right."""
+    """Share of the counted records that are right, 0 .. 1; None where none is counted."""
     return float(right[counted].mean()) if counted.any() else None
 
 

@@ -1,4 +1,4 @@
-"""Seconds of a round as a multiple of one plain forward of the same batch, and of the peer's round."""
+"""Timing of a round, as a multiple of one plain forward of the same batch and of the peer's round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tta_agent.bench import peers
 from tta_agent.bench.cost import Clock
 from tta_agent.bench.lagged import classes
-from tta_agent.bench.protocol import Learner, own_copy
+from tta_agent.bench.protocol import ContenderRun, own_copy
 from tta_agent.bench.streams import Stream
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Array
@@ -30,7 +30,7 @@ def measure(
     Args:
         settings: of the contender.
         source: the deployed model; it is copied.
-        stream: batches to learn from; begun anew where it ends.
+        stream: batches to learn from, again and again.
         peer: name of the peer to time beside it, or None.
         limit_s: seconds after which no further batch is begun, once there are enough.
 
@@ -38,14 +38,14 @@ def measure(
         CannotAdapt: the method has nothing to adapt in this model.
     """
     torch.manual_seed(stream.spec.order)
-    Learner(settings, own_copy(source))  # what is done once, and kept, is not a part of building
+    ContenderRun(settings, own_copy(source))  # what is done once, and kept, is not a part of building
     began_s = time.perf_counter()
-    learner = Learner(settings, own_copy(source))
+    contender = ContenderRun(settings, own_copy(source))
     build_s = time.perf_counter() - began_s
     theirs = _peer(peer, source)
     actions = {
         "forward": lambda x: classes(source.module, x, source.device),
-        "step": learner.answer,
+        "step": contender.answer,
         **({"peer": theirs} if theirs else {}),
     }
     clock = Clock(actions, source.device)

@@ -1,4 +1,4 @@
-"""The work folder: finished cells, one a line, so that an interrupted run goes on where it was."""
+"""Work folder: finished cells, one a line, so that an interrupted run goes on where it was."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Result = Mapping[str, Any]
 
 
 class Work:
-    """Results by key. The last line of a key counts; a line that was cut off does not.
+    """Results by key of a cell. The last line of a key counts; a line that was cut off does not.
 
     Args:
-        folder: is made if it is not there.
-        fresh: forget what earlier runs found.
+        folder: created where it is missing.
+        fresh: forget the results of earlier runs.
 
     Raises:
         ConfigError: nothing can be written there.
@@ -37,15 +37,15 @@ class Work:
 
     @property
     def cache(self) -> Path:
-        """For arrays that can be made again."""
+        """Folder of arrays that can be made again."""
         return self.folder / "arrays"
 
     def get(self, key: str) -> Result | None:
-        """What was found, or None."""
+        """Result of a cell, or None."""
         return self._known.get(key)
 
     def add(self, key: str, tags: Mapping[str, Any], result: Result, seconds: float) -> None:
-        """Keep a finished cell: durable when this returns."""
+        """Keep the result of a finished cell: durable when this returns."""
         line = {"key": key, "cell": tags, "result": result, "seconds": round(seconds, 3)}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -15,7 +15,7 @@ from tta_agent.core import process
 from tta_agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tta_agent.bench.asked import Asked
+    from tta_agent.bench.options import BenchOptions
     from tta_agent.bench.session import Findings
 
 WIDE = 160  # columns, where no terminal says how many there are
@@ -123,9 +123,9 @@ def methods(
     """Measure every method: see HELP."""
     process.budget(1)
     logging.basicConfig(level=logging.WARNING)
-    from tta_agent.bench.asked import Asked
+    from tta_agent.bench.options import BenchOptions
 
-    asked = Asked(
+    options = BenchOptions(
         quick, who, preset, protocols, data, model, weights, source_data, mean, std, corruptions, severity,
         images, batches, lags, orders,
     )  # fmt: skip
@@ -133,21 +133,21 @@ def methods(
         if path is not None and not path.resolve().parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.resolve().parent}")
     cores = os.cpu_count() or 1
-    found = _measure(asked, work, fresh, cores if workers is None else workers)
+    found = _measure(options, work, fresh, cores if workers is None else workers)
     _tell(found, out, markdown, quick)
     sys.exit(1 if found.failed else 0)
 
 
-def _measure(asked: Asked, folder: Path, fresh: bool, workers: int) -> Findings:
+def _measure(options: BenchOptions, folder: Path, fresh: bool, workers: int) -> Findings:
     from rich.console import Console
 
     from tta_agent.bench import session
     from tta_agent.bench.work import Work
 
-    few = asked.quick and asked.images is None
+    few = options.quick and options.images is None
     work, console = Work(folder, fresh=fresh), Console(stderr=True)
     try:
-        return session.carry_out(asked.plan(), work, workers=workers, few=few, console=console)
+        return session.carry_out(options.plan(), work, workers=workers, few=few, console=console)
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on from what is in {work.path}", soft_wrap=True)
         raise

@@ -1,4 +1,4 @@
-"""What the user asked for, as text, to a plan; every text is checked before anything is measured."""
+"""Options of `tta-agent bench methods`, as text, to a plan; all are checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tta_agent import corruptions
 from tta_agent.assembly import build
 from tta_agent.bench import contenders, subjects
 from tta_agent.bench.arrivals import PROTOCOLS
-from tta_agent.bench.plan import Plan
+from tta_agent.bench.plan import BenchPlan
 from tta_agent.bench.quick import CORRUPTIONS
 from tta_agent.bench.streams import StreamSpec
 from tta_agent.core.errors import ConfigError, nearest
@@ -23,8 +23,8 @@ TIMING_S, QUICK_TIMING_S = 6.0, 3.0  # seconds of one timing, once it has enough
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The options of `tta-agent bench methods`; None where one was not given.
+class BenchOptions:
+    """Options as they were given; None where one was not.
 
     Attributes:
         protocols, batches, lags, corruptions, methods: lists with commas.
@@ -48,11 +48,11 @@ class Asked:
     lags: str | None
     orders: int | None
 
-    def plan(self) -> Plan:
-        """The plan; loads the model, to know it by its weights.
+    def plan(self) -> BenchPlan:
+        """Plan of the run; loads the model, which is known by its weights.
 
         Raises:
-            ConfigError: an option that does not fit, with what would.
+            ConfigError: an option does not fit; names the nearest valid choice.
         """
         path = subjects.data_path(self.data)
         inputs = read_npz(path).inputs
@@ -66,7 +66,7 @@ class Asked:
             mean=numbers("--mean", self.mean), std=numbers("--std", self.std),
         )  # fmt: skip
         source = build.load_source(who[0].settings(model, "reset"))
-        return Plan(
+        return BenchPlan(
             who, model, build.fingerprint(source.module), stream,
             names("--protocol", self._or_default("protocols"), tuple(PROTOCOLS)),
             counts("--batch", self._or_default("batches")), counts("--lags", self._or_default("lags")),
@@ -80,10 +80,10 @@ class Asked:
 
 
 def names(option: str, text: str, valid: Sequence[str]) -> tuple[str, ...]:
-    """A list of names, or `all`.
+    """Names of a list with commas, each once; `all` is every valid one.
 
     Raises:
-        ConfigError: one that is not valid.
+        ConfigError: a name is not valid.
     """
     if text == "all":
         return tuple(valid)
@@ -95,10 +95,10 @@ def names(option: str, text: str, valid: Sequence[str]) -> tuple[str, ...]:
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
-    """A list of numbers.
+    """Numbers of a list with commas.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: one of them is no number.
     """
     try:
         return tuple(float(part) for part in text.split(","))
@@ -107,10 +107,10 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def counts(option: str, text: str) -> tuple[int, ...]:
-    """A list of whole numbers from 1 on, each once.
+    """Whole numbers from 1 on of a list with commas, each once.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: one of them is no such number.
     """
     given = numbers(option, text)
     if any(number < 1 or number % 1 for number in given):
