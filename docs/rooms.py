@@ -17,12 +17,14 @@ def rooms(root: Path) -> str:
     rows = []
     for number, layer in enumerate(_layers(root), 1):
         for name in layer:
-            files = sorted((root / "tta_agent" / name).rglob("*.py"))
+            home = root / "tta_agent" / name
+            files = sorted(home.rglob("*.py")) or [home.with_suffix(".py")]
             lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
             purpose = ast.get_docstring(ast.parse(files[0].read_text(encoding="utf-8"))) or ""
             below = ", ".join(sorted(other for one, other in seen if one == name and other != "tta_agent"))
             size = f"{round(lines, -2):,}" if lines >= 100 else "under 100"
-            rows.append((str(number), f"`{name}/`", purpose.split("\n")[0], str(len(files)), size, below))
+            called = f"`{name}/`" if home.is_dir() else f"`{name}.py`"
+            rows.append((str(number), called, purpose.split("\n")[0], str(len(files)), size, below))
     return table(("layer", "room", "purpose", "modules", "lines", "imports today"), rows)
 
 
@@ -31,6 +33,4 @@ def _layers(root: Path) -> list[list[str]]:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    return [
-        [name.strip().removeprefix("tta_agent.") for name in re.split(r"[|:]", layer)] for layer in layers
-    ]
+    return [re.split(r" *[|:] *", layer) for layer in layers if layer != "__main__"]

@@ -1,1 +1,1 @@
-"""One adaptation step on the accelerator, and what surrounds it."""
+"""One adaptation step on the accelerator, with reference model, sliding window and optimiser health."""

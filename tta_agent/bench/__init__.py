@@ -1,1 +1,1 @@
-"""What the benchmarks are made of."""
+"""Benchmarks of methods: streams, protocols, measured cells, tables."""

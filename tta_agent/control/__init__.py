@@ -1,1 +1,1 @@
-"""Commands of people and webhooks: command line, inbox, HTTP."""
+"""Commands of people: inbox, webhooks, HTTP interface."""

@@ -1,1 +1,1 @@
-"""What everybody may import: values, protocols, errors, plugin loading, atomic files."""
+"""Values, protocols, errors, events, plugins and files that every room may import."""

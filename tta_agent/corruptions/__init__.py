@@ -1,4 +1,4 @@
-"""The 15 common corruptions, batched: float images [B, C, S, S] in [0, 1] in, the same out.
+"""The 15 common corruptions of images in batches: float [B, C, S, S] in [0, 1] in, the same out.
 
 The same seed and the same batch give the same pixels; torch's global random state is neither read nor moved.
 
@@ -41,13 +41,13 @@ NAMES = tuple(FAMILIES)
 
 
 def corrupt(x: Tensor, name: str, severity: int = 5, seed: int = 0, constants: str = "cifar") -> Tensor:
-    """One family on a batch.
+    """Corrupt a batch by one family.
 
     Args:
         x: images [B, C, S, S] in [0, 1].
         name: one of NAMES.
         severity: 1 to 5.
-        seed: of this family's random numbers. Severities share them: a stronger one is the same, but more.
+        seed: of this family's random numbers, which all severities share.
         constants: `cifar` or `imagenet` (see tables.py).
 
     Raises:
@@ -56,7 +56,7 @@ def corrupt(x: Tensor, name: str, severity: int = 5, seed: int = 0, constants: s
     params = _params(name, severity, constants)
     if x.ndim != 4 or x.shape[2] != x.shape[3]:
         raise ConfigError(f"corruptions take square images [B, C, S, S], not {list(x.shape)}")
-    # Seeded by the name and not by its place in the list: a new family does not change the old ones.
+    # seeded by the name and not by its place in the list: a new family does not change the old ones
     generator = Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
     with torch.no_grad():
         if not len(x):
@@ -67,10 +67,13 @@ def corrupt(x: Tensor, name: str, severity: int = 5, seed: int = 0, constants: s
 def mixture(
     x: Tensor, names: Sequence[str], severity: int = 5, seed: int = 0, constants: str = "cifar"
 ) -> tuple[Tensor, Tensor]:
-    """A random family of `names` for each image.
+    """Corrupt each image by a random family of `names`.
 
     Returns:
-        The images, and for each the index [B] into `names`.
+        The images [B, C, S, S], and for each the index [B] into `names`.
+
+    Raises:
+        ConfigError: as `corrupt`, or no name is given.
     """
     if not names:
         raise ConfigError(f"a mixture needs at least one corruption; {nearest('', NAMES)}")

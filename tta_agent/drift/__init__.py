@@ -1,1 +1,1 @@
-"""Detectors of change in what arrives."""
+"""Detectors of change in the records, and data regimes."""

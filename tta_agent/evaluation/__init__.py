@@ -1,1 +1,1 @@
-"""A candidate against what serves on the same records: paired results, gates, sequential tests, proofs."""
+"""Two graphs on the same records: paired results, gates, sequential tests, the rehearsed proof."""

@@ -1,1 +1,1 @@
-"""What is watched: late labels and realised accuracy."""
+"""Late labels: joined with their inferences, counted, requested."""

@@ -1,1 +1,1 @@
-"""The proof without labels: worlds are played before deployment, and evidence is read by what was seen there."""
+"""Rehearsals before deployment: shifts of labelled images are played, and the proof without labels is fitted."""

@@ -1,1 +1,1 @@
-"""Whole policies over one recording: played, compared, drawn, and held to a rule."""
+"""Whole policies played over one recording, compared with the source and an oracle, and held to rules."""

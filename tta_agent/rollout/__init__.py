@@ -1,1 +1,1 @@
-"""From a candidate to a promotion, its bake, and back."""
+"""The rollout of a candidate: evaluation, promotion, bake, roll-back."""

@@ -1,1 +1,1 @@
-"""Images and a trained net that are shipped with the package."""
+"""Images and a trained net of the package, for the demo and for tests."""

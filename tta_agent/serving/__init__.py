@@ -1,1 +1,1 @@
-"""What serves: the deployment, drivers of model servers, the embedded server."""
+"""The served model: deployment, drivers of model servers, the embedded server."""

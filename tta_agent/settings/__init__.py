@@ -1,1 +1,1 @@
-"""The settings, and the only readers of the environment."""
+"""Settings by environment variable and preset; the only readers of the environment."""

@@ -1,1 +1,1 @@
-"""Where records come from: Apache Kafka, or a log of our own in one file."""
+"""Records in and out: consumers of Kafka, the embedded log and recordings; wire formats; routing and batching."""
