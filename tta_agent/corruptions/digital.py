@@ -1,4 +1,4 @@
-"""What devices do: low contrast, elastic distortion, pixelation, JPEG."""
+"""Digital corruptions: low contrast, elastic distortion, pixelation, JPEG."""
 
 import io
 
@@ -14,13 +14,13 @@ from tta_agent.corruptions.tables import Params
 
 
 def contrast(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """Every channel of every image comes nearer to its mean."""
+    """Lower contrast: every channel of an image is drawn to its mean."""
     mean = x.mean((2, 3), keepdim=True)
     return (x - mean) * params[0] + mean
 
 
 def elastic_transform(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """A random affine move, and a smooth random displacement of every pixel."""
+    """Elastic distortion: a random affine map, and a smooth random displacement of every pixel."""
     strength, smoothness, corner = params
     count, size = len(x), x.shape[-1]
     move = _affine(count, size, corner * size, generator)
@@ -44,7 +44,7 @@ def _affine(count: int, size: int, reach: float, generator: Generator) -> Tensor
 
 
 def pixelate(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """Fewer, larger pixels: box filter down, nearest pixel up."""
+    """Fewer, larger pixels: down by a box filter, up by the nearest pixel."""
     size = x.shape[-1]
     small = max(1, int(size * params[0]))
     box = _box(size, small)
@@ -60,7 +60,7 @@ def _box(size: int, small: int) -> Tensor:
 
 
 def jpeg_compression(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """There and back; images that are neither grey nor RGB go channel by channel."""
+    """JPEG coding and decoding; images that are neither grey nor RGB are coded channel by channel."""
     count, channels, height, width = x.shape
     planes = x if channels == 3 else x.reshape(-1, 1, height, width)
     pixels = (planes * 255).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(-1).numpy()

@@ -1,4 +1,4 @@
-"""What several families share: kernels, blurs, zoom and plasma clouds. Images are [B, C, S, S]."""
+"""Filters that several families share: kernels, blurs, zoom and plasma clouds. Images are [B, C, S, S]."""
 
 import math
 
@@ -6,16 +6,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-DIRECTIONS = 24  # angles are rounded to so many classes, which a batch can share
+DIRECTIONS = 24  # classes of angles, which a batch shares
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
-    """Numbers between `low` and `high`."""
+    """Uniform random numbers between `low` and `high`."""
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 def gaussian_kernel(sigma: float, reach: float = 4.0) -> Tensor:
-    """Weights [2r + 1] that sum to one, cut off at `reach` deviations."""
+    """Gaussian weights [2r + 1] that sum to one, cut off at `reach` deviations."""
     radius = max(1, int(reach * sigma + 0.5))
     at = torch.arange(-radius, radius + 1.0)
     weights = torch.exp(-(at**2) / (2 * sigma**2))
@@ -23,7 +23,7 @@ def gaussian_kernel(sigma: float, reach: float = 4.0) -> Tensor:
 
 
 def convolve(x: Tensor, kernel: Tensor) -> Tensor:
-    """Each channel with the same kernel [h, w], the borders reflected."""
+    """Convolution of each channel with the same kernel [h, w], the borders reflected."""
     height, width = kernel.shape
     channels = x.shape[1]
     padded = F.pad(x, (width // 2, width // 2, height // 2, height // 2), mode="reflect")
@@ -41,7 +41,7 @@ def gaussian_blur(x: Tensor, sigma: float, reach: float = 4.0) -> Tensor:
 
 
 def streak(x: Tensor, angle: float, weights: Tensor) -> Tensor:
-    """Sum of copies of `x`, each one pixel further along `angle` (radians), the borders repeated."""
+    """Weighted sum of copies of `x`, each one pixel further along `angle` (radians), the borders repeated."""
     size, radius = x.shape[-1], len(weights) - 1
     padded = F.pad(x, (radius,) * 4, mode="replicate")
     out = torch.zeros_like(x)
@@ -54,7 +54,7 @@ def streak(x: Tensor, angle: float, weights: Tensor) -> Tensor:
 def motion_blur(
     x: Tensor, radius: float, sigma: float, degrees: tuple[float, float], generator: Generator
 ) -> Tensor:
-    """Each image in a direction of its own between the two angles; it fades along the way."""
+    """Blur of each image along a random direction between two angles, fading along the way."""
     length = min(2 * int(radius) + 1, math.ceil(4 * sigma))  # what is cut off weighs under 1/1000
     weights = torch.exp(-(torch.arange(float(length)) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -69,7 +69,7 @@ def motion_blur(
 
 
 def zoom(x: Tensor, factor: float) -> Tensor:
-    """The middle of each image, enlarged."""
+    """Enlarged middle of each image."""
     if factor == 1:
         return x
     scale = torch.tensor([[1 / factor, 0.0, 0.0], [0.0, 1 / factor, 0.0]]).expand(len(x), 2, 3)

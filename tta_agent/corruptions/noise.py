@@ -7,17 +7,17 @@ from tta_agent.corruptions.tables import Params
 
 
 def gaussian_noise(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """A weak sensor in low light."""
+    """Gaussian noise of a sensor in low light."""
     return x + params[0] * torch.randn(x.shape, generator=generator)
 
 
 def shot_noise(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """Light comes in photons, and there are few of them."""
+    """Poisson noise of few photons."""
     return torch.poisson(x * params[0], generator=generator) / params[0]
 
 
 def impulse_noise(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """Dead pixels, black or white."""
+    """Salt and pepper noise: pixels that are lost, black or white."""
     lost = torch.rand(x.shape, generator=generator) < params[0]
     white = torch.rand(x.shape, generator=generator) < 0.5
     return torch.where(lost, white.to(x.dtype), x)

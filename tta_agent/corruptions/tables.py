@@ -1,4 +1,4 @@
-"""How strong each family is at severities 1 to 5, in two strengths.
+"""Constants of each family at severities 1 to 5, in two tables.
 
 `cifar` holds the constants of CIFAR-10-C. `imagenet` takes those of ImageNet-C where they do not depend on
 the size of the image (noise, brightness, contrast, pixelate, JPEG): a far harder shift for small images.

@@ -6,13 +6,13 @@ from torch import Generator, Tensor
 from tta_agent.corruptions import filters
 from tta_agent.corruptions.tables import Params
 
-SHEETS = 8  # different ices in a batch
+SHEETS = 8  # sheets of ice in a batch
 CRYSTALS = 48  # cells of the ice on one sheet
 LUMA = (0.299, 0.587, 0.114)
 
 
 def snow(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """Streaks of flakes over a paler image."""
+    """Snow: streaks of flakes over a paler image."""
     mean, deviation, factor, threshold, radius, sigma, share = params
     noise = torch.randn((len(x), 1, *x.shape[2:]), generator=generator)
     flakes = filters.zoom(mean + deviation * noise, factor)
@@ -29,7 +29,7 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def frost(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """Ice on the lens: a crop of a sheet of crystals laid over the image."""
+    """Frost on the lens: a crop of a sheet of crystals laid over the image."""
     size = x.shape[-1]
     sheets = ice(4 * size, generator)
     which = torch.randint(0, SHEETS, (len(x), 1, 1), generator=generator)
@@ -59,14 +59,14 @@ def _rims(size: int, generator: Generator) -> Tensor:
     centres = torch.rand((SHEETS, CRYSTALS, 2), generator=generator) * size
     rows, columns = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
     pixels = torch.stack([rows, columns], -1).view(1, -1, 2).expand(SHEETS, -1, -1)
-    # By the long way: the fast one by a matrix product differs in the last bits from one machine to another.
+    # not by the faster matrix product, whose last bits differ from one machine to another
     distance = torch.cdist(pixels, centres, compute_mode="donot_use_mm_for_euclid_dist")
     near = distance.topk(2, dim=2, largest=False).values
     return torch.exp(-(near[:, :, 1] - near[:, :, 0]) / (0.02 * size)).view(SHEETS, size, size)
 
 
 def fog(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """Clouds added to the image, which keeps its brightest value."""
+    """Fog: clouds added to the image, which keeps its brightest value."""
     density, decay = params
     brightest = x.amax((1, 2, 3), keepdim=True)
     clouds = filters.plasma(len(x), x.shape[-1], decay, generator)
@@ -74,7 +74,7 @@ def fog(x: Tensor, params: Params, generator: Generator) -> Tensor:
 
 
 def brightness(x: Tensor, params: Params, generator: Generator) -> Tensor:
-    """A higher value at the same hue and saturation (the V of HSV)."""
+    """Brightness: a higher value at the same hue and saturation (the V of HSV)."""
     value = x.amax(1, keepdim=True)
     raised = (value + params[0]).clamp(max=1)
     return torch.where(value > 0, x / value.clamp(min=1e-6) * raised, raised)

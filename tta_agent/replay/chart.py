@@ -116,7 +116,7 @@ def _served_at(record: int, windows: Sequence[Mapping[str, Any]], served: Sequen
 
 
 def _bands(windows: Sequence[Mapping[str, Any]], area: PlotArea) -> Iterator[Markup]:
-    """A band for each stretch of one domain, every other one shaded."""
+    """Shaded band of each stretch of one domain, in two alternating colours."""
     for i, (name, group) in enumerate(groupby(windows, lambda row: row["domain"])):
         rows = list(group)
         a, b = area.x(rows[0]["first"]), area.x(rows[-1]["end"])
@@ -132,7 +132,7 @@ def _bands(windows: Sequence[Mapping[str, Any]], area: PlotArea) -> Iterator[Mar
 
 
 def _ticks(result: Result, area: PlotArea) -> Iterator[Markup]:
-    """Records, and the recorded time below."""
+    """Ticks of records, with the recorded time below."""
     windows = result["windows"]
     begins = [(row["first"], row["t"]) for row in windows[:: max(len(windows) // 6, 1)]]
     end = (result["records"], windows[-1]["t_end"]) if windows else (0, 0.0)

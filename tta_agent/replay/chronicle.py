@@ -1,4 +1,4 @@
-"""What was decided, at which record: the journal, read along with the tape."""
+"""The event log of a replay, with the record at which each event came."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tta_agent.core.events import Event
 
 
 class Chronicle:
-    """The agent's `events.jsonl`, each line stamped as soon as it is seen.
+    """Reader of the agent's `events.jsonl` that stamps each line with its record.
 
     An event carries `record` (records played so far, up to one poll late), `t` (recorded seconds since the first
     record) and `labels_used` so far, instead of the wall clock's time.
@@ -22,7 +22,7 @@ class Chronicle:
         self.events: list[dict[str, Any]] = []
 
     def look(self, record: int, t: float, labels_used: int) -> None:
-        """Take up what was written since the last look."""
+        """Read the lines written since the last look, and stamp them."""
         if not self._path.exists() or self._path.stat().st_size == self._read_bytes:
             return
         with self._path.open("rb") as file:
@@ -39,6 +39,6 @@ class Chronicle:
         return [line for line in self.events if line["event"] in (event, event.former)]
 
     def labels_per_swap(self) -> float | None:
-        """Labels that were used before the last swap, over the number of swaps; None without one."""
+        """Labels used before the last swap, divided by the number of swaps; None without a swap."""
         swaps = self.named(Event.SWAP)
         return swaps[-1]["labels_used"] / len(swaps) if swaps else None

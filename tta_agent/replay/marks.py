@@ -1,4 +1,4 @@
-"""Who was right on which record, and what follows: accuracies in all, by window and by domain.
+"""Right and wrong answers of source, served graph and adapter by record, and their accuracies by window and domain.
 
 Letters: N records of the recording. Accuracies are shares, 0 .. 1.
 """
@@ -15,21 +15,21 @@ import numpy as np
 from tta_agent.core.types import Array
 
 WHO = ("source", "served", "online")
-MOST_WINDOWS = 60  # what a chart can show
+MOST_WINDOWS = 60  # as many as a chart can show
 LABELS_A_WINDOW = 20  # fewer windows where labels are few: a share of five records says nothing
 MOST_DOMAINS = 200
 
 
 @dataclass(slots=True)
 class Marks:
-    """One row a record, in the order of the recording.
+    """Answers by record, in the order of the recording.
 
     Attributes:
         right: by `source`, `served`, `online`: 1 right, 0 wrong, -1 not known [N]. `online` is the adapter's own
-            answer at once, with which a held-out record is never asked.
-        version: that served [N].
-        time_s: when it happened [N].
-        domain: its number in `names`, -1 for none [N].
+            answer while it learns; it has none for held-out records.
+        version: serving version [N].
+        time_s: recorded time in seconds [N].
+        domain: index into `names`, -1 for none [N].
     """
 
     right: dict[str, Array]
@@ -40,25 +40,25 @@ class Marks:
 
     @classmethod
     def empty(cls, count: int) -> Marks:
-        """Of `count` records about which nothing is known."""
+        """Marks of `count` records, nothing of them known."""
         right = {who: np.full(count, -1, np.int8) for who in WHO}
         return cls(right, np.zeros(count, np.int32), np.zeros(count), np.full(count, -1, np.int32))
 
     def name(self, index: int, domain: str) -> None:
-        """Say of which domain a record is."""
+        """Set the domain of a record."""
         self.domain[index] = self.names.setdefault(domain, len(self.names))
 
     @property
     def labelled(self) -> int:
-        """Records whose truth is in the recording."""
+        """Number of records whose label is in the recording."""
         return int((self.right["source"] >= 0).sum())
 
     def accuracies(self) -> dict[str, float | None]:
-        """In all; None where nothing was labelled."""
+        """Accuracies over all records; None where nothing was labelled."""
         return {f"{who}_accuracy": mean(self.right[who]) for who in WHO}
 
     def windows(self, most: int = MOST_WINDOWS) -> list[dict[str, Any]]:
-        """Stretches of equally many records, this many at most."""
+        """Windows of equally many records, at most `most`, with the accuracies in each."""
         count = min(max(self.labelled // LABELS_A_WINDOW, 1), most, len(self.time_s))
         edges = np.linspace(0, len(self.time_s), count + 1).astype(int).tolist()
         return [self._window(a, b) for a, b in itertools.pairwise(edges)]
@@ -66,7 +66,7 @@ class Marks:
     def _window(self, a: int, b: int) -> dict[str, Any]:
         known = {who: self.right[who][a:b] for who in WHO}
         labelled = int((known["source"] >= 0).sum())
-        # of a few learnt records, the adapter's share would be of others than its neighbours'
+        # of a few records, the adapter's accuracy would not be comparable to the others'
         online = mean(known["online"]) if 2 * (known["online"] >= 0).sum() >= labelled else None
         begin_s = float(self.time_s[0])
         return {
@@ -83,7 +83,7 @@ class Marks:
         return list(self.names)[most] if most >= 0 else None
 
     def domains(self) -> list[dict[str, Any]]:
-        """Each domain that the recording names, in order of appearance."""
+        """Accuracies in each domain that the recording names, in order of appearance."""
         found = []
         for name, number in list(self.names.items())[:MOST_DOMAINS]:
             its = self.domain == number
@@ -93,6 +93,6 @@ class Marks:
 
 
 def mean(right: Array) -> float | None:
-    """Share of ones among what is known."""
+    """Share of ones among the known entries; None where there are none."""
     known = right[right >= 0]
     return float(known.mean()) if len(known) else None

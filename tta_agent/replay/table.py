@@ -1,4 +1,4 @@
-"""The result in the terminal."""
+"""Result of a replay as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rich.table import Table
 
 from tta_agent.replay.words import HEAD, Result, cells, headline, oracle_cells, source_cells, subtitle
 
-WIDE = 140  # columns, where no terminal says how many there are
+WIDE = 140  # columns, where no terminal tells its width
 
 
 def show(result: Result) -> None:
-    """Print it."""
+    """Print the table."""
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=WIDE)
     table = Table(title=escape(headline(result)), caption=escape(subtitle(result)), title_justify="left")

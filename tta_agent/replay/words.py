@@ -1,4 +1,4 @@
-"""A replay's result in words and numbers for people: what the table in the terminal and the page say alike."""
+"""Result of a replay in words and figures, alike in the terminal's table and on the page."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from typing import Any, TypeAlias
 from tta_agent.core.events import Event
 from tta_agent.reports.words import MOVES, known, number, percent, points
 
-Result: TypeAlias = Mapping[str, Any]  # what `outcome.compare` returns
+Result: TypeAlias = Mapping[str, Any]  # of `outcome.compare`
 HEAD = (
     "policy", "served", "against source", "online", "below oracle", "worst window", "swaps", "roll-backs",
     "labels used", "compute",
 )  # fmt: skip
-TERMS = (  # what the columns mean, for the page
-    ("served", "share of right answers that users got; of the records whose label is known"),
-    ("against source", "the same less that of the model as it was deployed, in percentage points"),
-    ("online", "share that the adapting copy itself answered right, promoted or not"),
-    ("below oracle", "percentage points to the best of all in each window, chosen in hindsight: a ceiling to look "
-     "at, not to reach"),
-    ("worst window", "most percentage points that the policy served below the source in one window"),
-    ("labels used", "labels that the gate looked at for its decisions"),
-    ("compute", "time in which the agent reads, learns and judges, as a multiple of one plain forward pass over all "
-     "records"),
+TERMS = (  # meaning of the columns, for the page
+    ("served", "accuracy of the answers that users got, over the records whose label is known"),
+    ("against source", "the same, less the accuracy of the deployed model, in percentage points"),
+    ("online", "accuracy of the adapting copy itself, promoted or not"),
+    ("below oracle", "percentage points below the oracle, which takes in each window the best of all, in hindsight"),
+    ("worst window", "most percentage points below the source in one window"),
+    ("labels used", "labels that the gate used for its decisions"),
+    ("compute", "time of the agent, as a multiple of one plain forward pass over all records"),
 )  # fmt: skip
-EVEN = 0.0005  # half of what is shown
+EVEN = 0.0005  # half of the last digit shown
 
 
 def headline(result: Result) -> str:
-    """Who did best, in a sentence."""
+    """The best policy in a sentence."""
     told = [one for one in result["policies"] if known(one["gain"])]
     if not told:
         return "Nothing was labelled: no accuracy is known"
@@ -41,16 +39,16 @@ def headline(result: Result) -> str:
 
 
 def chance(result: Result) -> str:
-    """How far one window's accuracy may be off by chance alone: two standard deviations, at an accuracy of a half."""
+    """Chance error of one window's accuracy in a sentence: two standard deviations, at an accuracy of a half."""
     labelled = sorted(row["labelled"] for row in result["windows"] if row["labelled"])
     if not labelled:
         return ""
     most = 100 / labelled[len(labelled) // 2] ** 0.5
-    return f"A difference of {most:.0f} points between two windows can be chance."
+    return f"In one window, {most:.0f} points more or less can be chance."
 
 
 def subtitle(result: Result) -> str:
-    """What was played, in a sentence."""
+    """Records and labels of the replay in a sentence."""
     labels = result["labels"]
     told = f"{result['records']:,} records of {result['recording']}, {result['labelled']:,} labelled"
     whose = "of those that it asks for" if labels["which"] == "requested" else "of them"
@@ -60,7 +58,7 @@ def subtitle(result: Result) -> str:
 
 
 def cells(policy: Mapping[str, Any]) -> list[str]:
-    """One policy's row under HEAD."""
+    """Row of a policy under HEAD."""
     return [
         policy["name"],
         percent(policy["served_accuracy"]),
@@ -76,7 +74,7 @@ def cells(policy: Mapping[str, Any]) -> list[str]:
 
 
 def source_cells(result: Result) -> list[str]:
-    """The source's row."""
+    """Row of the source."""
     return [
         "frozen source",
         percent(result["source_accuracy"]),
@@ -88,18 +86,18 @@ def source_cells(result: Result) -> list[str]:
 
 
 def oracle_cells(result: Result) -> list[str]:
-    """The oracle's row."""
+    """Row of the oracle."""
     return ["oracle, in hindsight", percent(result["oracle_accuracy"]), points(_room(result)), *[""] * 7]
 
 
 def _room(result: Result) -> float | None:
-    """What there was to gain."""
+    """Accuracy of the oracle less that of the source."""
     oracle, source = result["oracle_accuracy"], result["source_accuracy"]
     return oracle - source if known(oracle) and known(source) else None
 
 
 def reason(event: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
-    """Why another version serves: what the event says, else the verdict on that version."""
+    """Reason of a change of the serving version: of the event, else of the verdict on that version."""
     if event.get("reason"):
         return str(event["reason"])
     same = [e for e in events if e["event"] == Event.VERDICT and e.get("version") == event.get("version")]
@@ -110,6 +108,6 @@ def reason(event: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str
 
 
 def did(event: Mapping[str, Any]) -> str:
-    """Label of a decision on the chart."""
+    """Label of a change of the serving version on the chart."""
     number_of = number(event.get("version"), "{}")
     return f"{MOVES[event['event']]} to {number_of}"

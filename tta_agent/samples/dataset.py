@@ -1,4 +1,4 @@
-"""Labelled images for the demo: the shipped test set, or a file of the user's."""
+"""Labelled images: the shipped test set, or a file of the user's."""
 
 import zipfile
 import zlib
@@ -15,7 +15,7 @@ SHIPPED = "fashion_mnist_test.npz"
 WEIGHTS = "fashion_net.safetensors"  # of tta_agent.samples.nets:fashion_net
 EXPECTED = "an .npz file with `inputs` uint8 [N, C, H, W] and `labels` integers [N]"
 
-# What numpy raises for files that are cut off, damaged, pickles, or a single array.
+# raised by numpy for files that are cut off, damaged, pickles, or a single array
 UNREADABLE = (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -28,13 +28,13 @@ class LabelledImages:
 
 
 def load(spec: str | None = None) -> LabelledImages:
-    """The images that `spec` names.
+    """Read the images that `spec` names.
 
     Args:
         spec: `npz:PATH`, or None for the shipped test images of Fashion-MNIST.
 
     Raises:
-        ConfigError: no such file, or not what is expected in it.
+        ConfigError: no such file, or it does not hold the arrays EXPECTED.
     """
     if spec is None:
         return read_npz(ASSETS / SHIPPED)
@@ -45,11 +45,15 @@ def load(spec: str | None = None) -> LabelledImages:
 
 
 def read_npz(path: Path) -> LabelledImages:
-    """Read and check one file."""
+    """Read one file.
+
+    Raises:
+        ConfigError: no such file, or it does not hold the arrays EXPECTED.
+    """
     if not path.is_file():
         raise ConfigError(f"no data file {path}: expected {EXPECTED}")
     try:
-        # allow_pickle stays off: a data file must not run code.
+        # allow_pickle stays off: a data file must not run code
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: np.asarray(arrays[name]) for name in ("inputs", "labels") if name in arrays}
             held = ", ".join(arrays) or "nothing"
@@ -61,7 +65,11 @@ def read_npz(path: Path) -> LabelledImages:
 
 
 def checked(path: Path, inputs: Array, labels: Array) -> LabelledImages:
-    """The arrays as LabelledImages, if they are what is expected."""
+    """Check types and shapes of the arrays of a file.
+
+    Raises:
+        ConfigError: they are not as EXPECTED.
+    """
     problem = None
     if inputs.dtype != np.uint8 or inputs.ndim != 4:
         problem = f"`inputs` is {inputs.dtype} {list(inputs.shape)}"

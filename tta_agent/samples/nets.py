@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Mean and standard deviation of the pixels of Fashion-MNIST's training images, in [0, 1].
+# mean and standard deviation of the pixels of Fashion-MNIST's training images, in [0, 1]
 PIXEL_MEAN = 0.286
 PIXEL_STD = 0.353
 WIDTHS = (24, 48, 96)
@@ -18,7 +18,7 @@ class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is projected where the shape changes."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
-        """Channels in, channels out; a stride of 2 halves the image."""
+        """Make a block of `inside` to `outside` channels; a stride of 2 halves the image."""
         super().__init__()
         self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outside)
@@ -31,19 +31,19 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features in, features out."""
+        """Features [B, outside, H / stride, W / stride] of features [B, inside, H, W]."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
 class FashionNet(nn.Module):
-    """Images [B, 1, 28, 28] in [0, 1] to logits [B, 10]. It normalises the pixels itself."""
+    """Residual net from images [B, 1, 28, 28] in [0, 1] to logits [B, 10]; it normalises the pixels itself."""
 
     def __init__(self, classes: int = 10) -> None:
-        """Fresh weights from torch's global random state."""
+        """Draw fresh weights from torch's global random state."""
         super().__init__()
         narrow, middle, wide = WIDTHS
-        # The stem halves the image at once: a quarter of the time per image.
+        # the stem halves the image at once: a quarter of the time per image
         self.conv = nn.Conv2d(1, narrow, 3, stride=2, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(narrow)
         self.stage1 = Block(narrow, narrow, 1)
@@ -60,5 +60,5 @@ class FashionNet(nn.Module):
 
 
 def fashion_net() -> nn.Module:
-    """An untrained net. The trained weights are `assets/fashion_net.safetensors`."""
+    """An untrained FashionNet; the trained weights are `assets/fashion_net.safetensors`."""
     return FashionNet()

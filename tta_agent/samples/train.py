@@ -1,4 +1,4 @@
-"""Trains the demo's model and writes the demo's assets.
+"""Training of the shipped net, and writing of `assets/`.
 
     python -m tta_agent.samples.train --data FOLDER_OF_IDX_GZ --out tta_agent/samples/assets
 
@@ -28,7 +28,7 @@ MAGIC = {2049: 1, 2051: 3}  # idx header of bytes -> number of axes
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to train."""
+    """Hyperparameters of the training."""
 
     epochs: int = 9
     batch: int = 128
@@ -38,7 +38,11 @@ class TrainingPlan:
 
 
 def read_idx(path: Path) -> Array:
-    """The array in an idx file of bytes: [N] or [N, H, W]."""
+    """Array [N] or [N, H, W] in an idx file of bytes.
+
+    Raises:
+        ConfigError: no such file, or no idx file.
+    """
     if not path.is_file():
         raise ConfigError(f"{path} is missing: --data must name the folder of Fashion-MNIST's idx .gz files")
     raw = gzip.decompress(path.read_bytes())
@@ -50,7 +54,7 @@ def read_idx(path: Path) -> Array:
 
 
 def read_split(folder: Path, split: str) -> LabelledImages:
-    """`train` or `t10k`."""
+    """Images of one split, `train` or `t10k`."""
     images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
     return LabelledImages(images[:, None], labels.astype(np.int64))
@@ -72,7 +76,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(model: nn.Module, images: LabelledImages, plan: TrainingPlan) -> None:
-    """Fit by SGD with one cycle of the learning rate, one line per epoch."""
+    """Fit the model by SGD with one cycle of the learning rate; print one line an epoch."""
     steps = len(images.labels) // plan.batch
     optimizer = torch.optim.SGD(
         model.parameters(), plan.peak_lr, momentum=0.9, weight_decay=plan.decay, nesterov=True
@@ -98,7 +102,7 @@ def train(model: nn.Module, images: LabelledImages, plan: TrainingPlan) -> None:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: LabelledImages, batch: int = 500) -> float:
-    """Share of right answers, each image on its own (inference mode)."""
+    """Accuracy, 0 .. 1, in inference mode."""
     model.eval()
     right = 0
     for start in range(0, len(images.labels), batch):
@@ -151,7 +155,7 @@ under the MIT licence:
 
 
 def write(out: Path, model: nn.Module, test: LabelledImages, plan: TrainingPlan) -> float:
-    """Write the three assets; returns the accuracy on the test images."""
+    """Write the three assets; return the accuracy on the test images."""
     out.mkdir(parents=True, exist_ok=True)
     (out / WEIGHTS).write_bytes(save(model.state_dict()))
     np.savez_compressed(out / SHIPPED, inputs=test.inputs, labels=test.labels)
@@ -163,7 +167,7 @@ def write(out: Path, model: nn.Module, test: LabelledImages, plan: TrainingPlan)
 
 
 def main() -> None:
-    """Read the command line, train, write."""
+    """Train and write by the command line."""
     parser = argparse.ArgumentParser(description="Train the demo's model and write its assets.")
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's idx .gz files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the assets to")
