@@ -1,4 +1,4 @@
-"""The 15 common corruptions of images in batches: float [B, C, S, S] in [0, 1] in, the same out.
+"""The 15 common corruptions of batches of images [B, C, S, S], float in [0, 1].
 
 The same seed and the same batch give the same pixels; torch's global random state is neither read nor moved.
 
