@@ -3,7 +3,7 @@
 import pytest
 
 from tta_agent.core.events import Event
-from tta_agent.reports.decisions import Decision
+from tta_agent.reports.decisions import ListedEvent
 from tta_agent.reports.words import SENTENCES, kind, tone, words
 
 DATA = {
@@ -35,7 +35,7 @@ def test_a_sentence_is_more_than_the_name_and_tells_whose_version_and_why(event)
 
 @pytest.mark.parametrize("event", Event)
 def test_a_line_without_its_data_has_a_sentence_too(event):
-    assert words({"event": str(event)}) and Decision.of({"event": str(event)}, "0:01").text
+    assert words({"event": str(event)}) and ListedEvent.of({"event": str(event)}, "0:01").text
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,8 @@ def test_a_decision_counts_its_gates_and_names_those_that_failed():
     gates = [
         {"gate": name, "verdict": verdict} for name, verdict in (("a", "pass"), ("b", "fail"), ("c", "fail"))
     ]
-    made = Decision.of({"event": "verdict", "version": 1, "outcome": "rejected", "findings": gates}, "0:01")
+    made = ListedEvent.of(
+        {"event": "verdict", "version": 1, "outcome": "rejected", "findings": gates}, "0:01"
+    )
     assert (made.tally, made.tone, made.when) == ("3 gates, failed: b, c", "bad", "0:01")
     assert [cells[0] for _, cells in made.findings] == ["a", "b", "c"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from tta_agent.demo import chart
 from tta_agent.demo.summary import Result, headline, sections, subtitle
 from tta_agent.demo.timeline import MOST_EVENTS, points
-from tta_agent.reports.decisions import Decision
+from tta_agent.reports.decisions import ListedEvent
 from tta_agent.reports.page import render
 from tta_agent.reports.words import clock, number, percent
 
@@ -30,7 +30,7 @@ def html(result: Result) -> str:
         legend=LEGEND,
         cursor=chart.cursor(result),
         summary=sections(result),
-        shown=[Decision.of(event, clock(event.get("t"))) for event in events[-MOST_EVENTS:]],
+        shown=[ListedEvent.of(event, clock(event.get("t"))) for event in events[-MOST_EVENTS:]],
         earlier=max(len(events) - MOST_EVENTS, 0),
         commands=_commands(result),
         numbers=list(_numbers(result)),

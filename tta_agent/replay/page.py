@@ -21,7 +21,7 @@ from tta_agent.replay.words import (
     source_cells,
     subtitle,
 )
-from tta_agent.reports.decisions import Decision
+from tta_agent.reports.decisions import ListedEvent
 from tta_agent.reports.page import render
 from tta_agent.reports.words import clean, clock, kind, known, percent, points
 
@@ -45,13 +45,13 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class PolicyDecisions:
     """Decisions of one policy, the latest of them listed."""
 
     name: str
     colour: str
     counts: str
-    shown: Sequence[Decision]
+    shown: Sequence[ListedEvent]
     earlier: int
 
 
@@ -121,12 +121,12 @@ def _served(share: Any, source: Any) -> str:
     return percent(share) + gain
 
 
-def _decided(policy: Mapping[str, Any], i: int, most: int) -> Decided:
+def _decided(policy: Mapping[str, Any], i: int, most: int) -> PolicyDecisions:
     events = [event for event in policy["events"] if kind(event) in LISTED]
-    shown = [Decision.of(e, f"{e['record']:,} · {clock(e['t'])}") for e in events[-most:]] if most else []
+    shown = [ListedEvent.of(e, f"{e['record']:,} · {clock(e['t'])}") for e in events[-most:]] if most else []
     counted = (("swap", "swaps"), ("roll-back", "rollbacks"), ("verdict", "verdicts"))
     counts = ", ".join(f"{len(policy[name])} {one}{'s' * (len(policy[name]) != 1)}" for one, name in counted)
-    return Decided(clean(policy["name"], 60), colour(i), counts, shown, len(events) - len(shown))
+    return PolicyDecisions(clean(policy["name"], 60), colour(i), counts, shown, len(events) - len(shown))
 
 
 def _numbers(result: Result) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ from tta_agent.reports.words import VERDICTS, LogLine, clean, number, tone, word
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ListedEvent:
     """A logged event, for the macro `decisions` of the templates.
 
     Attributes:
@@ -27,7 +27,7 @@ class Decision:
     findings: Sequence[tuple[str, Sequence[str]]]
 
     @classmethod
-    def of(cls, line: LogLine, when: str) -> Decision:
+    def of(cls, line: LogLine, when: str) -> ListedEvent:
         """From a line of `events.jsonl`; its reason is added where the sentence does not hold it."""
         text, reason, findings = words(line), line.get("reason"), line.get("findings") or []
         why = f": {reason}" if reason and str(reason) not in text else ""
