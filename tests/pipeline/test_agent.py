@@ -202,7 +202,7 @@ def test_shadow_tests_candidates_and_swaps_nothing(tmp_path, monkeypatch):
 def test_a_person_approves_over_http(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, TTA_MODE="approve", TTA_HTTP__PORT="0")
     agent = world.agent()
-    interface = build.open_interface(world.settings, agent.rollout, agent.journal)
+    interface = build.open_interface(world.settings, agent.rollout.served.ledger, agent.journal.now)
     try:
         with Running(agent), httpx.Client(base_url=interface.url) as http:
             until(

@@ -77,8 +77,13 @@ def open_ledger(
     return ledger
 
 
-def agent(settings: Settings, source: loader.DeployedModel) -> Agent:
+def agent(
+    settings: Settings, source: loader.DeployedModel, *, fence: Callable[[], None] = lambda: None
+) -> Agent:
     """Everything, wired around the deployed model.
+
+    Args:
+        fence: called before every write to checkpoint and registry; raises where another agent has taken over.
 
     Raises:
         ConfigError: a setting, file or plugin that does not fit.
@@ -86,7 +91,7 @@ def agent(settings: Settings, source: loader.DeployedModel) -> Agent:
     """
     stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
     telemetry, producer = open_telemetry(settings), open_producer(settings)
-    return assemble(settings, source, stream, producer, _driver(settings), telemetry)
+    return assemble(settings, source, stream, producer, _driver(settings), telemetry, fence=fence)
 
 
 def open_telemetry(settings: Settings) -> Telemetry:
@@ -118,6 +123,7 @@ def assemble(
     clock: Callable[[], float] = time.time,
     observer: Callable[[Batch, StepResult], None] | None = None,
     threaded: bool = True,
+    fence: Callable[[], None] = lambda: None,
 ) -> Agent:
     """The agent around parts that are already open (replay and tests bring their own).
 
@@ -127,10 +133,12 @@ def assemble(
         clock: seconds since the epoch, for the age of records and batches.
         observer: called with each batch and its result.
         threaded: stages in threads of their own; False calls them directly.
+        fence: as in `agent`.
     """
     s, journal, signals = settings, EventLog(settings.store.path), Signals()
     template = template or GraphTemplate(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, template)
+    ledger.fence(fence)
     rollout = make_rollout(
         s, source, template, ledger, driver, producer, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock,
@@ -162,6 +170,7 @@ def assemble(
         checkpoint_path=s.store.path / "checkpoint.pt",
         fingerprint=f"{fingerprint(source.module)}/{s.adapt.method}",
         threaded=threaded,
+        fence=fence,
     )
 
 

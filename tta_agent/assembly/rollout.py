@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tta_agent.control.commands import CommandInbox
 from tta_agent.control.webhooks import Hooks
@@ -142,8 +142,10 @@ def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint
     return store.open_rehearsal(proofs(settings) / "rehearsal", name, source.module)
 
 
-def open_interface(settings: Settings, rollout: RolloutController, journal: EventLog) -> Server | None:
-    """The agent's own HTTP interface, where a port is given.
+def open_interface(
+    settings: Settings, ledger: ModelRegistry, status: Callable[[], Mapping[str, Any]]
+) -> Server | None:
+    """The agent's own HTTP interface, where a port is given; `status` are the numbers of now.
 
     Raises:
         ConfigError: the address cannot be had, or others could command the agent without a token.
@@ -156,9 +158,7 @@ def open_interface(settings: Settings, rollout: RolloutController, journal: Even
 
     token = h.token.get_secret_value() if h.token else None
     counts = functools.partial(read_counts, settings.store.path / "labels.db")
-    app = api.make_app(
-        settings.store.path, rollout.served.ledger, token=token, status=journal.now, labels=counts
-    )
+    app = api.make_app(settings.store.path, ledger, token=token, status=status, labels=counts)
     return server.serve_in_thread(app, h.host, h.port)
 
 

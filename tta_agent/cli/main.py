@@ -52,25 +52,9 @@ def run(
         print(settings.model_dump_json(indent=1))
         return
     process.yield_to_others(settings.model.nice)
-    from tta_agent.assembly import build
+    from tta_agent.cli.run import Lifecycle
 
-    source = build.load_source(settings)
-    print(build.describe(settings, source), flush=True)
-    agent = build.agent(settings, source)
-    resumed = agent.resume()
-    interface = build.open_interface(settings, agent.rollout, agent.journal)
-    print(
-        f"resumed after {agent.learner.adaptation.rounds} rounds" if resumed else "starting from the source",
-        flush=True,
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: agent.stop())
-    try:
-        agent.run()
-    finally:
-        if interface:
-            interface.close()
-        agent.telemetry.shutdown()
+    Lifecycle(settings).run()
 
 
 @app.command()

@@ -10,6 +10,7 @@ TtaError
 ├── LedgerError          a version is missing, damaged or may not be changed
 │   └── StoreError       its store does not answer, or refuses
 ├── CheckpointError      the checkpoint does not belong to this model, or is damaged
+├── LeaseLost            another agent has taken over the store: nothing may be written any more
 └── SwapError            the server refused or failed a swap: the old version is still live
 
 Messages name the value, what was expected and the nearest valid choice, in one to three lines.
@@ -61,6 +62,10 @@ class StoreError(LedgerError):
 
 class CheckpointError(TtaError):
     """The checkpoint is damaged or belongs to another model."""
+
+
+class LeaseLost(TtaError):
+    """Another agent has taken over the store: nothing may be written any more."""
 
 
 class SwapError(TtaError):

@@ -24,7 +24,7 @@ the data, so that the weights, the gate's evidence and the offsets in one file b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Agent:
         signals: the flags that the learner was built with.
         queue_bytes: high-water mark of each queue between two stages.
         threaded: stages in threads of their own; False calls them directly, for replay.
+        fence: called before a checkpoint is written; raises where another agent has taken over.
 
     Attributes:
         unfinished: stages that did not end in time after `stop`; nothing of theirs was touched.
@@ -70,10 +71,11 @@ class Agent:
         checkpoint_path: Path,
         fingerprint: str,
         threaded: bool = True,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         self.consumer, self.decoder, self.learner, self.rollout = consumer, decoder, learner, rollout
         self.telemetry, self.journal, self._signals = telemetry, journal, signals
-        self._path, self._fingerprint = checkpoint_path, fingerprint
+        self._path, self._fingerprint, self._fence = checkpoint_path, fingerprint, fence
         self.unfinished: list[str] = []
         self._commits: deque[tuple[Positions, str | None]] = deque()
         self._stages = StageThreads(threaded, queue_bytes)
@@ -130,6 +132,7 @@ class Agent:
             **self.rollout.state_dict(),
             "positions": dict(barrier.positions),
         }
+        self._fence()
         checkpoint.save(self._path, self._fingerprint, state)
         if barrier.positions:
             self._commits.append((barrier.positions, barrier.carrier))

@@ -1,11 +1,15 @@
-"""What survives a crash, in one atomic file: weights, optimiser, statistics, gate evidence, and the offsets of
-the records that made them. After a crash these offsets win over those of the consumer group, so that no record
-is learnt twice into saved weights.
+"""Checkpoints: weights, optimiser, statistics, gate evidence, and the offsets of the records that made them.
+
+One atomic file with a checksum, and the one before it. After a crash its offsets win over those of the consumer
+group, so that no record is learnt twice into saved weights.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,40 +20,73 @@ from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import CheckpointError
 
 FORMAT = 6
+MAGIC = b"tta-agent checkpoint\n"  # then the SHA-256 of what follows; files of format 5 have neither
 # names of format 5, which is read as well
 FORMER = {
     "court": "promoter", "sentry": "monitor", "agenda": "queue", "trial": "running", "adjourned": "suspended",
     "wishes": "wanted", "posts": "deployments", "pace": "limits", "against": "opponent", "domain": "regime",
     "case": "facts", "pairing": "pairs", "born": "trained_until", "waiting": "unlabelled", "reverse": "regression",
 }  # fmt: skip
+log = logging.getLogger(__name__)
 
 
 def save(path: Path, fingerprint: str, state: Mapping[str, Any]) -> None:
-    """Write it; durable when this returns. Tensors and plain values only."""
+    """Write it; durable when this returns. The one before stays as `<name>.before`. Tensors and plain values only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "fingerprint": fingerprint, **state}, buffer)
-    write_atomic(path, buffer.getvalue())
+    content = buffer.getvalue()
+    head = MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n"
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(before(path))  # a crash right here leaves that one, which is read then
+    write_atomic(path, head + content)
+
+
+def before(path: Path) -> Path:
+    """Where the checkpoint before this one stands."""
+    return path.with_name(path.name + ".before")
 
 
 def load(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """Read it, or None where there is none yet. `fingerprint` names model and adapter.
 
+    A damaged one is told, and the one before it is read.
+
     Raises:
-        CheckpointError: it is damaged, or was made by another model or adapter.
+        CheckpointError: all are damaged, or were made by another model or adapter.
     """
-    if not path.exists():
-        return None
-    advice = f"choose another TTA_STORE__PATH, or remove {path} to start from the source"
+    there = [one for one in (path, before(path)) if one.exists()]
+    advice = f"choose another TTA_STORE__PATH, or remove {path}* to start from the source"
+    damage: list[str] = []
+    for one in there:
+        try:
+            state = _read(one)
+        except CheckpointError as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            log.error("%s; going on from %s", damage[0], one)
+        if state.get("format") != FORMAT or state.get("fingerprint") != fingerprint:
+            raise CheckpointError(
+                f"{one} was made by another model, adapter or version of tta-agent; {advice}"
+            )
+        return state
+    if damage:
+        raise CheckpointError("\n".join([*damage, advice]))
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    if content.startswith(MAGIC):
+        told, _, content = content[len(MAGIC) :].partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != told:
+            raise CheckpointError(f"{path} is damaged: its checksum does not fit")
     try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged file raises whatever the reader meets first
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}); {advice}") from None
-    if state.get("format") == 5:
-        state = upgraded(state)
-    if state.get("format") != FORMAT or state.get("fingerprint") != fingerprint:
-        raise CheckpointError(f"{path} was made by another model, adapter or version of tta-agent; {advice}")
-    return state
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__})") from None
+    return upgraded(state) if state.get("format") == 5 else state
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,9 +160,7 @@ class StageThreads:
             if stage.error is not None:
                 raise stage.error
 
-    def finish(
-        self, timeout_s: float, after_first: Callable[[], None], *, drop: bool = False
-    ) -> list[str]:
+    def finish(self, timeout_s: float, after_first: Callable[[], None], *, drop: bool = False) -> list[str]:
         """End each within `timeout_s` in all, when it has worked on what came from the one before; names of the late.
 
         Args:

@@ -31,6 +31,7 @@ from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.registry import artefacts, hash_chain, history
 from tta_agent.registry.cache import Cache
+from tta_agent.registry.fenced import Fenced
 from tta_agent.registry.reader import Alias, Reader, as_path
 from tta_agent.registry.retention import KEEP_REJECTED, Plan, plan
 from tta_agent.registry.storage import MANIFEST, Storage, home, open_shelf
@@ -79,6 +80,10 @@ class ModelRegistry(Reader):
     def _own_cache(self) -> Path:
         beside = self.shelf.path(".cache")
         return beside or Path(tempfile.mkdtemp(prefix="tta-graphs-"))
+
+    def fence(self, check: Callable[[], None]) -> None:
+        """Call `check` before every write; it raises where another agent has taken over."""
+        self.shelf = Fenced(self.shelf, check)
 
     @property
     def folder(self) -> Path:

@@ -85,7 +85,8 @@ class Api:
         """The agent has joined the stream."""
         status = self._status()  # a file may be the last word of an agent that has ended
         ready = status.get("ready") is True and status.get("time", self._began_s) >= self._began_s
-        return JSONResponse({"ready": ready}, 200 if ready else 503)
+        why = {"reason": status["reason"]} if not ready and status.get("reason") else {}
+        return JSONResponse({"ready": ready, **why}, 200 if ready else 503)
 
     def status(self, request: Request) -> JSONResponse:
         """Numbers of now, whether swaps are frozen, and which version waits for a yes."""
