@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.protocols import Codec
 from tta_agent.core.types import Label, RawRecord, Record, Shape
+from tta_agent.stream.codecs.oip import show
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,9 @@ class AutoCodec:
 def _unknown(raw: RawRecord, names: Sequence[str]) -> DecodeError:
     if not raw.value:
         return DecodeError("empty", "the record has no value; expected an inference or a label")
-    headers = ", ".join(name for name, _ in raw.headers) or "none"
+    headers = show([name for name, _ in raw.headers])
     return DecodeError(
         "unknown_format",
-        f"no wire format recognises the record (headers: {headers[:200]}; it begins {raw.value[:20]!r}); "
+        f"no wire format recognises the record (headers: {headers}; it begins {raw.value[:20]!r}); "
         f"tried: {', '.join(names)}",
     )

@@ -78,11 +78,17 @@ def labels(raw: RawRecord, time_s: float, classes: int | None) -> list[Label]:
     values = body["label"] if isinstance(body["label"], list) else [body["label"]]
     if not values:
         raise DecodeError("label_empty", "label is an empty list; expected one class a sample")
+    checks.count(len(values), "label_samples")
     id = checks.text(body.get("id"), "label_id")
     when_s = time_s if body.get("ts") is None else checks.instant(body["ts"], "label_time")
     where = (when_s, raw.topic, raw.partition, raw.offset)
     truths = [checks.label(value, classes) for value in values]
     return [Label(name, truth, *where) for name, truth in zip(_names(id, len(truths)), truths, strict=True)]
+
+
+def timestamp(raw: RawRecord) -> float:
+    """When the record was written, seconds since the epoch, as its producer says."""
+    return checks.instant(raw.timestamp_ms / 1000, "timestamp")
 
 
 def traceparent(raw: RawRecord, otherwise: str = "") -> str | None:

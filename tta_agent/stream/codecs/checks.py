@@ -5,7 +5,6 @@ Letters: N samples in one record, C classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -17,15 +16,16 @@ from tta_agent.core.types import Array
 from tta_agent.stream.codecs.oip import show
 
 MAX_TEXT = 512  # characters of an id or key: records are held by the ten thousand
+MAX_SAMPLES = 4096  # of one request, and so of its list of labels: a byte of a record may become a thousand in memory
+MAX_LABEL = 2**31 - 1  # where the number of classes is not known
+LATEST_S = 4_102_444_800.0  # the year 2100: a time in milliseconds lies beyond it
 
 
 def only(tensors: Mapping[str, Array], side: str) -> Array:
     """The single tensor of `inputs` or `outputs`."""
     if len(tensors) != 1:
-        names = ", ".join(tensors) or "none"
-        raise DecodeError(
-            f"{side}_count", f"{len(tensors)} tensors in {side} ({names}); expected exactly one"
-        )
+        names = show(list(tensors))
+        raise DecodeError(f"{side}_count", f"{len(tensors)} tensors in {side} {names}; expected exactly one")
     return next(iter(tensors.values()))
 
 
@@ -44,7 +44,8 @@ def samples(x: Array, shape: tuple[int | None, ...] | None) -> Array:
         raise DecodeError(
             "input_empty", f"input of shape {list(x.shape)} holds no sample; expected at least 1"
         )
-    if any(want is not None and have != want for have, want in zip(x.shape[1:], shape, strict=True)):
+    count(x.shape[0], "input_samples")
+    if 0 in x.shape or any(want not in (None, have) for have, want in zip(x.shape[1:], shape, strict=True)):
         raise DecodeError("input_shape", f"samples have shape {list(x.shape[1:])}; expected {_sizes(shape)}")
     return _finite(x, "input")
 
@@ -60,39 +61,51 @@ def logits(y: Array, count: int, classes: int | None) -> Array:
     return _finite(y, "output")
 
 
+def count(samples: int, reason: str) -> None:
+    """Refuse a request, or a list of labels, of too many samples."""
+    if samples > MAX_SAMPLES:
+        advice = f"expected {MAX_SAMPLES} at most; send the others in records of their own"
+        raise DecodeError(reason, f"{samples} samples in one record; {advice}")
+
+
 def label(value: object, classes: int | None) -> int:
     """A class index."""
-    span = "0 or more" if classes is None else f"0 to {classes - 1}"
+    last = MAX_LABEL if classes is None else classes - 1
     if type(value) is not int:
-        raise DecodeError("label_type", f"label is {show(value)}; expected an integer from {span}")
-    if value < 0 or (classes is not None and value >= classes):
-        raise DecodeError("label_range", f"label is {show(value)}; expected {span}")
+        raise DecodeError("label_type", f"label is {show(value)}; expected an integer from 0 to {last}")
+    if not 0 <= value <= last:
+        raise DecodeError("label_range", f"label is {show(value)}; expected 0 to {last}")
     return value
 
 
 def instant(value: object, reason: str) -> float:
-    """Seconds since the epoch, from such a number or from an RFC 3339 time."""
+    """Seconds since the epoch, from such a number or from an RFC 3339 time; from 1970 to 2100."""
     expected = "expected RFC 3339 with an offset, or seconds since 1970"
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError as error:
-            raise DecodeError(reason, f"time is {show(value)}: {error}; {expected}") from error
-        if moment.tzinfo is None:
-            raise DecodeError(
-                reason, f"time is {show(value)} without an offset; {expected}, e.g. a trailing Z"
-            )
-        return moment.timestamp()
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e12:  # type: ignore[arg-type]
-        raise DecodeError(reason, f"time is {show(value)}; {expected}")
-    return float(value)  # type: ignore[arg-type]
+    seconds = _moment(value, reason, expected).timestamp() if isinstance(value, str) else value
+    if type(seconds) not in (int, float) or not 0 <= seconds <= LATEST_S:  # type: ignore[operator]
+        raise DecodeError(reason, f"time is {show(value)}; {expected}, up to 2100")
+    return float(seconds)  # type: ignore[arg-type]
+
+
+def _moment(value: str, reason: str, expected: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise DecodeError(reason, f"time is {show(value)}: {error}; {expected}") from error
+    if moment.tzinfo is None:
+        raise DecodeError(reason, f"time is {show(value)} without an offset; {expected}, e.g. a trailing Z")
+    return moment
 
 
 def text(value: object, reason: str) -> str:
-    """A short string that is not empty."""
+    """A short string that is not empty, and can be written as UTF-8."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
         size = f" ({len(value)} characters)" if isinstance(value, str) else ""
         raise DecodeError(reason, f"{reason} is {show(value)}{size}; expected 1 to {MAX_TEXT} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
+        raise DecodeError(reason, f"{reason} is {show(value)}; expected Unicode text: {error}") from error
     return value
 
 

@@ -116,7 +116,8 @@ def _event(raw: RawRecord) -> Mapping[str, Any]:
     attributes: dict[str, Any] = dict(event.get_attributes())
     if "ce_time" not in headers:
         del attributes["time"]  # it is now, not when it happened: the record's timestamp knows better
-    attributes["id"] = checks.text(attributes["id"], "id")
+    for name in ("id", "source"):
+        attributes[name] = checks.text(attributes[name], name)
     return attributes
 
 
@@ -168,10 +169,11 @@ def _version(event: Mapping[str, Any], body: oip.Body) -> int | None:
     said, written = event.get("modelversion"), body.version
     if said is not None and written is not None and said != written:
         raise DecodeError(
-            "version_differs", f"ce_modelversion is {said}, model_version {written}; expected one"
+            "version_differs", f"ce_modelversion is {oip.show(said)}, model_version {oip.show(written)}"
         )
     return checks.whole(said if said is not None else written, "modelversion")
 
 
 def _time(raw: RawRecord, event: Mapping[str, Any]) -> float:
-    return raw.timestamp_ms / 1000 if event.get("time") is None else checks.instant(event["time"], "time")
+    when = event.get("time")
+    return bodies.timestamp(raw) if when is None else checks.instant(when, "time")

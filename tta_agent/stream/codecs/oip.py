@@ -25,6 +25,8 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 _NAMES = {dtype.str[1:]: name for name, dtype in _DTYPES.items()}
 _JSON_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}  # numpy kinds that JSON data of a kind may have
 _MAX_RANK = 32
+_MAX_SIZE = 1 << 40  # of one axis
+_NUMBERS = {int, float, bool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +210,15 @@ def _dtype(name: str, value: object) -> np.dtype[Any]:
 
 def _shape(name: str, value: object) -> tuple[int, ...]:
     listed = isinstance(value, list) and len(value) <= _MAX_RANK
-    if not listed or any(type(n) is not int or n < 0 for n in value):  # type: ignore[attr-defined]
-        raise DecodeError("shape", f"tensor {name} has shape {show(value)}; expected a list of integers >= 0")
+    if not listed or any(type(n) is not int or not 0 <= n <= _MAX_SIZE for n in value):  # type: ignore[attr-defined]
+        expected = f"expected up to {_MAX_RANK} integers >= 0"
+        raise DecodeError("shape", f"tensor {name} has shape {show(value)}; {expected}")
     return tuple(value)  # type: ignore[arg-type]
 
 
 def _from_json(name: str, data: object, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
+    if not _numeric(data):  # numpy would make room for the longest of any strings, once for each of them
+        raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected a list of numbers")
     try:
         array = np.array(data)
     except (ValueError, OverflowError, TypeError) as error:
@@ -232,6 +237,14 @@ def _from_json(name: str, data: object, dtype: np.dtype[Any], shape: Sequence[in
             raise DecodeError("data_range", f"tensor {name} has values from {low} to {high}; {expected}")
     with np.errstate(over="ignore"):  # too large a float becomes infinite; who needs finite ones checks
         return array.astype(dtype)
+
+
+def _numeric(data: object, rank: int = 0) -> bool:
+    """Whether these are lists of lists ... of numbers."""
+    if not isinstance(data, list) or rank > _MAX_RANK:
+        return False
+    kinds = set(map(type, data))
+    return kinds <= _NUMBERS or (kinds == {list} and all(_numeric(part, rank + 1) for part in data))
 
 
 def _object(holder: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

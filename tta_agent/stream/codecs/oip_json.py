@@ -21,13 +21,14 @@ class OipJson:
 
     def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> list[Record | Label]:
         """Samples or labels of one record; see `Codec`."""
-        value, time_s = raw.value or b"", raw.timestamp_ms / 1000
+        value, time_s = raw.value or b"", bodies.timestamp(raw)
         if b'"inputs"' not in value:
             return list(bodies.labels(raw, time_s, classes))
         body = oip.decode(value, len(value))  # all of it is JSON: nothing gives the length of a head
         id, version = checks.text(body.id or _key(raw), "id"), checks.whole(body.version, "model_version")
+        model = checks.text(body.model, "model_name") if body.model else ""
         trace = bodies.traceparent(raw)
-        about = bodies.Envelope(id, body.model or "", "oip_json", time_s, version, id, id, trace)
+        about = bodies.Envelope(id, model, "oip_json", time_s, version, id, id, trace)
         return list(bodies.records(raw, body, about, shape, classes))
 
 
