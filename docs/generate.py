@@ -23,20 +23,15 @@ from docs.tables import clause, plain, table
 from tta_agent.cli.main import app
 from tta_agent.core.events import Event
 from tta_agent.settings.presets import presets
+from tta_agent.settings.retired import RETIRED
 from tta_agent.settings.schema import PREFIX, Settings
 from tta_agent.telemetry import names
 from tta_agent.telemetry.facade import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = re.compile(r"(?<=<!-- rooms -->\n).*(?=<!-- end of rooms -->)", re.DOTALL)
-WORDS = {
-    str: "text",
-    int: "integer",
-    float: "number",
-    bool: "true or false",
-    Path: "path",
-    SecretStr: "secret",
-}
+WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
+WORDS |= {SecretStr: "secret", dict: "object"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -67,6 +62,8 @@ def settings() -> str:
     for name, field in groups.items():
         model: Any = field.annotation
         parts.append(f"## {name}\n\n{model.__doc__}\n\n" + _fields(f"{PREFIX}{name}__", model.model_fields))
+    retired = [(f"`{name}`", sentence) for name, sentence in RETIRED.items()]
+    parts.append("## No longer read\n\nA warning.\n\n" + table(("variable", "what holds now"), retired))
     return "\n".join(parts)
 
 
@@ -164,7 +161,7 @@ def _type(kind: Any) -> str:
         return " or ".join(map(_type, inner))
     if origin in (list, tuple):
         return f"list of {_type(inner[0])}"
-    return "object" if origin is dict else WORDS.get(kind, str(kind))
+    return WORDS.get(origin or kind, str(kind))
 
 
 def _default(field: FieldInfo) -> str:
