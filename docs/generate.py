@@ -63,7 +63,9 @@ def settings() -> str:
         model: Any = field.annotation
         parts.append(f"## {name}\n\n{model.__doc__}\n\n" + _fields(f"{PREFIX}{name}__", model.model_fields))
     retired = [(f"`{name}`", sentence) for name, sentence in RETIRED.items()]
-    parts.append("## No longer read\n\nA warning.\n\n" + table(("variable", "what holds now"), retired))
+    parts.append(
+        "## No longer read\n\nThey do nothing but warn.\n\n" + table(("variable", "what holds now"), retired)
+    )
     return "\n".join(parts)
 
 
