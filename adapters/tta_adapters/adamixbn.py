@@ -44,7 +44,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tta_adapters.adamix_norm import AdaMixNorm
 from tta_adapters.crops import random_crops
 from tta_adapters.gem import gem
-from tta_adapters.learner import Learner, Loss, Optimizer, Parameters
+from tta_adapters.learner import Learner, Loss, Parameters
+from tta_adapters.optimizers import Optimizer
 from tta_adapters.ranges import between
 from tta_agent.core.types import Selection, StepReport
 from tta_agent.models.batchnorm import AdaptiveBatchNorm

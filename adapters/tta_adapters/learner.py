@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tta_adapters.optimizers import Optimizer, make_optimizer
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, StepReport
 from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, affine, census, convert
@@ -23,7 +24,6 @@ from tta_agent.scoring.sample_scores import all_finite
 
 Parameters = dict[str, nn.Parameter]
 Choose = Callable[[nn.Module], Parameters]
-Optimizer = Literal["adam", "sgd"]
 Loss = tuple[Tensor, int]  # the value, and how many samples it was learnt from
 FEW = 0.4  # share of selected samples below which they are forwarded again rather than all with a graph
 RECENT = 0.1  # share of the newest batch in the average share of selected samples
@@ -112,6 +112,7 @@ class Learner(Copy):
         model: the source; it is copied.
         lr: learning rate.
         optimizer: adam (betas 0.9, 0.999) or sgd (momentum 0.9), both without weight decay.
+        nesterov: Nesterov's momentum, of sgd only.
         marginal: strength of the marginal-entropy term, >= 0: loss - marginal H(mean of p over the whole batch), as
             in "Unified Entropy Optimization for Open-Set Test-Time Adaptation" (CVPR 2024, arXiv 2404.06065). It
             keeps the answers spread over the classes; wrong for batches of few classes, and cancels at batches of 1.
@@ -130,6 +131,7 @@ class Learner(Copy):
         *,
         lr: float,
         optimizer: Optimizer = "adam",
+        nesterov: bool = False,
         marginal: float = 0.0,
         choose: Choose = affine,
         **rest: Any,
@@ -143,7 +145,7 @@ class Learner(Copy):
             raise CannotAdapt(cannot(self.name, self.needs, model))
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        self.optimizer = _optimizer(optimizer, list(self.parameters.values()), lr)
+        self.optimizer = make_optimizer(optimizer, list(self.parameters.values()), lr, nesterov=nesterov)
         self.parts["optimizer"] = self.optimizer
         self.gradient = 0.0
         self.apart = self.of_selected and not self.norms and not marginal
@@ -237,11 +239,3 @@ def marginal_entropy(logits: Tensor) -> Tensor:
     """H(mean_i p_i), [B, C] -> a scalar in nats, 0 .. ln C. High = answers spread over the classes."""
     log_mean = logits.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(logits))
     return -(log_mean.exp() * log_mean).sum()
-
-
-def _optimizer(kind: Optimizer, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    if kind == "adam":
-        return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999))
-    if kind == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-    raise ValueError(f"optimizer {kind!r} is neither 'adam' nor 'sgd'")

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from tta_adapters.layers import Rule, outside
-from tta_adapters.learner import Learner, Loss, Optimizer, weighted_mean
+from tta_adapters.learner import Learner, Loss, weighted_mean
+from tta_adapters.optimizers import Optimizer
 from tta_agent.core.types import Selection, StepReport
 from tta_agent.models.batchnorm import unseen
 from tta_agent.scoring.sample_scores import entropy, max_entropy

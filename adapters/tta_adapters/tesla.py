@@ -15,10 +15,10 @@ what is served is the very same rule. The passes from which something is learnt 
 Deviations. The teacher's running statistics are those of `tta_agent.models.batchnorm.AdaptiveBatchNorm` and come from
 the plain view, which is what is served; in the original seven passes a batch, weak and hard ones too, push them. No
 epsilon: y is clamped at the smallest float, logarithms of softmax are exact (the original takes ln 0). Weak views are
-cropped out of the input, not of a resized one. The drift starts from the teacher's pass over the chosen view, not from one more.
-The original's policy starts anew with every epoch; a stream has none: `policy_reset` says after how many batches, and
-0 never. Dropout stays off. TeSLA-s (source statistics) is left out. Who was not selected counts in batch statistics
-and in nothing else.
+cropped out of the input, not of a resized one. The drift starts from the teacher's pass over the chosen view and not
+from one more. The original's policy starts anew with every epoch; a stream has none: `policy_reset` says after how
+many batches, and 0 never. Dropout stays off. TeSLA-s (source statistics) is left out. Who was not selected counts in
+batch statistics and in nothing else. docs/methods/tesla.md has the deviations of the operations.
 """
 
 from __future__ import annotations
