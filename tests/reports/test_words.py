@@ -8,8 +8,8 @@ from tta_agent.reports.words import SENTENCES, kind, tone, words
 
 DATA = {
     "version": 7, "before": 3, "by": "ada", "reason": "12 losses", "error": "no room", "outcome": "certified",
-    "rounds": 48, "records": 900, "proof": "certified", "seconds": 0.05, "distance": 1.5, "feature": "entropy",
-    "labels": 3, "finding": {}, "findings": [], "parent": 0, "features": {}, "force": False,
+    "rounds": 48, "records": 900, "proof": "certified", "seconds": 0.05, "distance": 1.5,
+    "labels": 3, "finding": {}, "findings": [], "parent": 0, "features": {"entropy": 0.2, "mean": 1.5}, "force": False,
 }  # fmt: skip
 
 
@@ -31,6 +31,11 @@ def test_a_sentence_is_more_than_the_name_and_tells_whose_version_and_why(event)
         Event.UNFREEZE,
     ):
         assert "7" in said
+
+
+def test_drift_names_the_feature_that_moved_most():
+    line = {"event": "drift", "distance": 1.5, "features": DATA["features"], "records": 900}
+    assert words(line) == "records of another kind arrive: distance 1.5, most in mean"
 
 
 @pytest.mark.parametrize("event", Event)

@@ -28,11 +28,10 @@ class ListedEvent:
 
     @classmethod
     def of(cls, line: LogLine, when: str) -> ListedEvent:
-        """From a line of `events.jsonl`; its reason is added where the sentence does not hold it."""
-        text, reason, findings = words(line), line.get("reason"), line.get("findings") or []
-        why = f": {reason}" if reason and str(reason) not in text else ""
+        """From a line of `events.jsonl`."""
+        findings = line.get("findings") or []
         cells = [(str(finding.get("verdict")), _cells(finding)) for finding in findings]
-        return cls(when, clean(text + why), tone(line), _tally(findings), cells)
+        return cls(when, words(line), tone(line), _tally(findings), cells)
 
 
 def _tally(findings: Sequence[Mapping[str, Any]]) -> str:

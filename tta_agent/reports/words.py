@@ -126,8 +126,9 @@ def _by(line: LogLine) -> str:
 
 
 def _drift(line: LogLine) -> str:
-    feature = f" in {line['feature']}" if line.get("feature") else ""
-    return f"records of another kind arrive: distance {number(line.get('distance'), '{:.2g}')}{feature}"
+    features = line.get("features") or {}
+    widest = f", most in {max(features, key=features.__getitem__)}" if features else ""
+    return f"records of another kind arrive: distance {number(line.get('distance'), '{:.1f}')}{widest}"
 
 
 def _verdict(line: LogLine) -> str:
