@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+import tomllib
 import venv
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def test_the_environment_lacks_the_extras_and_nothing_else(call):
     names = [package for package, _ in EXTRAS.values()]
     found = call("-c", f"import importlib.util as u; print([n for n in {names} if u.find_spec(n)], end='')")
     assert (found.stdout, found.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_is_declared_and_everything_of_it_comes_with_all(extra):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras, distribution = project["optional-dependencies"], EXTRAS[extra][1]
+    assert any(line.startswith(distribution) for line in extras[extra])
+    assert not any(line.startswith(distribution) for line in project["dependencies"])
+    assert (
+        extra in extras["all"][0].partition("[")[2].rstrip("]").split(",")
+        and "tta-agent[all]" in extras["dev"]
+    )
 
 
 def test_every_module_can_be_imported(call):
