@@ -6,7 +6,7 @@ Rehearsed on `cifar10_source.npz` (nothing else is read then), tried on `cifar10
 arrives, all rehearsed rows in which it had any part are left out before anything is fitted. Printed for each rule:
 share of worlds promoted, share harmed (promoted although accuracy falls), the worst promoted, the share promoted of
 those with 5 and 3 points to gain, and how often the lower bound holds. `strangers` are streams on which the word gain
-means little (noise, digits, clothes): all must be inconclusive. Finished scenes are kept in --work.
+means little (noise, digits, clothes): all must be inconclusive. Finished groups are kept in --work.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tta_agent.evaluation.anchor_set import stratified
 from tta_agent.evaluation.rehearsed import regress, store
 from tta_agent.evaluation.rehearsed.proof import ALPHAS
 from tta_agent.evaluation.rehearsed.support import HONEST, Support
-from tta_agent.evaluation.rehearsed.table import Table
-from tta_agent.rehearsal import run, worlds
+from tta_agent.evaluation.rehearsed.table import EvidenceTable
+from tta_agent.rehearsal import run, scenarios
 from tta_agent.rehearsal.failures import KINDS
 from tta_agent.samples import dataset as images
 from tta_agent.settings import env
@@ -77,14 +77,14 @@ def stranger_files(args):
     return {name: args.work / f"{name}.npz" for name in made}
 
 
-def played(args, stage, scenes, name):
-    """Rows of the scenes, from disk or played now."""
-    shelf = store.Shelf(args.work, name)
+def played(args, config, groups, name):
+    """Rows of the groups, from disk or played now."""
+    saved = store.RehearsalStore(args.work, name)
     run.carry_out(
-        stage, scenes, shelf, workers=args.workers, seconds=1e9,
-        told=lambda done, total, scene: print(f"  {name}: {done}/{total} {scene.family}", flush=True),
+        config, groups, saved, workers=args.workers, seconds=1e9,
+        on_finished=lambda done, total, group: print(f"  {name}: {done}/{total} {group.family}", flush=True),
     )  # fmt: skip
-    return Table.of(shelf.rows({stage.name(scene) for scene in scenes}))
+    return EvidenceTable.of(saved.rows({config.name(group) for group in groups}))
 
 
 def judged(train, trial):
@@ -163,16 +163,19 @@ def measure(args, net, adapter, anchor_images):
     """One cell of the table: everything for one net, adapter and size of anchor."""
     anchor, configured = anchor_file(args, anchor_images), settings(args, net, adapter)
     name = f"{net}-{adapter}-{anchor_images}"
-    scenes = -(-args.budget_worlds // 9)
+    groups = -(-args.budget_worlds // 9)
     train = played(
-        args, run.Stage(configured, anchor), worlds.bank(failures=KINDS)[:scenes], f"{name}-rehearsal"
+        args,
+        run.PlayerConfig(configured, anchor),
+        scenarios.bank(failures=KINDS)[:groups],
+        f"{name}-rehearsal",
     )
     strangers = stranger_files(args)
-    stage = run.Stage(
+    config = run.PlayerConfig(
         configured, anchor, subjects.find(subjects.CIFAR_TEST), strangers["clothes"], AETTA_RATE
     )
-    bank = worlds.bank(corruptions.NAMES, args.severities, (SEED,), args.structures, KINDS)
-    trial = played(args, stage, bank[: -(-args.trial_worlds // 9)], f"{name}-trial")
+    bank = scenarios.bank(corruptions.NAMES, args.severities, (SEED,), args.structures, KINDS)
+    trial = played(args, config, bank[: -(-args.trial_worlds // 9)], f"{name}-trial")
     lower, guess, inside = judged(train, trial)
     real = np.array([row.kind in HONEST for row in trial.rows])
     found = {}
@@ -200,12 +203,13 @@ def measure(args, net, adapter, anchor_images):
 def outside(args, configured, anchor, name, train):
     """Share of worlds on strange streams that are not supported, by stream; 1 is wanted."""
     support = Support(train)
-    scenes = [
-        worlds.Scene(("clean",), 1, SEED + k, structures=("iid", "correlated")) for k in range(args.strangers)
+    orders = ("iid", "correlated")
+    groups = [
+        scenarios.ScenarioGroup(("clean",), 1, SEED + k, structures=orders) for k in range(args.strangers)
     ]
     shares = {}
-    for kind, path in stranger_files(args).items() if scenes else ():
-        trial = played(args, run.Stage(configured, anchor, path), scenes, f"{name}-{kind}")
+    for kind, path in stranger_files(args).items() if groups else ():
+        trial = played(args, run.PlayerConfig(configured, anchor, path), groups, f"{name}-{kind}")
         mine = [
             e for e, row in zip(trial.evidence, trial.rows, strict=True) if row.kind in ("adapted", "stale")
         ]
@@ -217,9 +221,9 @@ def summary(quick, workers=2):
     """The figures of `benchmarks/gate.py`: the packaged net and images, TENT; half of them rehearsed on, half tried.
 
     Args:
-        quick: fewer scenes.
+        quick: fewer groups.
     """
-    scenes, tried = (36, 18) if quick else (100, 50)
+    groups, tried = (36, 18) if quick else (100, 50)
     with tempfile.TemporaryDirectory(prefix="rehearsed-") as work:
         args = argparse.Namespace(work=Path(work), workers=workers)
         files = {name: args.work / f"{name}.npz" for name in ("anchor", "arriving")}
@@ -229,10 +233,13 @@ def summary(quick, workers=2):
             np.savez(file, inputs=some.inputs[part], labels=some.labels[part])
         configured = fashion(args)
         train = played(
-            args, run.Stage(configured, files["anchor"]), worlds.bank(failures=KINDS)[:scenes], "rehearsal"
+            args,
+            run.PlayerConfig(configured, files["anchor"]),
+            scenarios.bank(failures=KINDS)[:groups],
+            "rehearsal",
         )
-        bank = worlds.bank(corruptions.NAMES, seeds=(SEED,), failures=KINDS)[:tried]
-        trial = played(args, run.Stage(configured, files["arriving"]), bank, "trial")
+        bank = scenarios.bank(corruptions.NAMES, seeds=(SEED,), failures=KINDS)[:tried]
+        trial = played(args, run.PlayerConfig(configured, files["arriving"]), bank, "trial")
     lower, _, inside = judged(train, trial)
     alpha = ALPHAS[1]
     found = figures(trial.gains, (lower[alpha] > 0) & inside, lower[alpha], inside)
@@ -253,7 +260,7 @@ def main():
     parser.add_argument("--nets", default="cifar10_resnet20,cifar10_resnet20_zeropad")
     parser.add_argument("--adapters", default="norm,tent,deyo,roid")
     parser.add_argument("--severities", default="1,3,5")
-    parser.add_argument("--structures", default=",".join(worlds.STRUCTURES))
+    parser.add_argument("--structures", default=",".join(scenarios.STRUCTURES))
     parser.add_argument("--anchor-images", default="5000", help="of the rehearsal: 500,1000,5000")
     parser.add_argument("--budget-worlds", type=int, default=650, help="rehearsed for each net and adapter")
     parser.add_argument("--trial-worlds", type=int, default=500, help="tried")

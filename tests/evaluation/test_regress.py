@@ -7,7 +7,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Wh
 
 from tta_agent.evaluation.rehearsed import regress
 from tta_agent.evaluation.rehearsed.support import Support
-from tta_agent.evaluation.rehearsed.table import RehearsedRow, Table
+from tta_agent.evaluation.rehearsed.table import EvidenceTable, RehearsedRow
 
 
 def row(family, better, random, families=()):
@@ -23,15 +23,15 @@ def row(family, better, random, families=()):
 def table():
     random = np.random.default_rng(0)
     rows = [row(f"family{k}", random.uniform(-0.2, 0.3), random) for k in range(12) for _ in range(12)]
-    return Table.of(rows)
+    return EvidenceTable.of(rows)
 
 
 def test_the_panel_finds_the_gain_and_is_odd_under_exchange(table):
-    panel = regress.Panel(table, 50)
-    guess = panel.guess(table.evidence)
+    ensemble = regress.GainEnsemble(table, 50)
+    guess = ensemble.guess(table.evidence)
     assert np.abs(guess.gain - table.gains).mean() < 0.02
     exchange = regress._exchange(table.names)
-    assert panel.guess(exchange(table.evidence)).gain == pytest.approx(-guess.gain, abs=1e-6)
+    assert ensemble.guess(exchange(table.evidence)).gain == pytest.approx(-guess.gain, abs=1e-6)
 
 
 def test_the_process_is_the_one_that_learns_every_pair_both_ways(table):
@@ -42,7 +42,9 @@ def test_the_process_is_the_one_that_learns_every_pair_both_ways(table):
     kernel = smooth + straight + WhiteKernel(regress.NOISE**2)
     twice = GaussianProcessRegressor(kernel, optimizer=None).fit(x, gains)
     n = len(table)
-    assert regress.Process(table).guess(table.evidence) == pytest.approx(twice.predict(x[:n]), abs=1e-6)
+    assert regress.GaussianProcess(table).guess(table.evidence) == pytest.approx(
+        twice.predict(x[:n]), abs=1e-6
+    )
 
 
 def test_a_family_that_is_left_out_is_left_out_of_mixtures_too():
@@ -53,7 +55,7 @@ def test_a_family_that_is_left_out_is_left_out_of_mixtures_too():
         row("snow", 0.1, random, ("snow", "fog")),
         row("frost", 0.1, random),
     ]
-    assert Table.of(rows).without("fog").tolist() == [False, False, False, True]
+    assert EvidenceTable.of(rows).without("fog").tolist() == [False, False, False, True]
 
 
 def test_the_bound_holds_as_often_as_it_says(table):
@@ -71,12 +73,12 @@ def test_every_family_counts_the_same_for_the_quantile():
 def test_one_wild_family_does_not_widen_what_is_supported(table):
     wild = [replace(r, family="wild", families=("wild",), evidence={n: 50 * v for n, v in r.evidence.items()})
             for r in table.rows[:3]]  # fmt: skip
-    assert Support(Table.of([*table.rows, *wild])).limit < 0.9
+    assert Support(EvidenceTable.of([*table.rows, *wild])).limit < 0.9
     broken = [
         replace(r, kind="collapse", evidence={n: 50 * v for n, v in r.evidence.items()})
         for r in table.rows[::4]
     ]
-    assert Support(Table.of([*table.rows, *broken])).limit < 0.9
+    assert Support(EvidenceTable.of([*table.rows, *broken])).limit < 0.9
 
 
 def test_evidence_far_from_all_that_was_rehearsed_is_named(table):

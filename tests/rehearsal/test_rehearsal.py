@@ -10,9 +10,9 @@ from torch import nn
 
 from tta_agent.core.evidence import AnchorResult
 from tta_agent.evaluation.rehearsed import regress, store
-from tta_agent.evaluation.rehearsed.proof import Rehearsed, fit
+from tta_agent.evaluation.rehearsed.proof import GainEstimator, fit
 from tta_agent.rehearsal import page, run, words
-from tta_agent.rehearsal.worlds import bank
+from tta_agent.rehearsal.scenarios import bank
 from tta_agent.settings import env
 
 
@@ -30,7 +30,7 @@ class Small(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory):
+def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rehearsal")
     random = np.random.default_rng(0)
     inputs = random.integers(0, 256, (300, 3, 16, 16), dtype=np.uint8)
@@ -38,51 +38,63 @@ def stage(tmp_path_factory):
     settings = env.load(
         model={"factory": f"{__name__}:Small"}, adapt={"method": "norm"}, store={"path": folder}
     )
-    return run.Stage(settings, folder / "anchor.npz")
+    return run.PlayerConfig(settings, folder / "anchor.npz")
 
 
 @pytest.fixture(scope="module")
-def shelf(stage):
-    shelf = store.Shelf(stage.settings.store.path / "rehearsal", "key")
-    scenes = bank(families=("gaussian_noise", "fog", "rotation"), failures=("bias", "double"))[:8]
-    assert run.carry_out(stage, scenes, shelf, workers=0, seconds=600) == 8
-    return shelf
+def saved(config):
+    saved = store.RehearsalStore(config.settings.store.path / "rehearsal", "key")
+    groups = bank(families=("gaussian_noise", "fog", "rotation"), failures=("bias", "double"))[:8]
+    assert run.carry_out(config, groups, saved, workers=0, seconds=600) == 8
+    return saved
 
 
 @pytest.fixture(scope="module")
-def rehearsed(stage, shelf):
-    rows = shelf.rows(shelf.finished())
-    shelf.conclude(fit(rows), {"scenes": sorted(shelf.finished()), "window": 500, "method": "norm"})
-    return store.open_rehearsal(shelf.path.parent, "key", Small())
+def rehearsed(config, saved):
+    rows = saved.rows(saved.finished())
+    saved.conclude(fit(rows), {"scenes": sorted(saved.finished()), "window": 500, "method": "norm"})
+    return store.open_rehearsal(saved.path.parent, "key", Small())
 
 
-def test_finished_scenes_are_not_played_again(stage, shelf):
-    size = (shelf.path / store.ROWS).stat().st_size
-    scenes = bank(families=("gaussian_noise", "fog", "rotation"), failures=("bias", "double"))[:8]
-    assert run.carry_out(stage, scenes, shelf, workers=0, seconds=600) == 8
-    assert (shelf.path / store.ROWS).stat().st_size == size
+def test_finished_groups_are_not_played_again(config, saved):
+    size = (saved.path / store.ROWS).stat().st_size
+    groups = bank(families=("gaussian_noise", "fog", "rotation"), failures=("bias", "double"))[:8]
+    assert run.carry_out(config, groups, saved, workers=0, seconds=600) == 8
+    assert (saved.path / store.ROWS).stat().st_size == size
 
 
-def test_a_scene_gives_the_same_rows_again(stage):
-    scene = bank(families=("fog",), failures=("swap",))[0]
-    first, second = (run.player(stage).play(scene) for _ in range(2))
+def test_a_group_gives_the_same_rows_again(config):
+    group = bank(families=("fog",), failures=("swap",))[0]
+    first, second = (run.player(config).play(group) for _ in range(2))
     assert [row.plain() for row in first] == [row.plain() for row in second]
 
 
-def test_a_line_that_was_cut_off_costs_one_scene(shelf, tmp_path):
-    copy = store.Shelf(tmp_path, "copy")
+def test_worker_processes_find_the_same_rows(config, saved, tmp_path):
+    groups = bank(families=("gaussian_noise", "fog", "rotation"), failures=("bias", "double"))[:3]
+    apart, finished = store.RehearsalStore(tmp_path, "apart"), []
+    count = run.carry_out(
+        config, groups, apart, workers=2, seconds=600,
+        on_finished=lambda done, total, group: finished.append((done, total)),
+    )  # fmt: skip
+    assert (count, finished) == (3, [(1, 3), (2, 3), (3, 3)])
+    names = apart.finished()
+    assert names == {config.name(group) for group in groups} and apart.rows(names) == saved.rows(names)
+
+
+def test_a_line_that_was_cut_off_costs_one_group(saved, tmp_path):
+    copy = store.RehearsalStore(tmp_path, "copy")
     copy.path.mkdir()
-    data = (shelf.path / store.ROWS).read_bytes()
+    data = (saved.path / store.ROWS).read_bytes()
     (copy.path / store.ROWS).write_bytes(data[:-40])
-    assert len(copy.finished()) == len(shelf.finished()) - 1
+    assert len(copy.finished()) == len(saved.finished()) - 1
     copy.keep("another", [], 1.0)
     assert "another" in copy.finished()
 
 
-def test_what_is_read_back_answers_alike(rehearsed, shelf):
-    again = store.open_rehearsal(shelf.path.parent, "key", Small())
+def test_what_is_read_back_answers_alike(rehearsed, saved):
+    again = store.open_rehearsal(saved.path.parent, "key", Small())
     evidence = rehearsed._table.evidence[3]
-    assert isinstance(again, Rehearsed) and again.window == 500
+    assert isinstance(again, GainEstimator) and again.window == 500
     assert again.judge(evidence) == rehearsed.judge(evidence)
 
 
@@ -103,18 +115,18 @@ def test_nothing_is_said_of_what_cannot_be_read(rehearsed):
     ] * 3
 
 
-def test_other_settings_ask_for_another_rehearsal(stage):
-    key = store.key("weights", store.learning(stage.settings))
+def test_other_settings_ask_for_another_rehearsal(config):
+    key = store.key("weights", store.learning(config.settings))
     other = env.load(adapt={"method": "norm", "options": {"norm": {"momentum": 0.2}}})
     assert (
         store.key("weights", store.learning(other))
         != key
-        != store.key("others", store.learning(stage.settings))
+        != store.key("others", store.learning(config.settings))
     )
 
 
-def test_what_other_learners_got_wrong_is_not_taken_for_ours(tmp_path, shelf, rehearsed, monkeypatch):
-    shutil.copytree(shelf.path, tmp_path / "key")
+def test_what_other_learners_got_wrong_is_not_taken_for_ours(tmp_path, saved, rehearsed, monkeypatch):
+    shutil.copytree(saved.path, tmp_path / "key")
     assert store.open_rehearsal(tmp_path, "key", Small()) is not None
     monkeypatch.setattr(regress, "VERSION", regress.VERSION + 1)
     assert store.open_rehearsal(tmp_path, "key", Small()) is None
@@ -124,9 +136,9 @@ def test_there_is_no_rehearsal_until_one_is_concluded(tmp_path):
     assert store.open_rehearsal(tmp_path, "nothing", Small()) is None
 
 
-def test_the_page_needs_no_network(shelf, rehearsed):
-    summary = shelf.summary()
-    rows = shelf.rows(set(summary["scenes"]))
+def test_the_page_needs_no_network(saved, rehearsed):
+    summary = saved.summary()
+    rows = saved.rows(set(summary["scenes"]))
     told = words.findings(rows, summary)
     text = page.html(rows, summary, told)
     assert "http" not in text and "gaussian_noise" in text and "clean data" in text

@@ -16,11 +16,11 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.evaluation.rehearsed.store import Shelf
-    from tta_agent.rehearsal.run import Stage
-    from tta_agent.rehearsal.worlds import Scene
+    from tta_agent.evaluation.rehearsed.store import RehearsalStore
+    from tta_agent.rehearsal.run import PlayerConfig
+    from tta_agent.rehearsal.scenarios import ScenarioGroup
 
-WORLDS_A_SCENE = 9
+IN_A_GROUP = 9  # scenarios, about
 
 
 def rehearse(
@@ -30,9 +30,17 @@ def rehearse(
             help="Labelled images: .npz (inputs, labels) or one folder a class. Default: TTA_GATE__ANCHOR."
         ),
     ] = None,
-    budget_minutes: Annotated[float, typer.Option(min=0.1, help="No scene is begun after this.")] = 12.0,
-    worlds: Annotated[
-        int | None, typer.Option(min=9, help="About so many worlds; default: as many as the time allows.")
+    budget_minutes: Annotated[
+        float, typer.Option(min=0.1, help="No group of scenarios is begun after this.")
+    ] = 12.0,
+    scenarios: Annotated[
+        int | None,
+        typer.Option(
+            "--scenarios",
+            "--worlds",
+            min=9,
+            help="About so many scenarios; default: as many as the time allows.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The page. Default: beside the rehearsal.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
@@ -62,22 +70,24 @@ def rehearse(
     from tta_agent.assembly import build
     from tta_agent.evaluation.rehearsed import store
     from tta_agent.rehearsal.failures import KINDS
-    from tta_agent.rehearsal.run import Stage
-    from tta_agent.rehearsal.worlds import bank
+    from tta_agent.rehearsal.run import PlayerConfig
+    from tta_agent.rehearsal.scenarios import bank
 
     name = store.key(build.fingerprint(build.load_source(settings).module), store.learning(settings))
-    shelf = store.Shelf((settings.store.proofs or settings.store.path) / "rehearsal", name)
+    saved = store.RehearsalStore((settings.store.proofs or settings.store.path) / "rehearsal", name)
     if fresh:
-        shelf.forget()
-    scenes = bank(failures=KINDS)
-    scenes = scenes if worlds is None else scenes[: -(-worlds // WORLDS_A_SCENE)]
-    stage = Stage(settings, path)
+        saved.forget()
+    groups = bank(failures=KINDS)
+    groups = groups if scenarios is None else groups[: -(-scenarios // IN_A_GROUP)]
+    config = PlayerConfig(settings, path)
     cores = (os.cpu_count() or 1) if workers is None else workers
-    _play(stage, scenes, shelf, cores, 60 * budget_minutes)
-    _tell(_conclude(stage, scenes, shelf), shelf, out or shelf.path / "rehearsal.html", as_json)
+    _play(config, groups, saved, cores, 60 * budget_minutes)
+    _tell(_conclude(config, groups, saved), saved, out or saved.path / "rehearsal.html", as_json)
 
 
-def _play(stage: Stage, scenes: list[Scene], shelf: Shelf, workers: int, seconds: float) -> None:
+def _play(
+    config: PlayerConfig, groups: list[ScenarioGroup], saved: RehearsalStore, workers: int, seconds: float
+) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -88,55 +98,55 @@ def _play(stage: Stage, scenes: list[Scene], shelf: Shelf, workers: int, seconds
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     )  # fmt: skip
     console.print(
-        f"{len(scenes)} scenes of about {WORLDS_A_SCENE} worlds, {seconds / 60:.0f} minutes at most, kept in "
-        f"{shelf.path}",
+        f"{len(groups)} groups of about {IN_A_GROUP} scenarios, {seconds / 60:.0f} minutes at most, kept in "
+        f"{saved.path}",
         soft_wrap=True,
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("rehearsing", total=len(scenes))
+        task = bar.add_task("rehearsing", total=len(groups))
 
-        def told(done: int, total: int, scene: Scene) -> None:
-            said = f"scene {done}/{total}: {scene.family}, severity {scene.severity}"
+        def finished(done: int, total: int, group: ScenarioGroup) -> None:
+            said = f"group {done}/{total}: {group.family}, severity {group.severity}"
             bar.update(task, description=said, completed=done, total=total)
             if not console.is_terminal:
                 console.print(said)
 
         try:
-            carry_out(stage, scenes, shelf, workers=workers, seconds=seconds, told=told)
+            carry_out(config, groups, saved, workers=workers, seconds=seconds, on_finished=finished)
         except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from what is in {shelf.path}", soft_wrap=True)
+            console.print(f"stopped; the same command goes on from what is in {saved.path}", soft_wrap=True)
             raise
 
 
-def _conclude(stage: Stage, scenes: list[Scene], shelf: Shelf) -> dict[str, Any]:
+def _conclude(config: PlayerConfig, groups: list[ScenarioGroup], saved: RehearsalStore) -> dict[str, Any]:
     from tta_agent.evaluation.anchor_set import IMAGES
     from tta_agent.evaluation.rehearsed.proof import FEWEST, fit
     from tta_agent.rehearsal.play import WINDOW
 
-    finished = shelf.finished()
-    done = [name for name in map(stage.name, scenes) if name in finished]
-    rows = shelf.rows(set(done))
+    finished = saved.finished()
+    done = [name for name in map(config.name, groups) if name in finished]
+    rows = saved.rows(set(done))
     if len(rows) < FEWEST:
         raise ConfigError(
-            f"{len(rows)} worlds were played, {FEWEST} are needed to say anything: run the same command again, "
+            f"{len(rows)} scenarios were played, {FEWEST} are needed for a bound: run the same command again, "
             "with --budget-minutes 12 or more"
         )
-    print(f"leaving out each family of {len(rows)} worlds ...", file=sys.stderr, flush=True)
-    s = stage.settings
+    print(f"leaving out each family of {len(rows)} scenarios ...", file=sys.stderr, flush=True)
+    s = config.settings
     about = {
-        "scenes": done, "worlds": len(rows), "window": WINDOW, "anchor": str(stage.anchor),
+        "scenes": done, "worlds": len(rows), "window": WINDOW, "anchor": str(config.anchor),
         "anchor_images": IMAGES, "method": s.adapt.method,
     }  # fmt: skip
-    shelf.conclude(fit(rows), about)
-    found = shelf.summary()
+    saved.conclude(fit(rows), about)
+    found = saved.summary()
     assert found is not None
     return found
 
 
-def _tell(summary: dict[str, Any], shelf: Shelf, out: Path, as_json: bool) -> None:
+def _tell(summary: dict[str, Any], saved: RehearsalStore, out: Path, as_json: bool) -> None:
     from tta_agent.rehearsal import page, words
 
-    rows = shelf.rows(set(summary["scenes"]))
+    rows = saved.rows(set(summary["scenes"]))
     told = words.findings(rows, summary)
     out.write_text(page.html(rows, summary, told), encoding="utf-8")
     if as_json:

@@ -47,7 +47,7 @@ class GainEstimate:
     Attributes:
         gain: most likely.
         lower: conformal lower bound at `alpha`.
-        alpha: share of worlds in which the bound may fail.
+        alpha: share of scenarios in which the bound may fail.
         supported: whether the evidence looks like anything that was rehearsed.
         reason: a sentence for people.
     """

@@ -15,7 +15,7 @@ WIDE = 150  # a longer sentence is cut
 PROOFS = {
     "source": "none needed: the model as it was deployed",
     "certified": "certified: late labels showed that it is better",
-    "rehearsed": "rehearsed: worlds played on the anchor set promise a gain from evidence like this",
+    "rehearsed": "rehearsed: scenarios played on the anchor set promise a gain from evidence like this",
     "guarded": "guarded: not proven better; so near to the last proven version that little can go wrong",
     "none": "none",
 }

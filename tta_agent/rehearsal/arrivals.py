@@ -1,4 +1,4 @@
-"""In which order, and in which mix of classes, records arrive: index arrays only.
+"""Orders of arrival: index arrays of the records of a scenario, and their mix of classes.
 
 References:
     Gong et al., "NOTE: Robust Continual Test-time Adaptation Against Temporal Correlation", NeurIPS 2022,
@@ -21,12 +21,12 @@ EVEN = 3.0  # correlated: Dirichlet concentration of the classes within one wind
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What arrives, as indices. From `len(labels)` on an index means a stranger.
+    """Records in order of arrival, as indices; one from `len(labels)` on is an image of an unknown class.
 
     Attributes:
         learn: records that the copy learns from [L].
         window: held-out records after them [W].
-        share: class mix [C] over which gain is meant.
+        share: class mix [C] over which the gain is averaged.
     """
 
     learn: Array
@@ -37,12 +37,13 @@ class Order:
 def order(
     structure: str, learn: Array, held: Array, classes: int, window: int, random: np.random.Generator
 ) -> Order:
-    """Deal out.
+    """Draw an order of arrival.
 
     Args:
-        structure: of `worlds.STRUCTURES`.
-        learn, held: classes of the images at hand.
-        window: held-out records looked at.
+        structure: of `scenarios.STRUCTURES`.
+        learn, held: classes of the images to learn from [L] and of the held-out ones [G].
+        classes: of the model, C.
+        window: held-out records of the evidence.
     """
     even = np.bincount(held, minlength=classes) / len(held)
     if structure == "correlated":
@@ -65,7 +66,7 @@ def order(
 
 
 def gain(serving: Array, candidate: Array, labels: Array, share: Array) -> float:
-    """Accuracy of candidate minus serving, classes [G] each, for the class mix `share` [C]; absent ones left out."""
+    """Gain in accuracy of the candidate, classes [G] each, for the class mix `share` [C]; absent ones left out."""
     step = (candidate == labels).astype(float) - (serving == labels)
     count = np.bincount(labels, minlength=len(share))
     there = count > 0
@@ -74,7 +75,7 @@ def gain(serving: Array, candidate: Array, labels: Array, share: Array) -> float
 
 
 def _some(n: int, count: int, random: np.random.Generator) -> Array:
-    """`count` of n, each at most once where there are enough."""
+    """Draw `count` of n, each at most once where there are enough."""
     return np.concatenate([random.permutation(n) for _ in range(-(-count // n))])[:count]
 
 

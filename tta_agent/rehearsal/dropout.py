@@ -1,11 +1,11 @@
-"""AETTA, a label-free estimate that the benchmark compares with: it needs the module, not only its answers.
+"""AETTA, a label-free estimate of accuracy for comparison: it needs the module, not only its outputs.
 
 Lee, Chottananurak, Gong, Lee, "AETTA: Label-Free Accuracy Estimation for Test-Time Adaptation", CVPR 2024,
 arXiv:2404.01351. With N passes under dropout before the last layer,
 
     PD = share of passes that answer otherwise than without dropout,  err = PD / (H(mean p) / ln C)^3
 
-clipped to 0 .. 1 - 1/C. Deviation: no moving average, for a window is judged at once.
+clipped to 0 .. 1 - 1/C. Deviation from the paper: no moving average, because a window is judged at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def passes(module: nn.Module, x: Array, rate: float, at_once: int = 50) -> Array
     """Mean probabilities under dropout and share of passes that disagree, [N, C + 1].
 
     Args:
-        module: ends in an nn.Linear, or there is nothing to drop before it and all passes agree.
+        module: its last nn.Linear gets the dropped features; without one all passes agree.
         rate: share of the features that are dropped.
     """
     layers = [m for m in module.modules() if isinstance(m, nn.Linear)]
@@ -57,7 +57,7 @@ def _one(
 
 
 def accuracy(found: Array) -> float:
-    """The estimate for a window of rows [N, C + 1] of `passes`."""
+    """Estimated accuracy, 0 .. 1, of a window of rows [N, C + 1] of `passes`."""
     p, apart = found[:, :-1].mean(0), float(found[:, -1].mean())
     classes = len(p)
     spread = float(-(p * np.log(np.clip(p, 1e-12, None))).sum() / np.log(classes))

@@ -1,4 +1,7 @@
-"""Candidates that are broken on purpose, so that harm has been seen. All but `collapse` act on answers alone."""
+"""Injected failures: candidates broken on purpose, so that harm is rehearsed too.
+
+All but `collapse`, which is learnt, change outputs alone.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,26 @@ from tta_agent.core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """One model in one scene: logits on the held-out images and strangers [G + U, C], on the anchor by corruption
-    [A, C], and the distances of its tensors from the source's."""
+class ModelOutputs:
+    """Outputs of one model on the images of a group.
+
+    Attributes:
+        held: logits [G + U, C] on the held-out images, those of unknown classes last.
+        anchor: logits [A, C] on the anchor set, by corruption.
+        moved: distances of the model's tensors from the source's, see `moved.py`.
+        passes: of `dropout.passes` on the held-out images; None where the outputs were broken.
+    """
 
     held: Array
     anchor: Mapping[str, Array]
     moved: Mapping[str, float]
-    passes: Array | None = (
-        None  # of `dropout.passes` on the held-out images; None where the answers were broken
-    )
+    passes: Array | None = None
 
 
-Break = Callable[[Answers, np.random.Generator], Answers]
+Break = Callable[[ModelOutputs, np.random.Generator], ModelOutputs]
 
 
-def _everywhere(a: Answers, change: Callable[[Array], Array]) -> Answers:
+def _everywhere(a: ModelOutputs, change: Callable[[Array], Array]) -> ModelOutputs:
     return replace(
         a, passes=None, held=change(a.held), anchor={name: change(z) for name, z in a.anchor.items()}
     )
@@ -38,33 +45,33 @@ def _push(z: Array, random: np.random.Generator, least: float, most: float) -> C
     return lambda other: other + bias
 
 
-def _bias(a: Answers, random: np.random.Generator) -> Answers:
+def _bias(a: ModelOutputs, random: np.random.Generator) -> ModelOutputs:
     return _everywhere(a, _push(a.held, random, 0.3, 2.5))
 
 
-def _bias_here(a: Answers, random: np.random.Generator) -> Answers:
-    """Only on what arrives: the anchor knows nothing of it."""
+def _bias_here(a: ModelOutputs, random: np.random.Generator) -> ModelOutputs:
+    """Only on records: the anchor set shows nothing of it."""
     return replace(a, passes=None, held=_push(a.held, random, 0.3, 2.5)(a.held))
 
 
-def _swap(a: Answers, random: np.random.Generator) -> Answers:
+def _swap(a: ModelOutputs, random: np.random.Generator) -> ModelOutputs:
     columns = np.arange(a.held.shape[1])
     some = random.permutation(columns)[: min(len(columns), int(random.integers(2, 5)))]
     columns[some] = np.roll(some, 1)
     return _everywhere(a, lambda z: z[:, columns])
 
 
-def _double(a: Answers, random: np.random.Generator) -> Answers:
+def _double(a: ModelOutputs, random: np.random.Generator) -> ModelOutputs:
     factor = float(random.choice([0.5, 2.0, 3.0]))
     return _everywhere(a, lambda z: factor * z)
 
 
-def _noise(a: Answers, random: np.random.Generator) -> Answers:
+def _noise(a: ModelOutputs, random: np.random.Generator) -> ModelOutputs:
     size = random.uniform(0.2, 0.8)
     return _everywhere(a, lambda z: z + size * z.std() * random.standard_normal(z.shape))
 
 
-# by name: whose answers are broken, and how
+# by name: the model whose outputs are broken, and the function that breaks them
 BREAKS: dict[str, tuple[str, Break]] = {
     "bias": ("candidate", _bias),
     "swap": ("candidate", _swap),

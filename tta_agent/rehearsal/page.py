@@ -23,7 +23,7 @@ SUBTITLE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class HeatCell:
     """Mean gain of the scenarios of one shift and severity; `much`, 0 .. 1, is how strongly it is coloured."""
 
     text: str
@@ -63,10 +63,10 @@ def _families(means: Mapping[tuple[str, int], float]) -> list[str]:
     return sorted(best, key=best.__getitem__)
 
 
-def _cell(gain: float | None) -> Cell:
+def _cell(gain: float | None) -> HeatCell:
     if gain is None:
-        return Cell(points(None), "", 0.0)
-    return Cell(points(gain), "gain" if gain >= 0 else "loss", min(abs(gain) / STRONGEST, 1) * INK)
+        return HeatCell(points(None), "", 0.0)
+    return HeatCell(points(gain), "gain" if gain >= 0 else "loss", min(abs(gain) / STRONGEST, 1) * INK)
 
 
 def _worst(

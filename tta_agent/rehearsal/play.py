@@ -1,9 +1,10 @@
-"""One scene to rows: the adapter as configured, in each world, against what served before."""
+"""Player of scenarios: the adapter as configured, in each of them, against the model that served before."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,33 +19,48 @@ from tta_agent.models.loader import DeployedModel
 from tta_agent.rehearsal.arrivals import Order, gain, order
 from tta_agent.rehearsal.dropout import accuracy as estimate
 from tta_agent.rehearsal.dropout import passes
-from tta_agent.rehearsal.failures import BREAKS, Answers
-from tta_agent.rehearsal.pool import Pool, Reference
-from tta_agent.rehearsal.stage import Images, Stage
-from tta_agent.rehearsal.worlds import Scene
+from tta_agent.rehearsal.failures import BREAKS, ModelOutputs
+from tta_agent.rehearsal.image_pool import ImagePool, RehearsalAnchor
+from tta_agent.rehearsal.sampler import ImageSampler, SampledImages
+from tta_agent.rehearsal.scenarios import ScenarioGroup
 
 WINDOW, HELD = 500, 1000  # records of the evidence, and images over which the true gain is taken
-ASKED = 50  # inputs answered at once: what a core has in its cache
+ASKED = 50  # inputs of one forward pass: what a core has in its cache
 COLLAPSE = (3, 30.0)  # passes over the records, and what the learning rate is multiplied by
 
 
+@dataclass(frozen=True, slots=True)
+class _Scenario:
+    """One order of arrival of a group's images, and the source's outputs on them."""
+
+    group: ScenarioGroup
+    images: SampledImages
+    structure: str
+    arrival: Order
+    source: ModelOutputs
+
+
 class Player:
-    """Plays scenes with one teacher, which is reset between worlds.
+    """Plays groups of scenarios with one adaptation, which is reset between scenarios.
 
     Args:
-        teacher: adapter, selectors and schedules as in production.
+        adaptation: adapter, selectors and schedules as in production.
+        source: the deployed model.
         pool: images that arrive.
-        reference: the anchor; none of its images is in the pool.
-        batch: records of a round.
-        dropout: share of features dropped for AETTA, which is estimated beside where this is above 0.
+        anchor: labelled anchor set; none of its images is in the pool.
+        batch: records of one step.
+        window: held-out records of the evidence.
+        held: images over which the true gain is taken.
+        others: pixels of unknown classes, see `ImageSampler`.
+        dropout: share of features dropped for AETTA, which is estimated beside the evidence where above 0.
     """
 
     def __init__(
         self,
-        teacher: Adaptation,
+        adaptation: Adaptation,
         source: DeployedModel,
-        pool: Pool,
-        reference: Reference,
+        pool: ImagePool,
+        anchor: RehearsalAnchor,
         batch: int,
         *,
         window: int = WINDOW,
@@ -52,132 +68,119 @@ class Player:
         others: Array | None = None,
         dropout: float = 0.0,
     ) -> None:
-        self.teacher, self.source, self.reference = teacher, source, reference
+        self.adaptation, self.source, self.anchor = adaptation, source, anchor
         self.batch, self.window, self.dropout = batch, window, dropout
-        self.images = Images(pool, window, max(held, window), others)
-        self._anchor = self._on_anchor(source.module)
+        self.sampler = ImageSampler(pool, window, max(held, window), others)
+        self._source_on_anchor = self._on_anchor(source.module)
 
-    def play(self, scene: Scene) -> list[RehearsedRow]:
-        """All worlds of the scene."""
-        return list(self._rows(scene))
+    def play(self, group: ScenarioGroup) -> list[RehearsedRow]:
+        """Rows of all scenarios of a group."""
+        return list(self._rows(group))
 
-    def _rows(self, scene: Scene) -> Iterator[RehearsedRow]:
+    def _rows(self, group: ScenarioGroup) -> Iterator[RehearsedRow]:
         random = np.random.default_rng(
-            [scene.seed, zlib.crc32(repr(scene.families).encode()), scene.severity]
+            [group.seed, zlib.crc32(repr(group.families).encode()), group.severity]
         )
-        stage = self.images.stage(scene)
-        source = self._answers(self.source.module, stage, self._anchor)
-        orders = {s: self._order(s, stage, random) for s in dict.fromkeys(("iid", *scene.structures))}
-        adapted: dict[str, Answers] = {}
-        for structure in scene.structures:
-            self.teacher.reset()
-            adapted[structure] = self._learn(stage.learn[orders[structure].learn], stage)
-            yield self._row(
-                scene, stage, orders[structure], structure, "adapted", source, adapted[structure], source
-            )
-        structure, last = scene.structures[0], scene.structures[-1]
-        if last != structure:
-            pair = adapted[last], adapted[structure]
-            yield self._row(scene, stage, orders[structure], structure, "sibling", *pair, source)
-        yield from self._from_elsewhere(
-            scene, stage, orders[structure], structure, source, adapted[structure]
-        )
-        for kind in scene.failures:
-            yield self._broken(
-                scene, stage, orders[structure], structure, kind, source, adapted[structure], random
-            )
+        scenarios = self._scenarios(group, random)
+        adapted: dict[str, ModelOutputs] = {}
+        for structure in group.structures:
+            one = scenarios[structure]
+            self.adaptation.reset()
+            adapted[structure] = self._learn(one.images.learn[one.arrival.learn], one.images)
+            yield self._row(one, "adapted", one.source, adapted[structure])
+        first, last = scenarios[group.structures[0]], group.structures[-1]
+        own = adapted[first.structure]
+        if last != first.structure:
+            yield self._row(first, "sibling", adapted[last], own)
+        yield from self._from_elsewhere(first, own)
+        for kind in group.failures:
+            yield self._broken(first, kind, own, random)
 
-    def _from_elsewhere(
-        self, scene: Scene, stage: Stage, arrival: Order, structure: str, source: Answers, own: Answers
-    ) -> Iterator[RehearsedRow]:
-        """A copy of another world: as the candidate here, and as what serves while a new one is learnt."""
-        self.teacher.reset()
-        stale = self._learn(self.images.elsewhere(scene), stage)
-        following = self._learn(stage.learn[arrival.learn], stage)
-        for kind, serving, candidate in (
-            ("stale", source, stale), ("second", stale, following), ("back", own, stale),
-        ):  # fmt: skip
-            yield self._row(
-                scene, stage, arrival, structure, kind, serving, candidate, source, scene.elsewhere[:1]
-            )
+    def _scenarios(self, group: ScenarioGroup, random: np.random.Generator) -> dict[str, _Scenario]:
+        images = self.sampler.sample(group)
+        source = self._outputs(self.source.module, images, self._source_on_anchor)
+        return {
+            structure: _Scenario(group, images, structure, self._order(structure, images, random), source)
+            for structure in dict.fromkeys(("iid", *group.structures))
+        }
+
+    def _from_elsewhere(self, one: _Scenario, own: ModelOutputs) -> Iterator[RehearsedRow]:
+        """Rows of a copy from another shift: as the candidate, and as the serving model of a second swap."""
+        self.adaptation.reset()
+        stale = self._learn(self.sampler.elsewhere(one.group), one.images)
+        following = self._learn(one.images.learn[one.arrival.learn], one.images)
+        also = one.group.elsewhere[:1]
+        yield self._row(one, "stale", one.source, stale, also)
+        yield self._row(one, "second", stale, following, also)
+        yield self._row(one, "back", own, stale, also)
 
     def _broken(
-        self,
-        scene: Scene,
-        stage: Stage,
-        arrival: Order,
-        structure: str,
-        kind: str,
-        source: Answers,
-        own: Answers,
-        random: np.random.Generator,
+        self, one: _Scenario, kind: str, own: ModelOutputs, random: np.random.Generator
     ) -> RehearsedRow:
         if kind == "collapse":
-            return self._row(scene, stage, arrival, structure, kind, source, self._collapsed(stage), source)
+            return self._row(one, kind, one.source, self._collapsed(one.images))
         whose, broken = BREAKS[kind]
-        candidate = broken(own if whose == "candidate" else source, random)
-        return self._row(scene, stage, arrival, structure, kind, source, candidate, source)
+        return self._row(one, kind, one.source, broken(own if whose == "candidate" else one.source, random))
 
-    def _collapsed(self, stage: Stage) -> Answers:
-        """Class after class, again and again, at a rate that no one would choose."""
+    def _collapsed(self, images: SampledImages) -> ModelOutputs:
+        """Outputs after class by class, again and again, at a rate that no one would choose."""
         passes, factor = COLLAPSE
-        self.teacher.reset()
-        optimizer = getattr(getattr(self.teacher.adapter, "inner", self.teacher.adapter), "optimizer", None)
+        self.adaptation.reset()
+        optimizer = getattr(
+            getattr(self.adaptation.adapter, "inner", self.adaptation.adapter), "optimizer", None
+        )
         groups = [] if optimizer is None else optimizer.param_groups
         rates = [group["lr"] for group in groups]
         for group in groups:
             group["lr"] *= factor
-        rows = np.argsort(stage.learn_labels, kind="stable")
-        found = self._learn(stage.learn[np.tile(rows, passes)], stage)
+        rows = np.argsort(images.learn_labels, kind="stable")
+        found = self._learn(images.learn[np.tile(rows, passes)], images)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
-        self.teacher.reset()
+        self.adaptation.reset()
         return found
 
-    def _learn(self, x: Array, stage: Stage) -> Answers:
+    def _learn(self, x: Array, images: SampledImages) -> ModelOutputs:
         for start in range(0, len(x) - self.batch // 2, self.batch):
-            self.teacher.round(x[start : start + self.batch])
-        module = self.teacher.adapter.servable()
-        return self._answers(module, stage, self._on_anchor(module))
+            self.adaptation.round(x[start : start + self.batch])
+        module = self.adaptation.adapter.servable()
+        return self._outputs(module, images, self._on_anchor(module))
 
-    def _answers(self, module: nn.Module, stage: Stage, anchor: Mapping[str, Array]) -> Answers:
-        beside = passes(module, stage.held, self.dropout) if self.dropout else None
-        return Answers(self.ask(module, stage.held), anchor, moved(self.source.module, module), beside)
+    def _outputs(self, module: nn.Module, images: SampledImages, anchor: Mapping[str, Array]) -> ModelOutputs:
+        beside = passes(module, images.held, self.dropout) if self.dropout else None
+        return ModelOutputs(
+            self.logits(module, images.held), anchor, moved(self.source.module, module), beside
+        )
 
     def _row(
         self,
-        scene: Scene,
-        stage: Stage,
-        arrival: Order,
-        structure: str,
+        one: _Scenario,
         kind: str,
-        serving: Answers,
-        candidate: Answers,
-        source: Answers,
+        serving: ModelOutputs,
+        candidate: ModelOutputs,
         also: tuple[str, ...] = (),
     ) -> RehearsedRow:
-        labels, rows = stage.held_labels, arrival.window
-        seen = features(
-            serving.held[rows], candidate.held[rows], source.held[rows],
-            self.reference.compare(serving.anchor, candidate.anchor), candidate.moved,
+        group, labels, rows, share = one.group, one.images.held_labels, one.arrival.window, one.arrival.share
+        evidence = features(
+            serving.held[rows], candidate.held[rows], one.source.held[rows],
+            self.anchor.compare(serving.anchor, candidate.anchor), candidate.moved,
         )  # fmt: skip
-        said = [a.held[: len(labels)].argmax(1) for a in (serving, candidate)]
-        accuracy = 1 + gain(labels, said[0], labels, arrival.share)
+        before, after = (outputs.held[: len(labels)].argmax(1) for outputs in (serving, candidate))
         return RehearsedRow(
-            scene.key, tuple(dict.fromkeys((*scene.families, *also))), scene.family, scene.severity, structure, kind,
-            gain(said[0], said[1], labels, arrival.share), accuracy, seen,
-            _beside(serving, candidate, rows),
+            group.key, tuple(dict.fromkeys((*group.families, *also))), group.family, group.severity,
+            one.structure, kind, gain(before, after, labels, share), 1 + gain(labels, before, labels, share),
+            evidence, _beside(serving, candidate, rows),
         )  # fmt: skip
 
-    def _order(self, structure: str, stage: Stage, random: np.random.Generator) -> Order:
+    def _order(self, structure: str, images: SampledImages, random: np.random.Generator) -> Order:
         classes = self.source.classes
-        return order(structure, stage.learn_labels, stage.held_labels, classes, self.window, random)
+        return order(structure, images.learn_labels, images.held_labels, classes, self.window, random)
 
     def _on_anchor(self, module: nn.Module) -> dict[str, Array]:
-        return {name: self.ask(module, x) for name, x in self.reference.views.items()}
+        return {name: self.logits(module, x) for name, x in self.anchor.views.items()}
 
     @torch.no_grad()
-    def ask(self, module: nn.Module, x: Array) -> Array:
+    def logits(self, module: nn.Module, x: Array) -> Array:
         """Logits [N, C] of a module in inference mode."""
         device = self.source.device
         parts = [module(torch.from_numpy(x[i : i + ASKED]).to(device)).cpu() for i in range(0, len(x), ASKED)]
@@ -186,7 +189,7 @@ class Player:
         )
 
 
-def _beside(serving: Answers, candidate: Answers, rows: Array) -> dict[str, float]:
+def _beside(serving: ModelOutputs, candidate: ModelOutputs, rows: Array) -> dict[str, float]:
     if serving.passes is None or candidate.passes is None:
         return {}
     return {"aetta": estimate(candidate.passes[rows]) - estimate(serving.passes[rows])}

@@ -1,4 +1,4 @@
-"""Images under a shift: the 15 common corruptions, a few others, mixtures, and images of no known class."""
+"""Synthetic shifts: the 15 common corruptions, seven others, mixtures, and images of unknown classes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ EXTRA: dict[str, Shift] = {
 
 @torch.no_grad()
 def shifted(pixels: Array, family: str, severity: int, seed: int) -> Array:
-    """uint8 [N, C, S, S] to the same under one family of `corruptions.NAMES`, `EXTRA`, or `clean`."""
+    """Shift uint8 [N, C, S, S] by one family of `corruptions.NAMES`, `EXTRA`, or `clean`; the shape stays."""
     if family == CLEAN:
         return pixels
     parts = [
@@ -95,7 +95,7 @@ def _one(pixels: Array, family: str, severity: int, seed: int) -> Tensor:
 
 
 def mixed(pixels: Array, families: tuple[str, ...], severity: int, seed: int) -> Array:
-    """A random family of several for each image."""
+    """Shift each image by a random one of several families."""
     random = Generator().manual_seed(seed)
     which = torch.randint(0, len(families), (len(pixels),), generator=random).numpy()
     out = pixels.copy()
@@ -106,8 +106,8 @@ def mixed(pixels: Array, families: tuple[str, ...], severity: int, seed: int) ->
 
 @torch.no_grad()
 def strangers(pixels: Array, seed: int) -> Array:
-    """Images of no known class, made of known ones, a third each: patches scrambled, two images overlaid, and
-    stretched to a texture. They have the colours of the data, so that only their content is strange."""
+    """Make images of unknown classes from known ones, a third each: patches scrambled, two images overlaid, and
+    stretched to a texture. They have the colours of the data, so that only their content is unknown."""
     random = Generator().manual_seed(seed)
     x = torch.from_numpy(pixels).float()
     kind = torch.arange(len(x)) % 3

@@ -10,7 +10,7 @@ import numpy as np
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed.proof import ALPHA
 from tta_agent.evaluation.rehearsed.table import RehearsedRow
-from tta_agent.rehearsal.worlds import CLEAN
+from tta_agent.rehearsal.scenarios import CLEAN
 
 ORDERS = {  # of arrival, for people
     "iid": "in any order", "correlated": "classes in runs", "label_shift": "rare and frequent classes",

@@ -1,6 +1,6 @@
 """The proof without labels: what rehearsals on the user's own data say of the gain, at worst.
 
-The number comes from `tta-agent rehearse`: worlds made of a labelled set, played with this model and adapter, and a
+The number comes from `tta-agent rehearse`: scenarios made of a labelled set, played with this model and adapter, and a
 conformal lower bound learnt on them with whole families of shifts left out. Nothing label-free can prove a gain on
 *any* stream; this proves it as far as the stream is like something that was rehearsed, and says where it is not.
 """
@@ -36,7 +36,7 @@ class Rehearsed:
         value, bound = expected.gain, expected.lower
         if not expected.supported:
             return GateResult("rehearsed", value, self.margin, "inconclusive", expected.reason, bound)
-        reason = f"expected gain {value:+.1%}, at least {bound:+.1%} in {1 - expected.alpha:.0%} of worlds"
+        reason = f"expected gain {value:+.1%}, at least {bound:+.1%} in {1 - expected.alpha:.0%} of scenarios"
         verdict = "pass" if bound > self.margin else "inconclusive"
         told = f"{reason}; {expected.reason}" if expected.reason else reason
         return GateResult("rehearsed", value, self.margin, verdict, told, bound)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What can be seen without labels, as numbers: the same function while rehearsing and in production.
+"""Evidence without labels, as numbers: the same function while rehearsing and in production.
 
 Soft numbers are taken after a temperature is fitted for each model on the anchor, so that doubled logits say
 nothing new. None depends on the number of records but by its noise.
@@ -31,13 +31,20 @@ from tta_agent.scoring.distributions import (
 
 VERSION = 1  # of the numbers below; rehearsals of another version are not read
 CLEAN = "clean"
-LIGHT = 2  # light corruptions of the anchor that are looked at, in their order: each costs forward passes
-SURE = 8  # power of the source's confidence that weighs its agreement
+LIGHT = 2  # light corruptions of the anchor set that count, in their order: each costs forward passes
+SURE = 8  # power of the source's confidence, as the weight of its agreement
 
 
 @dataclass(frozen=True, slots=True)
 class Soft:
-    """One model on the window, after its temperature: probabilities [N, C], classes [N], confidence [N]."""
+    """Outputs of one model on the window after its temperature.
+
+    Attributes:
+        p: probabilities [N, C].
+        z: logits [N, C], each row of mean 0.
+        classes: predictions [N].
+        confidence: of the predictions [N], 0 .. 1.
+    """
 
     p: Array
     z: Array
@@ -48,12 +55,12 @@ class Soft:
 def features(
     serving: Array, candidate: Array, source: Array | None, anchor: AnchorResult, moved: Mapping[str, float]
 ) -> dict[str, float]:
-    """The evidence by name.
+    """Evidence of a candidate, by name.
 
     Args:
         serving, candidate, source: logits [N, C] on the same records, in order of arrival; without `source` the
             serving model stands in for it.
-        anchor: answers of serving and candidate on the labelled anchor set, clean and lightly corrupted.
+        anchor: logits of serving and candidate on the labelled anchor set, clean and lightly corrupted.
         moved: distances of the candidate's tensors from the source's, see `moved.moved`.
     """
     t = {who: temperature(getattr(anchor, who)[CLEAN], anchor.labels) for who in ("serving", "candidate")}
@@ -68,19 +75,19 @@ def features(
 
 
 def soft(logits: Array, at: float) -> Soft:
-    """After temperature `at`."""
+    """Outputs of logits [N, C] after temperature `at`."""
     z = np.asarray(logits, np.float64) / at
     p = softmax(z)
     return Soft(p, z - z.mean(1, keepdims=True), p.argmax(1), p.max(1))
 
 
 def lights(names: Iterable[str]) -> list[str]:
-    """The light corruptions that count."""
+    """Names of the light corruptions that count."""
     return [name for name in names if name != CLEAN][:LIGHT]
 
 
 def _sides(one: str, other: str, first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    """Both models' numbers, and the difference: second minus first."""
+    """Features of both models, and their difference: second minus first."""
     both = {f"{name}_{one}": value for name, value in first.items()}
     both.update({f"{name}_{other}": value for name, value in second.items()})
     both.update({f"{name}_gained": second[name] - first[name] for name in first})
@@ -88,7 +95,13 @@ def _sides(one: str, other: str, first: Mapping[str, float], second: Mapping[str
 
 
 def alone(m: Soft, anchor: Mapping[str, Array], labels: Array, at: float) -> dict[str, float]:
-    """Numbers of one model on the window [N, C], against its own answers on the anchor."""
+    """Features of one model on the window, against its own outputs on the anchor set.
+
+    Args:
+        anchor: its logits [A, C] by corruption.
+        labels: of the anchor set [A].
+        at: its temperature.
+    """
     c = m.p.shape[1]
     known = soft(anchor[CLEAN], at)
     right = known.classes == labels
@@ -114,7 +127,7 @@ def alone(m: Soft, anchor: Mapping[str, Array], labels: Array, at: float) -> dic
 
 
 def _pair(s: Soft, c: Soft) -> dict[str, float]:
-    """Both models together. Where they disagree, each one's word about the other's answer."""
+    """Features of both models together: where they disagree, the probabilities of the other's prediction."""
     apart = s.classes != c.classes
     rows = np.arange(len(apart))
     share = float(apart.mean())
@@ -138,7 +151,7 @@ def _pair(s: Soft, c: Soft) -> dict[str, float]:
 
 
 def _drift(o: Soft, c: Soft) -> dict[str, float]:
-    """How the source's answers change from the first half of the window to the second; order matters here."""
+    """Features of order: changes of the source's outputs from the first half of the window to the second."""
     half = len(o.p) // 2
     first, last = slice(0, half), slice(half, None)
     weight = o.confidence**SURE

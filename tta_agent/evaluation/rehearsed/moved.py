@@ -1,4 +1,4 @@
-"""How far a candidate's tensors stand from the source's, in a few numbers that mean the same for every model."""
+"""Distances of a candidate's tensors from the source's, in a few numbers that mean the same for every model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TINY = 1e-5
 
 @torch.no_grad()
 def moved(source: nn.Module, candidate: nn.Module) -> dict[str, float]:
-    """Distances, each 0 where nothing moved.
+    """Distances of two modules' tensors, each 0 where nothing moved.
 
     Returns:
         `means`: squared shift of BatchNorm means in units of the source's variance, averaged over channels, then

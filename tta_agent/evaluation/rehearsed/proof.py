@@ -1,4 +1,4 @@
-"""What rehearsals say of a candidate in production."""
+"""Proof by rehearsal: the estimated gain of a candidate in production, from evidence without labels."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from tta_agent.evaluation.rehearsed import regress
 from tta_agent.evaluation.rehearsed.features import features
 from tta_agent.evaluation.rehearsed.moved import moved
 from tta_agent.evaluation.rehearsed.support import Support
-from tta_agent.evaluation.rehearsed.table import RehearsedRow, Table
+from tta_agent.evaluation.rehearsed.table import EvidenceTable, RehearsedRow
 
 ALPHA = 0.05
 ALPHAS = (0.02, 0.05, 0.10)
-FEWEST = 60  # rows below which nothing is said
+FEWEST = 60  # rows below which there is no estimate
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What leaving families out has shown; slow to find, so it is stored.
+    """Errors of the estimate on families that were left out; slow to compute, so stored.
 
     Attributes:
         quantiles: of the scores, by alpha.
         coverage: share of rows at or above their bound, by alpha; aimed at 1 - alpha.
         error: mean absolute error, as a share of accuracy.
-        correlation: of guess and true gain.
-        guesses: of each row, by a forest that has not seen its family.
+        correlation: of estimated and true gain.
+        guesses: estimate of each row, by learners that have not seen its family.
         lower: bound of each row at `ALPHA`.
     """
 
@@ -44,8 +44,8 @@ class Fit:
 
 
 def fit(rows: Sequence[RehearsedRow]) -> Fit:
-    """Leave out every family in turn; about half a second each."""
-    table = Table.of(rows)
+    """Fit learners with every family left out in turn; about half a second each."""
+    table = EvidenceTable.of(rows)
     guess = regress.left_out(table)
     value, families = regress.scores(guess, table.gains), np.array([row.family for row in rows])
     quantiles = {f"{alpha:g}": regress.quantile(value, families, alpha) for alpha in ALPHAS}
@@ -60,14 +60,14 @@ def fit(rows: Sequence[RehearsedRow]) -> Fit:
     )
 
 
-class Rehearsed:
-    """Reads evidence by what was rehearsed.
+class GainEstimator:
+    """Estimator of a candidate's gain.
 
     Args:
-        rows: of all worlds.
-        known: what leaving families out has shown.
+        rows: of all rehearsed scenarios.
+        known: errors of the estimate, from `fit`.
         source: the deployed module.
-        window: held-out records of one look; production must look at as many.
+        window: held-out records of one estimate, in production as in the rehearsal.
         alpha: one of `ALPHAS`.
     """
 
@@ -75,12 +75,12 @@ class Rehearsed:
         self, rows: Sequence[RehearsedRow], known: Fit, source: nn.Module, window: int, alpha: float = ALPHA
     ) -> None:
         self.window, self.alpha, self.known, self._source = window, alpha, known, source
-        self._table = Table.of(rows)
-        self._panel = regress.Panel(self._table)
+        self._table = EvidenceTable.of(rows)
+        self._ensemble = regress.GainEnsemble(self._table)
         self._support = Support(self._table)
 
     def moved(self, module: nn.Module) -> Mapping[str, float]:
-        """How far a candidate stands from the source."""
+        """Distances of a candidate from the source, see `moved.py`."""
         return moved(self._source, module)
 
     def expect(
@@ -91,9 +91,9 @@ class Rehearsed:
         anchor: AnchorResult | None,
         moved: Mapping[str, float],
     ) -> GainEstimate:
-        """Gain of candidate over serving, from logits [N, C] in order of arrival.
+        """Estimate the gain of candidate over serving, from logits [N, C] in order of arrival.
 
-        Never raises for odd logits: what cannot be read is not supported.
+        Never raises for odd logits: evidence that cannot be computed is not supported.
         """
         reason = _unreadable(serving, candidate, source, anchor, self.window)
         if reason is not None or anchor is None:
@@ -106,11 +106,11 @@ class Rehearsed:
         outside = self._support.outside(evidence)
         if outside is not None:
             return self._nothing(f"not rehearsed: {outside}")
-        guess = self._panel.guess(evidence[None])
+        guess = self._ensemble.guess(evidence[None])
         lower = float(regress.bound(guess, self.known.quantiles[f"{self.alpha:g}"])[0])
         gain = float(guess.gain[0])
         told = (
-            f"rehearsed worlds that look like this gain {100 * gain:+.1f} points, "
+            f"rehearsed scenarios that look like this gain {100 * gain:+.1f} points, "
             f"at least {100 * lower:+.1f} in {1 - self.alpha:.0%}"
         )
         return GainEstimate(gain, lower, self.alpha, True, told)

@@ -1,4 +1,4 @@
-"""Rehearsals on disk: plain JSON, finished scenes kept as they finish, forests grown again when read."""
+"""Rehearsals on disk: plain JSON, groups of scenarios as they finish; learners are fitted again when read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.evaluation.rehearsed import features, regress
-from tta_agent.evaluation.rehearsed.proof import FEWEST, Fit, Rehearsed
+from tta_agent.evaluation.rehearsed.proof import FEWEST, Fit, GainEstimator
 from tta_agent.evaluation.rehearsed.table import RehearsedRow
 
 log = logging.getLogger(__name__)
@@ -23,18 +23,18 @@ ROWS, SUMMARY = "rows.jsonl", "rehearsal.json"
 
 
 def key(fingerprint: str, settings: Mapping[str, Any]) -> str:
-    """Names a rehearsal: by the model's weights, how it is adapted, and what is taken as evidence.
+    """Name of a rehearsal: digest of the model's weights, of the settings of adaptation, and of the features.
 
     Args:
         fingerprint: of the weights.
-        settings: whatever decides how a copy learns.
+        settings: from `learning`.
     """
     told = json.dumps([fingerprint, settings, features.VERSION], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def learning(settings: Any) -> dict[str, Any]:
-    """What of all settings decides how a copy learns: a change of it asks for another rehearsal."""
+    """Settings that decide how a copy learns: a change of one asks for another rehearsal."""
     s = settings
     return {
         "method": s.adapt.method,
@@ -48,8 +48,8 @@ def learning(settings: Any) -> dict[str, Any]:
     }
 
 
-class Shelf:
-    """The folder of one rehearsal.
+class RehearsalStore:
+    """Folder of one rehearsal.
 
     Args:
         folder: `<store>/rehearsal`.
@@ -59,38 +59,38 @@ class Shelf:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
 
-    def rows(self, scenes: Collection[str]) -> list[RehearsedRow]:
-        """Of these scenes. A line that was cut off by a crash is left out; its scene is played again."""
+    def rows(self, groups: Collection[str]) -> list[RehearsedRow]:
+        """Rows of these groups. A line that was cut off by a crash is left out; its group is played again."""
         return [
             RehearsedRow.read(row)
             for name, saved in self._saved().items()
-            if name in scenes
+            if name in groups
             for row in saved["rows"]
         ]
 
     def finished(self) -> set[str]:
-        """Keys of finished scenes."""
+        """Names of the finished groups."""
         return set(self._saved())
 
-    def keep(self, scene: str, rows: Sequence[RehearsedRow], seconds: float) -> None:
-        """One scene is finished; on disk when this returns."""
+    def keep(self, group: str, rows: Sequence[RehearsedRow], seconds: float) -> None:
+        """Keep the rows of a finished group; on disk when this returns."""
         self.path.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"scene": scene, "seconds": seconds, "rows": [row.plain() for row in rows]})
+        line = json.dumps({"scene": group, "seconds": seconds, "rows": [row.plain() for row in rows]})
         with (self.path / ROWS).open("a+b") as file:
             if file.tell() and not _ends_a_line(file):
                 file.write(b"\n")
             file.write(line.encode() + b"\n")
 
     def conclude(self, known: Fit, about: Mapping[str, Any]) -> None:
-        """What the rows come to."""
+        """Write the errors of the estimate, and facts about the rehearsal."""
         text = json.dumps({**about, "learners": regress.VERSION, "fit": asdict(known)}, indent=1, default=str)
         write_atomic(self.path / SUMMARY, text.encode())
 
     def summary(self) -> dict[str, Any] | None:
-        """What `conclude` wrote, or None.
+        """Content of `conclude`'s file, or None where there is none.
 
         Raises:
-            ConfigError: damaged.
+            ConfigError: the file is damaged.
         """
         path = self.path / SUMMARY
         try:
@@ -102,7 +102,7 @@ class Shelf:
         return found
 
     def forget(self) -> None:
-        """Play all of it again."""
+        """Remove all rows and the summary."""
         for name in (ROWS, SUMMARY):
             (self.path / name).unlink(missing_ok=True)
 
@@ -113,8 +113,8 @@ class Shelf:
         return {saved["scene"]: saved for saved in sorted(found, key=lambda saved: str(saved["scene"]))}
 
 
-def open_rehearsal(folder: Path, name: str, source: nn.Module) -> Rehearsed | None:
-    """What was rehearsed under this key, ready to be asked (a second or two), or None.
+def open_rehearsal(folder: Path, name: str, source: nn.Module) -> GainEstimator | None:
+    """Fit the estimator to the rehearsal of this name (a second or two); None where there is none.
 
     Args:
         folder: `<store>/rehearsal`.
@@ -124,17 +124,17 @@ def open_rehearsal(folder: Path, name: str, source: nn.Module) -> Rehearsed | No
     Raises:
         ConfigError: its files are damaged.
     """
-    shelf = Shelf(folder, name)
-    summary = shelf.summary()
+    saved = RehearsalStore(folder, name)
+    summary = saved.summary()
     if summary is None:
         return None
     if summary.get("learners") != regress.VERSION:
-        log.warning("%s is of another release: run tta-agent rehearse again (worlds are kept)", shelf.path)
+        log.warning("%s is of another release: run tta-agent rehearse again (scenarios are kept)", saved.path)
         return None
-    rows = shelf.rows(set(summary["scenes"]))
+    rows = saved.rows(set(summary["scenes"]))
     if len(rows) < FEWEST:
         return None
-    return Rehearsed(rows, Fit(**summary["fit"]), source, int(summary["window"]))
+    return GainEstimator(rows, Fit(**summary["fit"]), source, int(summary["window"]))
 
 
 def _ends_a_line(file: Any) -> bool:

@@ -1,9 +1,9 @@
-"""Whether evidence looks like anything that was rehearsed. Outside, any learner answers as if it knew.
+"""Support: whether evidence looks like rehearsed evidence. Outside, any learner answers as if it knew.
 
 Three questions: is the evidence near rehearsed evidence, are its main numbers in the rehearsed range, and is the
-candidate about as sure as candidates were in worlds that they mended? The last one is for streams whose images belong
-to no known class (clothes to a model of animals and cars): the source falls apart as it does under a corruption,
-the adapted model looks sound, and only that it is hardly ever sure tells them apart.
+candidate about as sure as candidates were in scenarios that they mended? The last one is for streams whose images
+belong to no known class (clothes to a model of animals and cars): the source fails as it does under a corruption, the
+adapted model looks sound, and only its lack of confidence tells them apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed.regress import smooth
-from tta_agent.evaluation.rehearsed.table import Table
+from tta_agent.evaluation.rehearsed.table import EvidenceTable
 
 JITTER = 0.01  # of the kernel
 SHARE = 0.95  # of families, and of the rows of each against the other families, that must count as near
@@ -36,12 +36,13 @@ KNOWS = 1 / 3
 
 
 class Support:
-    """Distance from what was rehearsed: how little a smooth process knows at a place, 0 .. 1.
+    """Distance of evidence from rehearsed evidence.
 
-    Its posterior standard deviation in units of the prior's: 0 on rehearsed evidence, 1 far from all of it.
+    It is the posterior standard deviation of a Gaussian process in units of the prior's: 0 on rehearsed evidence, 1
+    far from all of it.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: EvidenceTable) -> None:
         self._table = table
         self._centre, self._scale = table.evidence.mean(0), table.evidence.std(0) + 1e-6
         self._points = self._place(table.evidence)
@@ -68,8 +69,8 @@ class Support:
         return np.asarray(np.where(candidate >= KNOWS * serving, sure, np.inf))
 
     def _limit(self) -> float:
-        """How far an unseen family usually is: the quantile of the families' own quantiles, so that neither a few
-        wild worlds nor one wild family decide. Injected failures may be too far: nobody wants to promote those."""
+        """Usual distance of an unseen family: the quantile of the families' own quantiles, so that neither a few
+        odd scenarios nor one odd family decide. Injected failures may be too far: nobody wants to promote those."""
         honest = np.array([row.kind in HONEST for row in self._table.rows])
         found = []
         for family in self._table.families:
@@ -80,11 +81,11 @@ class Support:
         return float(np.quantile(found, SHARE)) if found else 0.0
 
     def distance(self, evidence: Array) -> Array:
-        """Of evidence [R, F], in units of the limit [R]."""
+        """Distances [R] of evidence [R, F], in units of the limit."""
         return _unknown(self._place(evidence), self._points, self._factor) / max(self.limit, 1e-12)
 
     def outside(self, evidence: Array) -> str | None:
-        """Why one world's evidence [F] is not supported, or None."""
+        """Reason why evidence [F] is not supported, or None."""
         names = self._table.names
         if not np.isfinite(evidence).all():
             return f"{names[int(np.argmin(np.isfinite(evidence)))]} is not a finite number"
@@ -103,16 +104,17 @@ class Support:
             return None
         return (
             f"the candidate is as sure as on the anchor in {sure:.0%} of records only, where candidates mended a "
-            f"rehearsed world in {self._sure:.0%} at least: these may be images of no known class"
+            f"rehearsed scenario in {self._sure:.0%} at least: these may be images of no known class"
         )
 
     def _far(self, evidence: Array, distance: float) -> str:
         place = self._place(evidence)
         nearest = int(np.argmin(((self._points - place) ** 2).sum(1)))
         i = int(np.argmax(np.abs(place - self._points[nearest])))
+        known = self._table.evidence[nearest, i]
         return (
-            f"no rehearsed world looks like this ({distance:.2g} times the limit); furthest out is "
-            f"{self._table.names[i]}: {evidence[i]:.3g}, the nearest world has {self._table.evidence[nearest, i]:.3g}"
+            f"no rehearsed scenario looks like this ({distance:.2g} times the limit); furthest out is "
+            f"{self._table.names[i]}: {evidence[i]:.3g}, the nearest scenario has {known:.3g}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Rows as arrays, and who may learn from whom."""
+"""Rows of a rehearsal, as a table of arrays."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tta_agent.core.types import Array
 
 @dataclass(frozen=True, slots=True)
 class RehearsedRow:
-    """One candidate in one world.
+    """Evidence and true gain of one candidate in one scenario.
 
     Attributes:
-        scene: key of its scene.
-        families: every shift that had a part in it; whoever leaves one out leaves this row out.
-        family, severity, structure: of what arrives.
+        scene: key of the group of scenarios.
+        families: every shift that had a part in it; a family that is left out takes the row with it.
+        family, severity, structure: shift and order of arrival of the records.
         kind: `adapted`, `sibling` and `second` (not the first swap), `stale`, `back`, or an injected failure.
         gain: true accuracy of candidate minus serving.
         accuracy: of serving.
         evidence: see `features.py`.
-        beside: estimates that are compared, but not learnt from.
+        beside: other estimates, for comparison; not learnt from.
     """
 
     scene: str
@@ -38,18 +38,18 @@ class RehearsedRow:
     beside: Mapping[str, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> RehearsedRow:
-        """From `plain()`."""
+        """Row of the values of `plain`."""
         return cls(**{**saved, "families": tuple(saved["families"])})
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """R rows: evidence [R, F] in the order of `names`, gains [R], and the rows themselves."""
+class EvidenceTable:
+    """Table of R rows: evidence [R, F] in the order of `names`, gains [R], and the rows themselves."""
 
     names: tuple[str, ...]
     evidence: Array
@@ -57,8 +57,8 @@ class Table:
     rows: Sequence[RehearsedRow]
 
     @classmethod
-    def of(cls, rows: Sequence[RehearsedRow]) -> Table:
-        """In the order given."""
+    def of(cls, rows: Sequence[RehearsedRow]) -> EvidenceTable:
+        """Table of rows, in the order given."""
         names = tuple(sorted(rows[0].evidence)) if rows else ()
         evidence = np.array([[row.evidence[name] for name in names] for row in rows]).reshape(
             len(rows), len(names)
@@ -70,17 +70,17 @@ class Table:
 
     @property
     def families(self) -> list[str]:
-        """What arrives, each once, sorted."""
+        """Shift families of the records, each once, sorted."""
         return sorted({row.family for row in self.rows})
 
     def of_family(self, family: str) -> Array:
-        """Rows [R] in which it is what arrives."""
+        """Mask [R] of the rows whose records have this shift."""
         return np.array([row.family == family for row in self.rows])
 
     def without(self, family: str) -> Array:
-        """Rows [R] in which it has no part at all, neither in a mixture nor as the copy from elsewhere."""
+        """Mask [R] of the rows in which a family has no part, neither in a mixture nor in the copy from elsewhere."""
         return np.array([row.family != family and family not in row.families for row in self.rows])
 
-    def part(self, chosen: Array) -> Table:
-        """Some rows [R] bool."""
-        return Table.of([row for row, yes in zip(self.rows, chosen, strict=True) if yes])
+    def part(self, chosen: Array) -> EvidenceTable:
+        """Table of the rows of a mask [R]."""
+        return EvidenceTable.of([row for row, yes in zip(self.rows, chosen, strict=True) if yes])

@@ -2,25 +2,38 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from tta_agent.cli.main import app
 from tta_agent.core.errors import ConfigError
 from tta_agent.evaluation.rehearsed.moved import moved
 from tta_agent.rehearsal.arrivals import gain, order
-from tta_agent.rehearsal.pool import part, pooled
+from tta_agent.rehearsal.image_pool import pooled, split
+from tta_agent.rehearsal.scenarios import STRUCTURES, bank
 from tta_agent.rehearsal.shifts import EXTRA, mixed, shifted, strangers
-from tta_agent.rehearsal.worlds import STRUCTURES, bank
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), dtype=np.uint8)
 
 
 def test_every_beginning_of_the_bank_is_spread_evenly():
-    scenes = bank(failures=("bias", "swap", "double"))
-    assert len({scene.key for scene in scenes}) == len(scenes)
-    first = scenes[: len(scenes) // 6]
-    assert {scene.severity for scene in first} == {1, 3, 5}
-    assert {s for scene in first for s in scene.structures} == set(STRUCTURES)
-    assert sum(scene.family == "clean" for scene in first) >= 2
-    assert len({scene.family for scene in first}) > 20
+    groups = bank(failures=("bias", "swap", "double"))
+    assert len({group.key for group in groups}) == len(groups)
+    first = groups[: len(groups) // 6]
+    assert {group.severity for group in first} == {1, 3, 5}
+    assert {s for group in first for s in group.structures} == set(STRUCTURES)
+    assert sum(group.family == "clean" for group in first) >= 2
+    assert len({group.family for group in first}) > 20
+
+
+def test_groups_that_were_played_by_earlier_releases_are_known():
+    first, second, *_ = bank(failures=("bias", "swap", "double"))
+    assert [first.key, second.key] == ["7e41d730b6d9adfe", "e1cca324d60688ec"]
+
+
+@pytest.mark.parametrize("option", ["--scenarios", "--worlds"])
+def test_the_number_of_scenarios_has_its_old_name_too(option):
+    done = CliRunner().invoke(app, ["rehearse", option, "5"], env={"COLUMNS": "200"})
+    assert done.exit_code == 2 and "greater than or equal to 9" in done.output
 
 
 @pytest.mark.parametrize("family", [*EXTRA, "gaussian_noise", "clean"])
@@ -50,18 +63,18 @@ def test_orders_deal_out_what_they_promise(structure):
     assert (found.share.max() > 3 * found.share.min()) == (structure == "label_shift")
 
 
-def test_gain_is_meant_for_the_class_mix_of_the_world():
+def test_gain_is_meant_for_the_class_mix_of_the_scenario():
     labels = np.array([0, 0, 1, 1])
     serving, candidate = np.array([0, 0, 0, 0]), np.array([1, 1, 1, 1])
     assert gain(serving, candidate, labels, np.array([0.5, 0.5])) == 0
     assert gain(serving, candidate, labels, np.array([0.9, 0.1])) == pytest.approx(-0.8)
 
 
-def test_no_image_of_the_anchor_arrives_in_a_world():
+def test_no_image_of_the_anchor_arrives_in_a_scenario():
     random = np.random.default_rng(1)
     inputs = random.random((200, 3, 8, 8)).astype(np.float32)
     pool = pooled(inputs, np.arange(200) % 10, (0.0,), (1.0,))
-    rest, reference = part(pool, 30)
+    rest, reference = split(pool, 30)
     mine = {image.tobytes() for image in np.rint(reference.views["clean"] * 255).astype(np.uint8)}
     assert len(reference.labels) == 30 and len(rest.labels) == 170
     assert not mine & {image.tobytes() for image in rest.pixels}

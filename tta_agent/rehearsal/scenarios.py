@@ -1,7 +1,7 @@
-"""Which worlds are rehearsed: shift families by severity, each with several orders of arrival.
+"""Scenarios of a rehearsal: shift families by severity, each with several orders of arrival.
 
-A *scene* is one shift at one severity, a draw of images, and another shift for what comes from elsewhere (second
-swaps, stale statistics). All worlds of a scene share its corrupted images, which is what makes them cheap.
+A *group* of scenarios is one shift at one severity, a draw of images, and another shift for copies that come from
+elsewhere (second swaps, stale statistics). Its scenarios share the corrupted images, which makes them cheap.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from tta_agent.rehearsal.shifts import EXTRA
 CLEAN = "clean"
 SEVERITIES = (1, 3, 5)
 STRUCTURES = ("iid", "correlated", "label_shift", "unknown")
-LENGTHS = (448, 640, 896)  # records that a copy has learnt from
+LENGTHS = (448, 640, 896)  # records that a copy learns from
 MIXTURES = (
     ("gaussian_noise", "defocus_blur"), ("fog", "jpeg_compression"), ("snow", "contrast", "pixelate"),
     ("brightness", "impulse_noise", CLEAN), ("motion_blur", "frost"),
 )  # fmt: skip
-COLLAPSES = 4  # one scene in so many has a copy driven to collapse, which costs as much as four others
-CLEAN_SHARE = 7  # one scene in so many has no shift: there the right answer is to keep the source
+COLLAPSES = 4  # one group in so many has a copy driven to collapse, which costs as much as four others
+CLEAN_SHARE = 7  # one group in so many has no shift: there the right answer is to keep the source
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One shift, and what is played in it.
+class ScenarioGroup:
+    """Scenarios that share one shift and one draw of images.
 
     Attributes:
         families: a random one of these for each image; one name, but in mixtures.
         severity: 1 to 5; `clean` has 1.
         seed: of images, pixels and orders of arrival.
-        elsewhere: shift (family, severity) of the copy that comes from another world.
-        length: records learnt from.
-        structures: of `STRUCTURES`, each a world of its own.
+        elsewhere: shift (family, severity) of the copy that comes from another scenario.
+        length: records that a copy learns from.
+        structures: orders of arrival, of `STRUCTURES`.
         failures: kinds of injected failures, see `failures.KINDS`.
     """
 
@@ -49,13 +49,14 @@ class Scene:
 
     @property
     def family(self) -> str:
-        """For tables: `mixture` where there are several."""
+        """Name of the shift in tables: `mixture` where there are several."""
         return self.families[0] if len(self.families) == 1 else "mixture"
 
     @property
     def key(self) -> str:
-        """Names all that decides its rows."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        """Digest of everything that its rows depend on."""
+        text = repr(self).replace(type(self).__name__, "Scene", 1)  # rows on disk have keys of that name
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def bank(
@@ -64,34 +65,34 @@ def bank(
     seeds: Sequence[int] = (0, 1),
     structures: Sequence[str] = STRUCTURES,
     failures: Sequence[str] = (),
-) -> list[Scene]:
-    """All scenes, in an order of which every beginning is spread evenly over families and severities.
+) -> list[ScenarioGroup]:
+    """Groups of a rehearsal, in an order of which every beginning is spread evenly over families and severities.
 
     Args:
-        structures: two of these are played in each scene, in turn.
-        failures: three of these, and in some scenes a collapse; none where empty.
+        structures: two of these are played in each group, in turn.
+        failures: three of these, and in some groups a collapse; none where empty.
     """
     rounds = [(seed, k) for seed in seeds for k in range(len(severities))]
     every = min(CLEAN_SHARE, len(families))
-    scenes: list[Scene] = []
+    groups: list[ScenarioGroup] = []
     for turn, (seed, k) in enumerate(rounds):
         for i, family in enumerate(families):
             severity = severities[(i + k) % len(severities)]  # a Latin square: each round has all severities
             other = families[(i + 5 + 3 * turn) % len(families)]
-            scenes.append(_scene((family,), severity, seed, other, len(scenes), structures, failures))
+            groups.append(_group((family,), severity, seed, other, len(groups), structures, failures))
             if i % every == every // 2:  # among the others, so that a small budget has some too
                 other = families[(2 * i + turn) % len(families)]
                 clean = 100 * seed + 10 * k + i // every
-                scenes.append(_scene((CLEAN,), 1, clean, other, len(scenes), structures, failures))
+                groups.append(_group((CLEAN,), 1, clean, other, len(groups), structures, failures))
         mixed = MIXTURES[turn % len(MIXTURES)]
         severity = severities[turn % len(severities)]
-        scenes.append(
-            _scene(mixed, severity, seed, families[turn % len(families)], len(scenes), structures, failures)
+        groups.append(
+            _group(mixed, severity, seed, families[turn % len(families)], len(groups), structures, failures)
         )
-    return scenes
+    return groups
 
 
-def _scene(
+def _group(
     families: tuple[str, ...],
     severity: int,
     seed: int,
@@ -99,7 +100,7 @@ def _scene(
     number: int,
     structures: Sequence[str],
     failures: Sequence[str],
-) -> Scene:
+) -> ScenarioGroup:
     elsewhere = (other, SEVERITIES[(number // 2) % 3])
     orders = tuple(
         dict.fromkeys(structures[(number + i * (1 + number // 4 % 3)) % len(structures)] for i in (0, 1))
@@ -109,4 +110,4 @@ def _scene(
     )
     if number % COLLAPSES == 0:
         broken = (*broken, "collapse") if failures else ()
-    return Scene(families, severity, seed, elsewhere, LENGTHS[number % len(LENGTHS)], orders, broken)
+    return ScenarioGroup(families, severity, seed, elsewhere, LENGTHS[number % len(LENGTHS)], orders, broken)
