@@ -1,7 +1,7 @@
 """The proof without labels: what rehearsals on the user's own data say of the gain, at worst.
 
-The number comes from `tta-agent rehearse`: scenarios made of a labelled set, played with this model and adapter, and a
-conformal lower bound learnt on them with whole families of shifts left out. Nothing label-free can prove a gain on
+The number comes from `tta-agent rehearse`: scenarios made of a labelled set, played with this model and adapter, and
+a conformal lower bound learnt on them with whole families of shifts left out. Nothing label-free can prove a gain on
 *any* stream; this proves it as far as the stream is like something that was rehearsed, and says where it is not.
 """
 
