@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -51,6 +52,8 @@ def run(
     if show_config:
         print(settings.model_dump_json(indent=1))
         return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))  # while torch is imported; nothing runs yet
     process.yield_to_others(settings.model.nice)
     from tta_agent.cli.run import Lifecycle
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from tta_agent.assembly import build
 from tta_agent.core.lease import Holder, Lease
@@ -41,8 +41,6 @@ class Lifecycle:
         interface = build.open_interface(self._settings, open_ledger(self._settings), self._status)
         try:
             self._run()
-        except KeyboardInterrupt:
-            log.info("stopped before anything ran")
         finally:
             if interface:
                 interface.close()
@@ -64,8 +62,9 @@ class Lifecycle:
         agent.run()
 
     def _on_signal(self, *_: object) -> None:
-        if self._agent is None:
-            raise KeyboardInterrupt
+        if self._agent is None:  # an exception here could be lost in the libraries that load the model
+            self._lease.abandon()
+            _exit_now()
         self._agent.stop()
 
     def _wait(self, holder: Holder) -> None:
@@ -85,6 +84,11 @@ class Lifecycle:
         if self._agent and self._agent.unfinished:
             late = ", ".join(self._agent.unfinished)
             log.warning("%s did not end in time: the checkpoint before stands, and nothing is lost", late)
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(0)
+            _exit_now()
+
+
+def _exit_now() -> NoReturn:
+    """With status 0, past whatever native code runs in other threads."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)

@@ -121,6 +121,13 @@ class Lease:
                 f"{holder or 'somebody'} owns {self._file.parent} now: this agent must not write any more"
             )
 
+    def abandon(self) -> None:
+        """Give it back from a signal handler, which may have interrupted this very class: takes no lock."""
+        with contextlib.suppress(LeaseLost, OSError):
+            if self._thread is not None:
+                self._refuse_others()
+                self._write(replace(self._mine, key=""))
+
     def release(self) -> None:
         """Give it back, so that a standby need not wait. Idempotent."""
         self._ended.set()
