@@ -11,7 +11,7 @@ from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array, Label, Message, RawRecord, Record
 from tta_agent.stream.codecs import cloudevents as ce
 from tta_agent.stream.codecs import oip
-from tta_agent.stream.router import dead_letter
+from tta_agent.stream.decoder import dead_letter
 
 CODEC = ce.CloudEvents()
 SHAPE, CLASSES = (1, 2, 2), 3

@@ -2,7 +2,7 @@
 
 Three stages, each a thread in production and a plain call in replay; data goes one way through them.
 
-    reader     1 poll, 2 decode                    stream/kafka or stream/embedded; stream/router.py: Decoder
+    reader     1 poll, 2 decode                    stream/kafka or stream/embedded; stream/decoder.py
     learner    3 route                             stream/router.py: duplicate, stale, held out, late labels
                4 batch                             stream/batcher.py
                5 score, select, adapt              adaptation/step.py
@@ -37,7 +37,8 @@ from tta_agent.pipeline.learner import Learner
 from tta_agent.pipeline.signals import Signals
 from tta_agent.pipeline.stages import StageThreads
 from tta_agent.rollout.controller import RolloutController
-from tta_agent.stream.router import Decoder, RoutedRecords
+from tta_agent.stream.decoder import Decoder
+from tta_agent.stream.router import RoutedRecords
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 

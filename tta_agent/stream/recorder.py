@@ -14,9 +14,9 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Label, RawRecord, Record
 from tta_agent.settings.schema import Settings
+from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.factory import codec_names, open_codec, open_source
 from tta_agent.stream.recordings.reader import RecordingWriter, Row
-from tta_agent.stream.router import Decoder
 
 PATIENCE_S = 0.25  # of one poll, while both topics are quiet
 GLANCE_S = 0.01  # of one poll, while the other topic is not

@@ -1,4 +1,4 @@
-"""Raw records to samples, and each sample to its use: duplicate, stale, held out for the gate, or for learning."""
+"""Each sample to its use: duplicate, stale, held out for the gate, or for learning; labels to their answers."""
 
 from __future__ import annotations
 
@@ -6,89 +6,17 @@ import logging
 import sys
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from tta_agent.core.errors import DecodeError, StreamError
-from tta_agent.core.protocols import Codec, Producer
-from tta_agent.core.types import Label, Message, Partition, Positions, RawRecord, Record, Shape
+from tta_agent.core.errors import TtaError
+from tta_agent.core.types import Label, Partition, Positions, Record
 from tta_agent.labels.join import LabelJoiner, Outcome
 from tta_agent.stream.batcher import held_out
 
 log = logging.getLogger(__name__)
 REMEMBERED = 100_000  # identities kept for dropping duplicates
 Identity = tuple[str, ...]  # source, id, type
-MAX_MESSAGE = 1000  # characters of an error that travel to the dead-letter topic
-
-
-class Decoder:
-    """Decodes records; an unreadable one is counted and goes to the dead-letter topic, and reading goes on.
-
-    Args:
-        shape: of one sample, without the batch axis; None takes any.
-        classes: logits of one sample; None takes any number.
-        producer, topic: where dead letters go; without them unreadable records are only counted.
-        dropped: called with `dead_letter` and a count where a dead letter could not be written.
-
-    Attributes:
-        refused: unreadable records by reason.
-        first: place and error of the first of them.
-    """
-
-    def __init__(
-        self,
-        codec: Codec,
-        shape: Shape | None,
-        classes: int | None,
-        producer: Producer | None = None,
-        topic: str | None = None,
-        dropped: Callable[[str, int], None] = lambda reason, count: None,
-    ) -> None:
-        self._codec, self._shape, self._classes = codec, shape, classes
-        self._producer, self._topic, self._dropped = producer, topic, dropped
-        self.refused: Counter[str] = Counter()
-        self.first = ""
-
-    def read(self, raws: Iterable[RawRecord]) -> list[Record | Label]:
-        """Samples and labels of all readable records, in their order."""
-        return [item for raw in raws for item in self._one(raw)]
-
-    def _one(self, raw: RawRecord) -> Sequence[Record | Label]:
-        try:
-            return self._codec.decode(raw, self._shape, self._classes)
-        except DecodeError as error:
-            self._refuse(raw, error)
-            return ()
-
-    def _refuse(self, raw: RawRecord, error: DecodeError) -> None:
-        where = f"{raw.topic}[{raw.partition}]@{raw.offset}"
-        self.first = self.first or f"{where}: {error}"
-        self.refused[error.reason] += 1
-        if self.refused[error.reason] == 1:  # the first of a kind is told, the others are counted
-            log.warning("%s cannot be read: %s", where, error)
-        if self._producer is None or not self._topic:
-            return
-        try:
-            self._producer.send(self._topic, *dead_letter(raw, error))
-        except StreamError as down:
-            self._dropped("dead_letter", 1)
-            log.warning("a dead letter could not be written: %s", down)
-
-
-def dead_letter(raw: RawRecord, error: DecodeError) -> Message:
-    """The record as it came, in whatever format, with reason and place in headers `tta_dlq_*`."""
-    why = {
-        "reason": error.reason,
-        "exception": str(error)[:MAX_MESSAGE],
-        "topic": raw.topic,
-        "partition": str(raw.partition),
-        "offset": str(raw.offset),
-        "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-    }
-    # a record that fails a second time, after a replay, tells only of its latest failure
-    kept = tuple(header for header in raw.headers if not header[0].startswith("tta_dlq_"))
-    return raw.key, raw.value, kept + tuple((f"tta_dlq_{name}", text.encode()) for name, text in why.items())
 
 
 @dataclass(slots=True)
@@ -123,18 +51,40 @@ class RecordRouter:
     ) -> None:
         self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
         self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()
+        self._told = False
 
     def sort(self, items: Iterable[Record | Label]) -> RoutedRecords:
-        """Each item to one pile; labels that came before their record follow it."""
+        """Each item to one pile; labels that came before their record follow it.
+
+        Raises:
+            CheckpointError: the file of the labels cannot be used. Whatever else an item raises is counted as
+                `internal`, and the item is left out.
+        """
         out = RoutedRecords()
         for item in items:
-            if isinstance(item, Label):
-                self._label(item, out)
-            elif self._is_duplicate(item):
-                out.dropped["duplicate"] += 1
-            else:
-                self._record(item, out)
+            try:
+                self._sort_one(item, out)
+            except TtaError:
+                raise
+            except Exception:
+                out.dropped["internal"] += 1
+                self._tell(item)
         return out
+
+    def _sort_one(self, item: Record | Label, out: RoutedRecords) -> None:
+        if isinstance(item, Label):
+            self._label(item, out)
+        elif self._is_duplicate(item):
+            out.dropped["duplicate"] += 1
+        else:
+            self._record(item, out)
+
+    def _tell(self, item: Record | Label) -> None:
+        if not self._told:  # the first is told, the others are counted
+            log.exception(
+                "%s[%d]@%d cannot be routed, and is left out", item.topic, item.partition, item.offset
+            )
+        self._told = True
 
     def flush(self) -> None:
         """Labels that wait are durable when this returns: offsets may be committed."""

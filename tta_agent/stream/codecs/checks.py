@@ -16,7 +16,9 @@ from tta_agent.core.types import Array
 from tta_agent.stream.codecs.oip import show
 
 MAX_TEXT = 512  # characters of an id or key: records are held by the ten thousand
-MAX_SAMPLES = 4096  # of one request, and so of its list of labels: a byte of a record may become a thousand in memory
+MAX_SAMPLES = (
+    4096  # of one request, and so of its list of labels: a byte of a record may become a thousand in memory
+)
 MAX_LABEL = 2**31 - 1  # where the number of classes is not known
 LATEST_S = 4_102_444_800.0  # the year 2100: a time in milliseconds lies beyond it
 

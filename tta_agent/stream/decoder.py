@@ -1,0 +1,128 @@
+"""Raw records to samples and labels. A record that cannot be read becomes a dead letter, and reading goes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+
+from tta_agent.core.errors import DecodeError, StreamError
+from tta_agent.core.protocols import Codec, Producer
+from tta_agent.core.types import Label, Message, RawRecord, Record, Shape
+
+log = logging.getLogger(__name__)
+MAX_MESSAGE = 1000  # characters of an error that are logged and travel to the dead-letter topic
+PORTION_BYTES = 4 << 20  # of decoded items that are handed on at once
+INTERNAL = "internal"  # reason of records that a codec stumbled over without a DecodeError
+
+
+class Decoder:
+    """Decodes records. No record can end the process: whatever it raises is counted, and the record is kept.
+
+    Args:
+        shape: of one sample, without the batch axis; None takes any.
+        classes: logits of one sample; None takes any number.
+        producer, topic: destination of dead letters; without them unreadable records are only counted.
+        dropped: called with `dead_letter` and a count where a dead letter could not be written.
+
+    Attributes:
+        refused: unreadable records by reason.
+        first: place and error of the first of them.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        shape: Shape | None,
+        classes: int | None,
+        producer: Producer | None = None,
+        topic: str | None = None,
+        dropped: Callable[[str, int], None] = lambda reason, count: None,
+    ) -> None:
+        self._codec, self._shape, self._classes = codec, shape, classes
+        self._producer, self._topic, self._dropped = producer, topic, dropped
+        self.refused: Counter[str] = Counter()
+        self.first = ""
+
+    def read(self, raws: Iterable[RawRecord]) -> list[Record | Label]:
+        """Samples and labels of all readable records, in their order."""
+        return [item for raw in raws for item in self._one(raw)]
+
+    def read_portion(self, backlog: deque[RawRecord]) -> list[Record | Label]:
+        """Samples and labels of the first records, which are taken away: a few bytes may become very many."""
+        items: list[Record | Label] = []
+        nbytes = 0
+        while backlog and nbytes < PORTION_BYTES:
+            found = self._one(backlog.popleft())
+            nbytes += sum(item.nbytes for item in found)
+            items += found
+        return items
+
+    def _one(self, raw: RawRecord) -> Sequence[Record | Label]:
+        try:
+            found = [*self._codec.decode(raw, self._shape, self._classes)]
+            for item in found:
+                self._check(item)
+            return found
+        except DecodeError as error:
+            self._refuse(raw, error)
+        except Exception as error:  # a codec may be anybody's, and so may the bytes
+            told = DecodeError(INTERNAL, f"{type(error).__name__}: {error}")
+            told.__cause__ = error
+            self._refuse(raw, told)
+        return ()
+
+    def _check(self, item: Record | Label) -> None:
+        """Hold what every later stage relies on, whichever codec made the item.
+
+        Raises:
+            ValueError: a text that is not Unicode, a sample that the model does not take, a number out of range.
+        """
+        if isinstance(item, Label):
+            texts: tuple[str, ...] = (item.id,)
+            number = item.label
+        else:
+            texts, number = (item.id, item.key, item.tenant, *item.identity), item.version or 0
+            if self._shape is not None and not _fits(item.x.shape, self._shape):
+                raise ValueError(f"a sample of shape {item.x.shape}; expected {self._shape}")
+        for text in texts:
+            text.encode()
+        if not math.isfinite(item.time_s) or not -(2**63) <= number < 2**63:
+            raise ValueError(f"time {item.time_s!r} or number {number!r} out of range")
+
+    def _refuse(self, raw: RawRecord, error: DecodeError) -> None:
+        where, text = f"{raw.topic}[{raw.partition}]@{raw.offset}", str(error)[:MAX_MESSAGE]
+        self.first = self.first or f"{where}: {text}"
+        self.refused[error.reason] += 1
+        if self.refused[error.reason] == 1:  # the first of a kind is told, the others are counted
+            trace = error.__cause__ if error.reason == INTERNAL else None
+            log.warning("%s cannot be read: %s", where, text, exc_info=trace)
+        if self._producer is None or not self._topic:
+            return
+        try:
+            self._producer.send(self._topic, *dead_letter(raw, error))
+        except StreamError as down:
+            self._dropped("dead_letter", 1)
+            log.warning("a dead letter could not be written: %s", down)
+
+
+def _fits(shape: tuple[int, ...], wanted: Shape) -> bool:
+    return len(shape) == len(wanted) and all(n in (have, None) for have, n in zip(shape, wanted, strict=True))
+
+
+def dead_letter(raw: RawRecord, error: DecodeError) -> Message:
+    """The record as it came, in whatever format, with reason and place in headers `tta_dlq_*`."""
+    why = {
+        "reason": error.reason,
+        "exception": str(error)[:MAX_MESSAGE],
+        "topic": raw.topic,
+        "partition": str(raw.partition),
+        "offset": str(raw.offset),
+        "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+    }
+    # a record that fails a second time, after a replay, tells only of its latest failure
+    kept = tuple(header for header in raw.headers if not header[0].startswith("tta_dlq_"))
+    told = ((f"tta_dlq_{name}", text.encode(errors="backslashreplace")) for name, text in why.items())
+    return raw.key, raw.value, (*kept, *told)
