@@ -1,4 +1,4 @@
-"""A whole policy over a recording: selection, adapter, gate and swap, with labels that come late.
+"""Replay of a whole policy over a recording: selection, adapter, gate and swap, with labels that come late.
 
 The agent is the real one, its rooms called in turn instead of in threads. The served graph answers every
 record before the agent sees it, so that what is measured is what would have been served.
@@ -51,17 +51,18 @@ def replay(
     progress: Progress = lambda done, total: None,
     scratch: Path | None = None,
 ) -> dict[str, Any]:
-    """Play `folder` under one policy and measure. Modes shadow and approve are played as auto: everybody says yes.
+    """Play a recording under one policy and measure it; modes shadow and approve are played as auto.
 
     Args:
         label_rate, label_delay_s, seed, speed, on_request: as in `Late`.
-        windows: in so many stretches at most accuracy is told.
-        scratch: folder for the store, which is gone afterwards; the system's where not given.
+        windows: of equal length that accuracy is given for, at most.
+        progress: called with records played and records in all.
+        scratch: folder for the store, which is removed afterwards; the system's where not given.
 
     Returns:
         Accuracies as shares, 0 .. 1 (None where nothing was labelled), in all, by `windows` and by `domains`;
         `events` (`swaps`, `rollbacks` and `verdicts` among them) with the record and the recorded second;
-        labels `arrived` and `used`; seconds of the agent and of nothing but forward passes.
+        labels `arrived` and `used`; seconds of the agent, and of forward passes alone.
 
     Raises:
         ConfigError: the recording or a setting does not fit.
@@ -89,7 +90,7 @@ def replay(
 
 
 def _indoors(settings: Settings, store: Path) -> Settings:
-    """The same policy, with a ledger of its own and nobody to talk to; rehearsals and calibration stay known."""
+    """Same policy with a registry of its own and no interface; rehearsals and calibration stay known."""
     mode = "auto" if settings.mode in ("shadow", "approve") else settings.mode
     proofs = settings.store.proofs or settings.store.path
     paths = settings.store.model_copy(update={"path": store, "versions": None, "proofs": proofs})
@@ -120,7 +121,7 @@ def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape, code
 
 
 def _run(agent: Agent, tape: Tape, chronicle: Chronicle, tell: Callable[[], None]) -> float:
-    """Seconds that the agent took, without those in which the served graphs answered."""
+    """Seconds of the agent, without those of the served graphs."""
     started_s = time.perf_counter()
     while not tape.ended:
         agent.read()
@@ -167,7 +168,7 @@ def _cost(agent: Agent, tape: Tape, seconds: float, forward_s: float) -> dict[st
 
 @torch.no_grad()
 def _forward_only(recording: Recording, source: loader.DeployedModel, batch_size: int) -> float:
-    """Seconds of nothing but the model's forward passes over as many records, by the first thousand of them."""
+    """Seconds of the model's forward passes alone over as many records, by the first thousand of them."""
     seconds, rows = 0.0, islice(recording, TIMED)
     while part := list(islice(rows, batch_size)):
         x = torch.from_numpy(recording.model_input(part)).to(source.device)

@@ -1,7 +1,7 @@
-"""Policies over one recording, side by side: against the source, and against the best in hindsight.
+"""Comparison of policies over one recording: with the source, and with the best in hindsight.
 
 The oracle takes in each window the best of the source, every policy's served graph and every policy's online
-answers. It knows all labels beforehand: nobody can be it, and the regret to it is never below zero.
+predictions. It knows all labels beforehand, so no policy can reach it, and the regret to it is never below zero.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Played: TypeAlias = Mapping[str, Any]  # what `replay.replay` returns
 
 
 def compare(played: Mapping[str, Played], about: Mapping[str, Any], *, complete: bool) -> dict[str, Any]:
-    """All that was found, for scripts and for the page.
+    """Compare policies, for scripts and for the page.
 
     Args:
         played: at least one policy, by name.
-        about: what was asked for (`recording`, `labels`), kept as it is.
+        about: facts about the replay (`recording`, `labels`), copied as they are.
         complete: False where some policies were not played to the end.
 
     Returns:
@@ -75,7 +75,7 @@ def _policy(name: str, one: Played, windows: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _below(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How far and for how many recorded seconds the source would have been better, on the same records."""
+    """Deficit to the source on the same records: the worst window, and recorded seconds."""
     told = [row for row in windows if row["labelled"]]
     worst = max((row["source"] - row["served"] for row in told if row["labelled"] >= FEW), default=None)
     behind_s = sum(row["t_end"] - row["t"] for row in told if row["served"] < row["source"])

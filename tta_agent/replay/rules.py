@@ -1,4 +1,4 @@
-"""`--fail-if`: a comparison of figures, such as `served_accuracy < source - 0.5`.
+"""Rules of `--fail-if`: comparisons of figures, such as `served_accuracy < source - 0.5`.
 
 Names, numbers, + - * /, comparisons, `and`, `or`, brackets. Nothing else is understood, so nothing else can run.
 Accuracies and their differences are in points, 0 .. 100.
@@ -39,14 +39,19 @@ Truth: TypeAlias = Callable[[Figures], list[str]]  # what makes it true, in word
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a policy fails. `policy` is None where it holds for all."""
+    """Condition on which a policy fails.
+
+    Attributes:
+        policy: name of the policy that it is for; None for all.
+        truth: function of figures to the reasons why the condition holds; empty where it does not.
+    """
 
     text: str
     policy: str | None
     truth: Truth
 
     def broken(self, name: str, figures: Figures) -> str | None:
-        """A line that says by how much the policy fails, or None.
+        """Message by how much a policy fails; None where it does not.
 
         Raises:
             ConfigError: a figure is not known (nothing was labelled), or a division by zero.
@@ -61,7 +66,7 @@ class Rule:
 
 
 def parse(text: str, policies: Sequence[str] = ()) -> Rule:
-    """A rule for all policies, or for one: `POLICY: served < source`.
+    """Parse a rule for all policies, or for one: `POLICY: served < source`.
 
     Raises:
         ConfigError: what is not understood, with what is.
@@ -84,7 +89,7 @@ def parse(text: str, policies: Sequence[str] = ()) -> Rule:
 
 
 def figures(result: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, float | None]:
-    """What the names of a rule stand for, of one policy of `outcome.compare`."""
+    """Figures of one policy of `outcome.compare`, by their names in rules."""
     both = {**result, **policy}
     points = {name: None if both[key] is None else 100 * both[key] for name, key in POINTS.items()}
     counts = {name: len(both[name]) for name in COUNTS}

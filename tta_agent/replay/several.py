@@ -1,4 +1,4 @@
-"""Several policies over one recording: one after the other, or each in a process of its own."""
+"""Replay of several policies over one recording, one after the other or in worker processes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def play(
     """Play each policy to its end.
 
     Args:
-        policies: settings by name; they must speak of the same model.
+        policies: settings by name; all of the same model.
         workers: processes of one thread each; 0 or 1 for this one.
+        tick: called in this thread with a policy's name, its records played, and its records in all.
 
     Returns:
-        What `replay` returns, by name, in the order given; and whether that is all of them. An interrupt (Ctrl-C)
-        ends those that are running; their stores are gone in any case.
+        Results of `engine.replay` by name, in the order given, and whether they are complete. An interrupt (Ctrl-C)
+        ends the policies that are running; their stores are removed in any case.
 
     Raises:
-        ConfigError: a recording or a setting that does not fit.
-        TtaError: a process was killed.
+        ConfigError: a recording or a setting does not fit.
+        TtaError: a worker process was killed.
     """
     _refuse_other_models(policies)
     found: dict[str, dict[str, Any]] = {}
@@ -84,7 +85,7 @@ def _play_apart(
     tick: Tick,
     found: dict[str, dict[str, Any]],
 ) -> None:
-    """Fill `found` as policies end."""
+    """Play in worker processes; fill `found` as policies end."""
     jobs = [(name, (name, folder, settings, late, scratch)) for name, settings in policies.items()]
     with WorkerPool(workers, advice="fewer --workers need less", on_progress=tick) as pool:
         for name, job in pool.run(_work, jobs):

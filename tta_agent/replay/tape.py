@@ -1,4 +1,4 @@
-"""A recording as a Source: answers each record by what serves now, and delivers labels late."""
+"""Recording as a stream consumer: the serving graph answers each record, and labels are delivered late."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ REQUESTS = "label-requests"  # topic
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """How labels come, and how fast the tape runs.
+    """Delivery of labels, and speed of the replay.
 
     Attributes:
-        label_rate: share of labelled records whose label arrives, 0 .. 1; of those asked for, `on_request`.
-        label_delay_s: recorded seconds until it does, from the record or from the request.
-        seed: chooses which.
+        label_rate: share of labelled records, or of requests with `on_request`, whose label arrives, 0 .. 1.
+        label_delay_s: recorded seconds until it arrives, from the record or from the request.
+        seed: of the choice of records.
         speed: recorded seconds a second; infinite for as fast as the machine allows.
-        on_request: whether only labels come that the agent asks for.
+        on_request: whether labels arrive only for requests of the agent.
     """
 
     label_rate: float = 0.5
@@ -43,7 +43,12 @@ class Late:
 
 
 class Tape:
-    """Plays from the beginning to the end, once."""
+    """Stream consumer that plays a recording from the beginning to the end, once.
+
+    Attributes:
+        pair: session that serves, and may be swapped.
+        source: session of the source.
+    """
 
     pair: HotSwapSession
     source: Session
@@ -61,7 +66,7 @@ class Tape:
         self.records = self.labels = self.used = 0
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
-        """The next records, as they would be logged by the server, and the labels that are due."""
+        """Next records, as a server would log them, and the labels that are due."""
         rows = list(islice(self._rows, POLL))
         if not rows:
             self.ended = True
@@ -113,7 +118,7 @@ class Tape:
             self._late.append((since_s + self._how.label_delay_s, name, label))
 
     def ask(self, name: str) -> None:
-        """Somebody wants the label of a record that has been played."""
+        """Take a request for the label of a record that has been played."""
         if self._how.on_request and name in self._truth:
             self._promise(name, self._truth[name][1], self.now_s)
 
@@ -130,7 +135,7 @@ class Tape:
         return RawRecord(topic, 0, offset, int(time_s * 1000), key, value, headers)
 
     def observe(self, batch: Batch, done: StepResult) -> None:
-        """The adapter's own answers, in training mode, on what it was taught with."""
+        """Mark the online predictions of the adapter on a batch that it has learnt from."""
         self.used += done.report.used
         predicted = done.logits.argmax(1).tolist()
         for record, answer in zip(batch.records, predicted, strict=True):
@@ -139,42 +144,42 @@ class Tape:
                 self.marks.right["online"][row] = answer == label
 
     def pause(self) -> None:
-        """Nothing to pause: it moves when it is polled."""
+        """Do nothing: records come when they are polled."""
 
     def resume(self) -> None:
-        """As `pause`."""
+        """Do nothing, as `pause`."""
 
     def lag(self) -> int:
-        """Records that are left."""
+        """Number of records that are left."""
         return len(self._recording) - self.records
 
     def assignment(self) -> Sequence[Partition]:
-        """One partition of each topic."""
+        """Partitions: one of each topic."""
         return [("inference", 0), ("labels", 0)]
 
     def seek(self, positions: Positions) -> None:
-        """A tape is never resumed."""
+        """Do nothing: a replay is never resumed."""
 
     def commit(self, positions: Positions) -> None:
-        """As `seek`."""
+        """Do nothing, as `seek`."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class Annotators:
-    """A producer to those who are asked for labels; nobody else listens."""
+    """Producer that takes the agent's label requests and drops everything else."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Take a request; forget the rest."""
+        """Take a label request; drop a record of another topic."""
         if topic == REQUESTS:
             self._tape.ask((key or b"").decode())
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no record waits."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
