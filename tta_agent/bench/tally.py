@@ -85,7 +85,7 @@ def numbers(
 
 
 def _at_lag(served: Array, online: Array, source: Array, counted: Array, starts: Array) -> dict[str, Any]:
-    """All on the records that a snapshot has answered: the whole stream, its second half, its end."""
+    """Figures on the records that a snapshot has answered: the whole stream, its second half, its end."""
     place = _place(len(served))
     late, tail = counted & (place >= 0.5), counted & (place >= 1 - TAIL)
     gap = (online.astype(float) - served)[counted]
@@ -108,5 +108,5 @@ def mean(right: Array, counted: Array) -> float | None:
 
 
 def _place(n: int) -> Array:
-    """Where in the stream each record stands, 0 .. 1."""
+    """Position of each record in the stream, 0 .. 1."""
     return np.arange(n) / n

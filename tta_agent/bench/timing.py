@@ -64,7 +64,7 @@ def measure(
 
 
 def _peer(name: str | None, source: DeployedModel) -> peers.Peer | None:
-    """It may have nothing to adapt where ours has (GroupNorm)."""
+    """Peer to time, if any: it may have nothing to adapt where our method has (GroupNorm)."""
     try:
         return peers.make(name, own_copy(source)) if name else None
     except CannotAdapt:

@@ -1,4 +1,7 @@
-"""A thread budget for this process. Two pools that spin on two cores run ten times slower than one."""
+"""Thread budget, priority and parent of this process.
+
+Two thread pools that spin on two cores run ten times slower than one.
+"""
 
 import multiprocessing
 import os
@@ -7,7 +10,7 @@ import threading
 
 
 def budget(threads: int) -> None:
-    """Tell OpenMP and friends, unless the environment already does. Before torch is imported."""
+    """Set the number of threads of OpenMP and BLAS, unless the environment does; call it before torch is imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -20,7 +23,7 @@ def yield_to_others(nice: int) -> None:
 
 
 def follow_parent() -> None:
-    """In a worker process: Ctrl-C is for the parent, which ends us; and without it there is nothing left to do."""
+    """In a worker process: leave SIGINT to the parent, and end when the parent ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -123,7 +123,7 @@ def transaction(base: Connection, patience_s: float = PATIENCE_S) -> Iterator[No
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another process is writing, and nothing else is wrong."""
+    """Whether an error says only that another process is writing."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 

@@ -1,4 +1,4 @@
-"""Worker processes of one thread each for jobs of seconds or minutes; none outlives its parent or its pool."""
+"""Pool of worker processes for jobs of seconds or minutes; none outlives its parent or its pool."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _reports: Any = None  # of a worker process: the queue to its parent
 
 
 class WorkerPool:
-    """A context manager around worker processes: leaving it by an error or an interrupt kills them at once.
+    """Pool of worker processes, a context manager: an error or an interrupt inside kills them at once.
 
     Ctrl-C reaches the parent alone. When the parent is gone, even by SIGKILL, its workers end.
 
@@ -43,7 +43,7 @@ class WorkerPool:
         self._others = set(multiprocessing.active_children())
 
     def __enter__(self) -> WorkerPool:
-        """Start nothing yet."""
+        """Enter; processes start with the first jobs."""
         return self
 
     def __exit__(
@@ -97,7 +97,7 @@ class WorkerPool:
 
 
 def report_progress(*values: Any) -> None:
-    """In a job: send values to the pool's `on_progress`; small ones, since the parent may be busy."""
+    """Send values from a job to the pool's `on_progress`; small ones, because the parent may be busy."""
     _reports.put(values)
 
 

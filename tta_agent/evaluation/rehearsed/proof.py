@@ -102,7 +102,7 @@ class GainEstimator:
         return self.judge(np.array([seen.get(name, 0.0) for name in self._table.names]))
 
     def judge(self, evidence: Array) -> GainEstimate:
-        """Of evidence [F] in the order of the table."""
+        """Estimate the gain of evidence [F] in the order of the table."""
         outside = self._support.outside(evidence)
         if outside is not None:
             return self._nothing(f"not rehearsed: {outside}")
