@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import nn
-
 import tta_agent
-from tta_agent.adaptation.sliding_window import Window
-from tta_agent.adaptation.step import Adaptation, StepResult
+from tta_agent.adaptation.step import StepResult
+from tta_agent.assembly.copy import describe, fingerprint, load_source, make_adaptation, method
 from tta_agent.assembly.rollout import make_rollout, open_interface
-from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
-from tta_agent.core.protocols import Adapter, Codec, Producer, ServerDriver, StreamConsumer
-from tta_agent.core.types import SourceInfo
+from tta_agent.core.protocols import Codec, Producer, ServerDriver, StreamConsumer
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.models import loader
-from tta_agent.models.batchnorm import census
-from tta_agent.models.device import Accelerator
-from tta_agent.models.onnx_export import GraphTemplate, floats
-from tta_agent.models.source_data import read_source_data
+from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.agent import Agent
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.learner import Learner
@@ -43,25 +33,10 @@ from tta_agent.stream.router import RecordRouter
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
-__all__ = ["agent", "assemble", "load_source", "open_interface", "open_ledger"]
+__all__ = [
+    "agent", "assemble", "describe", "fingerprint", "load_source", "make_adaptation", "open_interface", "open_ledger",
+]  # fmt: skip
 log = logging.getLogger(__name__)
-
-
-def load_source(settings: Settings) -> loader.DeployedModel:
-    """The deployed model, on its device."""
-    torch.set_num_threads(settings.model.threads)
-    m = settings.model
-    return loader.load(
-        m.name,
-        m.factory,
-        m.weights,
-        onnx=m.onnx,
-        shape=m.input_shape,
-        classes=m.classes,
-        mean=m.mean,
-        std=m.std,
-        device=m.device,
-    )
 
 
 def open_ledger(
@@ -106,7 +81,7 @@ def open_telemetry(settings: Settings) -> Telemetry:
         tta_agent.__version__,
         system="kafka" if settings.stream.bootstrap_servers else "embedded",
         group=settings.stream.group,
-        policy=_method(settings),
+        policy=method(settings),
         source=m.name or m.factory or (m.onnx.name if m.onnx else ""),
     )
 
@@ -188,43 +163,6 @@ def _when_up(served: ServedModel, timeout_s: float) -> None:
             time.sleep(0.5)
 
 
-def make_adaptation(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Adaptation:
-    """The adapter with its selectors and schedules; the frozen one in mode observe."""
-    s = settings
-    method = _method(settings)
-    adapter = make_adapter(settings, source, method)
-    own: Mapping[str, Mapping[str, Any]] = getattr(adapter, "selectors", {})
-    names = list(own) if s.select.selectors is None else s.select.selectors
-    options = {name: {**own.get(name, {}), **s.select.options.get(name, {})} for name in names}
-    selectors = [plugins.make("selectors", name, options) for name in names]
-    schedules = [plugins.make("schedules", name, s.schedule.options) for name in s.schedule.schedules]
-    if s.adapt.window:
-        coupled = bool(census(source.module).get("BatchNorm"))
-        adapter = Window(adapter, s.adapt.window, coupled=coupled)
-    accelerator = Accelerator(source.device, s.adapt.precision, s.adapt.memory)
-    return Adaptation(adapter, source.module, selectors, accelerator, telemetry, method, schedules)
-
-
-def make_adapter(settings: Settings, source: loader.DeployedModel, method: str) -> Adapter:
-    """The adapter, with what is known of the source where it asks for that."""
-    asks = "origin" in inspect.signature(plugins.load("adapters", method)).parameters
-    known = {"origin": load_origin(settings, source)} if asks else {}
-    options = {method: {**known, **settings.adapt.options.get(method, {})}}
-    adapter: Adapter = plugins.make("adapters", method, options, source.module)
-    return adapter
-
-
-def load_origin(settings: Settings, source: loader.DeployedModel) -> SourceInfo:
-    """What is known of the source besides its weights: pixel facts, and data where the settings name some."""
-    path = settings.model.source_data
-    if path is None:
-        return SourceInfo(source.mean, source.std)
-    inputs, labels = read_source_data(path, source.shape, source.mean, source.std)
-    on_device = torch.from_numpy(inputs).to(source.device)
-    classes = None if labels is None else torch.from_numpy(labels).to(source.device)
-    return SourceInfo(source.mean, source.std, on_device, classes, settings.store.path / "source")
-
-
 def _driver(settings: Settings) -> ServerDriver:
     """The driver of the model server; where the mode swaps nothing, one that touches no server."""
     named = open_driver(settings)
@@ -244,28 +182,3 @@ def dead_letter_topic(settings: Settings) -> str | None:
     """Where unreadable records go; None where they are only counted."""
     topic = settings.stream.dead_letter_topic
     return f"{settings.stream.topic}.tta.dlq" if topic is None else topic or None
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Names the model by its weights."""
-    digest = hashlib.sha256()
-    tensors: Mapping[str, torch.Tensor] = floats(module)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def describe(settings: Settings, source: loader.DeployedModel) -> str:
-    """One line on what runs where."""
-    device = torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else "CPU"
-    model = settings.model.name or settings.model.factory or settings.model.onnx
-    where = settings.stream.bootstrap_servers or f"embedded log in {settings.store.path}"
-    return (
-        f"mode {settings.mode}, {settings.adapt.method} on {model}, copy on {source.device} ({device}, "
-        f"{settings.model.threads} threads), stream {settings.stream.topic} from {where}"
-    )
-
-
-def _method(settings: Settings) -> str:
-    return "frozen" if settings.mode == "observe" else settings.adapt.method
