@@ -139,7 +139,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT, help="checkout whose source is read")
     parser.add_argument("--static", action="store_true", help="run nothing")
-    parser.add_argument("--trace", action="store_true", help="list the files of each way in their order")
+    parser.add_argument(
+        "--trace", action="store_true", help="list the files of each way in their order; * handles it"
+    )
     parser.add_argument("--json", type=Path, help="write the figures, too")
     args = parser.parse_args()
     figures = static(args.root)
@@ -150,14 +152,16 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:28} {_shown(value)}")
         if args.trace and isinstance(value, dict):
-            print(*value["trace"], sep="\n")
+            print(
+                *(f"{'*' if file in value['handlers'] else ' '} {file}" for file in value["trace"]), sep="\n"
+            )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{value['files']} files, {value['crossings']} crossings"
+        return f"{value['handling']} files handle it, {value['files']} run, {value['crossings']} crossings"
     return " ".join([str(len(value)), *value]) if isinstance(value, list) else str(value)
 
 

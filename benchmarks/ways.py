@@ -2,8 +2,10 @@
 
 The agent runs without threads on an embedded log, with the shipped net and shifted images. One label is sent at a
 time, each of a held-out record, until a candidate is certified and swapped in. A file is passed when a function in it
-is called; a crossing is such a call from another file of ours, whatever foreign code lies between. Gates are plugins
-of which there may be any number: they, and all that they call, do not count.
+is called; a crossing is such a call from another file of ours, whatever foreign code lies between. Some of these
+files *handle* the label: a function in them takes or returns it, as raw record, label, labelled pair, evidence or
+decision, or a list of such. The others run in the same poll: they look for commands, ask for drift, write the status.
+Gates are plugins of which there may be any number: they, and all that they call, do not count.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ import torch
 
 from tta_agent import corruptions
 from tta_agent.assembly import build
+from tta_agent.core.evidence import Evidence, LabelledPair
+from tta_agent.core.messages import PolledBatch
+from tta_agent.core.types import Label, RawRecord
+from tta_agent.evaluation.decision import Decision
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.samples import dataset
 from tta_agent.serving.drivers.session import SessionDriver
@@ -29,6 +35,7 @@ from tta_agent.settings.schema import Settings
 from tta_agent.stream import factory
 from tta_agent.stream.batcher import held_out
 from tta_agent.stream.codecs.cloudevents import CloudEvents
+from tta_agent.stream.router import RoutedRecords
 from tta_agent.telemetry.facade import Telemetry
 
 OURS = ("tta_agent", "tta_adapters", "tta_policies")
@@ -42,6 +49,7 @@ class Trace:
     """Calls between files of ours while it is entered; it may be entered several times."""
 
     files: dict[str, None] = field(default_factory=dict)  # in the order in which they are first passed
+    handling: dict[str, None] = field(default_factory=dict)  # those of them that handle what was polled
     crossings: int = 0
     judgements: int = 0  # calls of gates from outside of them
 
@@ -52,17 +60,36 @@ class Trace:
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
 
-    def _see(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call" or (here := _file(frame)) is None:
+    def _see(self, frame: FrameType, event: str, value: Any) -> None:
+        if event not in ("call", "return") or (here := _file(frame)) is None:
             return
         before = [file for file in map(_file, _callers(frame)) if file]
         if any(file.startswith(GATES) for file in before):
             return
         if here.startswith(GATES):
-            self.judgements += 1
+            self.judgements += event == "call"
             return
-        self.files[here] = None
-        self.crossings += bool(before) and before[0] != here
+        if any(map(_carries, [value] if event == "return" else _arguments(frame))):
+            self.handling[here] = None
+        if event == "call":
+            self.files[here] = None
+            self.crossings += bool(before) and before[0] != here
+
+
+def _arguments(frame: FrameType) -> Iterator[Any]:
+    code, found = frame.f_code, frame.f_locals
+    return (
+        found[name] for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if name in found
+    )
+
+
+def _carries(value: Any) -> bool:
+    """Whether a value is the label in one of its forms, or a list of such."""
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    if isinstance(value, RoutedRecords):
+        return bool(value.labels)
+    return isinstance(value, RawRecord | Label | PolledBatch | LabelledPair | Evidence | Decision)
 
 
 def _callers(frame: FrameType) -> Iterator[FrameType]:
@@ -123,6 +150,7 @@ class World:
             with Trace() as poll:
                 count -= self.agent.read()
             whole.files |= poll.files
+            whole.handling |= poll.handling
             whole.crossings += poll.crossings
         return poll
 
@@ -165,7 +193,13 @@ def measure() -> dict[str, dict[str, Any]]:
         "label to a promotion": promoted,
     }
     return {
-        name: {"files": len(way.files), "crossings": way.crossings, "trace": list(way.files)}
+        name: {
+            "handling": len(way.handling),
+            "files": len(way.files),
+            "crossings": way.crossings,
+            "trace": list(way.files),
+            "handlers": list(way.handling),
+        }
         for name, way in ways.items()
     }
 
@@ -182,5 +216,5 @@ def _to_the_swap(world: World, whole: Trace, judged: Trace) -> Trace:
         if world.pair.current()[0]:
             return poll
         if poll.judgements and len(poll.files) > len(judged.files):
-            judged.files, judged.crossings = poll.files, poll.crossings
+            judged.files, judged.handling, judged.crossings = poll.files, poll.handling, poll.crossings
     raise AssertionError(f"no swap by the labels of {RECORDS} records")
