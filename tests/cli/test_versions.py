@@ -10,7 +10,7 @@ from tta_agent.cli.main import app
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import GateResult
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.registry.registry import open_ledger
+from tta_agent.registry.factory import open_ledger
 from tta_agent.settings import env
 
 GATES = [

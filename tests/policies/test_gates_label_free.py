@@ -16,7 +16,7 @@ from tta_policies.gates.concentration import Concentration
 from tta_policies.gates.disagreement import Disagreement
 from tta_policies.gates.flips import Flips
 from tta_policies.gates.forgetting import Forgetting
-from tta_policies.gates.health import Health
+from tta_policies.gates.health import HealthGate
 from tta_policies.gates.histogram import Histogram
 from tta_policies.gates.influence import Influence
 from tta_policies.gates.integrity import Integrity
@@ -24,7 +24,7 @@ from tta_policies.gates.rank import Rank
 
 CLASSES = 10
 VETOES = (
-    Integrity, Disagreement, Collapse, Histogram, Concentration, Forgetting, Flips, Calibration, Rank, Health,
+    Integrity, Disagreement, Collapse, Histogram, Concentration, Forgetting, Flips, Calibration, Rank, HealthGate,
     Influence,
 )  # fmt: skip
 
@@ -322,7 +322,7 @@ def test_flips_is_not_fooled_by_a_server_that_is_too_sure():
     ],
 )
 def test_health(numbers, verdict):
-    assert Health().judge(seen(*pair(), health=numbers)).verdict == verdict
+    assert HealthGate().judge(seen(*pair(), health=numbers)).verdict == verdict
 
 
 def test_one_tenant_may_not_hold_the_window():

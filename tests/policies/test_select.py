@@ -10,7 +10,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.core.protocols import Stateful
 from tta_agent.core.types import View
 from tta_policies.select.confidence_drop import ConfidenceDrop
-from tta_policies.select.deyo import Deyo
+from tta_policies.select.deyo import DeyoSelector
 from tta_policies.select.plpd import Plpd
 from tta_policies.select.redundancy import Redundancy
 
@@ -78,7 +78,7 @@ def test_deyo_filters_by_entropy_then_plpd_and_adds_both_weights():
     plpd = p[range(40), answer] - q[range(40), answer]
     kept = np.flatnonzero((h < 0.5 * math.log(5)) & (plpd > 0.2))
     weight = np.exp(0.4 * math.log(5) - h) + np.exp(plpd)
-    chosen = Deyo().select(view(z.tolist(), without=without.tolist()))
+    chosen = DeyoSelector().select(view(z.tolist(), without=without.tolist()))
     assert chosen.index.tolist() == kept.tolist()
     assert 0 < len(kept) < 40
     assert np.allclose(chosen.weight, weight[kept], rtol=1e-4)
@@ -91,7 +91,7 @@ def test_deyo_weighs_by_one_of_the_two_or_none(weights, terms):
     p = np.asarray([sharp(0.95)])
     h = -(p * np.log(p)).sum()
     expected = terms[0] * math.exp(0.4 * math.log(4) - h) + terms[1] * math.exp(0.95 - 0.4)
-    chosen = Deyo(weights=weights).select(view(SURE[:1], without=FALLEN[:1]))
+    chosen = DeyoSelector(weights=weights).select(view(SURE[:1], without=FALLEN[:1]))
     assert math.isclose(chosen.weight.item(), expected if any(terms) else 1.0, rel_tol=1e-4)
 
 
@@ -99,12 +99,12 @@ def test_deyo_margins_follow_the_number_of_classes():
     for classes, kept in ((4, 0), (400, 1)):  # the same entropy, 1 nat, is half of ln 4 and a sixth of ln 400
         p = np.full(classes, 1e-12)
         p[:4] = [0.7, 0.1, 0.1, 0.1]
-        chosen = Deyo().select(view(logits_of([p / p.sum()]), without=np.zeros((1, classes)).tolist()))
+        chosen = DeyoSelector().select(view(logits_of([p / p.sum()]), without=np.zeros((1, classes)).tolist()))
         assert len(chosen.index) == kept
 
 
 def test_deyo_scores_nobody_again_where_nobody_is_sure():
-    selector = Deyo()
+    selector = DeyoSelector()
     before = selector.state_dict()["random"]
     chosen = selector.select(view([[0.0, 0.0]] * 3))
     assert (len(chosen.index), len(chosen.weight), chosen.dropped) == (0, 0, {"entropy": 3})
@@ -204,9 +204,9 @@ def test_memory_survives_a_restart_and_a_reset_clears_it(make):
         (lambda: Plpd(transform="pach"), "did you mean patch"),
         (lambda: Plpd(patches=1), "at least 2"),
         (lambda: Plpd(transform="occlusion", occlusion=0), "share of the side"),
-        (lambda: Deyo(margin=3.0), "share of ln C"),
-        (lambda: Deyo(weight_margin=0), "weight_margin 0"),
-        (lambda: Deyo(weights="all"), "none of 'both'"),
+        (lambda: DeyoSelector(margin=3.0), "share of ln C"),
+        (lambda: DeyoSelector(weight_margin=0), "weight_margin 0"),
+        (lambda: DeyoSelector(weights="all"), "none of 'both'"),
         (lambda: Redundancy(d=0), "cosine"),
         (lambda: Redundancy(momentum=1), r"\[0, 1\)"),
         (lambda: ConfidenceDrop(tolerance=-1), "cannot be negative"),

@@ -26,7 +26,7 @@ from tta_agent.rollout.deployments import Deployments
 from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
-from tta_agent.rollout.operator import Operator
+from tta_agent.rollout.operator import OperatorCommands
 from tta_agent.rollout.promoter import Promoter, PromotionRules
 from tta_agent.rollout.regimes import LATEST, RegimeFollower
 from tta_agent.rollout.wanted_labels import WantedLabels
@@ -90,7 +90,7 @@ class World:
             self.wanted, off, PromotionRules(rules.pop("patience", 1000), **rules),
             frozen=self.inbox.frozen, clock=clock,
         )  # fmt: skip
-        operator = Operator(self.inbox, self.approval, self.monitor, self.served)
+        operator = OperatorCommands(self.inbox, self.approval, self.monitor, self.served)
         self.rollout = RolloutController(
             self.served, operator, self.monitor, self.regimes, self.queue, self.promoter
         )

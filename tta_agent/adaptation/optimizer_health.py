@@ -10,7 +10,7 @@ from tta_agent.core.types import StepReport
 MOMENTUM = 0.1
 
 
-class Health:
+class OptimizerHealth:
     """Averages since the last reset.
 
     `loss` and `gradient` are exponential averages, `gradient_peak` is the largest norm so far, `nonfinite` counts

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tta_agent.adaptation.optimizer_health import Health
+from tta_agent.adaptation.optimizer_health import OptimizerHealth
 from tta_agent.adaptation.reference import ReferenceModel
 from tta_agent.core.protocols import Adapter, Schedule, Selector, Stateful
 from tta_agent.core.types import Array, Moment, Positions, Selection, StepReport, View
@@ -69,7 +69,7 @@ class Adaptation:
         self.rounds = 0
         self.learnt = 0  # rounds with a step since the last reset
         self.totals: Counter[str] = Counter()
-        self.health = Health()
+        self.health = OptimizerHealth()
 
     def round(self, x: Array, served: Array | None = None) -> StepResult:
         """One batch [B, ...], from numbers to weights.

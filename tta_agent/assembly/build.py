@@ -18,9 +18,9 @@ from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.agent import Agent
 from tta_agent.pipeline.cadence import Cadence
-from tta_agent.pipeline.learner import Learner
+from tta_agent.pipeline.learner import LearnerStage
 from tta_agent.pipeline.signals import Signals
-from tta_agent.registry import registry
+from tta_agent.registry import factory as registries
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.drivers import open_driver
@@ -43,7 +43,7 @@ def open_ledger(
     settings: Settings, source: loader.DeployedModel, template: GraphTemplate | None = None
 ) -> ModelRegistry:
     """The ledger, with the source as version 0."""
-    ledger = registry.open_ledger(settings)
+    ledger = registries.open_ledger(settings)
 
     def make() -> tuple[bytes, Any]:
         graph = template or GraphTemplate(source.module, source.shape, source.graph)
@@ -122,7 +122,7 @@ def assemble(
     if s.mode in ("approve", "auto"):
         _when_up(rollout.served, s.swap.timeout_s)
     codec = codec or open_codec(s)
-    learner = Learner(
+    learner = LearnerStage(
         RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         make_adaptation(settings, source, telemetry),

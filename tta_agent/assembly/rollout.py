@@ -28,7 +28,7 @@ from tta_agent.rollout.deployments import Deployments
 from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
-from tta_agent.rollout.operator import Operator
+from tta_agent.rollout.operator import OperatorCommands
 from tta_agent.rollout.ports import Rehearsal
 from tta_agent.rollout.promoter import Promoter, PromotionRules
 from tta_agent.rollout.regimes import RegimeFollower
@@ -113,7 +113,7 @@ def make_rollout(
         frozen=inbox.frozen,
         clock=clock,
     )
-    operator = Operator(inbox, approval, monitor, served)
+    operator = OperatorCommands(inbox, approval, monitor, served)
     close = hooks.close if hooks else lambda: None
     return RolloutController(served, operator, monitor, regimes, queue, promoter, close)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
-from tta_agent.registry.registry import ModelRegistry, open_ledger
+from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.tap import Tap
 from tta_agent.settings.schema import Settings

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from tta_agent.assembly import build
 from tta_agent.core.lease import Holder, Lease
 from tta_agent.pipeline.agent import Agent
-from tta_agent.registry.registry import open_ledger
+from tta_agent.registry.factory import open_ledger
 from tta_agent.settings.schema import Settings
 
 log = logging.getLogger(__name__)

@@ -218,7 +218,7 @@ def _settings() -> Settings:
 
 
 def _ledger(settings: Settings | None = None) -> ModelRegistry:
-    from tta_agent.registry.registry import open_ledger
+    from tta_agent.registry.factory import open_ledger
 
     return open_ledger(settings or _settings())
 

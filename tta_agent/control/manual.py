@@ -7,7 +7,8 @@ import contextlib
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.registry.registry import ModelRegistry, open_ledger
+from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers import open_driver
 from tta_agent.serving.swap import bring_up, golden
 from tta_agent.settings.schema import Settings

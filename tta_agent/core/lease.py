@@ -1,7 +1,7 @@
 """Sole ownership of a store: one agent writes, a second one waits as standby.
 
-`<store>/lease.json` names the owner, counts its heartbeats, and carries a token that grows with every owner. A standby
-takes over when the lease was given back, when the owner's process is gone from this machine, or when the heartbeat
+`<store>/lease.json` names the owner, counts its heartbeats, and carries a token that grows with every owner. A
+standby takes over when the lease was given back, when the owner's process is gone from this machine, or when the heartbeat
 has stood still for `ttl_s` by the standby's own clock; clocks of two machines are never compared. An owner that was
 away meanwhile finds another token in the file, and may not write any more: `check` is called before each write
 (fencing; Kleppmann, "Designing Data-Intensive Applications", O'Reilly 2017, chapter 8).

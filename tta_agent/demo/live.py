@@ -8,7 +8,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Traffic, TrafficPlan, make_workload, window
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.registry.registry import open_ledger
+from tta_agent.registry.factory import open_ledger
 from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer, open_writer

@@ -14,7 +14,8 @@ from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Traffic, TrafficPlan, make_workload, window
 from tta_agent.demo.view import DemoState
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.registry.registry import ModelRegistry, open_ledger
+from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.registry import ModelRegistry
 from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer, open_writer

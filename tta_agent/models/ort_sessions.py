@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
-import queue
 import threading
-import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +12,17 @@ from typing import Protocol
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 
-from tta_agent.core.errors import GraphError, SwapError
+from tta_agent.core.errors import ConfigError, GraphError, SwapError
 from tta_agent.core.types import Array, Version
+from tta_agent.models.heap import trim_after
+from tta_agent.models.outputs import ModelOutput, choose
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _SEVERITY_ERROR = 3
-_SETTLE_S = 0.05  # from a session's last reference to its memory being free
+_ANY = ModelOutput()
 
 
-class Node(Protocol):
+class GraphPort(Protocol):
     """An input or output of a graph."""
 
     name: str
@@ -39,20 +36,29 @@ class Session(Protocol):
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> Sequence[Array]:
         """Outputs for the feeds."""
 
-    def get_inputs(self) -> Sequence[Node]:
+    def get_inputs(self) -> Sequence[GraphPort]:
         """Inputs of the graph."""
 
-    def get_outputs(self) -> Sequence[Node]:
+    def get_outputs(self) -> Sequence[GraphPort]:
         """Outputs of the graph."""
 
 
-def open_session(graph: Path | bytes, *, threads: int = 1, device: str = "cpu") -> Session:
+class _OutputSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
+    """A session that knows which output is the answer."""
+
+    output: ModelOutput
+
+
+def open_session(
+    graph: Path | bytes, *, threads: int = 1, device: str = "cpu", output: ModelOutput = _ANY
+) -> Session:
     """A session on exactly the device that was asked for.
 
     Args:
         graph: a path where there is one: a session from bytes keeps them for its life.
         threads: of one call; they sleep rather than spin between calls.
         device: `cpu`, `cuda` or `cuda:N`.
+        output: the answer; where several outputs are there and it has no name, the only one of its form.
 
     Raises:
         GraphError: the graph cannot be loaded, the device cannot be had, or the graph is not of the form
@@ -61,7 +67,7 @@ def open_session(graph: Path | bytes, *, threads: int = 1, device: str = "cpu") 
     name = graph.name if isinstance(graph, Path) else f"graph of {len(graph)} bytes"
     provider = _provider(device)
     try:
-        session = ort.InferenceSession(
+        session = _OutputSession(
             graph if isinstance(graph, bytes) else str(graph),
             _options(threads),
             providers=[provider],
@@ -74,8 +80,9 @@ def open_session(graph: Path | bytes, *, threads: int = 1, device: str = "cpu") 
             f"{name} was to run on {device}, but {provider[0]} does not start here.\n"
             "Set the device to cpu, or install the driver and CUDA libraries that onnxruntime-gpu asks for."
         )
-    _check_form(session, name)
-    _trim_after(session)
+    _check_input(session, name)
+    session.output = _chosen(session, output, name)
+    trim_after(session)
     return session  # type: ignore[no-any-return,unused-ignore]
 
 
@@ -98,20 +105,42 @@ def run(session: Session, x: Array) -> Array:
     Raises:
         GraphError: the graph refuses the samples or fails.
     """
-    node = session.get_inputs()[0]
+    return np.asarray(output_of(session).logits(answer(session, x)))
+
+
+def answer(session: Session, x: Array) -> Array:
+    """The answer as the graph gives it and as it is served, float32; logits or probabilities, [N, C] mostly.
+
+    Raises:
+        GraphError: the graph refuses the samples or fails.
+    """
+    name, node = output_of(session).name, session.get_inputs()[0]
     feed = np.ascontiguousarray(x, dtype=_FLOATS[node.type])
     try:
-        answer = session.run(None, {node.name: feed})[0]
+        found = session.run(None if name is None else [name], {node.name: feed})[0]
     except Exception as error:  # as above
         raise GraphError(f"inference on input {list(x.shape)} failed: {error}") from error
-    return np.asarray(answer, dtype=np.float32)
+    return np.asarray(found, dtype=np.float32)
+
+
+def output_of(session: Session) -> ModelOutput:
+    """The output that is the session's answer."""
+    found: ModelOutput = getattr(session, "output", _ANY)
+    return found
 
 
 def shapes(session: Session) -> tuple[tuple[int | None, ...], int | None]:
-    """One sample's shape and the number of classes; None stands for any size."""
+    """One sample's shape, and the values of its raw answer; None stands for any size."""
     sample = (n if isinstance(n, int) else None for n in session.get_inputs()[0].shape[1:])
-    classes = session.get_outputs()[0].shape[-1]
-    return tuple(sample), classes if isinstance(classes, int) else None
+    values = answer_shape(session)[:1] or (1,)
+    return tuple(sample), values[0]
+
+
+def answer_shape(session: Session) -> tuple[int | None, ...]:
+    """Shape of the raw answer to one sample, [C] mostly; None stands for any size."""
+    name = output_of(session).name
+    node = next(node for node in session.get_outputs() if name in (None, node.name))
+    return tuple(n if isinstance(n, int) else None for n in node.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,44 +226,19 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _check_form(session: Session, name: str) -> None:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
+def _check_input(session: Session, name: str) -> None:
+    inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in _FLOATS or not inputs[0].shape:
         found = ", ".join(f"{node.name} {node.type}" for node in inputs)
         raise GraphError(f"{name} takes {found or 'nothing'}; expected one float input [N, ...]")
-    if outputs[0].type not in _FLOATS or len(outputs[0].shape) != 2:
-        found = f"{outputs[0].name} {outputs[0].type} {list(outputs[0].shape)}"
-        raise GraphError(f"{name} answers {found}; expected float logits [N, C]")
 
 
-_released: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may be called from a finalizer
-
-
-def _trim_after(session: Session) -> None:
-    """Give the heap back to the system once the session is gone: free() alone keeps it for the process."""
-    weakref.finalize(session, _released.put, None).atexit = False
-    _start_trimmer()
-
-
-def _trim() -> None:
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _trim_forever() -> None:
-    while True:
-        _released.get()
-        time.sleep(_SETTLE_S)
-        _trim()
-
-
-_trimmer_lock = threading.Lock()
-_trimmer: threading.Thread | None = None
-
-
-def _start_trimmer() -> None:
-    global _trimmer
-    with _trimmer_lock:
-        if _trimmer is None:
-            _trimmer = threading.Thread(target=_trim_forever, name="tta-trim", daemon=True)
-            _trimmer.start()
+def _chosen(session: Session, output: ModelOutput, name: str) -> ModelOutput:
+    outputs = session.get_outputs()
+    single = len(outputs) == 1
+    floating = {node.name: node.shape for node in outputs if node.type in _FLOATS}
+    try:
+        found = choose(floating, None if single else output.name, name)
+    except ConfigError as error:
+        raise GraphError(str(error)) from None
+    return replace(output, name=None if single else found)

@@ -33,7 +33,7 @@ from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, Polled
 from tta_agent.core.protocols import StreamConsumer
 from tta_agent.core.types import Positions
 from tta_agent.pipeline import checkpoint
-from tta_agent.pipeline.learner import Learner
+from tta_agent.pipeline.learner import LearnerStage
 from tta_agent.pipeline.signals import Signals
 from tta_agent.pipeline.stages import StageThreads
 from tta_agent.rollout.controller import RolloutController
@@ -62,7 +62,7 @@ class Agent:
         self,
         consumer: StreamConsumer,
         decoder: Decoder,
-        learner: Learner,
+        learner: LearnerStage,
         rollout: RolloutController,
         telemetry: Telemetry,
         journal: EventLog,

@@ -14,14 +14,14 @@ from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, Polled
 from tta_agent.core.types import Partition, Positions
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.signals import Signals
-from tta_agent.pipeline.stages import Stage
+from tta_agent.pipeline.stages import NextStage
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.router import RecordRouter, RoutedRecords
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
 
-class Learner:
+class LearnerStage:
     """Owns the accelerator.
 
     Args:
@@ -55,7 +55,7 @@ class Learner:
         self._carrier: str | None = None
         self.routed_total: Counter[str] = Counter()
 
-    def connect(self, rollout: Stage) -> None:
+    def connect(self, rollout: NextStage) -> None:
         """The stage that takes records, proposals and barriers."""
         self._to_rollout = rollout
 

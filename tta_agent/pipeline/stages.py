@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 
-class Stage(Protocol):
+class NextStage(Protocol):
     """The next stage, as the one before it sees it."""
 
     def put(self, item: Any, nbytes: int = 0) -> None:
@@ -137,7 +137,7 @@ class StageThreads:
         self._threaded, self._limit_bytes = threaded, limit_bytes
         self._stages: list[ThreadedStage] = []
 
-    def before_all(self, name: str, work: Callable[[Any], None], idle: Callable[[], None]) -> Stage:
+    def before_all(self, name: str, work: Callable[[Any], None], idle: Callable[[], None]) -> NextStage:
         """A stage before those that there are: stages are built from the last to the first."""
         if not self._threaded:
             return DirectStage(work)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -36,22 +36,7 @@ from tta_agent.registry.reader import Alias, Reader, as_path
 from tta_agent.registry.retention import KEEP_REJECTED, Plan, plan
 from tta_agent.registry.storage import MANIFEST, Storage, home, open_shelf
 
-if TYPE_CHECKING:
-    from tta_agent.settings.schema import Settings
-
-__all__ = ["KEEP_REJECTED", "Alias", "ModelRegistry", "open_ledger", "provenance"]
-
-
-def open_ledger(settings: Settings) -> ModelRegistry:
-    """The ledger that the settings name; each candidate's manifest says under which settings it came to be."""
-    where = settings.store.versions or settings.store.path / "versions"
-    return ModelRegistry(where, settings.store.path / "cache", stamp=provenance(settings))
-
-
-def provenance(settings: Settings) -> dict[str, Any]:
-    """The settings that decide what a candidate is and whether it is taken; no addresses, no secrets."""
-    groups = {"mode", "policy", "adapt", "select", "schedule", "labels", "gate", "watch"}
-    return {"settings": settings.model_dump(mode="json", include=groups)}
+__all__ = ["KEEP_REJECTED", "Alias", "ModelRegistry"]
 
 
 class ModelRegistry(Reader):

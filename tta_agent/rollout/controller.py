@@ -17,7 +17,7 @@ from tta_agent.core.messages import CandidateProposal
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.monitor import ServingMonitor
-from tta_agent.rollout.operator import Operator
+from tta_agent.rollout.operator import OperatorCommands
 from tta_agent.rollout.promoter import Promoter
 from tta_agent.rollout.regimes import RegimeFollower
 from tta_agent.serving.deployment import ServedModel
@@ -36,7 +36,7 @@ class RolloutController:
     def __init__(
         self,
         served: ServedModel,
-        operator: Operator,
+        operator: OperatorCommands,
         monitor: ServingMonitor,
         regimes: RegimeFollower,
         queue: CandidateQueue,

@@ -13,7 +13,9 @@ from tta_agent.rollout.bake import BakeMonitor
 
 LATEST = 16  # blocks that a regime is compared with, at most
 FITTING, PATIENCE = 8, 256  # blocks that must fit before a version comes back: at first, and at most
-SHORT = 64  # blocks: after a shorter stay twice as many must fit: regimes in quick turns cost ever fewer swaps
+SHORT = (
+    64  # blocks: after a shorter stay twice as many must fit: regimes in quick turns cost ever fewer swaps
+)
 MOST = 3  # versions that are remembered: each keeps two graphs and the records that may still get a label
 
 

@@ -15,7 +15,7 @@ from tta_agent.serving.deployment import ServedModel
 log = logging.getLogger(__name__)
 
 
-class Operator:
+class OperatorCommands:
     """Obeys approve, reject, rollback, freeze, unfreeze and reset.
 
     Args:

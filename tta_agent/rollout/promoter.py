@@ -20,7 +20,8 @@ from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
 from tta_agent.rollout.wanted_labels import WantedLabels, served_rows
-from tta_agent.serving.deployment import PromotionRecord, ServedModel
+from tta_agent.serving.deployment import ServedModel
+from tta_agent.serving.promotion import PromotionRecord
 from tta_agent.telemetry.facade import Telemetry
 
 log = logging.getLogger(__name__)

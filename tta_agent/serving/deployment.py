@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tta_agent.core.errors import LedgerError, StoreError, SwapError, TtaError
 from tta_agent.core.events import Event
 from tta_agent.core.protocols import ServerDriver
-from tta_agent.core.types import Array, GateResult, Proof, Version
+from tta_agent.core.types import Array, GateResult, Version
 from tta_agent.models.ort_sessions import Session
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
+from tta_agent.serving.promotion import PromotionRecord
 from tta_agent.serving.swap import bring_up, golden
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
@@ -26,17 +27,6 @@ log = logging.getLogger(__name__)
 Say = Callable[..., None]
 # by event, for the counter of swaps
 OUTCOMES = {Event.ROLLBACK: "rolled_back", Event.FALLBACK: "fell_back", Event.REINSTATED: "reinstated"}
-
-
-@dataclass(frozen=True, slots=True)
-class PromotionRecord:
-    """Why a version may serve: the proof, all findings, their counts, who agreed, until when (None: for good)."""
-
-    proof: Proof
-    findings: Sequence[GateResult]
-    counts: Mapping[str, float]
-    by: str = "agent"
-    expires_s: float | None = None
 
 
 class ServedModel:
@@ -167,7 +157,7 @@ class ServedModel:
         return None
 
     def promote(
-        self, version: Version, session: Session, grant: PromotionRecord, carrier: str | None
+        self, version: Version, session: Session, record: PromotionRecord, carrier: str | None
     ) -> bool:
         """The swap. Whatever fails, the version that served before serves on; whether it came into service."""
         before, started_s = self.version.number, time.monotonic()
@@ -180,27 +170,27 @@ class ServedModel:
             self.say(Event.SWAP_FAILED, version=version.number, error=str(error))
             return False
         try:
-            self._record(version, grant)
+            self._write_down(version, record)
         except StoreError as failure:
             log.error("version %d could not be recorded, %d serves on: %s", version.number, before, failure)
             self._bring(self.version, self.session, nullcontext(), None)
             self.say(Event.SWAP_FAILED, version=version.number, error=str(failure))
             return False
-        self.version = self._adopt(replace(version, proof=grant.proof), session)
-        findings = [asdict(finding) for finding in grant.findings]
-        self.say(Event.VERDICT, version=version.number, outcome=grant.proof, findings=findings)
+        self.version = self._adopt(replace(version, proof=record.proof), session)
+        findings = [asdict(finding) for finding in record.findings]
+        self.say(Event.VERDICT, version=version.number, outcome=record.proof, findings=findings)
         self.say(
-            Event.SWAP, version=version.number, before=before, proof=grant.proof, by=grant.by, seconds=seconds,
-            reason=_telling(grant),
+            Event.SWAP, version=version.number, before=before, proof=record.proof, by=record.by, seconds=seconds,
+            reason=record.sentence(),
         )  # fmt: skip
         return True
 
-    def _record(self, version: Version, grant: PromotionRecord) -> None:
+    def _write_down(self, version: Version, record: PromotionRecord) -> None:
         self.ledger.conclude(
-            version.number, grant.proof, grant.proof, grant.findings,
-            by=grant.by, counts=grant.counts, expires_s=grant.expires_s,
+            version.number, record.proof, record.proof, record.findings,
+            by=record.by, counts=record.counts, expires_s=record.expires_s,
         )  # fmt: skip
-        self.ledger.serve(version.number, by=grant.by, reason=grant.proof)
+        self.ledger.serve(version.number, by=record.by, reason=record.proof)
         self.backlog.write(lambda: self.ledger.gc(self._keep))
 
     def take_back(self, target: Version, finding: GateResult, by: str) -> bool:
@@ -255,10 +245,3 @@ class ServedModel:
     def _at_hand(self, version: Version) -> Version:
         """With its file, which may have made room for newer ones since."""
         return version if version.path.exists() else self.ledger.get(version.number)
-
-
-def _telling(grant: PromotionRecord) -> str:
-    """The sentence of the proof."""
-    gates = {"certified": "certificate", "rehearsed": "rehearsed", "guarded": "guarded"}
-    said = [f.reason for f in grant.findings if f.gate == gates.get(grant.proof)]
-    return said[0] if said else str(grant.proof)

@@ -14,7 +14,7 @@ from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
 
 
-class Health:
+class HealthGate:
     """Reads `evidence.health`; what is not told there passes.
 
     Args:

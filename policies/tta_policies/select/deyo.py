@@ -27,7 +27,7 @@ from tta_policies.select.plpd import Plpd
 Weights = Literal["both", "entropy", "plpd", "none"]
 
 
-class Deyo(Plpd):
+class DeyoSelector(Plpd):
     """Entropy, then PLPD, and both as weights. Costs one forward of the samples that are sure enough.
 
     Args:

@@ -1,0 +1,33 @@
+"""Record of a promotion: the reasons for which a version may serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tta_agent.core.types import GateResult, Proof
+
+PROOFS = {"certified": "certificate", "rehearsed": "rehearsed", "guarded": "guarded"}  # the gates behind them
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionRecord:
+    """Why a version may serve.
+
+    Attributes:
+        findings: of all gates.
+        counts: `wins`, `losses`, `labels`, `records`.
+        by: who agreed.
+        expires_s: until when, seconds since the epoch; None: for good.
+    """
+
+    proof: Proof
+    findings: Sequence[GateResult]
+    counts: Mapping[str, float]
+    by: str = "agent"
+    expires_s: float | None = None
+
+    def sentence(self) -> str:
+        """Of the proof, for people."""
+        told = (result.reason for result in self.findings if result.gate == PROOFS.get(self.proof))
+        return next(told, str(self.proof))
