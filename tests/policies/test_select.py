@@ -168,7 +168,7 @@ def test_the_reference_is_the_batch_or_what_was_served():
     )
 
 
-@pytest.mark.parametrize("make", [Plpd, Deyo, Redundancy])
+@pytest.mark.parametrize("make", [Plpd, DeyoSelector, Redundancy])
 def test_memory_survives_a_restart_and_a_reset_clears_it(make):
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     scored = []
