@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs fmt bench lock clean
+.PHONY: help install demo test fuzz check docs fmt bench lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ demo: install  ## the whole story on real images: shift, adapt, prove, swap, rec
 
 test: install  ## run the tests (parts that this machine lacks are skipped with the reason)
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: install  ## look for bytes that the decoder stumbles over (FUZZ_SECONDS, 10 minutes)
+	@$(BIN)/python -m tests.fuzz.decoder .fuzz/decoder -dict=tests/fuzz/decoder.dict -artifact_prefix=.fuzz/ \
+		-max_total_time=$(or $(FUZZ_SECONDS),600) -max_len=4096 -timeout=10 -rss_limit_mb=4096 -verbosity=0
 
 check: install  ## ruff, format, mypy strict, directions of imports; docs that are up to date, links that lead somewhere
 	@$(BIN)/ruff check .
