@@ -12,6 +12,7 @@ from tests import worlds
 from tta_adapters.tent import Tent
 from tta_agent.assembly.build import load_source
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.events import Event
 from tta_agent.models import onnx_export
 from tta_agent.models.ort_sessions import open_session, run
 from tta_agent.replay.engine import _indoors, replay
@@ -87,9 +88,9 @@ def test_every_decision_knows_its_record_and_its_recorded_second(told):
 
 
 def test_after_a_shift_the_next_candidate_comes_as_soon_as_the_copy_has_settled(told):
-    kinds = [(event["event"], event.get("outcome")) for event in told["events"]]
-    adjourned = kinds.index(("adjourned", None))
-    one, other = (told["events"][i] for i in (adjourned - 1, adjourned + 1))
+    events = [event for event in told["events"] if event["event"] != Event.DRIFT]
+    suspended = [(event["event"], event.get("outcome")) for event in events].index((Event.SUSPENDED, None))
+    one, other = (events[i] for i in (suspended - 1, suspended + 1))
     assert one["event"] == other["event"] == "candidate"
     assert (one["rounds"], other["rounds"]) == (8, 16)  # seen to change at 12, then half of the usual 8
 
