@@ -100,6 +100,7 @@ def test_record_joins_the_topic_with_its_labels(world, environ, tmp_path):
     world.producer.flush()
     out = command("record", tmp_path / "recording", "--follow-s", 1, environ=environ).stdout
     assert "40 records" in out
+    assert ": 1 (1 unknown_format)" in out
     rows = {row.id: row for row in Recording.open(tmp_path / "recording")}
     assert len(rows) == 40
     _, shifted, labels = worlds.images(6000)

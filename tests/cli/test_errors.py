@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from tests import worlds
+from tta_agent.settings import env
+from tta_agent.stream.factory import open_producer
 
 TINY = {"TTA_MODEL__FACTORY": "tests.worlds:tiny_batch_net", "TTA_MODEL__INPUT_SHAPE": "[1,8,8]"}
 NO_BROKER = {"TTA_STREAM__BOOTSTRAP_SERVERS": "127.0.0.1:9", "TTA_STREAM__CONNECT_TIMEOUT_S": "2"}
@@ -27,6 +29,9 @@ AUTO = {"TTA_MODE": "auto", "TTA_SWAP__TIMEOUT_S": "1", "TTA_SWAP__URL": "http:/
         ("run", {**TINY, "TTA_MODEL__FACTORY": "tests.worlds:no_norm_net"}, "TTA_ADAPT__METHOD=frozen"),
         ("run", {**TINY, **NO_BROKER}, "Kafka at 127.0.0.1:9 did not answer within 2 s"),
         ("run", {**TINY, **AUTO}, "http://127.0.0.1:9"),
+        ("run", {**TINY, "TTA_SWAP__DRIVER": "opi"}, "did you mean oip?"),
+        ("run", {**TINY, "TTA_STREAM__CODEC": "cloudevent"}, "did you mean cloudevents?"),
+        ("serve", {**TINY, "TTA_STREAM__CODEC": "oip_json"}, "can only be read"),
         ("rollback", {}, "name one with --to"),
         ("versions", {"TTA_STORE__PATH": "/proc/nowhere"}, "TTA_STORE__PATH"),
     ],
@@ -51,3 +56,19 @@ def test_replay_of_nothing(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "not a recording" in done.stderr
+
+
+def test_record_of_a_topic_that_cannot_be_read(tmp_path):
+    settings = env.load(store={"path": tmp_path / "store"})
+    producer = open_producer(settings)
+    for _ in range(3):
+        producer.send(settings.stream.topic, b"k", b"junk")
+    producer.close()
+    done = subprocess.run(
+        [sys.executable, "-m", "tta_agent", "record", str(tmp_path / "r"), "--follow-s", "0.5"],
+        env={**worlds.clean_environ(), "TTA_STORE__PATH": str(tmp_path / "store")},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unreadable records of inference: 3 (3 unknown_format)" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "r").exists()

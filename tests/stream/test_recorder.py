@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tta_agent.core.errors import ConfigError
 from tta_agent.core.protocols import Producer
 from tta_agent.settings import env
 from tta_agent.settings.schema import Settings
@@ -141,3 +142,42 @@ def test_what_waits_for_labels_is_bounded_and_keeps_its_order(
     assert recorder.record(settings, tmp_path / "r", 1000, 0.5) == Recorded(30)
     assert 0 < most[0] <= 2000
     assert len({row.id for row in rows(tmp_path / "r")}) == 30
+
+
+def junk(producer: Producer, settings: Settings, value: bytes) -> None:
+    producer.send(settings.stream.topic, b"k", value)
+
+
+def test_unreadable_records_are_told_after_the_count(settings: Settings, tmp_path: Path) -> None:
+    put(settings, lambda producer, i: infer(producer, settings, i), 30)
+    put(settings, lambda producer, i: junk(producer, settings, b"junk"), 3)
+    put(settings, lambda producer, i: junk(producer, settings, b'{"inputs": []}'), 1)
+    put(settings, lambda producer, i: producer.send(settings.stream.labels_topic, b"k", b"?"), 2)
+    done = recorder.record(settings, tmp_path / "r", 1000, 0.5)
+    assert done.records == len(rows(tmp_path / "r")) == 30
+    inferences, labels = done.unreadable
+    topic = settings.stream.topic
+    assert f"unreadable records of {topic}: 4 (3 unknown_format, 1 input_count)" in inferences
+    assert "expects cloudevents, oip_json; the first: " in inferences
+    assert f"unreadable records of {topic}.labels: 2 (2 unknown_format)" in labels
+
+
+def test_where_nothing_can_be_read_it_fails_and_leaves_no_folder(settings: Settings, tmp_path: Path) -> None:
+    put(settings, lambda producer, i: infer(producer, settings, i), 5)
+    settings = settings.model_copy(
+        update={"stream": settings.stream.model_copy(update={"codec": "oip_json"})}
+    )
+    place = rf"{settings.stream.topic}\[\d\]@\d"
+    with pytest.raises(
+        ConfigError, match=rf"nothing to record.*: 5 \(5 json\).*expects oip_json.*{place}: head is"
+    ):
+        recorder.record(settings, tmp_path / "r", 1000, 0.5)
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError):
+        recorder.record(settings, tmp_path / "mine", 1000, 0.5)
+    assert (tmp_path / "mine").exists()  # it is the user's
+
+
+def test_a_topic_without_records_is_an_empty_recording(settings: Settings, tmp_path: Path) -> None:
+    assert recorder.record(settings, tmp_path / "r", 1000, 0.5) == Recorded(0)

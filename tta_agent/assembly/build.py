@@ -112,6 +112,7 @@ def assemble(
         fence: as in `agent`.
     """
     s, journal, signals = settings, EventLog(settings.store.path), Signals()
+    codec = codec or open_codec(s)
     template = template or GraphTemplate(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, template)
     ledger.fence(fence)
@@ -121,7 +122,6 @@ def assemble(
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
         _when_up(rollout.served, s.swap.timeout_s)
-    codec = codec or open_codec(s)
     learner = LearnerStage(
         RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),

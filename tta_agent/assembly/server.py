@@ -21,12 +21,13 @@ def run(settings: Settings) -> None:
         StreamError: the tap's stream cannot be reached.
     """
     s = settings
+    codec = open_writer(s) if s.serve.tap else None
     ledger = _ledger(s)
     number = ledger.aliases()["serving"] or 0
     opener = functools.partial(open_session, threads=s.serve.threads)
     pair = HotSwapSession(number, opener(ledger.get(number).path))
-    producer = open_producer(s) if s.serve.tap else None
-    tap = Tap(producer, open_writer(s), s.stream.topic, s.model.served_as) if producer else None
+    producer = open_producer(s) if codec else None
+    tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
     app = make_app(s.model.served_as, pair, ledger.get, open=opener, tap=tap, threads=s.serve.workers)
     where = f"http://{s.serve.host}:{s.serve.port}/v2/models/{s.model.served_as}"
     print(f"version {number} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True)

@@ -78,8 +78,8 @@ def record(
 def _told(topic: str, decoder: Decoder, expected: str) -> str:
     reasons = ", ".join(f"{n} {reason}" for reason, n in decoder.refused.most_common())
     return (
-        f"{decoder.refused.total()} records of {topic} could not be read ({reasons}); TTA_STREAM__CODEC expects "
-        f"{expected}; the first: {decoder.first}"
+        f"unreadable records of {topic}: {decoder.refused.total()} ({reasons}); "
+        f"TTA_STREAM__CODEC expects {expected}; the first: {decoder.first}"
     )
 
 
