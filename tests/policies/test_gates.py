@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tta_agent.core import plugins
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import View
 from tta_policies.gates.certificate import Certificate, log_e
@@ -91,3 +92,9 @@ def test_entropy_selector_drops_at_the_threshold_and_weighs():
     assert np.allclose(weighted.weight, np.exp(0.9 * math.log(2) - h[weighted.index.numpy()]), atol=1e-6)
     with pytest.raises(ValueError, match="share of ln C"):
         Entropy(margin=3.0)
+
+
+def test_the_gates_that_judge_the_served_version_as_well():
+    watching = {n for n in plugins.available("gates") if getattr(plugins.load("gates", n), "watches", False)}
+    assert watching >= {"integrity", "collapse", "histogram", "flips", "forgetting"}
+    assert not watching & {"certificate", "rehearsed", "guarded", "average", "health"}  # of candidates only
