@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.parts import serving
 from tta_agent.core.errors import GraphError, SwapError
-from tta_agent.models import ort_sessions
+from tta_agent.models import heap
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session, open_version, run, shapes
 
 
@@ -111,7 +111,7 @@ def test_what_does_not_stand_by_cannot_become_live() -> None:
 
 def test_the_old_session_goes_when_its_last_call_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed = threading.Event()
-    monkeypatch.setattr(ort_sessions, "_trim", trimmed.set)
+    monkeypatch.setattr(heap, "_trim", trimmed.set)
     pair = HotSwapSession(0, session(0))
     _, held = pair.current()  # a request that is under way
     gone = weakref.ref(held)
@@ -130,9 +130,9 @@ def test_the_old_session_goes_when_its_last_call_returns(monkeypatch: pytest.Mon
 
 
 def test_trimming_is_harmless_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    ort_sessions._trim()
+    heap._trim()
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    ort_sessions._trim()
+    heap._trim()
 
 
 def test_readers_do_not_wait_for_writers() -> None:

@@ -67,7 +67,9 @@ def agent(
     """
     stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
     telemetry, producer = open_telemetry(settings), open_producer(settings)
-    return assemble(settings, source, stream, producer, _driver(settings), telemetry, fence=fence)
+    return assemble(
+        settings, source, stream, producer, _driver(settings, source.output.name), telemetry, fence=fence
+    )
 
 
 def open_telemetry(settings: Settings) -> Telemetry:
@@ -112,7 +114,7 @@ def assemble(
         fence: as in `agent`.
     """
     s, journal, signals = settings, EventLog(settings.store.path), Signals()
-    codec = codec or open_codec(s)
+    codec = codec or open_codec(s, source.output.name)
     template = template or GraphTemplate(source.module, source.shape, source.graph)
     ledger = open_ledger(settings, source, template)
     ledger.fence(fence)
@@ -136,7 +138,15 @@ def assemble(
     )
     return Agent(
         stream,
-        Decoder(codec, source.shape, source.classes, producer, dead_letter_topic(s), telemetry.dropped),
+        Decoder(
+            codec,
+            source.shape,
+            source.classes,
+            producer,
+            dead_letter_topic(s),
+            telemetry.dropped,
+            output=source.output,
+        ),
         learner,
         rollout,
         telemetry,
@@ -163,9 +173,9 @@ def _when_up(served: ServedModel, timeout_s: float) -> None:
             time.sleep(0.5)
 
 
-def _driver(settings: Settings) -> ServerDriver:
+def _driver(settings: Settings, output: str | None) -> ServerDriver:
     """The driver of the model server; where the mode swaps nothing, one that touches no server."""
-    named = open_driver(settings)
+    named = open_driver(settings, output)
     if settings.mode in ("approve", "auto"):
         return named
     named.close()

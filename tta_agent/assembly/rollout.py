@@ -70,7 +70,9 @@ def make_rollout(
     gates: dict[str, Gate] = {n: plugins.make("gates", n, s.gate.options) for n in s.gate.gates}
     hooks, inbox = _hooks(s, telemetry), CommandInbox(s.store.path)
     limits, approval = _limits(s), Approval(MODES[s.mode], hooks)
-    opener = functools.partial(open_session, threads=s.model.threads, device=str(source.device))
+    opener = functools.partial(
+        open_session, threads=s.model.threads, device=str(source.device), output=source.output
+    )
     tell = {"tell": hooks.event} if hooks else {}
     served = ServedModel(
         ledger, driver, telemetry, journal, template.fixed, opener, **tell, keep=s.store.keep

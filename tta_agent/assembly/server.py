@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
+from tta_agent.models.outputs import ModelOutput
 from tta_agent.registry.factory import open_ledger
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
@@ -24,7 +25,7 @@ def run(settings: Settings) -> None:
     codec = open_writer(s) if s.serve.tap else None
     ledger = _ledger(s)
     number = ledger.aliases()["serving"] or 0
-    opener = functools.partial(open_session, threads=s.serve.threads)
+    opener = functools.partial(open_session, threads=s.serve.threads, output=ModelOutput(s.model.output))
     pair = HotSwapSession(number, opener(ledger.get(number).path))
     producer = open_producer(s) if codec else None
     tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None

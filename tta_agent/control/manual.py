@@ -7,6 +7,7 @@ import contextlib
 from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import open_session
+from tta_agent.models.outputs import ModelOutput
 from tta_agent.registry.factory import open_ledger
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers import open_driver
@@ -84,7 +85,8 @@ def _earlier(ledger: ModelRegistry, serving: int | None) -> int:
 def _bring(settings: Settings, ledger: ModelRegistry, version: Version, reason: str) -> None:
     with contextlib.closing(open_driver(settings)) as driver:
         driver.probe()
-        bring_up(driver, version, golden(open_session(version.path), ledger.golden_inputs()))
+        session = open_session(version.path, output=ModelOutput(settings.model.output))
+        bring_up(driver, version, golden(session, ledger.golden_inputs()))
     if not ledger.verdict(version.number):  # so that a running agent does not reject what serves
         ledger.conclude(version.number, "forced", "none", [], by=COMMAND)
     ledger.serve(version.number, by=COMMAND, reason=reason)

@@ -47,7 +47,8 @@ class Record:
         id: inference id; labels are joined on it.
         time_s: when it happened, seconds since the epoch.
         x: the sample as the model takes it, without the batch axis, float32.
-        served: logits that the server answered, [C], or None where only the request was logged.
+        served: the server's answer, or None where only the request was logged: logits [C] once it is decoded, the raw
+            output of the model where a codec gives it.
         version: model version that answered, or None.
         key: entity key (session, device, patient); decides who is held out for the gate. Defaults to the id.
         tenant: whose request it was; defaults to the entity key.
@@ -112,11 +113,19 @@ class SourceInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """The model server as the settings name it: base address, name of the model there, longest wait for one call."""
+    """The model server as the settings name it.
+
+    Attributes:
+        url: base address.
+        model: its name there.
+        timeout_s: longest wait for one call.
+        output: name of the output that is the answer; None where there is a single one.
+    """
 
     url: str
     model: str
     timeout_s: float
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +192,7 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A fixed batch and the answers a version must give to it, for verifying a swap."""
+    """A fixed batch and the answers, as they are served, that a version must give to it, for verifying a swap."""
 
     x: Array
     logits: Array

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tta_agent.core import extras, plugins
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.models import onnx_import
+from tta_agent.models import onnx_import, probing
+from tta_agent.models.outputs import LOGITS, ModelOutput
 
 Floats = tuple[float, ...]
 
@@ -22,11 +23,12 @@ class DeployedModel:
     """The deployed model.
 
     Attributes:
-        module: inference mode, on `device`.
+        module: inference mode, on `device`; answers logits [N, C].
         shape: of one sample.
         classes: number of them.
         mean, std: how pixels in 0 .. 1 became inputs, per channel: x = (pixel - mean) / std.
         graph: the graph of the served file, where the model was built from it.
+        output: the output that is the answer, as it is served.
     """
 
     module: nn.Module
@@ -36,6 +38,7 @@ class DeployedModel:
     mean: Floats = (0.0,)
     std: Floats = (1.0,)
     graph: onnx_import.Graph | None = None
+    output: ModelOutput = LOGITS
 
 
 def load(
@@ -46,6 +49,7 @@ def load(
     onnx: Path | None = None,
     shape: tuple[int, ...] | None = None,
     classes: int | None = None,
+    output: str | None = None,
     mean: Floats | None = None,
     std: Floats | None = None,
     device: str = "auto",
@@ -58,7 +62,8 @@ def load(
         weights: local .safetensors or torch checkpoint; required with `name`, none with `onnx`.
         onnx: the served file.
         shape: of one sample; asked from the model where None.
-        classes: asked from the model's answer where None.
+        classes: number of them, as it should be; asked from the model's answer.
+        output: name of the output that is the answer; where None, the only one of its form.
         mean, std: of the preprocessing, per channel or one for all; timm models know theirs, else 0 and 1.
         device: auto, cpu, cuda or cuda:N.
 
@@ -68,9 +73,9 @@ def load(
     _one_of(name, factory, onnx, weights)
     graph = None
     if onnx is not None:
-        served = onnx_import.load(onnx, shape)
+        served = onnx_import.load(onnx, shape, output)
         onnx_import.tell(served, onnx)
-        module, graph = served.module, served.graph
+        module, graph, output = served.module, served.graph, served.output
     else:
         state = _read(weights) if weights else None
         module = _from_timm(name, state, classes) if name is not None else _from_factory(str(factory))
@@ -80,11 +85,13 @@ def load(
     # channels last halves the time of a convolution on most devices, and whatever follows keeps the layout
     module = module.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     shape = shape or _shape(module)
-    found = _count_classes(module, shape, where) if onnx or not classes else classes
+    answer, found = probing.find(module, shape, where, output)
     if classes not in (None, found):
-        raise ConfigError(f"TTA_MODEL__CLASSES={classes}: {onnx} answers with {found} classes")
+        raise ConfigError(
+            f"TTA_MODEL__CLASSES={classes}: {onnx or factory or name} answers with {found} classes"
+        )
     centre, scale = _pixels(module, shape, mean, std)
-    return DeployedModel(module, shape, found, where, centre, scale, graph)
+    return DeployedModel(module, shape, found, where, centre, scale, graph, answer)
 
 
 def pick_device(device: str) -> torch.device:
@@ -218,14 +225,3 @@ def _per_channel(what: str, given: Floats | None, known: Any, otherwise: float, 
     if known is not None and len(known) == channels:
         return tuple(float(v) for v in known)
     return (otherwise,) * channels
-
-
-@torch.no_grad()
-def _count_classes(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
-    try:
-        answer = module(torch.zeros(2, *shape, device=device))
-    except RuntimeError as error:
-        raise ConfigError(f"the model does not take samples of shape {list(shape)}: {error}") from None
-    if not isinstance(answer, Tensor) or answer.dim() != 2:
-        raise ConfigError("the model must answer logits [batch, classes]: adaptation needs a classifier")
-    return int(answer.shape[1])

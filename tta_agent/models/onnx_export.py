@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import GraphError
 from tta_agent.core.types import Array
-from tta_agent.models.ort_sessions import open_session, run
+from tta_agent.models.ort_sessions import open_session, raw_answer
+from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
 
-INPUT, OUTPUT = "input", "logits"
+INPUT, OUTPUT = "input", SINGLE
 TOLERANCE = 1e-3
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class GraphTemplate:
 
     def __init__(self, source: nn.Module, shape: tuple[int, ...], served: Served | None = None) -> None:
         self.fixed = np.random.default_rng(0).standard_normal((16, *shape), dtype=np.float32)
-        self._source = copy.deepcopy(source).cpu().eval()
+        self._source, self._output = raw(source).cpu().eval(), output_of(source)
         self._served = served
         if served is None:
             self._proto = export(self._source, torch.from_numpy(self.fixed[:2]))
@@ -68,7 +69,7 @@ class GraphTemplate:
 
     def compose(self, module: nn.Module) -> bytes:
         """The graph with the tensors of `module`, serialised."""
-        module = copy.deepcopy(module).cpu()
+        module = raw(module).cpu()
         if not self.patchable:
             return bytes(export(module, torch.from_numpy(self.fixed[:2])).SerializeToString())
         if self._served is not None:
@@ -100,7 +101,8 @@ class GraphTemplate:
         return True
 
     def _check(self, module: nn.Module, graph: bytes, what: str) -> None:
-        apart = parity(answers(module, self.fixed), run(open_session(graph), self.fixed))[1]
+        session = open_session(graph, output=self._output)
+        apart = parity(raw_answers(module, self.fixed, self._output.name), raw_answer(session, self.fixed))[1]
         if not apart <= TOLERANCE:
             raise GraphError(
                 f"{what} answers otherwise in ONNX Runtime than in torch: logits differ by {apart:.2g}"
@@ -121,7 +123,7 @@ def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
                 dynamo=True,
                 optimize=False,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(named(module(example))),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
@@ -148,11 +150,16 @@ def floats(module: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in module.state_dict().items() if t.is_floating_point()}
 
 
-@torch.no_grad()
 def answers(module: nn.Module, x: Array) -> Array:
     """Logits of a module on numpy inputs, [B, ...] -> [B, C]."""
+    return raw_answers(module, x, None)
+
+
+@torch.no_grad()
+def raw_answers(module: nn.Module, x: Array, output: str | None) -> Array:
+    """One output of a module on numpy inputs; `output` is its name where there are several."""
     device = next(module.parameters()).device
-    return np.asarray(module(torch.from_numpy(x).to(device)).float().cpu().numpy())
+    return np.asarray(pick(module(torch.from_numpy(x).to(device)), output).float().cpu().numpy())
 
 
 def parity(expected: Array, got: Array) -> tuple[float, float]:

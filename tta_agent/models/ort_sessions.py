@@ -15,11 +15,10 @@ import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 from tta_agent.core.errors import ConfigError, GraphError, SwapError
 from tta_agent.core.types import Array, Version
 from tta_agent.models.heap import trim_after
-from tta_agent.models.outputs import ModelOutput, choose
+from tta_agent.models.outputs import LOGITS, ModelOutput, choose
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _SEVERITY_ERROR = 3
-_ANY = ModelOutput()
 
 
 class GraphPort(Protocol):
@@ -50,7 +49,7 @@ class _OutputSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
 
 
 def open_session(
-    graph: Path | bytes, *, threads: int = 1, device: str = "cpu", output: ModelOutput = _ANY
+    graph: Path | bytes, *, threads: int = 1, device: str = "cpu", output: ModelOutput = LOGITS
 ) -> Session:
     """A session on exactly the device that was asked for.
 
@@ -105,16 +104,16 @@ def run(session: Session, x: Array) -> Array:
     Raises:
         GraphError: the graph refuses the samples or fails.
     """
-    return np.asarray(output_of(session).logits(answer(session, x)))
+    return np.asarray(session_output(session).logits(raw_answer(session, x)))
 
 
-def answer(session: Session, x: Array) -> Array:
+def raw_answer(session: Session, x: Array) -> Array:
     """The answer as the graph gives it and as it is served, float32; logits or probabilities, [N, C] mostly.
 
     Raises:
         GraphError: the graph refuses the samples or fails.
     """
-    name, node = output_of(session).name, session.get_inputs()[0]
+    name, node = session_output(session).name, session.get_inputs()[0]
     feed = np.ascontiguousarray(x, dtype=_FLOATS[node.type])
     try:
         found = session.run(None if name is None else [name], {node.name: feed})[0]
@@ -123,9 +122,9 @@ def answer(session: Session, x: Array) -> Array:
     return np.asarray(found, dtype=np.float32)
 
 
-def output_of(session: Session) -> ModelOutput:
+def session_output(session: Session) -> ModelOutput:
     """The output that is the session's answer."""
-    found: ModelOutput = getattr(session, "output", _ANY)
+    found: ModelOutput = getattr(session, "output", LOGITS)
     return found
 
 
@@ -138,7 +137,7 @@ def shapes(session: Session) -> tuple[tuple[int | None, ...], int | None]:
 
 def answer_shape(session: Session) -> tuple[int | None, ...]:
     """Shape of the raw answer to one sample, [C] mostly; None stands for any size."""
-    name = output_of(session).name
+    name = session_output(session).name
     node = next(node for node in session.get_outputs() if name in (None, node.name))
     return tuple(n if isinstance(n, int) else None for n in node.shape[1:])
 

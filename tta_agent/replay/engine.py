@@ -6,6 +6,7 @@ record before the agent sees it, so that what is measured is what would have bee
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 import time
@@ -102,9 +103,10 @@ def _indoors(settings: Settings, store: Path) -> Settings:
 def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape, codec: Codec) -> Agent:
     master = GraphTemplate(source.module, source.shape, source.graph)
     ledger = build.open_ledger(settings, source, master)
-    session = open_session(ledger.get(0).path, threads=settings.model.threads)
-    tape.pair, tape.source = HotSwapSession(0, session), session
-    driver = SessionDriver(tape.pair, lambda path: open_session(path, threads=settings.model.threads))
+    opener = functools.partial(open_session, threads=settings.model.threads, output=source.output)
+    tape.source = opener(ledger.get(0).path)
+    tape.pair = HotSwapSession(0, tape.source)
+    driver = SessionDriver(tape.pair, opener)
     return build.assemble(
         settings,
         source,

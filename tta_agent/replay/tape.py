@@ -14,7 +14,7 @@ import numpy as np
 from tta_agent.adaptation.step import StepResult
 from tta_agent.core.protocols import WritingCodec
 from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
-from tta_agent.models.ort_sessions import HotSwapSession, Session, run
+from tta_agent.models.ort_sessions import HotSwapSession, Session, raw_answer, run, session_output
 from tta_agent.replay.marks import Marks
 from tta_agent.stream.batcher import Batch
 from tta_agent.stream.recordings.reader import Recording, Row
@@ -75,8 +75,9 @@ class Tape:
         started_s = time.perf_counter()
         x = self._recording.model_input(rows)
         number, session = self.pair.current()
-        answers = run(session, x)
-        self._mark(rows, run(self.source, x) if number else answers, answers, number)
+        answers = raw_answer(session, x)
+        served = session_output(session).logits(answers)
+        self._mark(rows, run(self.source, x) if number else served, served, number)
         self.answering_s += time.perf_counter() - started_s
         return [*self._inferences(rows, x, answers, number), *self._due_labels()]
 

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, Golden, Version
-from tta_agent.models.ort_sessions import Session, run
+from tta_agent.models.ort_sessions import Session, raw_answer
 
 
 def golden(session: Session, inputs: Array) -> Golden:
-    """Fixed inputs and the answers that a version must give to them."""
-    return Golden(inputs, run(session, inputs))
+    """Fixed inputs and the answers, as they are served, that a version must give to them."""
+    return Golden(inputs, raw_answer(session, inputs))
 
 
 def bring_up(

@@ -34,6 +34,9 @@ class ModelSettings(Group):
     """Shape of one sample, for instance [3,224,224]; timm models and modules with `input_shape` know theirs."""
     classes: int | None = Field(default=None, ge=2)
     """Number of classes; asked from the model where not given."""
+    output: str | None = None
+    """Name of the output that is the answer, where the model has several; the only one of the form [N, C] where not
+    given."""
     mean: tuple[float, ...] | None = None
     """What preprocessing took off pixels in 0 .. 1, per channel or one for all; timm models know theirs, else 0."""
     std: tuple[float, ...] | None = None

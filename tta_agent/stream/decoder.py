@@ -6,11 +6,13 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tta_agent.core.errors import DecodeError, StreamError
 from tta_agent.core.protocols import Codec, Producer
 from tta_agent.core.types import Label, Message, RawRecord, Record, Shape
+from tta_agent.models.outputs import ModelOutput
 
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 1000  # characters of an error that are logged and travel to the dead-letter topic
@@ -23,9 +25,10 @@ class Decoder:
 
     Args:
         shape: of one sample, without the batch axis; None takes any.
-        classes: logits of one sample; None takes any number.
+        classes: number of classes; None takes any.
         producer, topic: destination of dead letters; without them unreadable records are only counted.
         dropped: called with `dead_letter` and a count where a dead letter could not be written.
+        output: the model's; served answers become logits by its kind. None leaves them raw.
 
     Attributes:
         refused: unreadable records by reason.
@@ -40,8 +43,10 @@ class Decoder:
         producer: Producer | None = None,
         topic: str | None = None,
         dropped: Callable[[str, int], None] = lambda reason, count: None,
+        *,
+        output: ModelOutput | None = None,
     ) -> None:
-        self._codec, self._shape, self._classes = codec, shape, classes
+        self._codec, self._shape, self._classes, self._output = codec, shape, classes, output
         self._producer, self._topic, self._dropped = producer, topic, dropped
         self.refused: Counter[str] = Counter()
         self.first = ""
@@ -65,7 +70,7 @@ class Decoder:
             found = [*self._codec.decode(raw, self._shape, self._classes)]
             for item in found:
                 self._check(item)
-            return found
+            return [self._with_logits(item) for item in found]
         except DecodeError as error:
             self._refuse(raw, error)
         except Exception as error:  # a codec may be anybody's, and so may the bytes
@@ -91,6 +96,22 @@ class Decoder:
             text.encode()
         if not math.isfinite(item.time_s) or not -(2**63) <= number < 2**63:
             raise ValueError(f"time {item.time_s!r} or number {number!r} out of range")
+
+    def _with_logits(self, item: Record | Label) -> Record | Label:
+        """The item, its served answer as logits.
+
+        Raises:
+            DecodeError: the answer has another number of values than the model's.
+        """
+        if self._output is None or isinstance(item, Label) or item.served is None:
+            return item
+        found, expected = item.served.size, self._output.columns(self._classes or item.served.size)
+        if found != expected:
+            told = f"output has {found} values for a sample; the model answers {expected}"
+            raise DecodeError("output_classes", told)
+        if self._output.kind == "logits":
+            return item
+        return replace(item, served=self._output.logits(item.served[None])[0])
 
     def _refuse(self, raw: RawRecord, error: DecodeError) -> None:
         where, text = f"{raw.topic}[{raw.partition}]@{raw.offset}", str(error)[:MAX_MESSAGE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -55,16 +56,19 @@ def open_producer(settings: Settings) -> Producer:
     return EmbeddedProducer(settings.store.path / "log.db", partitions=s.partitions)
 
 
-def open_codec(settings: Settings) -> Codec:
+def open_codec(settings: Settings, output: str | None = None) -> Codec:
     """The wire format to read; every installed one for `auto`.
+
+    Args:
+        output: name of the output that is the answer, where the model has been asked; else TTA_MODEL__OUTPUT.
 
     Raises:
         ConfigError: no such codec, or its options do not fit.
     """
-    name = settings.stream.codec
+    name, output = settings.stream.codec, output or settings.model.output
     if name != AUTO:
-        return _codec(settings, name)
-    found = {name: _installed(settings, name) for name in plugins.available("codecs")}
+        return _codec(settings, name, output)
+    found = {name: _installed(settings, name, output) for name in plugins.available("codecs")}
     return AutoCodec({name: codec for name, codec in found.items() if codec is not None})
 
 
@@ -95,14 +99,17 @@ def codec_names(codec: Codec, settings: Settings) -> str:
     return ", ".join(codec.names) if isinstance(codec, AutoCodec) else settings.stream.codec
 
 
-def _codec(settings: Settings, name: str) -> Codec:
-    codec: Codec = plugins.make("codecs", name, settings.stream.options)
+def _codec(settings: Settings, name: str, output: str | None = None) -> Codec:
+    asks = "output" in inspect.signature(plugins.load("codecs", name)).parameters
+    own = {"output": output} if asks else {}
+    options = {name: {**own, **settings.stream.options.get(name, {})}}
+    codec: Codec = plugins.make("codecs", name, options)
     return codec
 
 
-def _installed(settings: Settings, name: str) -> Codec | None:
+def _installed(settings: Settings, name: str, output: str | None) -> Codec | None:
     try:
-        return _codec(settings, name)
+        return _codec(settings, name, output)
     except PluginNotFound as error:  # what it imports is missing: whoever needs that format names it
         log.warning("codec %s is left out: %s", name, error)
         return None

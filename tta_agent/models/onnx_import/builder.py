@@ -31,7 +31,6 @@ def build(file: File, shape: tuple[int, ...]) -> tuple[OnnxModule, dict[str, Slo
     Raises:
         ConfigError: an operator, or a use of one, that is not supported.
     """
-    _refuse_unknown(file)
     builder = _Builder(file, shape)
     for node in file.nodes:
         try:
@@ -49,7 +48,8 @@ def _refusal(file: File, node: Node, error: Exception) -> ConfigError:
     return ConfigError(f"{use}: {what};\n{INSTEAD}")
 
 
-def _refuse_unknown(file: File) -> None:
+def refuse_unknown(file: File) -> None:
+    """Raise ConfigError that names the operators that are not supported, where there are some."""
     unknown: dict[str, str] = {}
     for node in file.nodes:
         if node.op not in OPERATORS and node.op not in _SPECIAL:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,15 @@ import onnx
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from tta_agent.core.errors import ConfigError, GraphError
+from tta_agent.core.errors import ConfigError, GraphError, nearest
 from tta_agent.core.types import Array
 from tta_agent.models.batchnorm import census
 from tta_agent.models.onnx_export import TOLERANCE, answers
-from tta_agent.models.onnx_import.builder import build
+from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
-from tta_agent.models.ort_sessions import open_session, run
+from tta_agent.models.ort_sessions import Session, open_session, raw_answer, session_output
+from tta_agent.models.outputs import ModelOutput
 
 _SAMPLES = 5  # neither of the batch sizes that the module was built from
 
@@ -64,36 +65,51 @@ class OnnxModel:
         shape: of one sample.
         graph: the file's graph, to be patched.
         folded: how many BatchNorms look to have been folded into convolutions when the file was exported.
+        output: name of the output that is the answer; None where the file has a single one.
     """
 
     module: nn.Module
     shape: tuple[int, ...]
     graph: Graph
     folded: int
+    output: str | None = None
 
 
-def load(path: Path, shape: tuple[int, ...] | None = None) -> OnnxModel:
+def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = None) -> OnnxModel:
     """The module of a served file.
 
     Args:
         path: of the file.
         shape: of one sample; needed where the file leaves a size open.
+        output: name of the output that is the answer; where None, the only one of its form.
 
     Raises:
-        ConfigError: the file cannot be read, has operators that are not supported, insists on its batch size, or
-            the module answers otherwise than the file.
+        ConfigError: the file cannot be read, has operators that are not supported or no output or several that may
+            be the answer, insists on its batch size, or the module answers otherwise than the file.
     """
     if not path.is_file():
         raise ConfigError(f"TTA_MODEL__ONNX={path}: no such file")
     file = read(path)
     shape = _shape(file, shape, path)
-    module, slots = build(file, shape)
-    graph = Graph(file.proto, slots)
+    refuse_unknown(file)
     try:
-        _prove(path, file, module, graph, shape)
+        served = open_session(path, output=ModelOutput(_known(file, output, path)))
+        file = replace(file, answers=session_output(served).name or file.answers)
+        module, slots = build(file, shape)
+        graph = Graph(file.proto, slots)
+        _prove(served, file, module, graph, shape)
     except GraphError as error:
         raise ConfigError(f"TTA_MODEL__ONNX={path}: {error}") from error
-    return OnnxModel(module, shape, graph, _folded(module, graph))
+    return OnnxModel(module, shape, graph, _folded(module, graph), session_output(served).name)
+
+
+def _known(file: File, output: str | None, path: Path) -> str | None:
+    names = [value.name for value in file.proto.graph.output]
+    if output is not None and output not in names:
+        raise ConfigError(
+            f"TTA_MODEL__OUTPUT={output}: {path.name} has no such output; {nearest(output, names)}"
+        )
+    return output
 
 
 def _shape(file: File, given: tuple[int, ...] | None, path: Path) -> tuple[int, ...]:
@@ -110,16 +126,16 @@ def _shape(file: File, given: tuple[int, ...] | None, path: Path) -> tuple[int, 
     )
 
 
-def _prove(path: Path, file: File, module: nn.Module, graph: Graph, shape: tuple[int, ...]) -> None:
+def _prove(served: Session, file: File, module: nn.Module, graph: Graph, shape: tuple[int, ...]) -> None:
     batch = file.batch or _SAMPLES
     calls = 1 if file.batch is None else max(2, -(-_SAMPLES // batch))
     x = np.random.default_rng(0).standard_normal((calls * batch, *shape), dtype=np.float32)
-    served = open_session(path)
-    expected = np.concatenate([run(served, part) for part in np.split(x, calls)])
+    expected = np.concatenate([raw_answer(served, part) for part in np.split(x, calls)])
     if not np.isfinite(expected).all():
         raise GraphError("its answers to normally distributed inputs are not finite: nothing can be compared")
     try:
-        got = {"the module": answers(module, x), "the graph": run(open_session(graph.patched({})), x)}
+        patched = open_session(graph.patched({}), output=session_output(served))
+        got = {"the module": answers(module, x), "the graph": raw_answer(patched, x)}
     except (RuntimeError, TypeError, ValueError, IndexError, GraphError) as error:
         raise GraphError(file.stuck if file.batch else f"the module fails: {error}") from error
     for what, values in got.items():

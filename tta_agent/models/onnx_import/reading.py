@@ -39,7 +39,7 @@ class File:
         nodes: in the order of computation.
         weights: floats that may be adapted, by initializer.
         constants: integers, numbers, masks.
-        takes, answers: names of the input and of the logits.
+        takes, answers: names of the input and of the output that is the answer.
         shape: of one sample; None where the file leaves a size open.
         batch: the fixed batch size that the file insists on, or None.
     """
@@ -66,7 +66,7 @@ def read(path: Path) -> File:
     """The file's graph, regular.
 
     Raises:
-        ConfigError: not an ONNX file, not one float32 input, or not logits at the end.
+        ConfigError: not an ONNX file, or not one float32 input.
     """
     try:
         proto = onnx.load(path)
@@ -83,7 +83,6 @@ def read(path: Path) -> File:
     tensors = {item.name: _tensor(item) for item in graph.initializer}
     opset = max((o.version for o in proto.opset_import if not o.domain), default=1)
     nodes = [_node(node, opset) for node in graph.node]
-    _refuse_probabilities(nodes, graph.output[0].name, path)
     return File(
         proto,
         nodes,
@@ -143,12 +142,3 @@ def _dtype(number: int) -> torch.dtype | None:
 
 def _tensor(item: onnx.TensorProto) -> Tensor:
     return torch.from_numpy(numpy_helper.to_array(item).copy())
-
-
-def _refuse_probabilities(nodes: list[Node], answers: str, path: Path) -> None:
-    last = next((node for node in nodes if answers in node.outputs), None)
-    if last is not None and last.op in ("Softmax", "Sigmoid"):
-        raise ConfigError(
-            f"TTA_MODEL__ONNX={path} ends in {last.op} (node {last.name!r}) and answers probabilities;\n"
-            "adaptation and the gates need logits: export the model without it"
-        )

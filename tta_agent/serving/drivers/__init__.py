@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # of a logit: kernels differ in the last bits between machines and batch sizes
 
 
-def open_driver(settings: Settings) -> ServerDriver:
+def open_driver(settings: Settings, output: str | None = None) -> ServerDriver:
     """The driver that TTA_SWAP__DRIVER names, whatever the mode.
+
+    Args:
+        output: name of the output that is the answer, where the model has been asked; else TTA_MODEL__OUTPUT.
 
     Raises:
         ConfigError: no such driver, or its options do not fit.
     """
     swap = settings.swap
-    server = ServerInfo(swap.url, settings.model.served_as, swap.timeout_s)
+    output = output or settings.model.output
+    server = ServerInfo(swap.url, settings.model.served_as, swap.timeout_s, output)
     driver: ServerDriver = plugins.make("drivers", swap.driver, swap.options, server)
     return driver
 

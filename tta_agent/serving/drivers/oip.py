@@ -11,7 +11,7 @@ import numpy as np
 from tta_agent.core.errors import DecodeError, SwapError, nearest
 from tta_agent.core.types import Array, Golden, ServerInfo, Version
 from tta_agent.serving.drivers import TOLERANCE, check_golden
-from tta_agent.stream.codecs import oip
+from tta_agent.stream.codecs import checks, oip
 
 _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
 
@@ -28,6 +28,7 @@ class OipDriver:
         """Connects at the first call only."""
         self._url, self._model = server.url.rstrip("/"), server.model
         self._input: str | None = None
+        self._output = server.output
         self._tolerance = tolerance
         self._published: tuple[int, Golden] | None = None
         # A sidecar speaks to its own pod: a proxy of the environment would only be in the way.
@@ -130,7 +131,7 @@ class OipDriver:
         return self._input
 
     def _infer(self, path: str, x: Array) -> tuple[int, Array]:
-        """Version that answered, and its logits."""
+        """Version that answered, and its answer as it is served."""
         question = oip.Body(
             {self._input_name(): np.asarray(x, np.float32)}, parameters={"binary_data_output": True}
         )
@@ -142,8 +143,8 @@ class OipDriver:
         given = response.headers.get(oip.HEAD_LENGTH)
         try:
             answer = oip.decode(response.content, None if given is None else int(given))
-            return int(answer.version or ""), next(iter(answer.outputs.values()))
-        except (DecodeError, ValueError, StopIteration) as error:
+            return int(answer.version or ""), checks.answer(answer.outputs, self._output)
+        except (DecodeError, ValueError) as error:
             raise SwapError(f"{response.url} answers what is no inference of a version: {error}") from error
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tta_agent.core.errors import GraphError, SwapError
 from tta_agent.core.types import Golden, Version
-from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, run
+from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, raw_answer
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 
 
@@ -73,4 +73,4 @@ class SessionDriver:
         """Nothing to free: the pair is its owner's."""
 
     def _check(self, number: int, session: Session, golden: Golden) -> None:
-        check_golden(run(session, golden.x), golden, f"version {number}", self._tolerance)
+        check_golden(raw_answer(session, golden.x), golden, f"version {number}", self._tolerance)

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
-from tta_agent.models.ort_sessions import HotSwapSession, Session, run, shapes
+from tta_agent.models.ort_sessions import HotSwapSession, Session, answer_shape, raw_answer, shapes
 from tta_agent.stream.codecs import checks, oip
 
 
@@ -46,7 +46,7 @@ class Engine:
         request = oip.decode(body, head_length)
         x = self._samples(request, session)
         binary = self._wants_binary(request)
-        logits = run(session, x)
+        logits = raw_answer(session, x)
         id = checks.text(request.id, "id") if request.id else str(uuid4())
         response = oip.Body({}, {self._output: logits}, id, self.model, str(version))
         return Answer(id, x, logits, version, *oip.encode(response, binary=binary))
@@ -54,14 +54,14 @@ class Engine:
     def metadata(self, number: int | None) -> dict[str, object]:
         """Name, versions and tensors, as the protocol describes a model."""
         _, session = self._session(number)
-        sample, classes = shapes(session)
+        sample, _ = shapes(session)
         loaded = [n for n in (self._pair.current()[0], self._pair.standby) if n is not None]
         return {
             "name": self.model,
             "versions": [str(n) for n in loaded],
             "platform": "onnxruntime_onnx",
             "inputs": [_tensor(self._input, (None, *sample))],
-            "outputs": [_tensor(self._output, (None, classes))],
+            "outputs": [_tensor(self._output, (None, *answer_shape(session)))],
         }
 
     def _session(self, number: int | None) -> tuple[int, Session]:

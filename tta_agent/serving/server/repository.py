@@ -10,7 +10,14 @@ from starlette.exceptions import HTTPException
 
 from tta_agent.core.errors import GraphError
 from tta_agent.core.types import Version
-from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, run, shapes
+from tta_agent.models.ort_sessions import (
+    HotSwapSession,
+    Session,
+    answer_shape,
+    open_version,
+    raw_answer,
+    shapes,
+)
 
 
 class Repository:
@@ -66,10 +73,11 @@ class Repository:
 
     def _check_alike(self, number: int, session: Session) -> None:
         """Clients must not notice a swap but by the answers."""
-        found, expected = shapes(session), shapes(self._pair.current()[1])
+        live = self._pair.current()[1]
+        found, expected = (*shapes(session), answer_shape(session)), (*shapes(live), answer_shape(live))
         if found != expected:
             raise GraphError(
-                f"version {number} maps {found[0]} to {found[1]} classes; the live one {expected}"
+                f"version {number} maps {found[0]} to {found[1]} classes; the live one {expected[:2]}"
             )
 
 
@@ -78,4 +86,4 @@ def _warm(session: Session) -> None:
     sample, _ = shapes(session)
     fixed = [n for n in sample if n is not None]
     if len(fixed) == len(sample):  # else we cannot know a size that the model takes
-        run(session, np.zeros((1, *fixed), np.float32))
+        raw_answer(session, np.zeros((1, *fixed), np.float32))

@@ -42,15 +42,23 @@ class Envelope:
 
 
 def records(
-    raw: RawRecord, body: oip.Body, about: Envelope, shape: Shape | None, classes: int | None
+    raw: RawRecord,
+    body: oip.Body,
+    about: Envelope,
+    shape: Shape | None,
+    classes: int | None,
+    output: str | None = None,
 ) -> list[Record]:
-    """Samples of one request with one input tensor [N, ...] and at most one output tensor [N, C].
+    """Samples of one request with one input tensor [N, ...] and at most one answer [N, C].
+
+    Args:
+        output: name of the output tensor that is the answer, where there are several.
 
     Raises:
         DecodeError: a tensor is missing, one too many, or does not fit the model.
     """
     x = checks.samples(checks.only(body.inputs, "input"), shape)
-    served = checks.logits(checks.only(body.outputs, "output"), len(x), classes) if body.outputs else None
+    served = checks.logits(checks.answer(body.outputs, output), len(x), classes) if body.outputs else None
     many = len(x) > 1
     found = []
     for i, name in enumerate(_names(about.id, len(x))):

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tta_agent.core.errors import DecodeError
+from tta_agent.core.errors import ConfigError, DecodeError
 from tta_agent.core.types import Array
+from tta_agent.models.outputs import choose
 from tta_agent.stream.codecs.oip import show
 
 MAX_TEXT = 512  # characters of an id or key: records are held by the ten thousand
@@ -29,6 +30,20 @@ def only(tensors: Mapping[str, Array], side: str) -> Array:
         names = show(list(tensors))
         raise DecodeError(f"{side}_count", f"{len(tensors)} tensors in {side} {names}; expected exactly one")
     return next(iter(tensors.values()))
+
+
+def answer(tensors: Mapping[str, Array], wanted: str | None) -> Array:
+    """The tensor of `outputs` that is the model's answer.
+
+    Args:
+        wanted: its name, where the model has several outputs; else the only one of the form [N, C].
+    """
+    if len(tensors) < 2:
+        return only(tensors, "output")
+    try:
+        return tensors[choose({name: array.shape for name, array in tensors.items()}, wanted, "the record")]
+    except ConfigError as error:
+        raise DecodeError("output_count", str(error).replace("\n", " ")) from None
 
 
 def samples(x: Array, shape: tuple[int | None, ...] | None) -> Array:
@@ -53,12 +68,17 @@ def samples(x: Array, shape: tuple[int | None, ...] | None) -> Array:
 
 
 def logits(y: Array, count: int, classes: int | None) -> Array:
-    """The outputs as float32 [N, C]."""
-    if y.ndim != 2:
+    """The outputs as they were answered, float32 [N, C], or [N, 1] of a model of two classes.
+
+    Trailing axes of size 1 are dropped; [N] is [N, 1].
+    """
+    single = y.shape == (count,) and classes in (None, 2)
+    if not single and (y.ndim < 2 or any(size != 1 for size in y.shape[2:])):
         raise DecodeError("output_rank", f"output has shape {list(y.shape)}; expected [{count}, {classes}]")
     if y.shape[0] != count:
         raise DecodeError("output_count", f"output answers {y.shape[0]} samples; the input holds {count}")
-    if classes is not None and y.shape[1] != classes:
+    y = y.reshape(count, -1)
+    if classes is not None and y.shape[1] != classes and (classes, y.shape[1]) != (2, 1):
         raise DecodeError("output_classes", f"output has {y.shape[1]} classes; expected {classes}")
     return _finite(y, "output")
 

@@ -25,9 +25,16 @@ KSERVE_REQUEST = "org.kubeflow.serving.inference.request"
 
 
 class CloudEvents:
-    """Inferences, requests of KServe's logger, labels, and requests for labels, told apart by `ce_type`."""
+    """Inferences, requests of KServe's logger, labels, and requests for labels, told apart by `ce_type`.
+
+    Args:
+        output: name of the output tensor that is the answer, where a record has several.
+    """
 
     by_headers = True
+
+    def __init__(self, output: str | None = None) -> None:
+        self._output = output
 
     def recognises(self, raw: RawRecord) -> bool:
         """Any `ce_` header, or a content type of CloudEvents."""
@@ -45,7 +52,7 @@ class CloudEvents:
             return list(bodies.labels(raw, _time(raw, event), classes))
         if event["type"] in (INFERENCE, KSERVE_REQUEST):
             body = _body(raw, event)
-            return list(bodies.records(raw, body, _envelope(raw, event, body), shape, classes))
+            return list(bodies.records(raw, body, _envelope(raw, event, body), shape, classes, self._output))
         valid = ", ".join((INFERENCE, LABEL, KSERVE_REQUEST))
         raise DecodeError("type", f"ce_type is {oip.show(event['type'])}; valid: {valid}")
 

@@ -12,7 +12,13 @@ class OipJson:
 
     The id is the body's, else the record's key, and is the entity key, too; the time is the record's timestamp.
     A header `traceparent` is read.
+
+    Args:
+        output: name of the output tensor that is the answer, where a record has several.
     """
+
+    def __init__(self, output: str | None = None) -> None:
+        self._output = output
 
     def recognises(self, raw: RawRecord) -> bool:
         """A JSON object that mentions `inputs` or a `label`."""
@@ -29,7 +35,7 @@ class OipJson:
         model = checks.text(body.model, "model_name") if body.model else ""
         trace = bodies.traceparent(raw)
         about = bodies.Envelope(id, model, "oip_json", time_s, version, id, id, trace)
-        return list(bodies.records(raw, body, about, shape, classes))
+        return list(bodies.records(raw, body, about, shape, classes, self._output))
 
 
 def _key(raw: RawRecord) -> str:

@@ -1,0 +1,129 @@
+"""The kind of a torch module's answer, by asking the module; and the hook that turns it into logits.
+
+The hook changes what a call returns, and neither names nor tensors of the module: copies, adapters and snapshots of
+it answer logits, and `raw` gives back the module that is exported and served.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tta_agent.core.errors import ConfigError
+from tta_agent.core.types import Array
+from tta_agent.models.outputs import LOGITS, SAID, ModelOutput, choose, described, kind_of
+
+SINGLE = "logits"  # name of a single output without one
+ROWS = 7
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ToLogits:
+    """Forward hook: the answer of a module, or of a copy of it, as logits [N, C]."""
+
+    output: ModelOutput
+
+    def __call__(self, module: nn.Module, inputs: Any, answer: Any) -> Tensor:
+        """Logits of the output that is the answer."""
+        return self.output.logits(pick(answer, self.output.name))  # type: ignore[no-any-return]
+
+
+def named(answer: Any) -> dict[str, Tensor]:
+    """Tensors of a module's answer: keys of a mapping, `output_0` .. of a sequence, `SINGLE` for one tensor."""
+    if isinstance(answer, Tensor):
+        return {SINGLE: answer}
+    if isinstance(answer, Mapping):
+        return {str(name): value for name, value in answer.items() if isinstance(value, Tensor)}
+    if isinstance(answer, tuple | list):
+        tensors = [value for value in answer if isinstance(value, Tensor)]
+        return {f"output_{i}": value for i, value in enumerate(tensors)}
+    raise ConfigError(
+        f"the model answers a {type(answer).__name__}; expected a tensor of logits [N, C], or several"
+    )
+
+
+def pick(answer: Any, name: str | None) -> Tensor:
+    """The tensor of a module's answer that has this name; the only one where it answers a single tensor."""
+    return answer if isinstance(answer, Tensor) else named(answer)[str(name)]
+
+
+def find(
+    module: nn.Module, shape: tuple[int, ...], device: torch.device, wanted: str | None
+) -> tuple[ModelOutput, int]:
+    """The output that is the answer, and the number of classes; has the module answer logits from here on.
+
+    Args:
+        module: inference mode, on `device`.
+        shape: of one sample.
+        wanted: TTA_MODEL__OUTPUT, or the name in the served file.
+
+    Raises:
+        ConfigError: the module does not take such samples, or none or several of its outputs may be the answer.
+    """
+    x = np.random.default_rng(0).standard_normal((ROWS, *shape), dtype=np.float32)
+    found = _ask(module, x, device)
+    single = list(found) == [SINGLE]
+    shapes = {name: ("N", *tensor.shape[1:]) for name, tensor in found.items() if tensor.is_floating_point()}
+    name = choose(shapes, None if single else wanted, "the model")
+    answer = found[name]
+
+    def again() -> Iterator[Array]:
+        for other, inputs in _harder(module, x):
+            yield _rows(_ask(other, inputs, device)[name])
+
+    output = ModelOutput(wanted if single else name, kind_of(_rows(answer), again))
+    if output != LOGITS or answer.dim() != 2:
+        module.register_forward_hook(ToLogits(output))
+    if not single and wanted is None:
+        log.info("of the outputs %s, %s is the answer", described(shapes), name)
+    if output.kind in SAID:
+        log.info("%s", SAID[output.kind])
+    return output, output.logits(answer).shape[1]
+
+
+def raw(module: nn.Module) -> nn.Module:
+    """A copy that answers what is served."""
+    module = copy.deepcopy(module)
+    for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, ToLogits)]:
+        del module._forward_hooks[key]
+    return module
+
+
+def output_of(module: nn.Module) -> ModelOutput:
+    """The output that `find` found for a module, or for that of which it is a copy."""
+    hooks = module._forward_hooks.values()
+    return next((hook.output for hook in hooks if isinstance(hook, ToLogits)), LOGITS)
+
+
+@torch.no_grad()
+def _ask(module: nn.Module, x: Array, device: torch.device) -> dict[str, Tensor]:
+    """Outputs that have one row for each sample."""
+    try:
+        answer = module(torch.from_numpy(x).to(device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"the model does not take samples of shape {list(x.shape[1:])}: {told}") from None
+    return {name: tensor for name, tensor in named(answer).items() if tensor.dim() and len(tensor) == len(x)}
+
+
+def _rows(answer: Tensor) -> Array:
+    return np.asarray(answer.float().cpu().numpy().reshape(len(answer), -1))
+
+
+def _harder(module: nn.Module, x: Array) -> Iterator[tuple[nn.Module, Array]]:
+    """What a logit in 0 .. 1 by chance does not survive: large and small inputs, and other weights."""
+    yield from ((module, x * np.float32(scale)) for scale in (30.0, 1 / 30))
+    for last, factor in ((2, -10.0), (2, 10.0), (0, -1.0)):
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            for parameter in list(other.parameters())[-last:]:
+                parameter.mul_(factor)
+        yield other, x
