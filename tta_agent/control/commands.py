@@ -1,4 +1,4 @@
-"""Commands to a running agent: small files in `<store>/inbox/`, and what it last said of itself.
+"""Commands to a running agent, as small files in `<store>/inbox/`, and its last status.
 
 A file is written whole and then renamed, so that the agent never sees half of one. Names sort by time. Whether
 swaps are frozen is a file too, `<store>/frozen.json`: it holds from the moment of the command, also while no agent
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What somebody wants: `number` is a version (approve and reject need one, rollback may name one).
+    """One command. `number` is a version: approve and reject need one, rollback may name one.
 
     Raises:
         ConfigError: an unknown kind, no version where one is needed, or text that is too long.
@@ -55,7 +55,7 @@ class Command:
 
 
 class CommandInbox:
-    """Commands on their way to one agent.
+    """Inbox of one agent.
 
     Args:
         store: the agent's folder (`TTA_STORE__PATH`).
@@ -66,7 +66,7 @@ class CommandInbox:
         self._known: tuple[tuple[int, int] | None, str | None] = (None, None)
 
     def put(self, command: Command) -> None:
-        """Send it; durable when this returns. A freeze holds at once.
+        """Send a command; durable when this returns. A freeze holds at once.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -86,9 +86,9 @@ class CommandInbox:
             ) from None
 
     def take(self) -> list[Command]:
-        """All commands since the last call, oldest first; each is taken once.
+        """Take all commands since the last call, oldest first, each once.
 
-        What is no command is moved to `inbox/bad`. Cheap where there is nothing: one look at a folder.
+        A file that holds no command is moved to `inbox/bad`. Cheap where there is nothing: one look at a folder.
         """
         try:
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(".json"))  # noqa: PTH208
@@ -119,7 +119,7 @@ class CommandInbox:
             log.warning("it could not be moved: %s", failure)
 
     def frozen(self) -> str | None:
-        """Who has frozen the swaps, and why, in a sentence; None where nobody has. Cheap: the file is read once."""
+        """Sentence about who has frozen the swaps, and why; None where nobody has. Cheap: the file is read once."""
         try:
             found = self._frozen.stat()
         except OSError:
@@ -137,12 +137,12 @@ def _sentence(path: Path) -> str:
 
 
 def read_status(store: Path) -> dict[str, Any]:
-    """What the agent last wrote of itself; empty where it never has."""
+    """Last status that the agent wrote; empty where there is none."""
     return _read_json(store / "status.json")
 
 
 def awaiting(status: Mapping[str, Any]) -> int | None:
-    """The version that waits for a yes, or None."""
+    """Version that awaits approval, or None."""
     number = status.get("awaiting")
     return number if isinstance(number, int) else None
 

@@ -1,4 +1,4 @@
-"""Bringing a version into service by command: back to an earlier one, or on to one that nobody has promoted."""
+"""Rollback and promotion by command, with the driver of the settings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COMMAND = "command"
 
 
 def rollback(settings: Settings, to: int | None) -> int:
-    """Put a version back into the server and point `serving` at it; a running agent notices and starts over.
+    """Roll back to a version: put it into the server and point `serving` at it; a running agent starts over.
 
     The version that it replaces is marked as taken back, where it is the newer one: no roll-back leads to it again.
 
     Args:
-        to: the version; the one that served before where None, or the last proven one where that was taken back.
+        to: number of the version; None: the one that served before, or the last proven one where that was taken back.
 
     Raises:
         LedgerError: there is no such version, nothing served before, or it was never proven.
@@ -46,7 +46,7 @@ def rollback(settings: Settings, to: int | None) -> int:
 
 
 def promote(settings: Settings, number: int, *, force: bool = False) -> int:
-    """Put any version into the server and point `serving` at it; a running agent notices and starts over.
+    """Promote any version: put it into the server and point `serving` at it; a running agent starts over.
 
     Args:
         force: also one that was never proven, or that was taken back.

@@ -1,6 +1,6 @@
-"""Webhooks: one is asked whether a version may serve, one whether it must go, one is told what happens.
+"""Webhooks: one confirms promotions, one asks for rollbacks, one receives events.
 
-Nobody waits for them. Whoever asks gets the last known answer, and the request goes on in a thread; whatever fails
+Nobody waits for them. A caller gets the last known answer, and the request goes on in a thread; whatever fails
 is logged and counted, and never reaches the loop.
 """
 
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 
 class Hooks:
-    """POSTs JSON to up to three URLs; each has a thread of its own. Thread-safe.
+    """Up to three webhooks, each called by POST with JSON from a thread of its own. Thread-safe.
 
     Args:
         confirm_url: 200 says yes, 403 no, anything else not yet.
-        event_url: told of every decision.
+        event_url: receives every event.
         rollback_url: 200 says take the version back.
         timeout_s: longest wait for an answer.
         ask_every_s: least time between two questions about the same version.
-        back_off_s: wait before an event is sent again; doubles.
+        back_off_s: wait before an event is sent again; it doubles.
         dropped: called with `webhook_event` and a count where events were given up.
     """
 
@@ -63,7 +63,7 @@ class Hooks:
             return None
 
     def confirm(self, explanation: Mapping[str, Any]) -> bool | None:
-        """Yes, no, or None for not yet: what the webhook last said about `explanation["version"]`.
+        """Last answer about `explanation["version"]`: True, False, or None for not yet.
 
         A yes or no is final for that version; until then it is asked again every few seconds.
         """
@@ -71,16 +71,16 @@ class Hooks:
         return {YES: True, NO: False}.get(status or 0)
 
     def rollback(self, state: Mapping[str, Any]) -> bool:
-        """Whether the webhook has said to take `state["version"]` back."""
+        """Whether the webhook asks to roll `state["version"]` back."""
         return self._rollback is not None and self._rollback.ask(state, {YES}) == YES
 
     def event(self, name: str, data: Mapping[str, Any]) -> None:
-        """Tell of a decision, in the order in which they come; up to three tries."""
+        """Send an event, in order; up to three tries."""
         if self._events:
             self._events.tell(_json({"time": time.time(), "event": name, **data}))
 
     def close(self, timeout_s: float = 3.0) -> None:
-        """Send what waits, for `timeout_s` at most, and free. Idempotent."""
+        """Send waiting events, for `timeout_s` at most, and free the threads. Idempotent."""
         deadline_s = time.monotonic() + timeout_s
         for worker in (self._events, self._confirm, self._rollback):
             if worker:

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old or the new, never a half."""
+"""Atomic writes of files: a crash leaves the old one or the new one, never a half."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Temp file, fsync, rename, fsync of the folder."""
+    """Replace a file: temporary file, fsync, rename, fsync of the folder."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         file.write(data)
         file.flush()

@@ -2,7 +2,7 @@
 
 TtaError
 ├── ConfigError          a setting, file or plugin name is wrong: refuse to start (exit status 2)
-│   ├── PluginNotFound   no adapter, selector or gate of that name
+│   ├── PluginNotFound   no adapter, codec, driver, gate ... of that name
 │   └── CannotAdapt      the adapter has nothing to adapt in this model
 ├── StreamError          the broker or the embedded log cannot be reached or is damaged
 ├── DecodeError          one record cannot be read: it goes to the dead-letter topic
@@ -21,27 +21,27 @@ from collections.abc import Iterable
 
 
 class TtaError(Exception):
-    """Anything that this package raises on purpose."""
+    """Base of every error that this package raises on purpose."""
 
 
 class ConfigError(TtaError):
-    """The agent cannot start with these settings."""
+    """A setting, file or plugin name with which the agent cannot start."""
 
 
 class PluginNotFound(ConfigError):
-    """No plugin of that name is installed."""
+    """A plugin that is not installed, or cannot be imported."""
 
 
 class CannotAdapt(ConfigError):
-    """The adapter has nothing to adapt in this model."""
+    """A model in which the adapter has nothing to adapt."""
 
 
 class StreamError(TtaError):
-    """The stream cannot be reached or is damaged."""
+    """A stream that cannot be reached or is damaged."""
 
 
 class DecodeError(TtaError):
-    """One record cannot be read. `reason` is a short stable word for counters."""
+    """A record that cannot be read. `reason` is a short stable word for counters."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class DecodeError(TtaError):
 
 
 class GraphError(TtaError):
-    """The ONNX graph cannot be made, patched or loaded."""
+    """An ONNX graph that cannot be made, patched or loaded."""
 
 
 class LedgerError(TtaError):
@@ -61,19 +61,19 @@ class StoreError(LedgerError):
 
 
 class CheckpointError(TtaError):
-    """The checkpoint is damaged or belongs to another model."""
+    """A checkpoint that is damaged or belongs to another model."""
 
 
 class LeaseLost(TtaError):
-    """Another agent has taken over the store: nothing may be written any more."""
+    """The store belongs to another agent now: nothing may be written any more."""
 
 
 class SwapError(TtaError):
-    """The swap did not happen; the version that served before is still live."""
+    """A failed swap; the version that served before is still live."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`did you mean ...?` for a misspelt name, else the list of what there is."""
+    """`did you mean ...?` for a misspelt name, else the list of valid ones."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:

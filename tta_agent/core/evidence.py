@@ -1,4 +1,4 @@
-"""What the gates look at. Two graphs on the same records, what late labels say, and what is known besides.
+"""Evidence of the gates: answers of two graphs to the same records, late labels, and facts about the candidate.
 
 Letters: N records of the window, C classes, A samples of the anchor set.
 """
@@ -13,7 +13,7 @@ from tta_agent.core.types import Array
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """One labelled record of the window, in the order in which labels came: what both graphs said, and who asked."""
+    """Classes of both graphs for one labelled record of the window, and its tenant; in order of arrival of labels."""
 
     label: int
     serving: int
@@ -28,7 +28,7 @@ class LabelledPair:
 
 @dataclass(frozen=True, slots=True)
 class AnchorResult:
-    """What both graphs say to a labelled set that never changes: `clean`, and under light known corruptions.
+    """Answers of both graphs to a labelled set that never changes: `clean`, and under light known corruptions.
 
     Attributes:
         labels: classes [A].
@@ -42,7 +42,7 @@ class AnchorResult:
 
 @dataclass(frozen=True, slots=True)
 class GainEstimate:
-    """What rehearsals on the user's own data say of a candidate's gain over serving, in accuracy (0.05: 5 points).
+    """Estimate of a candidate's gain in accuracy over serving (0.05: 5 points), learnt from rehearsals on own data.
 
     Attributes:
         gain: most likely.
@@ -61,7 +61,7 @@ class GainEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that the gates may look at: graphs, in inference mode, on the same held-out records.
+    """Evidence about a candidate: both graphs, in inference mode, on the same held-out records.
 
     Attributes:
         serving, candidate: logits of both graphs on the window, [N, C] each, in the same order.
@@ -75,9 +75,9 @@ class Evidence:
         judged: the labelled records themselves.
         source, proven: logits of version 0 and of the last certified or rehearsed version on the window, [N, C];
             None where they were not asked.
-        tenants: who asked, [N]: the tenant of a record, else its entity.
+        tenants: tenant of each record, else its entity, [N].
         anchor: answers on the labelled anchor set, where there is one.
-        expected: what rehearsals say, where there were some.
+        expected: estimate by rehearsals, where there were some.
         health: of the optimiser, by name: `rounds`, `loss`, `gradient`, `gradient_peak`, `nonfinite`, `resets`.
         null: 99.5 % quantiles of gates' statistics when nothing differs (`tta-agent calibrate`), by gate.
     """

@@ -1,4 +1,4 @@
-"""The seams. Small protocols, not base classes: a plugin implements them without importing us."""
+"""Protocols of the replaceable parts. A plugin implements one without inheriting from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class StreamConsumer(Protocol):
-    """A partitioned log, read as a member of a consumer group. Not thread-safe: one thread owns it."""
+    """Member of a consumer group on a partitioned log. Not thread-safe: one thread owns it."""
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
         """Records in offset order per partition; empty after `timeout_s` at most. Never blocks longer.
@@ -42,7 +42,7 @@ class StreamConsumer(Protocol):
         """Stop delivering; poll still must be called (it keeps the group membership alive). Idempotent."""
 
     def resume(self) -> None:
-        """Deliver again, with nothing lost. Idempotent."""
+        """Deliver again; no record is lost. Idempotent."""
 
     def lag(self) -> int:
         """Records between the positions of this member and the end of its partitions."""
@@ -61,13 +61,13 @@ class StreamConsumer(Protocol):
 
 
 class Producer(Protocol):
-    """Appends to topics. Thread-safe."""
+    """Producer to the topics of a log. Thread-safe."""
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Append, in order per key. May buffer; raises StreamError where the log cannot be reached."""
 
     def flush(self) -> None:
-        """Return when everything sent is durable."""
+        """Return when all records sent are durable."""
 
     def close(self) -> None:
         """Flush and free. Idempotent."""
@@ -98,7 +98,7 @@ class Codec(Protocol):
 
 @runtime_checkable
 class WritingCodec(Codec, Protocol):
-    """A wire format that is written, too: by the server's tap, replay and whoever sends or asks for labels.
+    """A wire format that is written, too: by the server's tap, in replay, and for labels and requests for them.
 
     The key of every message is the inference id in UTF-8, so that a label meets its record in the same partition.
     """
@@ -121,14 +121,14 @@ class WritingCodec(Codec, Protocol):
         Args:
             x, logits: inputs [N, ...] and answers [N, C], or None where the answer is not known.
             version: number of the version that answered, or None.
-            source, model: URI of who logs it, and name of the model there.
+            source, model: URI of the producer, and name of the model there.
             time_s: seconds since the epoch.
             traceparent: W3C trace context of the request.
             entity: session, device or person that the request is about.
         """
 
     def encode_label(self, id: str, label: int | Sequence[int], time_s: float) -> Message:
-        """The truth about one inference: a class, or one for each of its N samples."""
+        """Label of one inference: a class, or one for each of its N samples."""
 
     def encode_label_request(self, id: str, request: Mapping[str, Any], time_s: float) -> Message:
         """A request for the label of one inference; `request` holds plain values for whoever answers it."""
@@ -136,10 +136,10 @@ class WritingCodec(Codec, Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Something with a memory: it survives a restart, and a reset clears it."""
+    """State that survives a restart, and that a reset clears."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a bit-equal continuation needs: tensors and plain values only."""
+        """State for a bit-equal continuation: tensors and plain values only."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -151,7 +151,7 @@ class Stateful(Protocol):
 class Adapter(Stateful, Protocol):
     """A copy of the model that changes while it answers.
 
-    Built as `Class(model, **options)`; where the constructor has a parameter `origin`, it is given the `Origin`.
+    Built as `Class(model, **options)`; where the constructor has a parameter `origin`, it is given a `SourceInfo`.
     Two class attributes may say more: `selectors`, the selectors (with options) that its paper uses, which are
     taken where the settings name none; `answers_after_step = True`, where the paper reports the answers after
     the step on the same batch.
@@ -178,21 +178,21 @@ class Adapter(Stateful, Protocol):
 
 
 class Selector(Protocol):
-    """Decides which samples teach. One with a memory is `Stateful` too; rows of one batch keep their order."""
+    """Selection of the samples to learn from, in the order of the batch. With a memory it is `Stateful` too."""
 
     def select(self, view: View) -> Selection:
-        """Index [K] and weight [K] of the teachers, and the count of the others by reason."""
+        """Indices [K] and weights [K] of the samples to learn from, and counts of the others by reason."""
 
 
 class Schedule(Stateful, Protocol):
-    """Looks at every round after its step; may pull parameters towards the source, may ask for a reset."""
+    """Rule that is applied after each round: it may pull parameters towards the source, or ask for a reset."""
 
     def after(self, moment: Moment) -> bool:
-        """True: reset copy, selectors and schedules to the source now."""
+        """Whether copy, selectors and schedules are to be reset to the source now."""
 
 
 class Gate(Protocol):
-    """Decides one aspect of whether a candidate may serve.
+    """Test of one aspect of a candidate.
 
     Built as `Class(**options)`. All gates must pass, but those that are proofs: they carry a class attribute `proof`
     ("certified", "rehearsed" or "guarded"), and of one kind all must pass. A proof that fails only says that this
@@ -205,11 +205,11 @@ class Gate(Protocol):
     """
 
     def judge(self, evidence: Evidence) -> GateResult:
-        """Pass, fail or inconclusive. Inconclusive never swaps."""
+        """Pass, fail or inconclusive; an inconclusive result never swaps."""
 
 
 class ServerDriver(Protocol):
-    """Puts versions into a model server. A failure raises SwapError and leaves `live()` unchanged.
+    """Driver of one kind of model server. A failure raises SwapError and leaves `live()` unchanged.
 
     Built as `Class(server, **options)` with a `ServerInfo`; connects at the first call only.
     """
@@ -227,7 +227,7 @@ class ServerDriver(Protocol):
         """Raise SwapError unless the live version answers the golden batch as expected."""
 
     def live(self) -> int:
-        """Number of the version that answers now, as the server says."""
+        """Number of the version that answers now, asked from the server."""
 
     def rollback(self) -> None:
         """Make the version that served before answer again."""

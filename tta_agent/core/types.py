@@ -1,4 +1,4 @@
-"""The values that travel. Everything speaks in these; they import nothing of ours.
+"""Values that travel between the packages; they import nothing of ours.
 
 Letters: B samples in a batch, C classes, K selected samples.
 """
@@ -28,7 +28,7 @@ Proof: TypeAlias = Literal["source", "certified", "rehearsed", "guarded", "none"
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """One record as the log holds it."""
+    """One record of the log, undecoded."""
 
     topic: str
     partition: int
@@ -51,9 +51,9 @@ class Record:
             output of the model where a codec gives it.
         version: model version that answered, or None.
         key: entity key (session, device, patient); decides who is held out for the gate. Defaults to the id.
-        tenant: whose request it was; defaults to the entity key.
+        tenant: on whose behalf the request was made; defaults to the entity key.
         traceparent: W3C trace context of the request, or None.
-        topic, partition, offset: where it stood.
+        topic, partition, offset: place in the log.
         identity: (source, id, type); equal identities are duplicates.
     """
 
@@ -78,7 +78,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The truth about one inference, arriving late."""
+    """True class of one inference, which arrives late."""
 
     id: str
     label: int
@@ -95,7 +95,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What is known of the deployed model besides its weights, for adapters that need more than the stream.
+    """Facts about the deployed model besides its weights, for adapters that need more than the stream.
 
     Attributes:
         mean, std: how pixels in 0 .. 1 became inputs, per channel: x = (pixel - mean) / std.
@@ -130,7 +130,7 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a selector may look at: inputs [B, ...], detached logits [B, C], side-effect-free second looks.
+    """A batch as selectors see it: inputs [B, ...], detached logits [B, C], forward passes without side effects.
 
     `predict(x)` asks the copy as it is now. `source_logits()` [B, C] are the deployed model's, in inference mode:
     what was served, where the source served it. `source_batch_logits()` are the source's weights under the
@@ -146,11 +146,11 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a schedule sees after a round.
+    """A round as schedules see it, after its step.
 
     Attributes:
         logits: answers of the batch before the step, [B, C], detached.
-        report: what the step did.
+        report: of the step.
         moved: every parameter that moves, by name, with its value in the source: (parameter, source value).
     """
 
@@ -161,7 +161,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Who teaches: `index` [K] into the batch, `weight` [K] of each, and why the others do not."""
+    """Samples to learn from: `index` [K] into the batch, `weight` [K] of each; `dropped`: the others by reason."""
 
     index: Tensor
     weight: Tensor
@@ -170,7 +170,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did. `loss` is None where nothing was learnt from."""
+    """Outcome of one step. `loss` is None where nothing was learnt from."""
 
     seen: int
     used: int
@@ -180,7 +180,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate's answer: the number, the side it must stay on, and a sentence for people."""
+    """Result of one gate: a number, its threshold, and a sentence for people."""
 
     gate: str
     value: float
@@ -200,7 +200,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One immutable graph of the ledger."""
+    """One immutable graph of the registry."""
 
     number: int
     sha256: str

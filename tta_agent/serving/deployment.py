@@ -1,4 +1,4 @@
-"""What serves: one version with its session, and the one way in which that changes."""
+"""The served version with its session, and every way in which it changes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ OUTCOMES = {Event.ROLLBACK: "rolled_back", Event.FALLBACK: "fell_back", Event.RE
 
 
 class ServedModel:
-    """The server, the ledger's alias `serving` and the session here, kept the same.
+    """The version in service: server, alias `serving` of the registry, and session here, kept the same.
 
     Args:
-        fixed: inputs on which a version is verified, [N, ...].
+        fixed: inputs [N, ...] on which a version is verified.
         open: makes a session of a file, or of a graph that has none yet.
-        tell: called with each event's name and data, beside the journal.
-        keep: proven versions whose graph the ledger keeps.
+        tell: called with name and data of each event, beside the event log.
+        keep: number of proven versions whose graph the registry keeps.
     """
 
     def __init__(
@@ -67,28 +67,28 @@ class ServedModel:
 
     @property
     def session(self) -> Session:
-        """Of what serves."""
+        """Session of the served version."""
         return self.session_of(self.version)
 
     def session_of(self, version: Version) -> Session:
-        """Opened once; the source, what serves and what it may go back to are asked again and again."""
+        """Session of a version, opened once: source, served version and rollback target are asked again and again."""
         if version.number not in self._sessions:
             self._sessions[version.number] = self.open(version.path)
         return self._sessions[version.number]
 
     def keep_only(self, versions: Sequence[Version]) -> None:
-        """Let the sessions of all others go."""
+        """Drop the sessions of all but these, the source and the served version."""
         wanted = {0, self.version.number, *(version.number for version in versions)}
         self._sessions = {number: s for number, s in self._sessions.items() if number in wanted}
 
     def say(self, event: Event, **data: Any) -> None:
-        """Tell people and hooks of a decision."""
+        """Report a decision to event log and hooks."""
         former = {"formerly": event.former} if event.former else {}
         self.journal.event(event, **data, **former)
         self._tell(event, {**data, **former})
 
     def align(self) -> None:
-        """Make the server answer what the ledger says: a crash in the middle of a swap left it ahead.
+        """Put the version that the registry calls `serving` into the server; after a crash in a swap they differ.
 
         Raises:
             SwapError: the server cannot swap, with what to do.
@@ -98,7 +98,7 @@ class ServedModel:
             bring_up(self._driver, self.version, golden(self.session, self._fixed))
 
     def overruled(self) -> bool:
-        """Whether somebody else has moved `serving` (a command); it is followed, once the ledger knows of our own."""
+        """Whether a command has moved `serving`; it is followed, once the registry knows of our own changes."""
         if not self.backlog.clear():
             return False
         number = self.ledger.aliases()["serving"]
@@ -114,7 +114,7 @@ class ServedModel:
         return True
 
     def rolled_back_from(self, number: int) -> bool:
-        """Whether that version, which served before, was given up: taken back, or replaced by somebody else.
+        """Whether that version, which served before, was taken back, or replaced by a command.
 
         A source that has taken over for another regime, or a newer promotion, is no roll-back.
         """
@@ -124,11 +124,11 @@ class ServedModel:
 
     @property
     def size(self) -> int:
-        """Bytes of the graph that serves."""
+        """Bytes of the served graph."""
         return self.version.path.stat().st_size
 
     def realign(self, found: GateResult) -> None:
-        """Make the server answer as the ledger says, when it has been found not to."""
+        """Put the served version into the server again, after a check has failed."""
         log.warning("%s: putting version %d into service again", found.reason, self.version.number)
         error = self._bring(self.version, self.session, nullcontext(), None)
         self.say(
@@ -136,9 +136,9 @@ class ServedModel:
         )
 
     def check(self) -> GateResult | None:
-        """Ask the server whether it answers as it should; what is wrong, if something is.
+        """Check that the server answers with the served version; the failed result, or None.
 
-        A server that cannot be reached is no reason to swap: nobody could.
+        A server that cannot be reached is no failure: no swap could mend it.
         """
         try:
             live = self._driver.live()
@@ -159,7 +159,7 @@ class ServedModel:
     def promote(
         self, version: Version, session: Session, record: PromotionRecord, carrier: str | None
     ) -> bool:
-        """The swap. Whatever fails, the version that served before serves on; whether it came into service."""
+        """Swap to a proven version; whether it came into service. On failure the version before serves on."""
         before, started_s = self.version.number, time.monotonic()
         verifying = self._telemetry.verify(carrier)
         spans = self._telemetry.swap(self._driver_name, before, version.number, carrier)
@@ -194,13 +194,13 @@ class ServedModel:
         self.backlog.write(lambda: self.ledger.gc(self._keep))
 
     def take_back(self, target: Version, finding: GateResult, by: str) -> bool:
-        """Put an earlier version into service again and mark this one as withdrawn; whether it could be done."""
+        """Roll back to an earlier version and mark this one as withdrawn; whether that succeeded."""
         gone = self.version.number
         withdraw = functools.partial(self.ledger.take_back, gone, finding.reason, by=by)
         return self._go_to(target, self.session_of(target), finding, by, Event.ROLLBACK, withdraw)
 
     def turn_to(self, target: Version, session: Session, finding: GateResult) -> bool:
-        """Put the source into service, or again a version that is proven here; whether it could be done."""
+        """Put the source, or a version that was proven on this regime, into service; whether that succeeded."""
         return self._go_to(
             target, session, finding, "agent", Event.REINSTATED if target.number else Event.FALLBACK
         )

@@ -1,4 +1,4 @@
-"""Record of a promotion: the reasons for which a version may serve."""
+"""Record of a promotion: the grounds on which a version may serve."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PROOFS = {"certified": "certificate", "rehearsed": "rehearsed", "guarded": "guar
 
 @dataclass(frozen=True, slots=True)
 class PromotionRecord:
-    """Why a version may serve.
+    """Grounds on which a version may serve.
 
     Attributes:
         findings: of all gates.
         counts: `wins`, `losses`, `labels`, `records`.
-        by: who agreed.
-        expires_s: until when, seconds since the epoch; None: for good.
+        by: who or what approved it.
+        expires_s: end of its term, seconds since the epoch; None: unlimited.
     """
 
     proof: Proof
@@ -28,6 +28,6 @@ class PromotionRecord:
     expires_s: float | None = None
 
     def sentence(self) -> str:
-        """Of the proof, for people."""
+        """Sentence about the proof, for people."""
         told = (result.reason for result in self.findings if result.gate == PROOFS.get(self.proof))
         return next(told, str(self.proof))

@@ -1,4 +1,4 @@
-"""The one order in which a version comes into service."""
+"""Order of the steps of a swap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tta_agent.models.ort_sessions import Session, raw_answer
 
 
 def golden(session: Session, inputs: Array) -> Golden:
-    """Fixed inputs and the answers, as they are served, that a version must give to them."""
+    """Golden batch: fixed inputs, and the answers of a version to them, as they are served."""
     return Golden(inputs, raw_answer(session, inputs))
 
 
@@ -21,10 +21,10 @@ def bring_up(
     expected: Golden,
     verifying: AbstractContextManager[object] | None = None,
 ) -> None:
-    """Publish beside the live version, activate, verify; put the old one back where the last step fails.
+    """Publish beside the live version, activate, verify; roll back where the last step fails.
 
     Raises:
-        SwapError: and then the version that served before serves on.
+        SwapError: a step failed; the version that served before serves on.
     """
     driver.publish(version, expected)
     driver.activate(version)

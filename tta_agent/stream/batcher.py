@@ -1,4 +1,4 @@
-"""Records to batches, by size and age."""
+"""Batching of records, by size and age."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tta_agent.core.types import Array, Positions, Record
 
 @dataclass(frozen=True)
 class Batch:
-    """One round's samples, in the order in which they came."""
+    """Samples of one round, in order of arrival."""
 
     records: tuple[Record, ...]
 
     @cached_property
     def x(self) -> Array:
-        """[B, ...] float32."""
+        """Inputs [B, ...], float32."""
         return np.stack([record.x for record in self.records])
 
     def served_by_source(self) -> Array | None:
@@ -34,12 +34,12 @@ class Batch:
 
     @property
     def topic(self) -> str:
-        """Where it came from."""
+        """Topic of the records."""
         return self.records[0].topic
 
 
 class Batcher:
-    """Collects records until there are `size` of them or the first has waited `max_wait_s`."""
+    """Batcher that collects records until there are `size` of them or the first has waited `max_wait_s`."""
 
     def __init__(self, size: int, max_wait_s: float) -> None:
         self.size = size
@@ -48,32 +48,32 @@ class Batcher:
         self._since_s = 0.0
 
     def full(self, records: Iterable[Record], clock: Callable[[], float]) -> list[Batch]:
-        """The batches that these records complete."""
+        """Batches that these records complete."""
         found = [self.add(record, clock()) for record in records]
         return [batch for batch in found if batch is not None]
 
     def add(self, record: Record, now_s: float) -> Batch | None:
-        """A full batch, or None."""
+        """Add a record; the batch that it completes, or None."""
         if not self._waiting:
             self._since_s = now_s
         self._waiting.append(record)
         return self._take() if len(self._waiting) >= self.size else None
 
     def due(self, now_s: float) -> Batch | None:
-        """What there is, when it has waited long enough."""
+        """An incomplete batch, once its first record has waited long enough; else None."""
         late = self._waiting and now_s - self._since_s >= self.max_wait_s
         return self._take() if late else None
 
     def put_back(self, batches: Iterable[Batch]) -> None:
-        """Batches that were not learnt from, in their order: their records wait again, before all others."""
+        """Take back batches that were not learnt from, in their order; their records wait again, as the first."""
         self._waiting = [*(record for batch in batches for record in batch.records), *self._waiting]
 
     def waiting(self) -> tuple[Record, ...]:
-        """Read, but in no batch yet."""
+        """Records that are in no batch yet."""
         return tuple(self._waiting)
 
     def oldest(self) -> Positions:
-        """Offset of the first record of every partition that still waits."""
+        """Offset of the first waiting record of each partition."""
         return {(r.topic, r.partition): r.offset for r in reversed(self._waiting)}
 
     def _take(self) -> Batch:
@@ -82,6 +82,6 @@ class Batcher:
 
 
 def held_out(key: str, share: float) -> bool:
-    """Whether an entity belongs to the gate. By hash: the same on every replica and after every restart."""
+    """Whether an entity is held out for the gates. By hash: the same on every replica and after every restart."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64

@@ -1,4 +1,4 @@
-"""Raw records to samples and labels. A record that cannot be read becomes a dead letter, and reading goes on."""
+"""Decoder of raw records. A record that cannot be read becomes a dead letter, and reading goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERNAL = "internal"  # reason of records that a codec stumbled over without a 
 
 
 class Decoder:
-    """Decodes records. No record can end the process: whatever it raises is counted, and the record is kept.
+    """Decoder of records. No record can end the process: any exception is counted, and the record is kept.
 
     Args:
         shape: of one sample, without the batch axis; None takes any.

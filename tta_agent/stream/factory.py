@@ -1,4 +1,4 @@
-"""Settings to consumers, producers and wire formats."""
+"""Factories of consumers, producers and wire formats, by the settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> StreamConsumer:
-    """A member of the consumer group, reading `topics`: of Kafka where brokers are named, else of the embedded log.
+    """Join the consumer group of `topics`: on Kafka where brokers are named, else on the embedded log.
 
     Raises:
         StreamError: the broker or the log cannot be reached.
@@ -40,7 +40,7 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
 
 
 def open_producer(settings: Settings) -> Producer:
-    """Appends to the same stream.
+    """Open a producer to the same stream.
 
     Raises:
         StreamError: the broker or the log cannot be reached.
@@ -57,7 +57,7 @@ def open_producer(settings: Settings) -> Producer:
 
 
 def open_codec(settings: Settings, output: str | None = None) -> Codec:
-    """The wire format to read; every installed one for `auto`.
+    """Open the wire format to read; every installed one for `auto`.
 
     Args:
         output: name of the output that is the answer, where the model has been asked; else TTA_MODEL__OUTPUT.
@@ -73,7 +73,7 @@ def open_codec(settings: Settings, output: str | None = None) -> Codec:
 
 
 def open_writer(settings: Settings, *, or_default: bool = False) -> WritingCodec:
-    """The wire format to write; the default one for `auto`.
+    """Open the wire format to write; the default one for `auto`.
 
     Args:
         or_default: also where the format of the settings can only be read.
@@ -116,7 +116,7 @@ def _installed(settings: Settings, name: str, output: str | None) -> Codec | Non
 
 
 def connection(stream: StreamSettings) -> dict[str, Any]:
-    """How long to try, and security as kafka-python spells it."""
+    """Connection options: timeout, and security in the names of kafka-python."""
     given = {
         "security_protocol": stream.security_protocol,
         "sasl_mechanism": stream.sasl_mechanism,

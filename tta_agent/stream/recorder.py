@@ -1,4 +1,4 @@
-"""A topic, joined with its labels, to a recording."""
+"""Recording of a topic, joined with its labels."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ def record(
     follow_s: float,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Recorded:
-    """Read the labels that there are, then up to `count` inferences from the beginning of the topic.
+    """Record up to `count` inferences from the beginning of the topic, after the labels that are there already.
 
     While inferences are read, the labels that come meanwhile are read in turn with them, poll by poll: neither topic
     can keep the other waiting, however busy it is. The last records, up to 256 MB, wait for their labels.
 
     Args:
-        follow_s: wait so long for more when the end of the inferences is reached.
+        follow_s: longest wait for more at the end of the inferences.
+        progress: called with the number of inferences read so far.
 
     Raises:
         ConfigError: the folder holds a recording already, or none of the inferences could be read.
@@ -95,7 +96,7 @@ class _Labels:
         return self._keep(self._source.poll(timeout_s))
 
     def catch_up(self) -> None:
-        """Read what there is now, and not what is added meanwhile: that may never end."""
+        """Read the labels that are there now, not those that are added meanwhile: that may never end."""
         self._keep(_joined(self._source))
         left, last_s = self._source.lag(), time.monotonic()
         while left > 0 and time.monotonic() - last_s < self._follow_s:
@@ -118,13 +119,13 @@ class _Unwritten:
         self.count = 0
 
     def add(self, item: Record) -> None:
-        """One more; the oldest are written where there are too many."""
+        """Add a record; the oldest are written where there are too many."""
         self._records.append(item)
         self._bytes += item.nbytes
         self.write(WAITING_BYTES)
 
     def write(self, keep_bytes: int = -1) -> None:
-        """All but the newest `keep_bytes`."""
+        """Write all but the newest `keep_bytes`."""
         while self._records and self._bytes > keep_bytes:
             item = self._records.popleft()
             self._bytes -= item.nbytes

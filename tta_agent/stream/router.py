@@ -1,4 +1,4 @@
-"""Each sample to its use: duplicate, stale, held out for the gate, or for learning; labels to their answers."""
+"""Routing of samples: duplicate, stale, held out for the gates, or for learning; labels to their answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Identity = tuple[str, ...]  # source, id, type
 
 @dataclass(slots=True)
 class RoutedRecords:
-    """One poll's items by what they are for."""
+    """Items of one poll by their use."""
 
     teach: list[Record] = field(default_factory=list)
     held: list[Record] = field(default_factory=list)
@@ -37,12 +37,12 @@ class RoutedRecords:
 
 
 class RecordRouter:
-    """Decides what each sample is for.
+    """Router of samples to their use.
 
     Args:
         join: late labels to served answers.
-        holdout: share of entities that only the gate sees.
-        max_age_s: older samples are neither learnt from nor judged by.
+        holdout: share of entities that only the gates see.
+        max_age_s: older samples serve neither learning nor evaluation.
         clock: seconds since the epoch.
     """
 
@@ -54,7 +54,7 @@ class RecordRouter:
         self._told = False
 
     def sort(self, items: Iterable[Record | Label]) -> RoutedRecords:
-        """Each item to one pile; labels that came before their record follow it.
+        """Route the items of one poll; labels that came before their record follow it.
 
         Raises:
             CheckpointError: the file of the labels cannot be used. Whatever else an item raises is counted as
@@ -87,20 +87,20 @@ class RecordRouter:
         self._told = True
 
     def flush(self) -> None:
-        """Labels that wait are durable when this returns: offsets may be committed."""
+        """Make waiting labels durable, so that offsets may be committed."""
         self._join.flush()
 
     def close(self) -> None:
-        """Nothing may be sorted afterwards."""
+        """Close the file of the labels; nothing may be routed afterwards."""
         self._join.close()
 
     def dealt_with(self, waiting: Positions) -> list[Identity]:
-        """Who stands at or after these offsets and has been sorted: they will be read again after a restart."""
+        """Identities of routed records at or after these offsets, which will be read again after a restart."""
         known = self._identities.items()
         return [identity for identity, (where, offset) in known if offset >= waiting.get(where, sys.maxsize)]
 
     def remember(self, identities: Iterable[Identity]) -> None:
-        """Take these for duplicates when they come again."""
+        """Take records of these identities for duplicates when they come again."""
         self._identities.update((identity, (("", 0), -1)) for identity in map(tuple, identities))
 
     def _record(self, record: Record, out: RoutedRecords) -> None:

@@ -1,10 +1,10 @@
-"""What the agent says of itself, and commands to it, over HTTP.
+"""HTTP interface of the agent: status, versions, events, and commands.
 
     GET  /healthz  /readyz
     GET  /v1/status  /v1/versions  /v1/versions/{number or alias}  /v1/labels  /v1/events?limit=
     POST /v1/approve  /v1/reject  /v1/rollback  /v1/freeze  /v1/unfreeze  /v1/reset
 
-A command goes into the inbox and is answered with 202: the agent obeys it within a second.
+A command goes into the inbox and is answered with 202: the agent carries it out within a second.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ Counts: TypeAlias = Callable[[], tuple[Mapping[str, int], Mapping[int, Mapping[s
 
 
 class Versions(Protocol):
-    """What is needed of the ledger."""
+    """Part of the registry that the interface reads."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a version."""
+        """Rows of all versions, one each."""
 
     def manifest(self, number: int) -> dict[str, Any]:
-        """How it came to be."""
+        """Manifest of a version: its origin."""
 
     def verdict(self, number: int) -> dict[str, Any]:
-        """How its trial ended."""
+        """Verdict on a version: how its evaluation ended."""
 
     def aliases(self) -> dict[str, int | None]:
-        """Where each alias points."""
+        """Version number of each alias."""
 
 
 class Api:
-    """Handlers. Those that read files run in a pool of threads.
+    """Handlers of the interface. Those that read files run in a pool of threads.
 
     Args:
         store: the agent's folder.
-        versions: its ledger.
+        versions: its registry.
         token: bearer token that commands must carry; None lets this machine command without.
-        status: numbers of now; default: what the file says.
-        labels: counts in all and by version; None where nobody counts.
+        status: current status; by default read from the file.
+        labels: counts in all and by version; None where there are none.
     """
 
     def __init__(
@@ -78,27 +78,27 @@ class Api:
         self._inbox, self._began_s = CommandInbox(store), time.time()
 
     def alive(self, request: Request) -> JSONResponse:
-        """The process answers."""
+        """Answer that the process is alive."""
         return JSONResponse({"alive": True})
 
     def ready(self, request: Request) -> JSONResponse:
-        """The agent has joined the stream."""
+        """Answer whether the agent has joined the stream."""
         status = self._status()  # a file may be the last word of an agent that has ended
         ready = status.get("ready") is True and status.get("time", self._began_s) >= self._began_s
         why = {"reason": status["reason"]} if not ready and status.get("reason") else {}
         return JSONResponse({"ready": ready, **why}, 200 if ready else 503)
 
     def status(self, request: Request) -> JSONResponse:
-        """Numbers of now, whether swaps are frozen, and which version waits for a yes."""
+        """Current status, whether swaps are frozen, and the version that awaits approval."""
         status = self._status()
         return _json({**status, "frozen": self._inbox.frozen(), "awaiting": awaiting(status)})
 
     def versions(self, request: Request) -> JSONResponse:
-        """All versions, with reasons."""
+        """List all versions, with reasons."""
         return _json({"aliases": self._versions.aliases(), "versions": self._versions.rows()})
 
     def version(self, request: Request) -> JSONResponse:
-        """One version: how it came to be, what each gate saw, who approved."""
+        """Explain one version: its origin, the result of each gate, the approval."""
         number = self._number(request.path_params["name"])
         names = [name for name, at in self._versions.aliases().items() if at == number]
         about = {"manifest": self._versions.manifest(number), "verdict": self._versions.verdict(number)}
@@ -115,14 +115,14 @@ class Api:
         raise Problem(404, f"no version {name}; {hint}", valid=[*aliases, *numbers[-50:]])
 
     def labels(self, request: Request) -> JSONResponse:
-        """Counts in all and by version; `accuracy` is that of matched answers."""
+        """Counts of labels in all and by version; `accuracy` is that of matched answers."""
         if self._labels is None:
             raise Problem(404, "this agent does not count labels")
         counts, by_version = self._labels()
         return _json({"counts": counts, "versions": by_version})
 
     def events(self, request: Request) -> JSONResponse:
-        """The newest decisions, oldest first."""
+        """List the newest events, oldest first."""
         text = request.query_params.get("limit", "100")
         if not text.isdecimal() or not 1 <= int(text) <= MAX_EVENTS:
             raise Problem(400, f"limit is {text[:20]!r}; expected a whole number from 1 to {MAX_EVENTS}")
@@ -157,7 +157,7 @@ def make_app(
     status: Status | None = None,
     labels: Counts | None = None,
 ) -> Starlette:
-    """The interface of one agent, see `Api`."""
+    """Make the interface of one agent, see `Api`."""
     api = Api(store, versions, token, status, labels)
     gets = {
         "/healthz": api.alive,

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 writes them (application/problem+json), and who may command."""
+"""Errors as RFC 9457 defines them (application/problem+json), and authorisation of commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class Problem(Exception):
-    """Something to answer instead: a status, a sentence, and what would have been valid."""
+    """Error response: a status, a sentence, and the valid choices."""
 
     def __init__(self, status: int, detail: str, **more: Any) -> None:
         super().__init__(detail)
@@ -25,7 +25,7 @@ class Problem(Exception):
 
 
 def answer(status: int, detail: str, **more: Any) -> JSONResponse:
-    """One error."""
+    """Response of one error."""
     about = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
     return JSONResponse({**about, **more}, status, headers, media_type="application/problem+json")
@@ -38,7 +38,7 @@ async def on_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 def on_http_error(paths: list[str]) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
-    """Unknown paths and methods, with those that there are."""
+    """Response to an unknown path or method, with the valid ones."""
 
     async def handler(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -60,7 +60,7 @@ async def on_any_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def check_caller(request: Request, token: str | None) -> None:
-    """Whether the caller may command.
+    """Check that the caller may send commands.
 
     Without a token only this machine may, under its own name: a page in a browser must not, under whatever name its
     author has given to this address. A page cannot send JSON to another site unasked, either.

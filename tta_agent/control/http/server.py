@@ -1,4 +1,4 @@
-"""Answers HTTP from a thread of the agent."""
+"""HTTP server in a thread of the agent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """A server that runs; `url` says where."""
+    """A running HTTP server."""
 
     def __init__(self, app: Starlette, listener: socket.socket, host: str) -> None:
         config = uvicorn.Config(
@@ -37,18 +37,18 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Base address."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def close(self) -> None:
-        """End after the requests that are being answered. Idempotent."""
+        """Stop after the requests in progress. Idempotent."""
         self._server.should_exit = True
         self._thread.join(STOP_S + 1)
         self._listener.close()
 
 
 def serve_in_thread(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Server:
-    """Answer in a daemon thread, without handlers for signals: those are the agent's.
+    """Serve in a daemon thread, without handlers for signals: those are the agent's.
 
     Args:
         app: of `make_app`.
@@ -56,7 +56,7 @@ def serve_in_thread(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> S
         port: 0 takes a free one.
 
     Raises:
-        ConfigError: others could reach it and no token is set, or the address cannot be had.
+        ConfigError: others could reach it and no token is set, or the address is taken or invalid.
     """
     if not (is_loopback(host) or app.state.has_token):
         raise ConfigError(

@@ -72,7 +72,7 @@ class OipDriver:
             raise SwapError(f"{error}\n{self._restore(before)}") from error
 
     def verify(self, golden: Golden) -> None:
-        """Ask the unversioned URL the golden batch."""
+        """Compare the answer of the unversioned URL with the golden batch."""
         number, answer = self._infer("", golden.x)
         check_golden(answer, golden, f"version {number}", self._tolerance)
 

@@ -1,4 +1,4 @@
-"""Swap in this process: two ONNX Runtime sessions and one reference (replay, and users' own servers)."""
+"""Driver of a server in this process: two ONNX Runtime sessions and one reference, for replay and own servers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ class SessionDriver:
     """A `ServerDriver` over a HotSwapSession. Not for TTA_SWAP__DRIVER: it needs the server's own sessions.
 
     Args:
-        pair: what the readers read.
-        open: makes a session of a file, e.g. `sessions.open_session` with its settings.
+        pair: sessions, shared with the code that answers.
+        open: makes a session of a file, e.g. `ort_sessions.open_session`.
         tolerance: largest difference of a logit from the golden batch.
     """
 
     def __init__(
         self, pair: HotSwapSession, open: Callable[[Path], Session], *, tolerance: float = TOLERANCE
     ) -> None:
-        """Touches nothing yet."""
+        """Store the parts."""
         self._pair = pair
         self._open = open
         self._tolerance = tolerance
 
     def probe(self) -> None:
-        """A pair can always be swapped."""
+        """Nothing to check: a pair can always be swapped."""
 
     def publish(self, version: Version, golden: Golden) -> None:
-        """Open the version, check it on the golden batch, then let it stand by."""
+        """Open the version, check it on the golden batch, and keep it on standby."""
         try:
             session = open_version(version, self._open)
             self._check(version.number, session, golden)
@@ -58,7 +58,7 @@ class SessionDriver:
         return self._pair.current()[0]
 
     def rollback(self) -> None:
-        """Switch back to the session that stands by, if it is the one that served before."""
+        """Switch back to the session on standby, if it is the one that served before."""
         previous = self._pair.previous
         if previous is None:
             raise SwapError("no version served before the live one: publish and activate one instead")

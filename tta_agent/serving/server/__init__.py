@@ -1,1 +1,1 @@
-"""The embedded server: Open Inference Protocol over ONNX Runtime, and a tap that logs to the stream."""
+"""Embedded model server: Open Inference Protocol over ONNX Runtime, and a tap that logs to the stream."""

@@ -1,4 +1,4 @@
-"""The REST side: Open Inference Protocol v2 with the binary tensor and model repository extensions."""
+"""REST API: Open Inference Protocol v2 with the binary tensor and model repository extensions."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def make_app(
     threads: int = 2,
     max_body_bytes: int = 64 << 20,
 ) -> Starlette:
-    """The server as an ASGI application.
+    """Make the server as an ASGI application.
 
     Args:
         model: name in the URLs.
-        pair: holds the version to begin with.
-        find_version: version of a number; raises LedgerError for one that is not there.
+        pair: sessions, with the version to begin with.
+        find_version: version by its number; raises LedgerError where there is none.
         open: makes a session of a file.
-        tap: gets every inference but probes; closed with the application.
+        tap: log of inferences, probes left out; closed with the application.
         input_name, output_name: names of the tensors, whatever the graph calls them.
         threads: requests that are answered at a time.
         max_body_bytes: largest request.
@@ -56,7 +56,7 @@ def make_app(
 
 
 def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Answer until the process is told to stop."""
+    """Serve until the process is told to stop."""
     uvicorn.run(
         app,
         host=host,

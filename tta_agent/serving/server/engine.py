@@ -1,4 +1,4 @@
-"""One request answered: body in, body out. Runs in a worker thread; shares nothing but the pair."""
+"""Inference of one request: body in, body out. Runs in a worker thread; shares nothing but the pair of sessions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tta_agent.stream.codecs import checks, oip
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked and answered, and the answer's bytes."""
+    """Request and answer of one inference, and the bytes of the answer."""
 
     id: str
     x: Array
@@ -26,16 +26,16 @@ class Answer:
 
 
 class Engine:
-    """The model behind the URLs."""
+    """Inference engine of the served model."""
 
     def __init__(self, model: str, pair: HotSwapSession, input_name: str, output_name: str) -> None:
-        """Names as clients know them; the graph may use others."""
+        """Take the names of model and tensors in the API; the graph may use others."""
         self.model = model
         self._pair = pair
         self._input, self._output = input_name, output_name
 
     def answer(self, body: bytes, head_length: int | None, number: int | None) -> Answer:
-        """Answer with one version, or with the live one.
+        """Answer a request with one version, or with the live one.
 
         Raises:
             DecodeError: the request is malformed or not what the model takes.

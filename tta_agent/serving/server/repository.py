@@ -1,4 +1,4 @@
-"""Versions in and out of the server. A load that fails leaves everything as it was."""
+"""Model repository of the server. A failed load leaves the loaded versions unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tta_agent.models.ort_sessions import (
 
 
 class Repository:
-    """Loads versions of one model beside the live one. One thread at a time may load."""
+    """Repository of one model: loads versions beside the live one. One thread at a time may load."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Repository:
         find_version: Callable[[int], Version],
         open: Callable[[Path], Session],
     ) -> None:
-        """Plain parts; the caller shares the pair with whoever answers."""
+        """Store the parts; the caller shares the pair with the engine."""
         self._model = model
         self._pair = pair
         self._find = find_version
@@ -40,9 +40,9 @@ class Repository:
         """Load the version, unless it is loaded, and make it live where `activate` says so.
 
         Args:
-            number: as the ledger knows it.
-            activate: false lets it stand by: then only its own URL answers with it.
-            sha256: what the caller believes that the file is.
+            number: of the version in the registry.
+            activate: False leaves it on standby: only its own URL answers with it.
+            sha256: expected hash of the file; None: not checked.
         """
         version = self._find(number)
         if sha256 is not None and sha256 != version.sha256:
@@ -59,7 +59,7 @@ class Repository:
             self._pair.switch(number)
 
     def index(self) -> list[dict[str, str]]:
-        """Versions; `reason` tells which is live, which served before, and which only stands by."""
+        """Index of the versions; `reason` is `live`, `previous`, or empty for one on standby."""
         live, standby, previous = self._pair.current()[0], self._pair.standby, self._pair.previous
         entries = [self._entry(live, "READY", "live")]
         if standby is not None:

@@ -1,4 +1,4 @@
-"""Handlers of the REST side: requests in, responses out, and every failure has an answer."""
+"""Handlers of the REST API; every failure is answered with a status and a message."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Rest:
-    """Handlers. Nothing here takes long: inference and loading have threads of their own."""
+    """Handlers of the REST API, on the event loop; inference and loading run in threads of their own."""
 
     def __init__(
         self, engine: Engine, repository: Repository, tap: Tap | None, threads: int, max_body_bytes: int
     ) -> None:
-        """Start no thread before the first request."""
+        """Store the parts; threads start with the first request."""
         self._engine, self._repository, self._tap = engine, repository, tap
         self._stats = Stats()
         self._max_body_bytes = max_body_bytes

@@ -32,7 +32,7 @@ class _Inference:
 
 
 class Tap:
-    """Sends inferences from a thread of its own, through a queue that is bounded in bytes.
+    """Log of inferences, written from a thread of its own through a queue that is bounded in bytes.
 
     Args:
         producer: of the log; its owner closes it.
@@ -86,12 +86,12 @@ class Tap:
         return True
 
     def counts(self) -> dict[str, int]:
-        """What became of the inferences so far."""
+        """Counts of inferences sent, dropped and failed, and the length of the queue."""
         counts = {"sent": self.sent, "dropped": self.dropped, "errors": self.errors}
         return {**counts, "queued": len(self._queue), "queued_bytes": self._queued_bytes}
 
     def close(self) -> None:
-        """Send and flush what waits, for `close_timeout_s` at most. Idempotent."""
+        """Send and flush the queue, for `close_timeout_s` at most. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -1,1 +1,4 @@
-"""Bytes to values and back. Bad data ends here, as a DecodeError with a reason."""
+"""Wire formats: one file for each, installed in the entry-point group `tta_agent.codecs`; what they share beside.
+
+A malformed record raises DecodeError with a reason.
+"""

@@ -1,4 +1,4 @@
-"""`TTA_STREAM__CODEC=auto`: the format of each record is recognised."""
+"""Recognition of the wire format of each record: `TTA_STREAM__CODEC=auto`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class AutoCodec:
-    """The first codec that recognises a record reads it.
+    """Codec that has each record read by the first installed codec that recognises it.
 
     Codecs that go by headers (`by_headers = True`) are asked first, then those that look into the value; by name
     within each. Each format is logged once, with the first record that was read.
@@ -34,11 +34,11 @@ class AutoCodec:
 
     @property
     def names(self) -> list[str]:
-        """In the order in which they are asked."""
+        """Names of the codecs in the order in which they are asked."""
         return list(self._codecs)
 
     def recognises(self, raw: RawRecord) -> bool:
-        """Whether any of them does."""
+        """Whether any of the codecs does."""
         return self._name(raw) is not None
 
     def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> Sequence[Record | Label]:

@@ -1,4 +1,4 @@
-"""Bodies that several wire formats share: an Open Inference Protocol v2 inference, and a label as JSON.
+"""Bodies shared by several wire formats: an Open Inference Protocol v2 inference, and a label as JSON.
 
 With one sample its id is `id`; else the samples of a request are called `id#0` to `id#N-1`.
 """
@@ -24,7 +24,7 @@ class Envelope:
 
     Attributes:
         id, source, type: identity of the request; records of equal identity are duplicates.
-        time_s: when it happened, seconds since the epoch.
+        time_s: time of the request, seconds since the epoch.
         version: number of the version that answered, or None.
         key: entity key; samples of one request share it, so that they are held out or learnt from together.
         tenant: on whose behalf it was made.
@@ -95,7 +95,7 @@ def labels(raw: RawRecord, time_s: float, classes: int | None) -> list[Label]:
 
 
 def timestamp(raw: RawRecord) -> float:
-    """When the record was written, seconds since the epoch, as its producer says."""
+    """Timestamp of the record, seconds since the epoch, as its producer gave it."""
     return checks.instant(raw.timestamp_ms / 1000, "timestamp")
 
 

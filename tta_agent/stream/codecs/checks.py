@@ -1,4 +1,4 @@
-"""What a model can take: decoded tensors, labels and times, checked and converted.
+"""Checks and conversions of decoded tensors, labels and times to what a model takes.
 
 Letters: N samples in one record, C classes.
 """
@@ -47,11 +47,11 @@ def answer(tensors: Mapping[str, Array], wanted: str | None) -> Array:
 
 
 def samples(x: Array, shape: tuple[int | None, ...] | None) -> Array:
-    """The inputs as float32 [N, *shape]: a copy of its own, writable.
+    """Inputs as float32 [N, *shape]: a copy, writable.
 
     Args:
         x: inputs of any numeric dtype.
-        shape: one sample's shape as the model takes it; None stands for any size, or for any shape at all.
+        shape: of one sample as the model takes it; None stands for any size, or for any shape at all.
     """
     shape = (None,) * max(x.ndim - 1, 1) if shape is None else shape
     if x.ndim != len(shape) + 1:
@@ -91,7 +91,7 @@ def count(samples: int, reason: str) -> None:
 
 
 def label(value: object, classes: int | None) -> int:
-    """A class index."""
+    """Class index, checked."""
     last = MAX_LABEL if classes is None else classes - 1
     if type(value) is not int:
         raise DecodeError("label_type", f"label is {show(value)}; expected an integer from 0 to {last}")
@@ -120,7 +120,7 @@ def _moment(value: str, reason: str, expected: str) -> datetime:
 
 
 def text(value: object, reason: str) -> str:
-    """A short string that is not empty, and can be written as UTF-8."""
+    """Short string, checked: not empty, and valid UTF-8."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
         size = f" ({len(value)} characters)" if isinstance(value, str) else ""
         raise DecodeError(reason, f"{reason} is {show(value)}{size}; expected 1 to {MAX_TEXT} characters")
@@ -132,7 +132,7 @@ def text(value: object, reason: str) -> str:
 
 
 def whole(value: str | None, reason: str) -> int | None:
-    """A number >= 0 that came as text, or None."""
+    """Whole number >= 0 from text, or None."""
     if value is None:
         return None
     if not (value.isascii() and value.isdecimal() and len(value) <= 18):

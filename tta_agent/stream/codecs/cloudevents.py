@@ -25,7 +25,7 @@ KSERVE_REQUEST = "org.kubeflow.serving.inference.request"
 
 
 class CloudEvents:
-    """Inferences, requests of KServe's logger, labels, and requests for labels, told apart by `ce_type`.
+    """Codec of inferences, requests of KServe's logger, labels and label requests, told apart by `ce_type`.
 
     Args:
         output: name of the output tensor that is the answer, where a record has several.
@@ -37,7 +37,7 @@ class CloudEvents:
         self._output = output
 
     def recognises(self, raw: RawRecord) -> bool:
-        """Any `ce_` header, or a content type of CloudEvents."""
+        """Whether there is a `ce_` header, or a content type of CloudEvents."""
         return any(
             name.startswith("ce_")
             or (name == "content-type" and value is not None and value.startswith(b"application/cloudevents"))
@@ -81,12 +81,12 @@ class CloudEvents:
         return key, value, headers + trace
 
     def encode_label(self, id: str, label: int | Sequence[int], time_s: float) -> Message:
-        """The truth about one inference as `io.tta.label.v1`; see `WritingCodec`."""
+        """Label of one inference as `io.tta.label.v1`; see `WritingCodec`."""
         truth = label if isinstance(label, int) else list(label)
         return _json_message(LABEL, id, {"id": id, "label": truth, "ts": time_s}, time_s)
 
     def encode_label_request(self, id: str, request: Mapping[str, Any], time_s: float) -> Message:
-        """A request for a label as `io.tta.label_request.v1`, with `request` as its JSON body."""
+        """Label request as `io.tta.label_request.v1`, with `request` as its JSON body."""
         return _json_message(LABEL_REQUEST, id, dict(request), time_s)
 
 

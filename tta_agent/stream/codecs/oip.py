@@ -31,11 +31,11 @@ _NUMBERS = {int, float, bool}
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request, a response, or both in one object.
+    """Body of a request, a response, or both in one object.
 
     Attributes:
         inputs, outputs: tensors by name, in order. Decoded binary tensors are read-only views of the body.
-        wanted: outputs that a request asks for by name, each with its `binary_data` wish or None.
+        wanted: outputs that a request asks for by name, each with its parameter `binary_data` or None.
     """
 
     inputs: Mapping[str, Array] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Body:
 
 
 def show(value: object) -> str:
-    """The value for a message: its repr, cut short."""
+    """Value for a message: its repr, cut short."""
     return reprlib.repr(value)
 
 
@@ -62,7 +62,7 @@ def datatype(dtype: np.dtype[Any]) -> str:
 
 
 def encode(body: Body, *, binary: bool = True) -> tuple[bytes, int | None]:
-    """The bytes, and the length of their JSON head, or None where all of it is JSON."""
+    """Encode a body: its bytes, and the length of their JSON head, or None where all of it is JSON."""
     buffers: list[bytes] | None = [] if binary else None
     named = {"model_name": body.model, "model_version": body.version, "id": body.id}
     head: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
@@ -82,7 +82,7 @@ def decode(body: bytes, head_length: int | None) -> Body:
     """Read a body; a head of unknown length is found by parsing one JSON value from the start.
 
     Raises:
-        DecodeError: with a reason that says which part is malformed.
+        DecodeError: a part is malformed; `reason` names it.
     """
     head, end = _head(body, head_length)
     buffers = _Buffers(body, end)

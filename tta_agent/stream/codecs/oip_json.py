@@ -8,7 +8,7 @@ from tta_agent.stream.codecs import bodies, checks, oip
 
 
 class OipJson:
-    """Requests of producers without a CloudEvents library, with or without the answer in the same object.
+    """Codec of plain JSON, for producers without a CloudEvents library; the answer may stand in the same object.
 
     The id is the body's, else the record's key, and is the entity key, too; the time is the record's timestamp.
     A header `traceparent` is read.
@@ -21,7 +21,7 @@ class OipJson:
         self._output = output
 
     def recognises(self, raw: RawRecord) -> bool:
-        """A JSON object that mentions `inputs` or a `label`."""
+        """Whether it is a JSON object that mentions `inputs` or a `label`."""
         value = raw.value or b""
         return value[:64].lstrip()[:1] == b"{" and (b'"inputs"' in value or b'"label"' in value)
 

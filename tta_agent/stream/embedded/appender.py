@@ -1,4 +1,4 @@
-"""The writing side of the embedded log: one thread that gathers records into transactions."""
+"""Producer to the embedded log: one thread that gathers records into transactions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BATCH_RECORDS = 2000  # bounds how long one transaction keeps other writers wait
 
 
 class EmbeddedProducer:
-    """Appends to the embedded log; fulfils Producer. Records without a key take turns over the partitions.
+    """Producer to the embedded log; implements `Producer`. Records without a key take turns over the partitions.
 
     Args:
         path: the file; it is created, and so are missing topics.
         partitions: of topics that do not exist yet.
         retention_records: how many records each partition keeps.
         retention_bytes: how many bytes each partition keeps; at least its last record stays.
-        linger_s: how long a record waits for company before it is written.
-        buffer_bytes: what may wait; beyond it, send waits.
+        linger_s: longest wait of a record for others of its transaction.
+        buffer_bytes: bound of the queue; beyond it, `send` waits.
 
     Raises:
         StreamError: the file is damaged or cannot be written.
@@ -59,7 +59,7 @@ class EmbeddedProducer:
         self._thread.start()
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """See Producer. After a failed write it raises until a retry has succeeded; nothing is lost."""
+        """See `Producer`. After a failed write it raises until a retry has succeeded; nothing is lost."""
         message = Message(topic, key, value, headers_to_text(headers), time.time_ns() // 1_000_000)
         with self._changed:
             self._changed.wait_for(
@@ -74,7 +74,7 @@ class EmbeddedProducer:
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """See Producer. Durable also through a power cut."""
+        """See `Producer`. Durable also through a power cut."""
         with self._changed:
             last = self._sent
             self._flushing += 1
@@ -85,7 +85,7 @@ class EmbeddedProducer:
                 self._raise_error()
 
     def close(self) -> None:
-        """See Producer. Raises StreamError where the last records could not be written."""
+        """See `Producer`. Raises StreamError where the last records could not be written."""
         with self._changed:
             if self._closing:
                 return

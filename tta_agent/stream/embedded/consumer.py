@@ -1,4 +1,4 @@
-"""A durable partitioned log in one file, for everybody who has no Kafka: the default source of the agent.
+"""Durable partitioned log in one file, for use without Kafka: the default stream of the agent.
 
 It keeps Kafka's promises on one machine: order per partition, consumer groups with committed offsets, members
 that share partitions, and bounded retention. Several processes may read and write at once.
@@ -27,14 +27,14 @@ LEAST_PATIENCE_S = 0.02  # so that a poll of no time at all can join the group
 
 
 class EmbeddedStreamConsumer:
-    """One member of a consumer group on the embedded log; fulfils Source.
+    """One member of a consumer group on the embedded log; implements `StreamConsumer`.
 
     Args:
         path: the file; it is created, and so are missing topics.
-        topics: what to read.
-        group: its members share the partitions, and its committed offsets outlive them.
+        topics: names of topics to read.
+        group: consumer group; its members share the partitions, and its committed offsets outlive them.
         start: where to begin without a committed offset: "latest" or "earliest".
-        max_records: at most so many records a poll.
+        max_records: most records of one poll.
         max_bytes: a poll ends with the record that reaches it.
         partitions: of topics that do not exist yet.
         session_timeout_s: a member that does not poll for so long loses its partitions.
@@ -69,7 +69,7 @@ class EmbeddedStreamConsumer:
         self._closed = False
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
-        """See Source. Looks at the file every 10 ms and sleeps in between."""
+        """See `StreamConsumer`. Looks at the file every 10 ms and sleeps in between."""
         deadline_s = time.monotonic() + timeout_s
         with FILE.explained(self._path):
             while True:
@@ -80,37 +80,37 @@ class EmbeddedStreamConsumer:
                     return records
 
     def pause(self) -> None:
-        """See Source."""
+        """See `StreamConsumer`."""
         self._paused = True
 
     def resume(self) -> None:
-        """See Source."""
+        """See `StreamConsumer`."""
         self._paused = False
 
     def lag(self) -> int:
-        """See Source. Counts what is kept: records that were pruned unread are not behind us any more."""
+        """See `StreamConsumer`. Counts what is kept: records that were pruned unread are not behind us any more."""
         with FILE.explained(self._path):
             bounds = [(self._bounds(slot), self._positions[p]) for p, slot in self._slots.items()]
         return sum(end - max(first, position) for (first, end), position in bounds)
 
     def assignment(self) -> Sequence[Partition]:
-        """See Source."""
+        """See `StreamConsumer`."""
         return sorted(self._slots)
 
     def seek(self, positions: Positions) -> None:
-        """See Source. A position that is no longer kept becomes the oldest one that is."""
+        """See `StreamConsumer`. A position that is no longer kept becomes the oldest one that is."""
         self._sought.update(positions)
         with FILE.explained(self._path):
             for partition in positions.keys() & self._slots.keys():
                 self._positions[partition] = self._first_position(partition)
 
     def commit(self, positions: Positions) -> None:
-        """See Source."""
+        """See `StreamConsumer`."""
         with FILE.explained(self._path):
             self._membership.commit({self._slots[p]: n for p, n in positions.items() if p in self._slots})
 
     def close(self) -> None:
-        """See Source."""
+        """See `StreamConsumer`."""
         if self._closed:
             return
         self._closed = True

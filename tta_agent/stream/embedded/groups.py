@@ -1,4 +1,4 @@
-"""Consumer groups on the embedded log: who reads which partition.
+"""Consumer groups on the embedded log: assignment of partitions to members.
 
 Each member works out its own share from the list of live members, gives up what is no longer in it, and takes
 what is in it and free. A partition changes hands only through being free, so it never has two owners.
@@ -16,7 +16,7 @@ from tta_agent.stream.embedded.store import create_topic
 
 
 def share(partitions: Sequence[Partition], members: Sequence[str], member: str) -> list[Partition]:
-    """The contiguous part of a topic that falls to one member.
+    """Contiguous part of a topic that is assigned to one member.
 
     Equal numbers of equally split topics fall to the same member: a label is read where its record was.
     """
@@ -45,11 +45,11 @@ class Membership:
         self._next_beat_s = float("-inf")
 
     def due(self) -> bool:
-        """Whether to sync now: for a sign of life, or because members came or went."""
+        """Whether to sync now: a heartbeat is due, or members came or went."""
         return time.monotonic() >= self._next_beat_s or self._read_generation() != self._generation
 
     def sync(self, patience_s: float) -> dict[Partition, int]:
-        """Give a sign of life, drop the dead, and settle what is ours: the slots of our partitions."""
+        """Send a heartbeat, drop silent members, and agree on the assignment; slots of our partitions."""
         with transaction(self._log, patience_s):
             changed = self._beat() + self._bury(time.time() - self._session_timeout_s)
             owned: dict[Partition, int] = {}
@@ -83,7 +83,7 @@ class Membership:
         return None if row is None else int(row[0])
 
     def leave(self) -> None:
-        """Give everything up: what a member owns that is gone, the next sync of another one frees."""
+        """Leave the group; the next sync of another member frees our partitions."""
         with transaction(self._log):
             self._log.execute("DELETE FROM members WHERE member = ?", (self._member,))
             self._tell_others()

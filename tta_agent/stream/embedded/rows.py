@@ -1,4 +1,4 @@
-"""How a record becomes a row of the embedded log, and back.
+"""Conversion between records and rows of the embedded log.
 
 A row id is `slot << 40 | offset`: all records are one clustered tree, in which each partition is a contiguous
 range in offset order.
@@ -17,34 +17,34 @@ OFFSET_BITS = 40
 
 
 def row_id(slot: int, offset: int) -> int:
-    """The row of a record."""
+    """Row id of a record."""
     return slot << OFFSET_BITS | offset
 
 
 def offset_of(row: int) -> int:
-    """The offset of a record, from its row."""
+    """Offset of a record, from its row id."""
     return row & ((1 << OFFSET_BITS) - 1)
 
 
 def headers_to_text(headers: Headers) -> str:
-    """JSON, or nothing; latin-1 maps each byte to one character and back."""
+    """Headers as JSON, or None for none; latin-1 maps each byte to one character and back."""
     return json.dumps([(name, value.decode("latin-1")) for name, value in headers]) if headers else ""
 
 
 def headers_from_text(text: str) -> Headers:
-    """The inverse of headers_to_text."""
+    """Inverse of `headers_to_text`."""
     return tuple((name, value.encode("latin-1")) for name, value in json.loads(text)) if text else ()
 
 
 def payload_bytes(record: RawRecord) -> int:
-    """What counts towards the bytes of a poll."""
+    """Bytes of a record in the limit of a poll."""
     return len(record.key or b"") + len(record.value or b"")
 
 
 def read(
     log: Connection, partition: Partition, slot: int, position: int, limit: int, room_bytes: int
 ) -> list[RawRecord]:
-    """Records of one partition from `position` on; `limit` of them or `room_bytes` end it."""
+    """Records of one partition from `position` on, `limit` of them or `room_bytes` at most."""
     columns = "id, timestamp_ms, key, value, headers"
     sql = f"SELECT {columns} FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
     span = (row_id(slot, position), row_id(slot + 1, 0), limit)

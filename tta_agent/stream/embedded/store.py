@@ -1,4 +1,4 @@
-"""The file behind the embedded log: one SQLite database in WAL mode, shared by processes of one machine.
+"""File of the embedded log: one SQLite database in WAL mode, shared by processes of one machine.
 
 Each partition has a number of its own for good, its slot; rows.py says how records are numbered.
 """
@@ -49,7 +49,7 @@ def open_log(path: Path, *, durable: bool) -> Connection:
 
 
 def create_topic(log: Connection, topic: str, partitions: int) -> dict[Partition, int]:
-    """The slots of a topic, made first where the topic is new; within a transaction."""
+    """Slots of a topic, which is created where it is new; call it within a transaction."""
     query = "SELECT number, slot FROM partitions WHERE topic = ? ORDER BY number"
     rows = log.execute(query, (topic,)).fetchall()
     if not rows:

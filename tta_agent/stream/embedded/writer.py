@@ -1,4 +1,4 @@
-"""Numbers records, stores them, and drops what is beyond the retention."""
+"""Writer of the embedded log: numbers records, stores them, and applies the retention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tta_agent.stream.embedded.store import create_topic
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A record on its way in. `headers` is the text that rows.py makes of them."""
+    """One record to be written. `headers` are text, see `rows.headers_to_text`."""
 
     topic: str
     key: bytes | None
@@ -25,7 +25,7 @@ class Message:
 
     @property
     def size_bytes(self) -> int:
-        """What it counts towards buffers and the retention."""
+        """Bytes in the limits of buffers and retention."""
         return len(self.key or b"") + len(self.value or b"") + len(self.headers)
 
 

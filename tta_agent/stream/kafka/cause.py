@@ -1,4 +1,4 @@
-"""Why Kafka cannot be reached: the client raises one timeout for every cause and only logs the real one."""
+"""Cause of a failed connection to Kafka: the client raises one timeout for every cause and only logs the real one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GENERAL_ADVICE = "check the address, that the broker runs, and the security set
 
 
 class LastCause(logging.Handler):
-    """While it is entered, remembers the last cause that a `kafka.*` logger named."""
+    """Handler that keeps the last cause that a `kafka.*` logger named, while it is entered."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -58,7 +58,7 @@ class LastCause(logging.Handler):
 
 
 def unreachable(servers: str, cause: str, silent_s: float) -> str:
-    """The message for people, in up to three lines."""
+    """Message for people, in up to three lines."""
     advice = next((advice for sign, advice in _ADVICE if sign in cause), _GENERAL_ADVICE)
     lines = [f"Kafka at {servers} did not answer within {silent_s:.0f} s", cause, advice]
     return "\n".join(line for line in lines if line)

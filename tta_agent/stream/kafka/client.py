@@ -48,7 +48,7 @@ _GROUP_IN_MOTION = (CommitFailedError, IllegalGenerationError, RebalanceInProgre
 
 
 def is_transient(error: KafkaError) -> bool:
-    """Whether the client gets over it by itself: the group is being rearranged, or a broker is away."""
+    """Whether the client recovers by itself: the group rebalances, or a broker is away."""
     return bool(error.retriable) or isinstance(error, _GROUP_IN_MOTION)
 
 
@@ -65,7 +65,7 @@ def connect(
         make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
         bootstrap_servers: host:port, several separated by commas.
         options: beside those of `OPTIONS`.
-        client_options: the user's, for all three clients; each takes what it knows, and they win over ours.
+        client_options: of the user, for all three clients; each takes those that it knows, and they win over ours.
         connect_timeout_s: how long to try.
 
     Raises:

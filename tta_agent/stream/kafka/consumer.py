@@ -1,4 +1,4 @@
-"""Apache Kafka as the source of records: a member of a consumer group that commits by hand."""
+"""Consumer of Apache Kafka: a member of a consumer group that commits by hand."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ LAG_LIMIT_MS = 1000
 
 
 class KafkaStreamConsumer:
-    """One member of a Kafka consumer group; fulfils Source.
+    """One member of a Kafka consumer group; implements `StreamConsumer`.
 
     The client's default assignment by ranges is kept: equal numbers of equally split topics fall to the same
     member, so that a label is read where its record was.
 
     Args:
         bootstrap_servers: host:port, several separated by commas.
-        topics: what to read.
-        group: its members share the partitions, and its committed offsets outlive them.
+        topics: names of topics to read.
+        group: consumer group; its members share the partitions, and its committed offsets outlive them.
         start: where to begin without a committed offset: "latest" or "earliest".
-        max_records: at most so many records a poll.
+        max_records: most records of one poll.
         connect_timeout_s: how long to try to reach a broker at first.
         silence_limit_s: how long the brokers may be silent later before poll raises.
         client_options: options of kafka-python, such as the security ones; they win over ours.
@@ -71,7 +71,7 @@ class KafkaStreamConsumer:
         self._consumer.subscribe(list(topics), listener=self._places)
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
-        """See Source. Raises StreamError once the brokers have been silent for silence_limit_s.
+        """See `StreamConsumer`. Raises StreamError once the brokers have been silent for silence_limit_s.
 
         After a rebalance it may take two slices longer, so that also very short polls get their partitions.
         """
@@ -86,15 +86,15 @@ class KafkaStreamConsumer:
                 return records
 
     def pause(self) -> None:
-        """See Source."""
+        """See `StreamConsumer`."""
         self._places.pause()
 
     def resume(self) -> None:
-        """See Source."""
+        """See `StreamConsumer`."""
         self._places.resume()
 
     def lag(self) -> int:
-        """See Source. The last known lag while the brokers do not answer."""
+        """See `StreamConsumer`. The last known lag while the brokers do not answer."""
         positions = self._places.settled()
         with self._getting_over():
             ends = self._consumer.end_offsets(list(positions), timeout_ms=LAG_LIMIT_MS)
@@ -102,15 +102,15 @@ class KafkaStreamConsumer:
         return self._last_lag
 
     def assignment(self) -> Sequence[Partition]:
-        """See Source. Those of which it is settled where to read on."""
+        """See `StreamConsumer`. Those of which it is settled where to read on."""
         return sorted((p.topic, p.partition) for p in self._places.settled())
 
     def seek(self, positions: Positions) -> None:
-        """See Source. A position that is no longer kept becomes the oldest one that is."""
+        """See `StreamConsumer`. A position that is no longer kept becomes the oldest one that is."""
         self._places.seek(positions)
 
     def commit(self, positions: Positions) -> None:
-        """See Source. Dropped while the group is rearranged or brokers are away: the next one follows."""
+        """See `StreamConsumer`. Dropped while the group is rearranged or brokers are away: the next one follows."""
         owned = self._places.settled()
         wanted = {TopicPartition(*p): OffsetAndMetadata(n, "", -1) for p, n in positions.items()}
         offsets = {p: offset for p, offset in wanted.items() if p in owned}
@@ -119,7 +119,7 @@ class KafkaStreamConsumer:
                 self._consumer.commit(offsets, timeout_ms=CALL_LIMIT_MS)
 
     def close(self) -> None:
-        """See Source."""
+        """See `StreamConsumer`."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""Where a member of a Kafka group reads on, in each of its partitions, across rebalances and seeks."""
+"""Positions of a member of a Kafka group, in each of its partitions, across rebalances and seeks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tta_agent.core.types import Partition, Positions
 
 
 class Places(ConsumerRebalanceListener):  # type: ignore[misc]
-    """The positions of one consumer; the client's own class has to be the base.
+    """Positions of one consumer, as a rebalance listener: the client's own class has to be the base.
 
     A newly assigned partition stays paused until it is settled where to read on, so that nothing is delivered
     from a wrong place. That is, in this order: what was sought; where we were, if the partition came straight
@@ -35,13 +35,13 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
             return {p: n for p, n in self._positions.items() if p in ready}
 
     def delivered(self, positions: Mapping[Any, int]) -> None:
-        """Records up to here were handed out."""
+        """Note that records up to these offsets were delivered."""
         with self._lock:
             owned = self._consumer.assignment()
             self._positions.update({p: n for p, n in positions.items() if p in owned})
 
     def seek(self, positions: Positions) -> None:
-        """Read on from there, as soon as the partition is ours and settled anew."""
+        """Read on from these offsets, as soon as the partitions are ours and settled anew."""
         wanted = {TopicPartition(*p): n for p, n in positions.items()}
         with self._lock:
             self._sought.update(wanted)
@@ -50,19 +50,19 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
             self._fresh |= owned
 
     def pause(self) -> None:
-        """Also what is assigned later."""
+        """Pause all partitions, those that are assigned later included."""
         with self._lock:
             self._paused = True
             self._consumer.pause(*self._consumer.assignment())
 
     def resume(self) -> None:
-        """What is not settled delivers when it is."""
+        """Resume all partitions; one that is not settled delivers as soon as it is."""
         with self._lock:
             self._paused = False
             self._consumer.resume(*(self._consumer.assignment() - self._fresh))
 
     def settle(self, limit_ms: int) -> None:
-        """Find out where to read on, and let the partitions deliver. Asks brokers: may raise KafkaError."""
+        """Look up the positions of new partitions, and let them deliver. Asks brokers: may raise KafkaError."""
         with self._lock:
             fresh = self._fresh & self._consumer.assignment()
             unknown = fresh - self._sought.keys() - self._positions.keys()
@@ -74,10 +74,10 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
             self._place(oldest, found)
 
     def on_partitions_revoked(self, revoked: Collection[Partition]) -> None:
-        """A rebalance begins. What comes straight back goes on where it was, so nothing is forgotten yet."""
+        """Called as a rebalance begins. Positions are kept: partitions that come straight back go on from them."""
 
     def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
-        """A rebalance has ended; positions of what did not come back are void."""
+        """Called as a rebalance ends; positions of partitions that did not come back are void."""
         with self._lock:
             self._consumer.pause(*assigned)
             kept = self._consumer.assignment()
@@ -85,7 +85,7 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
             self._positions = {p: n for p, n in self._positions.items() if p in kept}
 
     def on_partitions_lost(self, lost: Collection[Any]) -> None:
-        """The group went on without us: somebody else may have read on from where we were."""
+        """Called when the group went on without us: another member may have read on from our positions."""
         with self._lock:
             self._positions.clear()
 

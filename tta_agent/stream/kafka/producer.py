@@ -1,4 +1,4 @@
-"""Appending to Kafka: compressed, idempotent, acknowledged by all replicas, bounded in memory."""
+"""Producer to Kafka: compressed, idempotent, acknowledged by all replicas, bounded in memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NOTHING = object()
 
 
 class KafkaStreamProducer:
-    """Appends to Kafka topics; fulfils Producer.
+    """Producer to Kafka topics; implements `Producer`.
 
     Args:
         bootstrap_servers: host:port, several separated by commas.
         connect_timeout_s: how long to try to reach a broker at first, and to find a topic later.
-        delivery_timeout_s: when a record that no broker took is given up; from then on send and flush raise.
-        buffer_bytes: what may be on its way; beyond it, send waits.
+        delivery_timeout_s: a record that no broker takes for so long is given up; then `send` and `flush` raise.
+        buffer_bytes: bound of records in flight; beyond it, `send` waits.
         client_options: options of kafka-python, such as the security ones; they win over ours.
 
     Raises:
@@ -57,7 +57,7 @@ class KafkaStreamProducer:
         self._closed = False
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """See Producer. Also raises for an earlier record that could not be delivered."""
+        """See `Producer`. Also raises for an earlier record that could not be delivered."""
         size_bytes = len(key or b"") + len(value or b"")
         with self._changed:
             self._changed.wait_for(lambda: self._on_way_bytes < self._buffer_bytes or self._error)
@@ -74,7 +74,7 @@ class KafkaStreamProducer:
         sent.add_errback(lambda error: self._done(size_bytes, error))
 
     def flush(self) -> None:
-        """See Producer."""
+        """See `Producer`."""
         try:
             self._producer.flush(self._delivery_timeout_s + 5)  # by then each record is delivered or given up
         except KafkaError as error:
@@ -83,7 +83,7 @@ class KafkaStreamProducer:
             self._raise_error()
 
     def close(self) -> None:
-        """See Producer. Raises StreamError where the last records could not be delivered."""
+        """See `Producer`. Raises StreamError where the last records could not be delivered."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""What a recording looks like on disk: the columns of a part, the index, and the values that both hold.
+"""File format of recordings: columns of a part, the index, and the values that both hold.
 
     recording.json      schema_version, model, classes, time range, preprocessing, count, sample, parts
     part-00000.parquet  id, time, key, domain?, label?, inputs (raw bytes), dtype, shape, served?, version?
@@ -55,14 +55,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """From stored values to the model's: `(x * scale - mean) / std`, one mean and std a channel or in all."""
+    """Preprocessing of stored values: `(x * scale - mean) / std`, one mean and std a channel or in all."""
 
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ConfigError unless it fits samples of this shape, channel first."""
+        """Raise ConfigError unless means and stds fit samples of this shape, channel first."""
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, shape[0]):
                 raise ConfigError(
@@ -73,7 +73,7 @@ class Preprocessing:
             raise ConfigError(f"preprocessing std {list(self.std)} holds a zero")
 
     def apply(self, x: Array, sample_ndim: int) -> npt.NDArray[np.float32]:
-        """Float32 of one sample or of a batch; the channel is the first axis of a sample."""
+        """Preprocess one sample or a batch, to float32; the channel is the first axis of a sample."""
         per_channel = (-1,) + (1,) * (sample_ndim - 1)
         out = np.array(x, dtype=np.float32)
         out *= np.float32(self.scale)
@@ -84,7 +84,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The content of `recording.json`. `parts` are (file name, rows)."""
+    """Content of `recording.json`. `parts` are (file name, rows)."""
 
     model: str
     classes: tuple[str, ...]
@@ -96,7 +96,7 @@ class Index:
     parts: tuple[tuple[str, int], ...]
 
     def dump(self) -> str:
-        """As JSON text."""
+        """Index as JSON text."""
         pre = self.preprocessing
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -139,7 +139,7 @@ class Index:
 
 
 def to_columns(row: Row, x: Array) -> dict[str, Any]:
-    """One row of a part; `x` is the row's sample as an array."""
+    """Columns of one row; `x` is its sample as an array."""
     served = None if row.served is None else np.asarray(row.served, dtype="<f4").tobytes()
     return {
         "id": row.id,
@@ -156,7 +156,7 @@ def to_columns(row: Row, x: Array) -> dict[str, Any]:
 
 
 def to_rows(batch: pa.RecordBatch) -> Iterator[Row]:
-    """The rows of a piece of a part; their arrays are read-only."""
+    """Rows of a piece of a part; their arrays are read-only."""
     for cells in batch.to_pylist():
         served = cells["served"]
         yield Row(

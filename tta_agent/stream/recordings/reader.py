@@ -1,7 +1,7 @@
-"""Recordings: a folder of inference records, written once, for replay, reports and benchmarks.
+"""Reader of recordings: folders of inference records, written once, for replay, reports and benchmarks.
 
 All samples of a recording have one shape and one dtype. `recording.json` is written last and atomically: a
-folder with parts but without it was interrupted. The format itself is described in recording_format.py.
+folder with parts but without it was interrupted. `stream.recordings.format` describes the format.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _READ_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A complete recording. Iterating decodes a few hundred rows at a time, in the order they were added."""
+    """A complete recording. Iteration decodes a few hundred rows at a time, in the order in which they were added."""
 
     folder: Path
     index: Index
 
     @classmethod
     def open(cls, folder: Path) -> Recording:
-        """Raises ConfigError where there is none, or an incomplete, damaged or differently versioned one."""
+        """Open a recording. Raises ConfigError where it is missing, incomplete, damaged or of another format."""
         folder = Path(folder)
         if not (folder / INDEX).is_file():
             if any(folder.glob("part-*.parquet")):
@@ -58,7 +58,7 @@ class Recording:
             yield from _read_part(self.folder / name, rows)
 
     def model_input(self, rows: Row | Sequence[Row] | Array) -> npt.NDArray[np.float32]:
-        """What the model takes: [C, ...] of a row or an array of one sample, [B, C, ...] of several."""
+        """Input of the model: [C, ...] of a row or an array of one sample, [B, C, ...] of several."""
         if isinstance(rows, Row):
             x = rows.x
         else:
@@ -78,7 +78,7 @@ def import_npz(
     rate_per_s: float = 100.0,
     progress: Progress | None = None,
 ) -> int:
-    """Make a recording of arrays `inputs` [N, C, H, W] and, where there are, `labels` [N] and `domain` [N].
+    """Make a recording from arrays `inputs` [N, C, H, W] and, where there are, `labels` [N] and `domain` [N].
 
     Ids are zero-padded row numbers; times start at 0 and go up by 1 / rate. Classes that are not given are
     numbered up to the greatest label. Returns the number of rows.

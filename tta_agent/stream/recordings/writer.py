@@ -1,4 +1,4 @@
-"""Writing a recording: parts as they fill, the index last and atomically."""
+"""Writer of recordings: parts as they fill, the index last and atomically."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PART_BYTES = 64 * 2**20  # a part is closed at this size too: large images must
 
 
 class RecordingWriter:
-    """Writes a recording; it is complete once the `with` block has ended without an exception.
+    """Writer of one recording, which is complete once the `with` block has ended without an exception.
 
     Args:
         folder: made where missing; ConfigError where it holds a recording, finished or not.
