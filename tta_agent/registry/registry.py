@@ -21,6 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from tta_agent.core.errors import LedgerError
 from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.registry import artefacts, hash_chain, history
 from tta_agent.registry.cache import Cache
-from tta_agent.registry.fenced import Fenced
 from tta_agent.registry.reader import Alias, Reader, as_path
 from tta_agent.registry.retention import KEEP_REJECTED, Plan, plan
 from tta_agent.registry.storage import MANIFEST, Storage, home, open_shelf
@@ -60,6 +60,7 @@ class ModelRegistry(Reader):
     ) -> None:
         self.shelf, self._stamp = open_shelf(where), dict(stamp or {})
         self._known = {}
+        self._check: Callable[[], None] = lambda: None
         self.cache = Cache(cache or self._own_cache(), self._needed)
 
     def _own_cache(self) -> Path:
@@ -67,8 +68,12 @@ class ModelRegistry(Reader):
         return beside or Path(tempfile.mkdtemp(prefix="tta-graphs-"))
 
     def fence(self, check: Callable[[], None]) -> None:
-        """Call `check` before every write; it raises where another agent has taken over."""
-        self.shelf = Fenced(self.shelf, check)
+        """Call `check` before every change; it raises where another agent has taken over."""
+        self._check = check
+
+    def _writing(self) -> AbstractContextManager[None]:
+        self._check()
+        return self.shelf.lock()
 
     @property
     def folder(self) -> Path:
@@ -81,7 +86,7 @@ class ModelRegistry(Reader):
         Raises:
             LedgerError: the ledger holds the versions of another model.
         """
-        with self.shelf.lock():
+        with self._writing():
             if 0 not in self.numbers():
                 graph, golden = make()
                 buffer = io.BytesIO()
@@ -103,7 +108,7 @@ class ModelRegistry(Reader):
         """A new candidate; durable when this returns."""
         skeleton = self.get(0).path.read_bytes()
         told = {**self._stamp, **manifest, "parent": parent.number, "parent_sha256": parent.sha256}
-        with self.shelf.lock():
+        with self._writing():
             number = max(self.numbers()) + 1
             self._write(number, graph, skeleton, {**told, **hash_chain.links(self.shelf, parent.number)})
             self._point({"candidate": number})
@@ -128,7 +133,7 @@ class ModelRegistry(Reader):
             counts: what the proof rests on: `wins`, `losses`, `labels`, `records`, as far as known.
             expires_s: when a guarded version must have been proven or be taken back, seconds since the epoch.
         """
-        with self.shelf.lock():
+        with self._writing():
             self._conclude(number, outcome, proof, findings, by=by, counts=counts, expires_s=expires_s)
 
     def _conclude(
@@ -147,7 +152,7 @@ class ModelRegistry(Reader):
         A candidate that somebody has promoted by force meanwhile serves, and stays; so does one that was proven,
         but could not be brought into service. May be done again where it was cut off.
         """
-        with self.shelf.lock():
+        with self._writing():
             if self.aliases().get("candidate") == number:
                 self._point({"candidate": None})
             known = self.verdict(number)
@@ -166,7 +171,7 @@ class ModelRegistry(Reader):
         Raises:
             LedgerError: there is no such version, or its graph is gone.
         """
-        with self.shelf.lock():
+        with self._writing():
             before = self.aliases().get("serving")
             clear = {"candidate": None} if self.aliases().get("candidate") == number else {}
             if before != number:
@@ -185,7 +190,7 @@ class ModelRegistry(Reader):
         if number not in self.numbers():
             raise LedgerError(f"version {number} cannot be taken back; there are {self.numbers()}")
         if number:
-            with self.shelf.lock():
+            with self._writing():
                 history.withdraw(self.shelf, number, reason, by)
 
     def pin(self, number: int) -> None:
@@ -195,12 +200,12 @@ class ModelRegistry(Reader):
             LedgerError: there is no such version, or its graph is gone.
         """
         self._must_have(number)
-        with self.shelf.lock():
+        with self._writing():
             self._put_small("pins.json", sorted({*self.pinned(), number}))
 
     def unpin(self, number: int) -> None:
         """Retention may take it."""
-        with self.shelf.lock():
+        with self._writing():
             self._put_small("pins.json", [n for n in self.pinned() if n != number])
 
     def gc(self, keep: int, *, dry_run: bool = False) -> Plan:
@@ -208,7 +213,7 @@ class ModelRegistry(Reader):
 
         Source, serving, previous, candidate, pinned and undecided ones, and what a roll-back would go to, stay.
         """
-        with self.shelf.lock():
+        with self._writing():
             found = self._plan(keep)
             if not dry_run:
                 for number in found.graphs:
