@@ -22,6 +22,7 @@ from tta_agent.models.batchnorm import AdaptiveBatchNorm
 Kind = Literal["batch", "group", "layer"]
 Make = Callable[[nn.Module], Adapter]
 CLASSES = 4
+WILD = (1e20, -1e20, 3e38, float("inf"), float("nan"))  # infinite when squared, summed, or as they stand
 
 
 class _ChannelsLast(nn.Module):
@@ -203,6 +204,37 @@ def check_nan_input_resets(make: Make, model: nn.Module) -> None:
     assert same(fingerprint(adapter), fingerprint(untouched))
 
 
+def check_single_wild_inputs_leave_no_trace(make: Make, model: nn.Module) -> None:
+    """A batch with one pixel of 1e20, 3e38, infinity or NaN changes next to nothing, and everything stays finite."""
+    before, y = make(model), batch(64, seed=10)
+    learn(before)
+    for value in WILD:
+        adapter, x = make(model), batch(seed=9)
+        learn(adapter)
+        x[3, 0, 2, 2] = value
+        adapter.step(x, adapter.forward(x), everyone(x))
+        served = adapter.servable()
+        with torch.no_grad():
+            assert torch.allclose(served(y), before.servable()(y), atol=0.05), f"moved by a pixel of {value}"
+        tensors = [*fingerprint(adapter), *served.state_dict().values(), adapter.predict(y)]
+        assert all(torch.isfinite(t).all() for t in tensors if t.is_floating_point()), f"a pixel of {value}"
+
+
+def check_unsound_copy_starts_over(make: Make, model: nn.Module) -> None:
+    """A copy that holds numbers that are not finite is reset by its next step, and reported."""
+    adapter, untouched, x = make(model), make(model), batch()
+    learn(adapter)
+    state = copy.deepcopy(adapter.state_dict())
+    floats = [t for t in _tensors(state) if t.is_floating_point()]
+    for tensor in floats:
+        tensor.view(-1)[:1] = float("inf")
+    if not floats:
+        return  # nothing changes in it
+    adapter.load_state_dict(state)
+    assert adapter.step(x, adapter.forward(x), everyone(x)).diagnostics["nonfinite"]
+    assert same(fingerprint(adapter), fingerprint(untouched))
+
+
 class Anything:
     """A gate that lets everything pass, as if proven: what adapting without a gate would do. For comparison only."""
 
@@ -226,6 +258,8 @@ ADAPTER_CHECKS: tuple[Callable[[Make, nn.Module], None], ...] = (
     check_odd_batches,
     check_equal_logits,
     check_nan_input_resets,
+    check_single_wild_inputs_leave_no_trace,
+    check_unsound_copy_starts_over,
 )
 
 

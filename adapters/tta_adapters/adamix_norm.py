@@ -65,13 +65,13 @@ class AdaMixNorm(AdaptiveBatchNorm):
         return weight, bias if self.bias is None else bias + self.bias
 
     @torch.no_grad()
-    def absorb(self) -> None:
-        """Move the averages; alpha's, `kept`, with the share of the statistics (1 at first: there was none)."""
-        if self._batch is None:
-            return
-        kept = self.kept.clone()
-        super().absorb()
-        self.kept.copy_(kept.lerp(self._alpha, 1.0 if self.batches == 1 else 1.0 / float(self.count)))
+    def averages(self) -> dict[str, Tensor]:
+        """As the BatchNorm's; alpha's, `kept`, with the share of the statistics (1 at first: there was none)."""
+        found = super().averages()
+        if found:
+            share = 1.0 if found["batches"] == 1 else 1.0 / float(found["count"])
+            found["kept"] = self.kept.lerp(self._alpha, share)
+        return found
 
 
 def instance_statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:

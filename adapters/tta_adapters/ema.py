@@ -11,7 +11,7 @@ The teacher normalises with batch statistics too, and its layers average them fo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -63,11 +63,14 @@ class Taught(Learner):
         with torch.enable_grad():
             return self.teacher(x)  # type: ignore[no-any-return]
 
-    def absorb(self) -> None:
-        """Move the averages of both by the batch that `forward` has seen."""
-        super().absorb()
-        for layer in self.taught:
-            layer.absorb()
+    @property
+    def layers(self) -> Iterable[AdaptiveBatchNorm]:
+        """Those of both: what the student has seen that way is not finite either."""
+        return [*self.norms.values(), *self.taught]
+
+    def _changing(self) -> Iterator[Tensor]:
+        yield from super()._changing()
+        yield from self.teacher.parameters()
 
     def finish(self) -> None:
         """The teacher follows."""

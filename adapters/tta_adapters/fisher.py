@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_adapters.cached import cached, digest
+from tta_agent.core.errors import CannotAdapt
+from tta_agent.scoring.sample_scores import all_finite
 
 BATCH = 64
 
@@ -38,7 +40,11 @@ def information(
 
 
 def estimate(model: nn.Module, parameters: Mapping[str, nn.Parameter], inputs: Tensor) -> dict[str, Tensor]:
-    """The same, computed."""
+    """The same, computed.
+
+    Raises:
+        CannotAdapt: it is not finite.
+    """
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     batches = torch.split(inputs, BATCH)
     device = next(iter(parameters.values())).device
@@ -49,4 +55,8 @@ def estimate(model: nn.Module, parameters: Mapping[str, nn.Parameter], inputs: T
             gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             total[name] += gradient**2
+    if not all_finite(*total.values()):
+        raise CannotAdapt(
+            "the Fisher information on TTA_MODEL__SOURCE_DATA is not finite; look for inputs far outside"
+        )
     return {name: value.detach() / len(batches) for name, value in total.items()}

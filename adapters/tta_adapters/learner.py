@@ -1,25 +1,22 @@
-"""What all adapters share: a copy that answers and can be served, and one whose parameters learn.
+"""What all learning adapters share: parameters, an optimiser and the guarded step.
 
-A method's own file then holds its formulas and nothing else. `Copy` normalises with batch statistics and averages
-them for serving (`tta_agent.models.batchnorm`); `Learner` adds an optimiser and the guarded step.
+A method's own file then holds its formulas and nothing else.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from tta_adapters.base import Copy, cannot
 from tta_adapters.optimizers import Optimizer, make_optimizer
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, StepReport
-from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, affine, census, convert
-from tta_agent.models.freeze import served_names, snapshot
+from tta_agent.models.batchnorm import affine
 from tta_agent.scoring.sample_scores import all_finite
 
 Parameters = dict[str, nn.Parameter]
@@ -27,82 +24,6 @@ Choose = Callable[[nn.Module], Parameters]
 Loss = tuple[Tensor, int]  # the value, and how many samples it was learnt from
 FEW = 0.4  # share of selected samples below which they are forwarded again rather than all with a graph
 RECENT = 0.1  # share of the newest batch in the average share of selected samples
-
-
-class Copy:
-    """A copy of the source under batch statistics. Everything that changes is in `parts` and `memory`.
-
-    Args:
-        model: the source; it is copied.
-        seed: of the method's own random numbers.
-        statistics: arguments of `tta_agent.models.batchnorm.Estimate`.
-    """
-
-    name: ClassVar[str]
-    selectors: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    answers_after_step: ClassVar[bool] = False
-
-    def __init__(self, model: nn.Module, *, seed: int = 0, **statistics: Any) -> None:
-        self.estimate = StatsConfig(**statistics)
-        self.source = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model = copy.deepcopy(self.source)
-        self.norms = convert(self.model, self.norm)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.parts: dict[str, Any] = {"model": self.model}  # things with a state_dict
-        self.memory: dict[str, Tensor] = {}
-        self._start: dict[str, Any] = {}
-
-    def norm(self, layer: _BatchNorm) -> AdaptiveBatchNorm:
-        """The learning form of a BatchNorm."""
-        return AdaptiveBatchNorm(layer, self.estimate)
-
-    def settle(self) -> None:
-        """The state of now is the one that a reset comes back to: the last line of every constructor."""
-        self._start = self.state_dict()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] -> logits [B, C] with graph; the layers remember the batch."""
-        with torch.enable_grad():
-            return self.model(x)  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def predict(self, x: Tensor) -> Tensor:
-        """The same logits, with no trace left."""
-        return self.model(x)  # type: ignore[no-any-return]
-
-    def absorb(self) -> None:
-        """Move the served statistics by the batch that `forward` has seen."""
-        for layer in self.norms.values():
-            layer.absorb()
-
-    def given_up(self, x: Tensor) -> StepReport:
-        """Something was not finite: back to the start, and said so."""
-        self.reset()
-        return StepReport(len(x), 0, None, {"nonfinite": 1.0})
-
-    def servable(self) -> nn.Module:
-        """The source with what was learnt, and the averaged statistics as running statistics."""
-        return snapshot(self.source, served_names(self.model))
-
-    def moved(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Nothing but statistics."""
-        return {}
-
-    def reset(self) -> None:
-        """Back to the start, bit for bit."""
-        self.load_state_dict(self._start)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, averages, moments, memory and random state."""
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
-        return copy.deepcopy({**parts, "memory": self.memory, "random": self.generator.get_state()})
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        for name, part in self.parts.items():
-            part.load_state_dict(copy.deepcopy(state[name]))
-        self.memory = copy.deepcopy(state["memory"])
-        self.generator.set_state(state["random"].cpu())
 
 
 class Learner(Copy):
@@ -183,16 +104,19 @@ class Learner(Copy):
         """One guarded step. Nobody selected: nothing at all is touched, not even momentum."""
         if not len(selection.index):
             return StepReport(seen=len(x), used=0, loss=None)
+        if not all_finite(logits):
+            return self.given_up(x)
         logits = self._again(x, logits, selection)
         found = self.loss(x, logits, selection)
         if found is None:
             return StepReport(seen=len(x), used=0, loss=None)
         value, used = found
-        if not self.backward(value, logits):
+        if not (self.backward(value, logits) and self.absorb()):
             return self.given_up(x)
         self.optimizer.step()
-        self.absorb()
         self.finish()
+        if not self.sound():
+            return self.start_over(x)
         return StepReport(seen=len(x), used=used, loss=value.item(), diagnostics={"gradient": self.gradient})
 
     def backward(self, value: Tensor, logits: Tensor) -> bool:
@@ -218,16 +142,6 @@ class Learner(Copy):
         """Continue from `state_dict()`, without old gradients."""
         super().load_state_dict(state)
         self.optimizer.zero_grad(set_to_none=True)
-
-
-def cannot(name: str, needs: str, model: nn.Module) -> str:
-    """Why a method refuses a model, and what to take instead."""
-    has = ", ".join(f"{n} {kind}" for kind, n in census(model).items()) or "no normalisation layer"
-    return (
-        f"adapter {name!r} adapts {needs}, and this model has none of it (it has: {has}); "
-        f"use TTA_ADAPT__METHOD=tent, eata, sar, deyo or roid with BatchNorm, GroupNorm or LayerNorm, "
-        f"rmt, cotta or tesla with any weights, TTA_ADAPT__METHOD=frozen to only monitor"
-    )
 
 
 def weighted_mean(values: Tensor, selection: Selection) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tta_adapters.learner import Copy, cannot
+from tta_adapters.base import Copy, cannot
 from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import Selection, StepReport
 from tta_agent.scoring.sample_scores import all_finite
@@ -45,8 +45,8 @@ class Norm(Copy):
     def step(self, x: Tensor, logits: Tensor, selection: Selection) -> StepReport:
         """Absorb the statistics of the batch that `forward` has just seen."""
         used = len(selection.index)
-        if used and not all_finite(logits):
+        if used and not (all_finite(logits) and self.absorb()):
             return self.given_up(x)
-        if used:
-            self.absorb()
+        if used and not self.sound():
+            return self.start_over(x)
         return StepReport(seen=len(x), used=used, loss=None)

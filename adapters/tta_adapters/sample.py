@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tta_adapters.features import Split, class_means
+from tta_agent.core.errors import CannotAdapt
 from tta_agent.core.types import SourceInfo
+from tta_agent.scoring.sample_scores import all_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,11 @@ class Sample:
 
 @torch.no_grad()
 def prototypes(model: nn.Module, split: Split, sample: Sample, device: torch.device) -> Tensor:
-    """Mean features [C', F] of the classes, under batch statistics; where no labels are given, of the answers."""
+    """Mean features [C', F] of the classes, under batch statistics; where no labels are given, of the answers.
+
+    Raises:
+        CannotAdapt: they are not finite.
+    """
     features, logits, order = [], [], []
     for index in sample.shuffled(torch.Generator().manual_seed(0)):
         f, z = split(model, sample.inputs[index.to(sample.inputs.device)].to(device))
@@ -68,4 +74,7 @@ def prototypes(model: nn.Module, split: Split, sample: Sample, device: torch.dev
     labels = (
         answers.argmax(1) if sample.labels is None else sample.labels.to(device)[torch.cat(order).to(device)]
     )
-    return class_means(torch.cat(features), labels, answers.shape[1])
+    means = class_means(torch.cat(features), labels, answers.shape[1])
+    if not all_finite(means):
+        raise CannotAdapt("features of TTA_MODEL__SOURCE_DATA are not finite; look for inputs far outside")
+    return means

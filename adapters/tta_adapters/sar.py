@@ -103,13 +103,14 @@ class Sar(Learner):
             sound = found is None or self.backward(found[0], there)
         if found is None:
             return nothing
-        if not sound:
+        if not (sound and self.absorb()):
             return self.given_up(x)
         if self._collapsed(found[0].item(), logits.shape[1]):
             self.reset()
             return StepReport(seen=len(x), used=0, loss=None, diagnostics={"recovered": 1.0})
         self.optimizer.step()
-        self.absorb()
+        if not self.sound():
+            return self.start_over(x)
         return StepReport(seen=len(x), used=found[1], loss=found[0].item())
 
     def threshold(self, classes: int) -> float:

@@ -23,7 +23,7 @@ batch statistics and in nothing else. docs/methods/tesla.md has the deviations o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -43,7 +43,6 @@ from tta_adapters.tesla_adversary import Adversary, channel_means
 from tta_adapters.tesla_policy import Policy, Rotation
 from tta_agent.core.types import Selection, SourceInfo, StepReport
 from tta_agent.models.batchnorm import AdaptiveBatchNorm
-from tta_agent.scoring.sample_scores import all_finite
 
 
 class SwitchNorm(AdaptiveBatchNorm):
@@ -122,6 +121,7 @@ class Tesla(Taught):
         self.adversary = Adversary(self.policy, Pixels(origin), between("drift", drift, 0))
         self.parts |= {"policy": self.policy, "policy_optimizer": self.adversary.optimizer}
         self.memory["batches"] = torch.zeros((), dtype=torch.int64)
+        self._queues: dict[str, Tensor] = {}  # with this batch in them, which stays if the step is taken
         if between("queue", queue, 0):
             self.memory |= queues.empty(len(weight), queue, weight.shape[1], weight.device)
         self.settle()
@@ -142,9 +142,9 @@ class Tesla(Taught):
     predict = forward
 
     def step(self, x: Tensor, logits: Tensor, selection: Selection) -> StepReport:
-        """One guarded step of student, teacher and adversary."""
-        if len(selection.index) and not all_finite(logits):
-            return self.given_up(x)
+        """One guarded step of all three; from a policy that is not finite nothing could be drawn."""
+        if len(selection.index) and not self.sound():
+            return self.start_over(x)
         return super().step(x, logits, selection)
 
     def loss(self, x: Tensor, logits: Tensor, selection: Selection) -> Loss:
@@ -178,8 +178,9 @@ class Tesla(Taught):
         """Probabilities [B, C] that the neighbours agree on."""
         if "features" not in self.memory:
             return target
-        queues.push(self.memory, features[selection.index], target[selection.index])
-        return queues.vote(self.memory, features, self._neighbours)
+        self._queues = {name: self.memory[name].clone() for name in queues.NAMES}
+        queues.push(self._queues, features[selection.index], target[selection.index])
+        return queues.vote(self._queues, features, self._neighbours)
 
     def _student(self, look: Tensor, hard: Tensor, target: Tensor, selection: Selection) -> Tensor:
         logits = self.model(look).float()
@@ -188,14 +189,15 @@ class Tesla(Taught):
         log_p = self.model(hard).float().log_softmax(1)
         return loss + self._kl * weighted_mean(F.kl_div(log_p, target, reduction="none").sum(1), selection)
 
-    def absorb(self) -> None:
-        """Move the teacher's averages by the plain view; nothing asks for the student's."""
-        for layer in self.taught:
-            layer.absorb()
+    @property
+    def layers(self) -> Iterable[AdaptiveBatchNorm]:
+        """The teacher's, by the plain view; nothing asks for the student's."""
+        return self.taught
 
     def finish(self) -> None:
-        """The teacher follows; the policy may start anew."""
+        """The teacher follows, the queues move on, and the policy may start anew."""
         super().finish()
+        self.memory |= self._queues
         self.memory["batches"] += 1
         if self._period and int(self.memory["batches"]) % self._period == 0:
             self.policy.forget()

@@ -67,7 +67,8 @@ class Adversary:
             loss = weighted_mean(drift - unsure + score, selection)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if all(all_finite(p.grad) for p in self.policy.parameters() if p.grad is not None):
+        # of squares too, which the optimiser averages
+        if all_finite(*(p.grad.square() for p in self.policy.parameters() if p.grad is not None)):
             self.optimizer.step()
 
     @torch.no_grad()

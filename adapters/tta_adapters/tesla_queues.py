@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NAMES = ("features", "probabilities", "filled")
+
 
 def empty(classes: int, length: int, features: int, device: torch.device) -> dict[str, Tensor]:
     """C queues of `length` places; the newest stands last, and `filled` [C] says how many places are taken."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from tta_adapters.adamixbn import AdaMixBN
 from tta_adapters.norm import Norm
-from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig
+from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, absorb
 from tta_agent.models.freeze import served_names
 from tta_agent.testing import batch, everyone, tiny_net
 
@@ -141,3 +141,30 @@ def test_an_activation_inside_the_layer_is_kept(make):
 def test_bad_values_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StatsConfig(**wrong)
+
+
+def test_where_one_layer_cannot_stay_finite_none_moves():
+    first, second = layer(), layer()
+    for norm in (first, second):
+        feed(norm, draws(3))
+    before = [t.clone() for t in second.buffers()]
+    x = draws(1, seed=4)[0]
+    x[0, 0, 0, 0] = 1e20
+    second(first(x))
+    assert not absorb([first, second])
+    assert all(torch.equal(t, b) for t, b in zip(second.buffers(), before, strict=True))
+    assert all(t.isfinite().all() for t in first.buffers())
+    assert first.absorb()  # the batch is forgotten
+    assert float(first.var.max()) < 2
+
+
+@pytest.mark.parametrize("value", [1e20, -1e20, 3e38, math.nan, math.inf])
+def test_a_layer_alone_absorbs_nothing_that_is_not_finite(value):
+    norm = layer()
+    feed(norm, draws(2))
+    before = [t.clone() for t in norm.buffers()]
+    x = draws(1, seed=4)[0]
+    x[0, 0, 0, 0] = value
+    norm(x)
+    assert not norm.absorb()
+    assert all(torch.equal(t, b) for t, b in zip(norm.buffers(), before, strict=True))

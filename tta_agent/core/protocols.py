@@ -166,8 +166,9 @@ class Adapter(Stateful, Protocol):
     def step(self, x: Tensor, logits: Tensor, selection: Selection) -> StepReport:
         """Learn from the selected samples of the batch that `forward` has just seen.
 
-        An empty selection touches neither weights nor momentum nor statistics; a non-finite loss or
-        gradient resets the adapter and is reported in `diagnostics["nonfinite"]`.
+        An empty selection touches neither weights nor momentum nor statistics. No number that is not finite stays: a
+        batch in which single inputs lead to one is left without a trace (`diagnostics["skipped"]`); otherwise, and
+        where weights, averages or moments hold one, the adapter resets itself (`diagnostics["nonfinite"]`).
         """
 
     def servable(self) -> nn.Module:

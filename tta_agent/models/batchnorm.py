@@ -7,49 +7,21 @@ request at a time and needs statistics of its own. `AdaptiveBatchNorm` does the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tta_agent.models.stats_config import StatsConfig as StatsConfig
+from tta_agent.scoring.sample_scores import all_finite
+
 AFFINE_NORMS = (nn.GroupNorm, nn.LayerNorm)
 AFTER = ("drop", "act")  # what timm's BatchNormAct2d does after normalising, in this order
 TINY = 1e-5  # keeps ratios of variances finite where a channel is dead
 QUIET = 0.2  # share of the newest batch in the estimate of how far batches lie apart
-
-
-@dataclass(frozen=True, slots=True)
-class StatsConfig:
-    """How BatchNorm statistics are learnt and used.
-
-    Attributes:
-        momentum: least share of the newest batch in the averages that are served, in (0, 1].
-        change: a batch that lies this many times further from the averages than batches lie from each other is
-            the start of another domain: the averages follow it at once; >= 1, infinity never.
-        prior: how many samples the anchor counts for when a batch is normalised; 0 is the batch's own
-            statistics, as in most papers.
-        anchor: with what a batch is mixed: the source's statistics, or the averages so far.
-    """
-
-    momentum: float = 0.1
-    change: float = 3.0
-    prior: float = 0.0
-    anchor: Literal["source", "average"] = "source"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.momentum <= 1:
-            raise ValueError(f"momentum {self.momentum} is not a share in (0, 1]")
-        if self.change < 1:
-            raise ValueError(f"change {self.change} is not a ratio of at least 1")
-        if self.prior < 0:
-            raise ValueError(f"prior {self.prior} is a number of samples and cannot be negative")
-        if self.anchor not in ("source", "average"):
-            raise ValueError(f"anchor {self.anchor!r} is neither 'source' nor 'average'")
 
 
 class AdaptiveBatchNorm(nn.Module):
@@ -160,21 +132,34 @@ class AdaptiveBatchNorm(nn.Module):
         shape = (1, -1, *[1] * (plain.dim() - 2))
         return plain * weight.view(shape) + bias.view(shape)
 
+    def absorb(self) -> bool:
+        """Move the averages by the batch that was last forwarded, where there is one and they stay finite."""
+        return absorb([self])
+
     @torch.no_grad()
-    def absorb(self) -> None:
-        """Move the averages by the batch that was last forwarded; nothing where there is none."""
+    def averages(self) -> dict[str, Tensor]:
+        """The buffers after the batch that was last forwarded, by name; none where there is none."""
         if self._batch is None:
-            return
+            return {}
         mean, var = self._batch
         count = float(self.count)
-        share = max(self.estimate.momentum, 1.0 / (count + 1.0), self._change(mean, var, count))
+        known, change = self._change(mean, var, count)
+        share = max(self.estimate.momentum, 1.0 / (count + 1.0), change)
         between = (mean - self.mean).square_().mul_(share * (1 - share))
-        self.mean.lerp_(mean, share)
-        self.var.lerp_(var, share).add_(between)
-        self.count.fill_(1.0 / share)
-        self.before.copy_(torch.stack((mean, var)))
-        self.batches += 1
-        self.kept.fill_(self._kept if self.estimate.anchor == "source" else 0.0)
+        return {
+            "mean": self.mean.lerp(mean, share),
+            "var": self.var.lerp(var, share).add_(between),
+            "count": torch.full_like(self.count, 1.0 / share),
+            "apart": torch.full_like(self.apart, known),
+            "before": torch.stack((mean, var)),
+            "batches": self.batches + 1,
+            "kept": torch.full_like(self.kept, self._kept if self.estimate.anchor == "source" else 0.0),
+        }
+
+    def take(self, averages: Mapping[str, Tensor]) -> None:
+        """Put buffers in by name; the batch that was last forwarded is forgotten."""
+        for name, value in averages.items():
+            self.get_buffer(name).copy_(value)
         self._batch = None
 
     def served(self) -> dict[str, Tensor]:
@@ -184,16 +169,31 @@ class AdaptiveBatchNorm(nn.Module):
         given = {name: p.detach() for name, p in affine.items() if p is not None}
         return {**given, "running_mean": mean, "running_var": var}
 
-    def _change(self, mean: Tensor, var: Tensor, count: float) -> float:
-        """Share of the batch if it starts another domain, else 0; learns how far batches lie apart."""
+    def _change(self, mean: Tensor, var: Tensor, count: float) -> tuple[float, float]:
+        """How far batches lie apart, and the share of the batch if it starts another domain, else 0."""
         batches = int(self.batches)
         if not batches or math.isinf(self.estimate.change):
-            return 0.0
+            return float(self.apart), 0.0
         newest = apart(mean, var, *self.before) / 2
         known = newest if batches == 1 else float(self.apart)
-        self.apart.fill_(known + QUIET * (min(newest, 4 * known) - known))
         ratio = apart(mean, var, self.mean, self.var) / max(known * (1 + 1 / count), 1e-12)
-        return 1 - 1 / ratio if ratio > self.estimate.change else 0.0
+        change = 1 - 1 / ratio if ratio > self.estimate.change else 0.0
+        return known + QUIET * (min(newest, 4 * known) - known), change
+
+
+def absorb(layers: Iterable[AdaptiveBatchNorm]) -> bool:
+    """Move the averages of all layers by the batch last forwarded; of none where a number would not be finite.
+
+    A layer behind one whose statistics are infinite sees a constant: its own are finite and mean nothing.
+
+    Returns:
+        Whether all numbers were finite.
+    """
+    found = [(layer, layer.averages()) for layer in layers]
+    finite = all_finite(*(value for _, averages in found for value in averages.values()))
+    for layer, averages in found:
+        layer.take(averages if finite else {})
+    return finite
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def read_source_data(
     images, or one folder of images for each class, in the alphabetical order of the classes.
 
     Raises:
-        ConfigError: not there, of another shape, or without a sample.
+        ConfigError: not there, of another shape, without a sample, or not finite.
     """
     if path.is_dir():
         inputs, labels = _folder(path, shape)
@@ -39,7 +39,14 @@ def read_source_data(
         )
     if labels is not None and len(labels) != len(inputs):
         raise ConfigError(f"TTA_MODEL__SOURCE_DATA={path}: {len(inputs)} inputs and {len(labels)} labels")
-    return standardised(inputs, mean, std), labels
+    taken = standardised(inputs, mean, std)
+    bad = np.flatnonzero(~np.isfinite(taken).reshape(len(taken), -1).all(1))
+    if len(bad):
+        raise ConfigError(
+            f"TTA_MODEL__SOURCE_DATA={path}: {len(bad)} of {len(taken)} samples hold NaN or infinity; the first is "
+            f"sample {bad[0]}"
+        )
+    return taken, labels
 
 
 def standardised(inputs: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:

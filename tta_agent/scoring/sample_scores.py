@@ -32,9 +32,15 @@ def max_entropy(classes: int) -> float:
     return math.log(classes)
 
 
-def all_finite(values: Tensor) -> bool:
-    """No NaN and no infinity."""
-    return bool(torch.isfinite(values).all())
+def all_finite(*values: Tensor) -> bool:
+    """No NaN and no infinity in any of the tensors; a device is waited for once."""
+    floats = [value.detach() for value in values if value.is_floating_point()]
+    sums: dict[torch.device, list[Tensor]] = {}
+    for value in floats:
+        sums.setdefault(value.device, []).append(value.sum().double())
+    if all(math.isfinite(float(torch.stack(some).sum())) for some in sums.values()):
+        return True  # the quick way; a sum of finite values may overflow
+    return all(bool(torch.isfinite(value).all()) for value in floats)
 
 
 def log_e(wins: int, losses: int) -> float:
