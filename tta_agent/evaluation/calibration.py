@@ -1,4 +1,4 @@
-"""A/A runs: what the gates' statistics do when nothing differs, on the user's own stream.
+"""A/A runs: the gates' statistics where nothing differs, on the user's own stream.
 
 Two kinds of pairs that are no better and no worse than each other: serving against itself with jittered weights, on
 the same records, and every second record of serving's answers against the others. The 99.5 % quantile over many
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What is looked at: logits [N, C] in the order of arrival, labels [N] (-1: none), and whose each record is."""
+    """Sample of a stream: logits [N, C] in the order of arrival, labels [N] (-1: none), and the tenant of each record."""
 
     serving: Array
     jittered: Sequence[Array]
@@ -158,7 +158,7 @@ def _statistic(finding: GateResult, n: int) -> float:
 
 
 def save(folder: Path, nulls: Mapping[str, Null], **about: Any) -> Path:
-    """Write `calibration.json`; `about` says of what (fingerprint, window, records)."""
+    """Write `calibration.json`; `about` names fingerprint, window and records."""
     gates = {
         name: {
             "quantile": QUANTILE,

@@ -28,7 +28,7 @@ Estimate = Callable[[Array, Array, Array, AnchorResult | None, Mapping[str, floa
 
 @dataclass(frozen=True, slots=True)
 class CandidateFacts:
-    """What is known of a candidate before the first record, and does not change.
+    """Facts about a candidate that are known before the first record and do not change.
 
     Attributes:
         alpha: share of the error budget that it may spend.
@@ -129,7 +129,7 @@ class CandidateEvaluation:
         return self.pairs.on_label(label) is not None
 
     def evidence(self) -> Evidence:
-        """What the gates look at now."""
+        """Evidence for the gates, as of now."""
         pairs, facts = self.pairs, self.facts
         return Evidence(
             pairs.window("serving"),
@@ -170,7 +170,7 @@ class CandidateEvaluation:
         return labels > self._judged_at[1] or records - self._judged_at[0] >= STEP
 
     def hold(self, reason: str) -> None:
-        """Proven, but something keeps it from serving: say what."""
+        """Keep a proven candidate from serving, for this reason."""
         self._to(Phase.PROVEN)
         self.held_by = reason
 
@@ -185,7 +185,7 @@ class CandidateEvaluation:
         self._to(Phase.PROVEN if proven else Phase.RUNNING)
 
     def end(self) -> None:
-        """Nothing counts any more."""
+        """End the evaluation: nothing counts any more."""
         self._to(Phase.ENDED)
 
     def _to(self, phase: Phase) -> None:

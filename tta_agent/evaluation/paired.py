@@ -1,4 +1,4 @@
-"""Two graphs on the same records, and what late labels say about them."""
+"""Paired evaluation of two graphs: their answers to the same records, and late labels."""
 
 from __future__ import annotations
 

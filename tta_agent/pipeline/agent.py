@@ -46,7 +46,7 @@ STOP_WITHIN_S = 8.0
 
 
 class Agent:
-    """Reads, learns, rolls out, until it is stopped.
+    """The three stages of one agent, until it is stopped.
 
     Args:
         signals: the flags that the learner was built with.
@@ -108,7 +108,7 @@ class Agent:
                 self.consumer.commit(positions)
 
     def roll_out(self, item: RoutedRecords | CandidateProposal | CheckpointBarrier) -> None:
-        """7 to 14 in `rollout/controller.py`, 15 checkpoint; tells the learner what is wanted of it."""
+        """7 to 14 in `rollout/controller.py`, 15 checkpoint; sets the signals for the learner."""
         signals = self._signals
         if isinstance(item, CheckpointBarrier):
             self._save(item)
@@ -173,7 +173,7 @@ class Agent:
         self._stages.raise_failure()
 
     def close(self) -> None:
-        """End what it holds open; only where `run` did not. Leaves alone what a late stage still uses."""
+        """Free consumer, labels and hooks; only where `run` did not. A late stage keeps what it still uses."""
         self.consumer.close()
         if not self.unfinished:
             self.learner.router.close()

@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint of format 5 under the names of today; what was learnt stays."""
+    """A checkpoint of format 5 under the names of format 6."""
     kept = {name: state[name] for name in ("fingerprint", "learner", "positions")}
     told = {FORMER[name]: _renamed(state[name]) for name in ("court", "sentry")}
     return {"format": FORMAT, **kept, **told}

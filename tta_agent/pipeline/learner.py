@@ -1,4 +1,4 @@
-"""The learner's stage: routes records, adapts the copy batch by batch, proposes candidates, cuts checkpoints."""
+"""The learner's stage: routing, adaptation batch by batch, proposals of candidates, checkpoint barriers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LearnerStage:
         self.routed_total: Counter[str] = Counter()
 
     def connect(self, rollout: NextStage) -> None:
-        """The stage that takes records, proposals and barriers."""
+        """Set the stage that takes records, proposals and barriers."""
         self._to_rollout = rollout
 
     def on_poll(self, polled: PolledBatch) -> None:
@@ -72,7 +72,7 @@ class LearnerStage:
             self.mark()
 
     def idle(self) -> None:
-        """Nothing has come: a batch may have waited for long enough."""
+        """Adapt on a batch that has waited for long enough; called while nothing comes."""
         self._obey_reset()
         if (batch := self.batcher.due(self._clock())) is not None:
             self._round(batch)
@@ -134,7 +134,7 @@ class LearnerStage:
             self._telemetry.accuracy_realised(outcome.version, outcome.accuracy)
 
     def restore(self, state: Mapping[str, Any], positions: Positions, *, keep: bool) -> None:
-        """Go on after `positions`, with what was learnt, or (not `keep`) from the source."""
+        """Continue after `positions`, with the learnt state, or (not `keep`) from the source."""
         self._positions = dict(positions)
         self.router.remember(state["done"])
         if keep:

@@ -91,7 +91,7 @@ class ThreadedStage:
             self._changed.notify_all()
 
     def finish(self, timeout_s: float, *, drop: bool = False) -> bool:
-        """Work on what is queued, or `drop` it, then end; whether it has ended well, in time."""
+        """Work on the queued items, or `drop` them, then end; whether it has ended well, in time."""
         with self._changed:
             if drop:
                 self._items.clear()
@@ -138,7 +138,7 @@ class StageThreads:
         self._stages: list[ThreadedStage] = []
 
     def before_all(self, name: str, work: Callable[[Any], None], idle: Callable[[], None]) -> NextStage:
-        """A stage before those that there are: stages are built from the last to the first."""
+        """Add a stage before the existing ones: stages are built from the last to the first."""
         if not self._threaded:
             return DirectStage(work)
         self._stages.insert(0, ThreadedStage(name, work, idle, self._limit_bytes))
@@ -155,13 +155,13 @@ class StageThreads:
             stage.start()
 
     def raise_failure(self) -> None:
-        """Raise what ended a stage, if one has ended."""
+        """Raise the error that ended a stage, if one has ended so."""
         for stage in self._stages:
             if stage.error is not None:
                 raise stage.error
 
     def finish(self, timeout_s: float, after_first: Callable[[], None], *, drop: bool = False) -> list[str]:
-        """End each within `timeout_s` in all, when it has worked on what came from the one before; names of the late.
+        """End all within `timeout_s`, each after the items of the one before; names of those that are late.
 
         Args:
             after_first: called when the first has ended well; where it has not, nobody may touch its state.

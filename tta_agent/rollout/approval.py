@@ -1,4 +1,4 @@
-"""Who says yes to a proven candidate: nobody has to in mode auto; in mode approve a person, or a webhook."""
+"""Approval of proven candidates: given at once in mode auto, by a person or a webhook in mode approve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Mode = Literal["never", "ask", "always"]
 
 @dataclass(frozen=True, slots=True)
 class ApprovalAnswer:
-    """What was said, and by whom."""
+    """One answer about a candidate, and its author."""
 
     yes: bool
     by: str

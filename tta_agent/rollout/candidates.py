@@ -84,7 +84,7 @@ class CandidateQueue:
         )
 
     def on_drift(self, drift: Drift) -> None:
-        """Suspend what runs where another regime has come; continue what waited for this one."""
+        """Suspend the running evaluation at a change of regime; continue one that waited for this regime."""
         serving = self._served.version.number
         if self.running and drift.ended:
             self._suspend(self.running, drift.ended)
@@ -103,7 +103,7 @@ class CandidateQueue:
             self._conclude(self.suspended.pop(0), "superseded")
 
     def _continue(self, serving: int, drift: Drift) -> None:
-        """The evaluation whose opponent serves and whose records are back; of several the one with most labels."""
+        """Resume the evaluation whose opponent serves and whose regime is back; of several the one with most labels."""
         back = [
             e for e in self.suspended if e.opponent == serving and e.regime and e.regime.fits(drift.recent)
         ]

@@ -51,15 +51,15 @@ class Deployments:
             del self._deployed[number]
 
     def drop(self, number: int) -> None:
-        """It is not to serve again."""
+        """Forget a version that must not serve again."""
         self._deployed.pop(number, None)
 
     def clear(self) -> None:
-        """Somebody else decides what serves."""
+        """Forget all versions: another party decides what serves."""
         self._deployed.clear()
 
     def on_labels(self, labels: Sequence[Label]) -> dict[int, GateResult]:
-        """Late labels, for every version; by number the reason to take it back. It need not serve for that."""
+        """Count late labels for every version; by number, the reason to take it back, whether it serves or not."""
         found: dict[int, GateResult] = {}
         for label in labels:
             for number, deployed in self._deployed.items():

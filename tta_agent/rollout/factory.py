@@ -1,4 +1,4 @@
-"""From a proposal to an evaluation, and from a swap to a bake: what has to be known before the first record."""
+"""Evaluations made of proposals, and bakes made of swaps: everything that is needed before the first record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AGAIN, SLOWER = 4, 1.1  # so often in all, while the candidate looks slower than
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """Of evaluations and bakes; `tta_agent.settings.rollout_groups` says what each means."""
+    """Numbers of evaluations and bakes; `tta_agent.settings.rollout_groups` describes each."""
 
     window: int = 2000
     bucket_s: float = 0.0
@@ -74,7 +74,7 @@ class EvaluationFactory:
     def evaluation(
         self, version: Version, session: Session, proposal: CandidateProposal, size: int, alpha: float
     ) -> CandidateEvaluation:
-        """Of a version that has just been made of a proposal.
+        """Evaluation of a version that has just been made of a proposal.
 
         Args:
             size: bytes of its graph.
@@ -96,7 +96,7 @@ class EvaluationFactory:
     def restore(
         self, version: Version, saved: Mapping[str, Any], regime: Regime | None
     ) -> CandidateEvaluation:
-        """The evaluation as a checkpoint has kept it."""
+        """Evaluation as a checkpoint has kept it."""
         opponent = self._served.ledger.get(saved["opponent"])
         session, other = (self._served.session_of(one) for one in (version, opponent))
         anchor = self._compare(opponent, other, version, session)
@@ -127,7 +127,7 @@ class EvaluationFactory:
     def bake_monitor(
         self, version: Version, baseline: Version, expires_s: float | None = None
     ) -> BakeMonitor:
-        """Of a version that has come into service; `baseline` is its rollback target."""
+        """Monitor of a version that has come into service; `baseline` is its rollback target."""
         served, settings = self._served, self._settings
         served.keep_only([baseline])
         graphs = {

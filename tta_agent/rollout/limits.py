@@ -122,7 +122,7 @@ class RolloutLimits:
         self._trips = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What has happened."""
+        """Swaps, roll-backs and the running cool-down."""
         return {"swaps": list(self._swaps), "cool_until_s": self._cool_until_s, "trips": self._trips}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Monitor of what serves: the only place from which versions are taken back."""
+"""Monitor of the served version: the only place from which versions are taken back."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class ServingMonitor:
 
     @property
     def bake(self) -> BakeMonitor | None:
-        """Of what serves; none of the source, nor of what others have put into service."""
+        """Bake of the served version; None for the source, and for a version that another party has put into service."""
         return self._deployments.monitor(self._served.version.number)
 
     def rollback_session(self) -> Session | None:
-        """Session of the rollback target while what serves bakes."""
+        """Session of the rollback target while the served version bakes."""
         bake = self.bake
         return bake.rollback_session if bake and bake.baking else None
 
     def begin(self, baseline: Version, expires_s: float | None) -> None:
-        """A swap has happened; `baseline` is the rollback target, and the proof holds for what arrives now."""
+        """Begin the bake after a swap; `baseline` is the rollback target, and the proof holds for the present regime."""
         bake = self._factory.bake_monitor(self._served.version, baseline, expires_s)
         self._deployments.add(bake, self._regimes.regime())
 
     def check_server(self) -> bool:
-        """Who else has moved `serving`, and how the server answers; whether adaptation starts over."""
+        """Follow an alias that another party has moved, and ask the server for its health; whether adaptation starts over."""
         again = self._served.overruled()
         if again:
             self._deployments.clear()
@@ -111,7 +111,7 @@ class ServingMonitor:
         return bool(wrong)
 
     def _withdraw(self, number: int, result: GateResult) -> None:
-        """Found wrong while another version serves: it never comes back."""
+        """Withdraw a version that labels have found wrong while another one serves."""
         self._deployments.drop(number)
         self._served.withdraw(number, result)
         self._limits.trip(self._clock())

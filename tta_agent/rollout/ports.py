@@ -31,24 +31,24 @@ class Rehearsal(Protocol):
 
 
 class ApprovalHook(Protocol):
-    """A webhook that is asked; it never makes anybody wait."""
+    """Webhook that confirms promotions; a call returns at once with the last known answer."""
 
     def confirm(self, explanation: Mapping[str, Any]) -> bool | None:
         """Yes, no, or not yet."""
 
 
 class RollbackHook(Protocol):
-    """A webhook that is asked while a version bakes; it never makes anybody wait."""
+    """Webhook that may ask for a rollback while a version bakes; a call returns at once."""
 
     def rollback(self, state: Mapping[str, Any]) -> bool:
         """Whether the version must go."""
 
 
 class LabelRequests(Protocol):
-    """Asks for labels within a budget; remembers what was asked."""
+    """Label requests within a budget."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Budget, and what was asked for."""
+        """Budget, and the requests made."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""

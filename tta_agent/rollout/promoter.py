@@ -1,4 +1,4 @@
-"""Promotion of candidates: judged against what serves, then promoted, or rejected with the reason."""
+"""Promotion of candidates: judged against the served version, then promoted, or rejected with the reason."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PromotionRules:
-    """Numbers of the promotion; `tta_agent.settings.rollout_groups` says what each means."""
+    """Numbers of the promotion; `tta_agent.settings.rollout_groups` describes each."""
 
     patience_records: int
     guarded_ttl_s: float = 86_400.0
 
 
 class Promoter:
-    """Judges the running candidate and promotes what is proven, approved and allowed.
+    """Judge of the running candidate; promotes it once it is proven, approved and allowed.
 
     Args:
         frozen: why nothing may be swapped now, or None (roll-backs may).
@@ -65,7 +65,7 @@ class Promoter:
         self._announced: int | None = None
 
     def wants_candidate(self) -> bool:
-        """No cool-down holds."""
+        """Whether no cool-down holds."""
         return not self._limits.cools(self._clock())
 
     def on_records(self, batch: BatchPredictions, labels: Sequence[Label], drift: Drift) -> None:
@@ -96,7 +96,7 @@ class Promoter:
         self._served.journal.status(trial=evaluation.version.number, findings=findings, **held)
 
     def _try_to_promote(self, evaluation: CandidateEvaluation, decision: Decision) -> None:
-        """Proven: what still stands between it and the server?"""
+        """Ask freeze, limits and approval about a proven candidate, then swap, wait or refuse."""
         if reason := self._frozen() or self._limited():
             evaluation.hold(reason)
             self._served.journal.status(waits=reason)
@@ -148,7 +148,7 @@ class Promoter:
         self._monitor.begin(baseline, expires_s)
 
     def state_dict(self) -> dict[str, Any]:
-        """The evaluations, and what was asked for."""
+        """Evaluations, and labels asked for."""
         counts = {"serving": self._served.version.number, "labels_used": self.labels_used}
         return {**counts, "queue": self._queue.state_dict(), "wanted": self._wanted.state_dict()}
 

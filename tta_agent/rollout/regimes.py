@@ -1,4 +1,4 @@
-"""Data regimes: which one arrives, and which version serves it.
+"""Data regimes: detection of changes, and the version that serves each.
 
 A version serves where it was proven. When records of another regime arrive the source takes over at once, and the
 version comes back with records of its own. That is no roll-back: no cool-down, and what was learnt stays.
@@ -24,7 +24,7 @@ LATEST = 32  # records of those that teach, in each poll, that the source is ask
 
 
 class RegimeFollower:
-    """Runs the drift detector, and lets the source or a proven version serve by what it finds.
+    """Drift detection, and the fallback to the source or return of a proven version that follows from it.
 
     Args:
         detector: of changes in what arrives.
@@ -55,7 +55,7 @@ class RegimeFollower:
         self._since = 0  # records since the last change
 
     def observe(self, held: BatchPredictions, taught: BatchPredictions) -> Drift:
-        """Ask the source about the records (the latest few of those that teach); what the detector finds."""
+        """Ask the source about the records (the latest few of those that teach); the detector's report."""
         source = self._served.session_of(self._served.source)
         some = [batch for batch in (held, taught.latest(LATEST)) if batch.records]
         rows = [self._detector.features(batch.by(source), batch.x) for batch in some]
@@ -75,11 +75,11 @@ class RegimeFollower:
             self._since = 0
 
     def regime(self, blocks: ArrayLike | None = None) -> Regime:
-        """Of what arrives now, or of these blocks [k, d]."""
+        """Regime of the present records, or of these blocks [k, d]."""
         return self._detector.regime(self._recent if blocks is None else blocks)
 
     def follow(self, drift: Drift) -> None:
-        """Serve what is proven on such records, block by block."""
+        """Switch to the version that is proven on such records, block by block."""
         for report in drift.blocks:
             found = self._deployments.on_block(self._served.version.number, report)
             if found and self._swaps and self._clock() >= self._again_s and (not found[0] or self._allowed()):

@@ -1,4 +1,4 @@
-"""Records whose label the agent asks for."""
+"""Choice of the records whose label is requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = tuple[
 
 
 class WantedLabels:
-    """Asks where what serves and the candidate disagree; and where a version that bakes disagrees with its baseline.
+    """Choice of records: disagreements of serving and candidate, and of a version that bakes and its baseline.
 
     Args:
         requests: makes the requests within their budget, or None.
@@ -49,7 +49,7 @@ class WantedLabels:
         self.requests.consider(records, serving, others, self._clock())
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What was asked for."""
+        """Requests made, or None."""
         return self.requests.state_dict() if self.requests else None
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
