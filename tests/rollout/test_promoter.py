@@ -936,9 +936,12 @@ def test_a_checkpoint_of_the_format_before_is_read(tmp_path, template, world):
     world.propose(3)
     world.records(64, size=4.0)
     state = world.rollout.state_dict()
-    before = {now: old for old, now in checkpoint.FORMER.items()}
+    before = {now: old for old, now in checkpoint.FORMER.items()} | {"deployments": "posts"}
     file = tmp_path / "c.pt"
-    older = {before[name]: _as_before(state[name], before) for name in ("promoter", "monitor")}
+    older = {
+        "court": _as_before(state["promoter"], before),
+        "sentry": _as_before(state["monitor"], before),
+    }
     content = {"format": 5, "fingerprint": "f", "learner": {"done": []}, "positions": {("t", 0): 7}, **older}
     torch.save(content, file)
     found = checkpoint.load(file, "f")

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Sample of a stream: logits [N, C] in the order of arrival, labels [N] (-1: none), and the tenant of each record."""
+    """Sample of a stream: logits [N, C] in order of arrival, labels [N] (-1: none), tenant of each record [N]."""
 
     serving: Array
     jittered: Sequence[Array]

@@ -23,9 +23,9 @@ FORMAT = 6
 MAGIC = b"tta-agent checkpoint\n"  # then the SHA-256 of what follows; files of format 5 have neither
 # names of format 5, which is read as well
 FORMER = {
-    "court": "promoter", "sentry": "monitor", "agenda": "queue", "trial": "running", "adjourned": "suspended",
-    "wishes": "wanted", "posts": "deployments", "pace": "limits", "against": "opponent", "domain": "regime",
-    "case": "facts", "pairing": "pairs", "born": "trained_until", "waiting": "unlabelled", "reverse": "regression",
+    "agenda": "queue", "trial": "running", "adjourned": "suspended", "wishes": "wanted", "pace": "limits",
+    "against": "opponent", "domain": "regime", "case": "facts", "pairing": "pairs", "born": "trained_until",
+    "waiting": "unlabelled", "reverse": "regression",
 }  # fmt: skip
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,12 @@ def _read(path: Path) -> dict[str, Any]:
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint of format 5 under the names of format 6."""
     kept = {name: state[name] for name in ("fingerprint", "learner", "positions")}
-    told = {FORMER[name]: _renamed(state[name]) for name in ("court", "sentry")}
-    return {"format": FORMAT, **kept, **told}
+    others = [value for value in state.values() if isinstance(value, Mapping)]
+    promoter = next(value for value in others if "agenda" in value)
+    monitor = next(value for value in others if "pace" in value)
+    deployments = next(value for name, value in monitor.items() if name != "pace")
+    told = {"deployments": _renamed(deployments), "limits": _renamed(monitor["pace"])}
+    return {"format": FORMAT, **kept, "promoter": _renamed(promoter), "monitor": told}
 
 
 def _renamed(value: Any) -> Any:

@@ -103,7 +103,7 @@ class CandidateQueue:
             self._conclude(self.suspended.pop(0), "superseded")
 
     def _continue(self, serving: int, drift: Drift) -> None:
-        """Resume the evaluation whose opponent serves and whose regime is back; of several the one with most labels."""
+        """Resume an evaluation whose opponent serves and whose regime is back; the one with most labels."""
         back = [
             e for e in self.suspended if e.opponent == serving and e.regime and e.regime.fits(drift.recent)
         ]

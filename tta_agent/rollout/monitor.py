@@ -50,7 +50,7 @@ class ServingMonitor:
 
     @property
     def bake(self) -> BakeMonitor | None:
-        """Bake of the served version; None for the source, and for a version that another party has put into service."""
+        """Bake of the served version; None for the source, and for a version of another party."""
         return self._deployments.monitor(self._served.version.number)
 
     def rollback_session(self) -> Session | None:
@@ -59,12 +59,12 @@ class ServingMonitor:
         return bake.rollback_session if bake and bake.baking else None
 
     def begin(self, baseline: Version, expires_s: float | None) -> None:
-        """Begin the bake after a swap; `baseline` is the rollback target, and the proof holds for the present regime."""
+        """Begin a bake after a swap; `baseline` is the rollback target; the proof holds for the present regime."""
         bake = self._factory.bake_monitor(self._served.version, baseline, expires_s)
         self._deployments.add(bake, self._regimes.regime())
 
     def check_server(self) -> bool:
-        """Follow an alias that another party has moved, and ask the server for its health; whether adaptation starts over."""
+        """Follow an alias moved by another party, ask the server for its health; whether adaptation starts over."""
         again = self._served.overruled()
         if again:
             self._deployments.clear()

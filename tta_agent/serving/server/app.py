@@ -80,10 +80,10 @@ def _routes(rest: Rest) -> list[Route]:
         version: rest.metadata,
         f"{version}/ready": rest.ready,
     }
-    posts: Mapping[str, Handler] = {
+    post_routes: Mapping[str, Handler] = {
         "/v2/repository/index": rest.index,
         "/v2/repository/models/{model}/load": rest.load,
     }
     routes = [Route(path, partial(guarded, handler), methods=["GET"]) for path, handler in gets.items()]
-    routes += [Route(path, partial(guarded, handler), methods=["POST"]) for path, handler in posts.items()]
+    routes += [Route(path, partial(guarded, handler), methods=["POST"]) for path, handler in post_routes.items()]
     return routes + [Route(f"{path}/infer", rest.infer, methods=["POST"]) for path in (model, version)]
