@@ -117,8 +117,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         s = self.settings = _settings(folder)
         source = build.load_source(s)
-        ledger = build.open_ledger(s, source)
-        self.pair = HotSwapSession(0, open_session(ledger.get(0).path))
+        registry = build.open_registry(s, source)
+        self.pair = HotSwapSession(0, open_session(registry.get(0).path))
         self.producer = factory.open_producer(s)
         stream = factory.open_source(s, [s.stream.topic, s.stream.labels_topic])
         driver = SessionDriver(self.pair, open_session)

@@ -31,11 +31,11 @@ def command(*words, environ=None, check=True):
 def world(tmp_path, monkeypatch):
     """A store with a certified version 1 beside the source; no agent."""
     world = World(tmp_path, monkeypatch)
-    session = world.ledger.get(0).path.read_bytes()
+    session = world.registry.get(0).path.read_bytes()
     why = [GateResult("certificate", 200.0, 164.0, "pass", "certified: 12 won, 0 lost among 40 labels")]
-    world.ledger.add(session, world.ledger.get(0), {"rounds": 8})
-    world.ledger.conclude(1, "certified", "certified", why)
-    world.ledger.serve(1)
+    world.registry.add(session, world.registry.get(0), {"rounds": 8})
+    world.registry.conclude(1, "certified", "certified", why)
+    world.registry.serve(1)
     return world
 
 
@@ -60,10 +60,10 @@ def test_serve_answers_with_the_serving_version_and_rollback_goes_back(world, en
         assert ask(url) == "1"
         assert "version 0 serves now" in command("rollback", environ=environ).stdout
         assert ask(url) == "0"
-        assert world.ledger.aliases()["serving"] == 0
+        assert world.registry.aliases()["serving"] == 0
         assert command("rollback", "--to", 9, environ=environ, check=False).returncode == 2
         assert ask(url) == "0"
-        world.ledger.add(b"damaged", world.ledger.get(0), {})
+        world.registry.add(b"damaged", world.registry.get(0), {})
         refused = command("rollback", "--to", 2, environ=environ, check=False)
         assert "never proved" in refused.stderr
         assert ask(url) == "0"
@@ -72,7 +72,7 @@ def test_serve_answers_with_the_serving_version_and_rollback_goes_back(world, en
     server.start()
     try:
         server.wait_until(lambda: answers(url), "the server")
-        assert ask(url) == "0"  # a restart serves what the ledger says
+        assert ask(url) == "0"  # a restart serves what the registry says
     finally:
         server.stop()
 

@@ -7,10 +7,10 @@ from typer.testing import CliRunner
 
 from tests.registry.test_registry import GOLDEN, graph
 from tta_agent.cli.main import app
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.core.types import GateResult
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.factory import open_registry
 from tta_agent.settings import env
 
 GATES = [
@@ -26,27 +26,27 @@ LEARNT = {
 
 
 @pytest.fixture
-def ledger(tmp_path, monkeypatch):
+def registry(tmp_path, monkeypatch):
     """0 source; 1 certified, served and taken back; 2 rejected; 3 certified, serves; 4 under test."""
     monkeypatch.setenv("TTA_STORE__PATH", str(tmp_path / "store"))
     monkeypatch.setenv("TTA_SWAP__DRIVER", "none")
     monkeypatch.setenv("COLUMNS", "200")
-    ledger = open_ledger(env.load())
-    ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
+    registry = open_registry(env.load())
+    registry.ensure_source("model-a", lambda: (graph(), GOLDEN))
     for number in (1, 2, 3):
-        ledger.add(graph(number), ledger.get(ledger.aliases()["serving"]), LEARNT)
+        registry.add(graph(number), registry.get(registry.aliases()["serving"]), LEARNT)
         if number == 2:
-            ledger.reject(
+            registry.reject(
                 2, "rejected", [GateResult("collapse", 0.5, 0.9, "fail", "half of the classes are gone")]
             )
             continue
-        ledger.conclude(number, "certified", "certified", GATES, counts={"wins": 31, "losses": 9})
-        ledger.serve(number, reason="certified")
+        registry.conclude(number, "certified", "certified", GATES, counts={"wins": 31, "losses": 9})
+        registry.serve(number, reason="certified")
         if number == 1:
-            ledger.take_back(1, "it lost 12 of 13 labelled disagreements")
-            ledger.serve(0, reason="it lost 12 of 13 labelled disagreements")
-    ledger.add(graph(4), ledger.get(3), LEARNT)
-    return ledger
+            registry.take_back(1, "it lost 12 of 13 labelled disagreements")
+            registry.serve(0, reason="it lost 12 of 13 labelled disagreements")
+    registry.add(graph(4), registry.get(3), LEARNT)
+    return registry
 
 
 def tta(*words):
@@ -57,14 +57,14 @@ def tta(*words):
     return done.output
 
 
-def test_alone_it_lists(ledger):
+def test_alone_it_lists(registry):
     rows = json.loads(tta("--json"))
-    assert rows == json.loads(tta("list", "--json")) == ledger.rows()
+    assert rows == json.loads(tta("list", "--json")) == registry.rows()
     assert [row["outcome"] for row in rows] == ["source", "taken back", "rejected", "certified", "under test"]
     assert "it lost 12 of 13" in tta("list")
 
 
-def test_explain_says_why_in_few_lines(ledger):
+def test_explain_says_why_in_few_lines(registry):
     told = tta("explain", "serving")
     assert len(told.splitlines()) < 30
     for words in (
@@ -87,22 +87,22 @@ def test_explain_says_why_in_few_lines(ledger):
 
 def test_the_source_is_explained_before_anything_has_served_beside_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TTA_STORE__PATH", str(tmp_path))
-    open_ledger(env.load()).ensure_source("model-a", lambda: (graph(), GOLDEN))
+    open_registry(env.load()).ensure_source("model-a", lambda: (graph(), GOLDEN))
     assert "the model as it was deployed" in tta("explain", "serving")
 
 
-def test_many_gates_still_make_a_short_story(ledger):
+def test_many_gates_still_make_a_short_story(registry):
     many = [GateResult(f"gate {i}", i, 1.0, "pass", "yes " * 80) for i in range(40)]
-    ledger.conclude(4, "rejected", "none", [*many, GateResult("last", 0.0, 1.0, "fail", "no")])
+    registry.conclude(4, "rejected", "none", [*many, GateResult("last", 0.0, 1.0, "fail", "no")])
     for i in range(20):
-        ledger.serve(4 if i % 2 else 3)
+        registry.serve(4 if i % 2 else 3)
     told = tta("explain", 4).splitlines()
     assert len(told) < 30
     assert any("last" in line and "NO" in line for line in told)
     assert max(map(len, told)) < 170
 
 
-def test_diff_tells_what_moved(ledger):
+def test_diff_tells_what_moved(registry):
     told = json.loads(tta("diff", "source", "serving", "--json"))
     assert told["versions"] == [0, 3]
     assert told["tensors"]["differ"] == 1
@@ -116,60 +116,60 @@ def test_diff_tells_what_moved(ledger):
     assert "given up" in tta("diff", 1, 2)
 
 
-def test_names_and_numbers_that_are_not_there(ledger):
-    with pytest.raises(LedgerError, match="did you mean serving"):
+def test_names_and_numbers_that_are_not_there(registry):
+    with pytest.raises(RegistryError, match="did you mean serving"):
         tta("show", "servng")
-    with pytest.raises(LedgerError, match=r"there is no version 9; there are \[0, 1"):
+    with pytest.raises(RegistryError, match=r"there is no version 9; there are \[0, 1"):
         tta("explain", 9)
 
 
-def test_show_is_what_is_written_down(ledger):
+def test_show_is_what_is_written_down(registry):
     told = json.loads(tta("show", 3, "--json"))
-    assert told["manifest"] == ledger.manifest(3)
-    assert told["verdict"] == ledger.verdict(3)
+    assert told["manifest"] == registry.manifest(3)
+    assert told["verdict"] == registry.verdict(3)
 
 
-def test_export_writes_a_graph_that_runs(ledger, tmp_path):
+def test_export_writes_a_graph_that_runs(registry, tmp_path):
     assert json.loads(tta("export", "serving", tmp_path / "a.onnx", "--json"))["version"] == 3
     assert (tmp_path / "a.onnx").read_bytes() == graph(3)
     assert open_session(tmp_path / "a.onnx") is not None
-    with pytest.raises(LedgerError, match="cannot write"):
+    with pytest.raises(RegistryError, match="cannot write"):
         tta("export", "serving", tmp_path / "nowhere" / "a.onnx")
 
 
-def test_promotion_is_asked_for_and_needs_a_proof(ledger):
+def test_promotion_is_asked_for_and_needs_a_proof(registry):
     assert CliRunner().invoke(app, ["versions", "promote", "0"], input="n\n").exit_code == 1
-    assert ledger.aliases()["serving"] == 3
-    with pytest.raises(LedgerError, match="version 4 is still under test; --force"):
+    assert registry.aliases()["serving"] == 3
+    with pytest.raises(RegistryError, match="version 4 is still under test; --force"):
         tta("promote", 4, "--yes")
-    with pytest.raises(LedgerError, match=r"version 1 was taken back \(it lost"):
+    with pytest.raises(RegistryError, match=r"version 1 was taken back \(it lost"):
         tta("promote", 1, "--yes")
     assert json.loads(tta("promote", 4, "--yes", "--force", "--json")) == {"serving": 4}
-    assert ledger.verdict(4)["by"] == "command"
-    assert (ledger.aliases()["serving"], ledger.aliases()["previous"]) == (4, 3)
+    assert registry.verdict(4)["by"] == "command"
+    assert (registry.aliases()["serving"], registry.aliases()["previous"]) == (4, 3)
 
 
-def test_roll_back_goes_past_what_was_taken_back(ledger):
+def test_roll_back_goes_past_what_was_taken_back(registry):
     assert "version 0 serves now" in tta("rollback")  # what served before 3
-    assert ledger.is_withdrawn(3)
-    with pytest.raises(LedgerError, match="nothing served before version 0"):
+    assert registry.is_withdrawn(3)
+    with pytest.raises(RegistryError, match="nothing served before version 0"):
         tta("rollback")  # 3 was taken back a moment ago
-    with pytest.raises(LedgerError, match="never proved"):
+    with pytest.raises(RegistryError, match="never proved"):
         tta("rollback", 4)
 
 
-def test_pins_hold_against_retention(ledger):
+def test_pins_hold_against_retention(registry):
     assert json.loads(tta("pin", 1, "--json")) == {"pinned": [1]}
     assert json.loads(tta("gc", "--keep", 1, "--dry-run", "--json"))["graphs"] == []
     assert tta("unpin", 1) == "pinned: none\n"
     assert "versions 1 would lose" in tta("gc", "--keep", 1, "--dry-run")
     assert json.loads(tta("gc", "--keep", 1, "--json"))["graphs"] == [1]
-    assert not ledger.has_graph(1)
+    assert not registry.has_graph(1)
 
 
-def test_verify_names_the_damage(ledger):
+def test_verify_names_the_damage(registry):
     assert json.loads(tta("verify", "--json")) == {"checked": 5, "damaged": {}}
-    path = ledger.folder / "000003" / "tensors.safetensors"
+    path = registry.folder / "000003" / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(LedgerError, match="version 3 is damaged"):
+    with pytest.raises(RegistryError, match="version 3 is damaged"):
         tta("verify")

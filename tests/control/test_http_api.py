@@ -10,7 +10,7 @@ import pytest
 from tta_agent.control.commands import KINDS, Command, CommandInbox
 from tta_agent.control.http.api import make_app
 from tta_agent.control.http.server import serve_in_thread
-from tta_agent.core.errors import ConfigError, LedgerError
+from tta_agent.core.errors import ConfigError, RegistryError
 from tta_agent.core.types import Label
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.store import read_counts
@@ -20,14 +20,14 @@ TOKEN = "a-secret"
 
 
 class Versions:
-    """A ledger of three versions."""
+    """A registry of three versions."""
 
     def rows(self):
         return [{"version": n, "alias": "", "outcome": "certified"} for n in range(3)]
 
     def manifest(self, number):
         if number == 2:
-            raise LedgerError("version 2 is damaged")
+            raise RegistryError("version 2 is damaged")
         return {"number": number, "rounds": 8}
 
     def verdict(self, number):

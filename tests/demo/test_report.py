@@ -161,7 +161,7 @@ def test_hostile_words_stay_words() -> None:
     assert "&lt;script&gt;alert" in text
     text.replace(
         "\ud800", ""
-    ).encode()  # a lone surrogate may come out of JSON, and only out of the ledger's path
+    ).encode()  # a lone surrogate may come out of JSON, and only out of the registry's path
 
 
 def test_long_demos_stay_small(tmp_path: Path) -> None:

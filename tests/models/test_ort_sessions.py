@@ -74,8 +74,8 @@ def test_samples_of_another_shape_are_a_graph_error() -> None:
 
 
 def test_a_version_is_opened_only_if_its_file_is_the_one(tmp_path: Path) -> None:
-    shelf = serving.Shelf(tmp_path)
-    version = shelf.add(1)
+    graphs = serving.GraphFolder(tmp_path)
+    version = graphs.add(1)
     assert shapes(open_version(version, open_session))[1] == serving.CLASSES
     version.path.write_bytes(version.path.read_bytes() + b"\0")
     with pytest.raises(GraphError, match=r"version 1: 1\.onnx has sha256"):

@@ -16,7 +16,7 @@ import onnx
 import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
-from tta_agent.core.errors import LedgerError, StreamError
+from tta_agent.core.errors import RegistryError, StreamError
 from tta_agent.core.types import Array, Golden, Headers, Version
 
 SHAPE, CLASSES = (1, 4, 4), 3
@@ -58,8 +58,8 @@ def graph_bytes(number: int, *, scale: float = 1.0, shape: tuple[int, ...] = SHA
     return bytes(model.SerializeToString())
 
 
-class Shelf:
-    """Versions in a folder: all that a server needs of a ledger."""
+class GraphFolder:
+    """Versions in a folder: all that a server needs of a registry."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,9 +75,9 @@ class Shelf:
         return version
 
     def find(self, number: int) -> Version:
-        """The version, or LedgerError."""
+        """The version, or RegistryError."""
         if number not in self.versions:
-            raise LedgerError(f"no version {number}")
+            raise RegistryError(f"no version {number}")
         return self.versions[number]
 
 

@@ -50,8 +50,8 @@ class World:
             monkeypatch.setenv(key, value)
         self.settings = env.load()
         self.source = build.load_source(self.settings)
-        self.ledger: ModelRegistry = build.open_ledger(self.settings, self.source)
-        session = open_session(self.ledger.get(0).path)
+        self.registry: ModelRegistry = build.open_registry(self.settings, self.source)
+        session = open_session(self.registry.get(0).path)
         self.pair = HotSwapSession(0, session)
         self.producer = factory.open_producer(self.settings)
         self.sent = 0
@@ -133,12 +133,12 @@ def loop_to_a_certified_swap(world: World) -> None:
         until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
         world.send(300)
     swap = world.events(agent, "swap")[0]
-    assert world.ledger.get(swap["version"]).proof == "certified"
-    assert world.ledger.aliases()["serving"] == world.pair.current()[0]
+    assert world.registry.get(swap["version"]).proof == "certified"
+    assert world.registry.aliases()["serving"] == world.pair.current()[0]
     before = [right for number, right in world.right if number == 0]
     after = [right for number, right in world.right if number != 0]
     assert np.mean(after) > np.mean(before) + 0.2
-    manifest = world.ledger.manifest(swap["version"])
+    manifest = world.registry.manifest(swap["version"])
     assert manifest["records"]["kept"] > 0
     assert any(world.settings.stream.topic in position for position in manifest["positions"])
 
@@ -195,14 +195,14 @@ def test_shadow_tests_candidates_and_swaps_nothing(tmp_path, monkeypatch):
     with Running(agent):
         until(lambda: world.events(agent, "verdict"), lambda: (world.send(64), time.sleep(0.2)))
     assert world.pair.current()[0] == 0
-    assert world.ledger.aliases()["serving"] == 0
+    assert world.registry.aliases()["serving"] == 0
     assert "not swapped" in world.events(agent, "verdict")[-1]["outcome"]
 
 
 def test_a_person_approves_over_http(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, TTA_MODE="approve", TTA_HTTP__PORT="0")
     agent = world.agent()
-    interface = build.open_interface(world.settings, agent.rollout.served.ledger, agent.journal.now)
+    interface = build.open_interface(world.settings, agent.rollout.served.registry, agent.journal.now)
     try:
         with Running(agent), httpx.Client(base_url=interface.url) as http:
             until(
@@ -212,14 +212,16 @@ def test_a_person_approves_over_http(tmp_path, monkeypatch):
             assert world.pair.current()[0] == 0
             number = http.get("/v1/status").json()["awaiting"]
             assert http.post("/v1/approve", json={"version": number, "by": "mia"}).status_code == 202
-            until(lambda: world.ledger.aliases()["serving"] == number)  # the server first, then the ledger
+            until(
+                lambda: world.registry.aliases()["serving"] == number
+            )  # the server first, then the registry
             assert world.pair.current()[0] == number
             assert http.get("/readyz").json() == {"ready": True}
             labels = http.get("/v1/labels").json()
             explained = http.get("/v1/versions/serving").json()
     finally:
         interface.close()
-    assert world.ledger.verdict(number)["by"] == "mia"
+    assert world.registry.verdict(number)["by"] == "mia"
     assert "mia" in str(explained)
     assert labels
 
@@ -258,10 +260,10 @@ def test_a_swap_after_the_last_checkpoint_is_no_rollback(tmp_path, monkeypatch):
     first = world.agent()
     with Running(first):
         until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
-    live = world.ledger.get(world.pair.current()[0])
-    newer = world.ledger.add(live.path.read_bytes(), live, {})
-    world.ledger.conclude(newer.number, "certified", "certified", [])
-    world.ledger.serve(newer.number)
+    live = world.registry.get(world.pair.current()[0])
+    newer = world.registry.add(live.path.read_bytes(), live, {})
+    world.registry.conclude(newer.number, "certified", "certified", [])
+    world.registry.serve(newer.number)
     second = world.agent()
     assert second.resume()
     assert second.learner.adaptation.rounds == first.learner.adaptation.rounds
@@ -274,8 +276,8 @@ def test_a_rollback_while_the_agent_was_away_is_respected(tmp_path, monkeypatch)
     first = world.agent()
     with Running(first):
         until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
-    world.ledger.add(b"left over by a crash", world.ledger.get(0), {})
-    world.ledger.serve(0, by="mia", reason="complaints")
+    world.registry.add(b"left over by a crash", world.registry.get(0), {})
+    world.registry.serve(0, by="mia", reason="complaints")
     world.pair.switch(0)
     second = world.agent()
     assert second.resume()
@@ -284,8 +286,8 @@ def test_a_rollback_while_the_agent_was_away_is_respected(tmp_path, monkeypatch)
         second.rollout.queue.running,
         second.rollout.served.version.number,
     ) == (0, None, 0)
-    assert any("abandoned" in (row["outcome"] or "") for row in world.ledger.rows())
-    assert world.ledger.undecided() == []
+    assert any("abandoned" in (row["outcome"] or "") for row in world.registry.rows())
+    assert world.registry.undecided() == []
     second.close()
 
 
@@ -294,7 +296,7 @@ def test_a_rollback_by_somebody_else_resets_and_cools_down(tmp_path, monkeypatch
     agent = world.agent()
     with Running(agent):
         until(lambda: world.pair.current()[0] > 0, lambda: (world.send(64), time.sleep(0.2)))
-        world.ledger.serve(0)
+        world.registry.serve(0)
         until(lambda: world.events(agent, "reset"))
         candidates = len(world.events(agent, "candidate"))
         rounds = agent.learner.adaptation.rounds

@@ -99,7 +99,9 @@ def test_deyo_margins_follow_the_number_of_classes():
     for classes, kept in ((4, 0), (400, 1)):  # the same entropy, 1 nat, is half of ln 4 and a sixth of ln 400
         p = np.full(classes, 1e-12)
         p[:4] = [0.7, 0.1, 0.1, 0.1]
-        chosen = DeyoSelector().select(view(logits_of([p / p.sum()]), without=np.zeros((1, classes)).tolist()))
+        chosen = DeyoSelector().select(
+            view(logits_of([p / p.sum()]), without=np.zeros((1, classes)).tolist())
+        )
         assert len(chosen.index) == kept
 
 

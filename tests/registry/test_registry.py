@@ -1,4 +1,4 @@
-"""The ledger: immutable, shared, atomic; on a folder and on object stores; proven, remembered, tidied."""
+"""The registry: immutable, shared, atomic; on a folder and on object stores; proven, remembered, tidied."""
 
 import functools
 import json
@@ -15,10 +15,11 @@ import onnx.helper
 import onnx.numpy_helper
 import pytest
 
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.core.types import GateResult
-from tta_agent.registry import registry
+from tta_agent.registry import artefacts
 from tta_agent.registry.cache import NEWEST
+from tta_agent.registry.factory import open_registry
 from tta_agent.registry.registry import KEEP_REJECTED, ModelRegistry
 from tta_agent.registry.storage_fsspec import Store
 from tta_agent.settings.schema import Settings
@@ -48,13 +49,13 @@ def graph(shift: float = 0.0, extra: bool = False) -> bytes:
 
 
 def start(where, cache=None) -> ModelRegistry:
-    ledger = ModelRegistry(where, cache)
-    ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
-    return ledger
+    registry = ModelRegistry(where, cache)
+    registry.ensure_source("model-a", lambda: (graph(), GOLDEN))
+    return registry
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def registry(tmp_path):
     return start(tmp_path / "versions")
 
 
@@ -69,22 +70,22 @@ def anywhere(request, tmp_path):
     return start(places[request.param](), tmp_path / "cache")
 
 
-def promoted(ledger: ModelRegistry, shift: float, proof="certified") -> int:
-    version = ledger.add(graph(shift), ledger.get(ledger.aliases()["serving"]), {"rounds": 8})
-    ledger.conclude(version.number, proof, proof, WHY)
-    ledger.serve(version.number)
+def promoted(registry: ModelRegistry, shift: float, proof="certified") -> int:
+    version = registry.add(graph(shift), registry.get(registry.aliases()["serving"]), {"rounds": 8})
+    registry.conclude(version.number, proof, proof, WHY)
+    registry.serve(version.number)
     return version.number
 
 
 def test_the_source_is_version_0_and_made_once(anywhere):
     assert anywhere.aliases() == {"source": 0, "serving": 0}
-    again = ModelRegistry(anywhere.shelf).ensure_source("model-a", lambda: pytest.fail("made twice"))
+    again = ModelRegistry(anywhere.storage).ensure_source("model-a", lambda: pytest.fail("made twice"))
     assert (again.number, again.proof) == (0, "source")
     assert np.array_equal(anywhere.golden_inputs(), GOLDEN)
 
 
-def test_a_ledger_of_another_model_is_refused(anywhere):
-    with pytest.raises(LedgerError, match="another model; choose another TTA_STORE__PATH"):
+def test_a_registry_of_another_model_is_refused(anywhere):
+    with pytest.raises(RegistryError, match="another model; choose another TTA_STORE__PATH"):
         anywhere.ensure_source("model-b", lambda: (b"", GOLDEN))
 
 
@@ -104,7 +105,7 @@ def test_promotion_moves_aliases_and_keeps_the_proof(anywhere):
 def test_a_verdict_is_final(anywhere):
     anywhere.add(graph(1), anywhere.get(0), {})
     anywhere.reject(1, "rejected", WHY)
-    with pytest.raises(LedgerError, match="already has a verdict"):
+    with pytest.raises(RegistryError, match="already has a verdict"):
         anywhere.conclude(1, "certified", "certified", [])
 
 
@@ -113,26 +114,28 @@ def test_a_rejected_version_keeps_its_explanation_only(anywhere):
     anywhere.reject(1, "rejected", WHY)
     assert anywhere.verdict(1)["findings"][0]["reason"] == WHY[0].reason
     assert anywhere.check(1) == "explanation only"
-    with pytest.raises(LedgerError, match=r"version 1 is not in .* there are \[0\]"):
+    with pytest.raises(RegistryError, match=r"version 1 is not in .* there are \[0\]"):
         anywhere.get(1)
-    with pytest.raises(LedgerError, match=r"version 1 is not in"):
+    with pytest.raises(RegistryError, match=r"version 1 is not in"):
         anywhere.serve(1)
 
 
-def test_numbers_are_never_reused_and_old_rejections_go(ledger):
+def test_numbers_are_never_reused_and_old_rejections_go(registry):
     for _ in range(KEEP_REJECTED + 3):
-        number = ledger.add(b"x", ledger.get(0), {}).number
-        ledger.reject(number, "expired", [])
+        number = registry.add(b"x", registry.get(0), {}).number
+        registry.reject(number, "expired", [])
     assert number == KEEP_REJECTED + 3
-    assert len(ledger.numbers()) == KEEP_REJECTED + 1
-    assert ledger.get(0).path.read_bytes() == graph()
+    assert len(registry.numbers()) == KEEP_REJECTED + 1
+    assert registry.get(0).path.read_bytes() == graph()
 
 
-def test_concurrent_writers_get_different_numbers(ledger):
+def test_concurrent_writers_get_different_numbers(registry):
     made = []
     threads = [
         threading.Thread(
-            target=lambda: made.append(ModelRegistry(ledger.folder).add(graph(1), ledger.get(0), {}).number)
+            target=lambda: made.append(
+                ModelRegistry(registry.folder).add(graph(1), registry.get(0), {}).number
+            )
         )
         for _ in range(8)
     ]
@@ -143,23 +146,23 @@ def test_concurrent_writers_get_different_numbers(ledger):
     assert sorted(made) == list(range(1, 9))
 
 
-def test_processes_share_a_folder_by_path_and_by_url(ledger):
+def test_processes_share_a_folder_by_path_and_by_url(registry):
     code = (
-        "import sys; from tta_agent.registry.registry import ModelRegistry; ledger = ModelRegistry(sys.argv[1]); "
-        "source = ledger.get(0); graph = source.path.read_bytes(); "
-        "[ledger.add(graph, source, {}) for _ in range(6)]; ledger.serve(1, reason='elsewhere')"
+        "import sys; from tta_agent.registry.registry import ModelRegistry; registry = ModelRegistry(sys.argv[1]); "
+        "source = registry.get(0); graph = source.path.read_bytes(); "
+        "[registry.add(graph, source, {}) for _ in range(6)]; registry.serve(1, reason='elsewhere')"
     )
-    words = [sys.executable, "-c", code, f"file://{ledger.folder}"]
+    words = [sys.executable, "-c", code, f"file://{registry.folder}"]
     children = [subprocess.Popen(words, cwd=Path(__file__).parents[2]) for _ in range(2)]
     assert [child.wait(60) for child in children] == [0, 0]
-    assert ledger.numbers() == list(range(13))
-    assert (ledger.aliases()["serving"], ledger.aliases()["previous"]) == (1, 0)
-    assert {ledger.check(n) for n in ledger.numbers()} == {"sound"}
+    assert registry.numbers() == list(range(13))
+    assert (registry.aliases()["serving"], registry.aliases()["previous"]) == (1, 0)
+    assert {registry.check(n) for n in registry.numbers()} == {"sound"}
 
 
 def test_another_process_reads_a_store_of_objects(tmp_path):
-    ledger = start(Store(f"file://{tmp_path}/objects"), tmp_path / "cache")
-    promoted(ledger, 1)
+    registry = start(Store(f"file://{tmp_path}/objects"), tmp_path / "cache")
+    promoted(registry, 1)
     code = (
         "import sys; from pathlib import Path; from tta_agent.registry.storage_fsspec import Store; "
         "from tta_agent.registry.registry import ModelRegistry; "
@@ -172,33 +175,35 @@ def test_another_process_reads_a_store_of_objects(tmp_path):
     assert bytes.fromhex(told) == graph(1)
 
 
-def test_a_damaged_manifest_is_named(ledger):
-    (ledger.folder / "000000" / "manifest.json").write_text("{")
-    with pytest.raises(LedgerError, match=r"manifest.json cannot be read"):
-        ledger.get(0)
+def test_a_damaged_manifest_is_named(registry):
+    (registry.folder / "000000" / "manifest.json").write_text("{")
+    with pytest.raises(RegistryError, match=r"manifest.json cannot be read"):
+        registry.get(0)
 
 
-def test_half_written_versions_are_not_seen(ledger):
-    (ledger.folder / ".staging-x").mkdir()
-    (ledger.folder / ".staging-x" / "model.onnx").write_bytes(b"half")
-    assert ledger.numbers() == [0]
-    assert json.loads((ledger.folder / "aliases.json").read_text())["serving"] == 0
+def test_half_written_versions_are_not_seen(registry):
+    (registry.folder / ".staging-x").mkdir()
+    (registry.folder / ".staging-x" / "model.onnx").write_bytes(b"half")
+    assert registry.numbers() == [0]
+    assert json.loads((registry.folder / "aliases.json").read_text())["serving"] == 0
 
 
 def test_objects_without_a_manifest_are_no_version():
     url = f"memory://{uuid.uuid4().hex}/a"
-    ledger = start(url)
+    registry = start(url)
     written = []
-    put = ledger.shelf.write
-    ledger.shelf.write = lambda name, data: (written.append(name), put(name, data))
-    ledger.add(graph(1), ledger.get(0), {})
+    put = registry.storage.write
+    registry.storage.write = lambda name, data: (written.append(name), put(name, data))
+    registry.add(graph(1), registry.get(0), {})
     assert written[:2] == ["000001/tensors.safetensors", "000001/manifest.json"]
-    ledger.shelf.remove("000001/manifest.json")
+    registry.storage.remove("000001/manifest.json")
     assert ModelRegistry(url).numbers() == [0]
 
 
 def test_a_store_that_nobody_knows_is_told_with_its_setting():
-    with pytest.raises(LedgerError, match=r"TTA_STORE__VERSIONS=memroy://a: no store .* did you mean memory"):
+    with pytest.raises(
+        RegistryError, match=r"TTA_STORE__VERSIONS=memroy://a: no store .* did you mean memory"
+    ):
         ModelRegistry("memroy://a")
 
 
@@ -210,18 +215,20 @@ def test_a_version_is_kept_as_the_tensors_that_it_changed(anywhere):
     manifest = anywhere.manifest(1)
     assert (manifest["artefact"], manifest["tensors"]) == ("delta", {"fc.bias": 1600})
     assert manifest["skeleton_sha256"] == anywhere.get(0).sha256
-    assert not anywhere.shelf.exists("000001/model.onnx")
-    assert len(anywhere.shelf.read("000001/tensors.safetensors")) < len(graph()) / 2
-    assert ModelRegistry(anywhere.shelf).get(1).path.read_bytes() == graph(1)  # by a cache that never saw it
+    assert not anywhere.storage.exists("000001/model.onnx")
+    assert len(anywhere.storage.read("000001/tensors.safetensors")) < len(graph()) / 2
+    assert ModelRegistry(anywhere.storage).get(1).path.read_bytes() == graph(
+        1
+    )  # by a cache that never saw it
 
 
 def test_another_structure_is_kept_whole_and_says_so(anywhere):
     anywhere.add(graph(1, extra=True), anywhere.get(0), {})
     assert anywhere.manifest(1)["why_full"] == "other changes than of tensors"
-    assert ModelRegistry(anywhere.shelf).get(1).path.read_bytes() == graph(1, extra=True)
+    assert ModelRegistry(anywhere.storage).get(1).path.read_bytes() == graph(1, extra=True)
 
 
-def test_a_ledger_of_before_opens(tmp_path):
+def test_a_registry_of_before_opens(tmp_path):
     """As written by releases that kept whole graphs, and knew neither history nor the chain."""
     folder = tmp_path / "versions"
     old = {"fingerprint": "model-a", "parent": None}, {"parent": 0, "parent_sha256": "x", "rounds": 8}
@@ -231,21 +238,21 @@ def test_a_ledger_of_before_opens(tmp_path):
         home = folder / f"{number:06d}"
         home.mkdir(parents=True)
         (home / "model.onnx").write_bytes(data)
-        head = {"number": number, "sha256": registry.artefacts.digest(data), "bytes": len(data), "time": 1.0}
+        head = {"number": number, "sha256": artefacts.digest(data), "bytes": len(data), "time": 1.0}
         (home / "manifest.json").write_text(json.dumps({**head, **manifest}))
         verdict = {"outcome": proof, "proof": proof, "by": "agent", "time": 2.0, "findings": []}
         (home / "verdict.json").write_text(json.dumps(verdict))
     np.save(folder / "golden.npy", GOLDEN)
     (folder / "aliases.json").write_text('{"source": 0, "serving": 2, "previous": 1, "candidate": null}')
-    ledger = start(folder)
-    assert ledger.get(2).path == folder / "000002" / "model.onnx"
-    assert {ledger.check(n) for n in ledger.numbers()} == {"sound"}
-    assert ledger.last_proven().number == 2
-    ledger.take_back(2, "worse")
-    assert ledger.last_proven().number == 1
-    assert promoted(ledger, 3) == 3
-    ledger.take_back(3, "worse too")
-    assert ledger.last_proven().number == 1
+    registry = start(folder)
+    assert registry.get(2).path == folder / "000002" / "model.onnx"
+    assert {registry.check(n) for n in registry.numbers()} == {"sound"}
+    assert registry.last_proven().number == 2
+    registry.take_back(2, "worse")
+    assert registry.last_proven().number == 1
+    assert promoted(registry, 3) == 3
+    registry.take_back(3, "worse too")
+    assert registry.last_proven().number == 1
 
 
 # damage
@@ -262,14 +269,14 @@ FORGED = {
 def test_what_was_changed_afterwards_is_found_and_named(anywhere, name):
     first = f"{promoted(anywhere, 1):06d}/{name}"
     promoted(anywhere, 2)
-    before = anywhere.shelf.read(first)
-    anywhere.shelf.write(first, FORGED[name](before))
-    assert anywhere.shelf.read(first) != before
+    before = anywhere.storage.read(first)
+    anywhere.storage.write(first, FORGED[name](before))
+    assert anywhere.storage.read(first) != before
     told = []
     for number in anywhere.numbers():
         try:
-            ModelRegistry(anywhere.shelf).check(number)
-        except LedgerError as error:
+            ModelRegistry(anywhere.storage).check(number)
+        except RegistryError as error:
             told.append(str(error))
     assert told
     assert all("version 1 is damaged" in line for line in told)
@@ -278,26 +285,26 @@ def test_what_was_changed_afterwards_is_found_and_named(anywhere, name):
 def test_a_damaged_graph_is_never_handed_out(anywhere):
     anywhere.add(graph(1), anywhere.get(0), {})
     anywhere.get(1).path.unlink()
-    data = bytearray(anywhere.shelf.read("000001/tensors.safetensors"))
+    data = bytearray(anywhere.storage.read("000001/tensors.safetensors"))
     data[-1] ^= 1
-    anywhere.shelf.write("000001/tensors.safetensors", bytes(data))
-    with pytest.raises(LedgerError, match="version 1 is damaged: its graph has sha256"):
+    anywhere.storage.write("000001/tensors.safetensors", bytes(data))
+    with pytest.raises(RegistryError, match="version 1 is damaged: its graph has sha256"):
         anywhere.get(1)
 
 
-def test_a_damaged_copy_is_made_again(ledger):
-    path = ledger.add(graph(1), ledger.get(0), {}).path
+def test_a_damaged_copy_is_made_again(registry):
+    path = registry.add(graph(1), registry.get(0), {}).path
     path.write_bytes(b"damaged")
-    assert ledger.get(1).path == path
+    assert registry.get(1).path == path
     assert path.read_bytes() == graph(1)
 
 
-def test_copies_are_few_but_those_of_aliases_stay(ledger):
-    first = promoted(ledger, 1)
+def test_copies_are_few_but_those_of_aliases_stay(registry):
+    first = promoted(registry, 1)
     for shift in range(2, 10):
-        promoted(ledger, shift) if shift == 2 else ledger.add(graph(shift), ledger.get(0), {})
-    held = {path.stem for path in ledger.cache.folder.glob("*.onnx")}
-    assert {ledger.manifest(n)["sha256"] for n in (first, 2)} <= held
+        promoted(registry, shift) if shift == 2 else registry.add(graph(shift), registry.get(0), {})
+    held = {path.stem for path in registry.cache.folder.glob("*.onnx")}
+    assert {registry.manifest(n)["sha256"] for n in (first, 2)} <= held
     assert len(held) <= NEWEST + 2
 
 
@@ -319,29 +326,29 @@ def test_a_roll_back_goes_to_what_served_last_and_was_proven(anywhere):
     assert anywhere.last_proven().number == 0
     anywhere.take_back(0, "no")
     assert not anywhere.is_withdrawn(0)
-    with pytest.raises(LedgerError, match="version 9 cannot be taken back"):
+    with pytest.raises(RegistryError, match="version 9 cannot be taken back"):
         anywhere.take_back(9, "no")
 
 
-def test_a_crash_between_alias_and_history_forgets_nothing(ledger):
-    promoted(ledger, 1)
-    (ledger.folder / "history.jsonl").unlink()
-    assert ledger.last_proven().number == 1
+def test_a_crash_between_alias_and_history_forgets_nothing(registry):
+    promoted(registry, 1)
+    (registry.folder / "history.jsonl").unlink()
+    assert registry.last_proven().number == 1
 
 
-def test_a_guarded_version_says_when_it_expires(ledger):
-    ledger.add(graph(1), ledger.get(0), {})
-    ledger.conclude(1, "guarded", "guarded", WHY, expires_s=time.time() + 60)
-    assert ledger.verdict(1)["expires_s"] > time.time()
+def test_a_guarded_version_says_when_it_expires(registry):
+    registry.add(graph(1), registry.get(0), {})
+    registry.conclude(1, "guarded", "guarded", WHY, expires_s=time.time() + 60)
+    assert registry.verdict(1)["expires_s"] > time.time()
 
 
-def test_what_was_promoted_by_force_is_not_rejected_by_the_agent(ledger):
-    ledger.add(graph(1), ledger.get(0), {})
-    ledger.conclude(1, "forced", "none", [], by="command")
-    ledger.serve(1, by="command")
-    ledger.reject(1, "overruled", [])
-    assert ledger.get(1).path.read_bytes() == graph(1)
-    assert ledger.verdict(1)["by"] == "command"
+def test_what_was_promoted_by_force_is_not_rejected_by_the_agent(registry):
+    registry.add(graph(1), registry.get(0), {})
+    registry.conclude(1, "forced", "none", [], by="command")
+    registry.serve(1, by="command")
+    registry.reject(1, "overruled", [])
+    assert registry.get(1).path.read_bytes() == graph(1)
+    assert registry.verdict(1)["by"] == "command"
 
 
 # what may go
@@ -383,10 +390,10 @@ def test_the_settings_say_where_and_go_into_the_manifest(tmp_path):
         http={"token": "hush"},
         stream={"sasl_password": "hush"},
     )
-    ledger = registry.open_ledger(settings)
-    ledger.ensure_source("model-a", lambda: (graph(), GOLDEN))
-    version = ledger.add(graph(1), ledger.get(0), {})
+    registry = open_registry(settings)
+    registry.ensure_source("model-a", lambda: (graph(), GOLDEN))
+    version = registry.add(graph(1), registry.get(0), {})
     assert version.path.parent == tmp_path / "store" / "cache"
-    assert ledger.manifest(1)["settings"]["adapt"]["method"] == "deyo"
-    assert "hush" not in json.dumps(ledger.manifest(1))
-    assert registry.open_ledger(Settings(store={"path": tmp_path})).folder == tmp_path / "versions"
+    assert registry.manifest(1)["settings"]["adapt"]["method"] == "deyo"
+    assert "hush" not in json.dumps(registry.manifest(1))
+    assert open_registry(Settings(store={"path": tmp_path})).folder == tmp_path / "versions"

@@ -121,7 +121,7 @@ def test_the_agent_talks_to_nobody_and_leaves_nothing(settings, clean, tmp_path)
     assert _indoors(outside, tmp_path).mode == "auto"
 
 
-def test_the_ledger_of_production_is_not_touched_and_its_rehearsals_are_known(settings, tmp_path):
+def test_the_registry_of_production_is_not_touched_and_its_rehearsals_are_known(settings, tmp_path):
     mine = settings.store.model_copy(update={"path": tmp_path / "mine", "versions": "memory://ledger"})
     store = _indoors(settings.model_copy(update={"store": mine}), tmp_path / "temp").store
     assert (store.path, store.versions, store.proofs) == (tmp_path / "temp", None, tmp_path / "mine")

@@ -62,15 +62,15 @@ class World:
     ):
         self.now_s = 1000.0
         self.template, self.folder = template, folder
-        self.ledger = ModelRegistry(folder / "versions")
-        self.ledger.ensure_source("f", lambda: (template.compose(tiny_net("batch")), template.fixed))
-        serving = self.ledger.get(self.ledger.aliases()["serving"])
+        self.registry = ModelRegistry(folder / "versions")
+        self.registry.ensure_source("f", lambda: (template.compose(tiny_net("batch")), template.fixed))
+        serving = self.registry.get(self.registry.aliases()["serving"])
         self.pair = HotSwapSession(serving.number, open_session(serving.path))
         self.driver = SessionDriver(self.pair, open_session)
         self.journal = EventLog(folder)
         self.veto, self.proof = Says(), Says("inconclusive", "certified")
         off, clock = Telemetry.off(), lambda: self.now_s
-        self.served = ServedModel(self.ledger, self.driver, off, self.journal, template.fixed, open_session)
+        self.served = ServedModel(self.registry, self.driver, off, self.journal, template.fixed, open_session)
         settings = settings or EvaluationSettings(bake_records=50, bake_window=20)
         self.factory = EvaluationFactory(template, self.served, settings, vetoes=tuple(vetoes))
         self.limits = limits or RolloutLimits(cooldown_s=10)
@@ -123,7 +123,7 @@ class World:
         return self.rollout.on_records(RoutedRecords(labels=labels))
 
     def answers(self, number, x):
-        return run(open_session(self.ledger.get(number).path), x).argmax(1)
+        return run(open_session(self.registry.get(number).path), x).argmax(1)
 
     def names(self):
         return [event["event"] for event in self.journal.read_events()]
@@ -143,8 +143,8 @@ def world(tmp_path, template):
 
 
 def test_what_is_proven_serves_and_is_watched_against_what_served_before(world):
-    assert world.swap() == 1 == world.ledger.aliases()["serving"]
-    assert world.ledger.get(1).proof == "certified"
+    assert world.swap() == 1 == world.registry.aliases()["serving"]
+    assert world.registry.get(1).proof == "certified"
     assert (world.monitor.bake.version.number, world.monitor.bake.baseline.number) == (1, 0)
     assert world.names() == ["candidate", "verdict", "swap"]
 
@@ -178,7 +178,7 @@ def test_one_failed_veto_rejects_whatever_is_proven(world):
     world.propose()
     world.proof.verdict, world.veto.verdict = "pass", "fail"
     world.records()
-    assert world.ledger.verdict(1)["outcome"] == "rejected"
+    assert world.registry.verdict(1)["outcome"] == "rejected"
     assert world.pair.current()[0] == 0
 
 
@@ -192,7 +192,7 @@ def test_in_mode_approve_somebody_must_say_yes(tmp_path, template):
     world.inbox.put(Command("approve", 1, "mia", "looks good"))
     world.rollout.on_records(RoutedRecords())
     assert world.pair.current()[0] == 1
-    assert world.ledger.verdict(1)["by"] == "mia"
+    assert world.registry.verdict(1)["by"] == "mia"
 
 
 def test_a_person_may_say_no(tmp_path, template):
@@ -202,7 +202,7 @@ def test_a_person_may_say_no(tmp_path, template):
     world.records()
     world.inbox.put(Command("reject", 1, "mia", "not today"))
     world.rollout.on_records(RoutedRecords())
-    assert "not today" in world.ledger.verdict(1)["outcome"]
+    assert "not today" in world.registry.verdict(1)["outcome"]
     assert world.pair.current()[0] == 0
 
 
@@ -213,7 +213,7 @@ def test_a_candidate_that_waits_for_approval_is_still_tested(tmp_path, template)
     world.records()
     world.veto.verdict = "fail"
     world.records()
-    assert world.ledger.verdict(1)["outcome"] == "rejected"
+    assert world.registry.verdict(1)["outcome"] == "rejected"
 
 
 def test_frozen_nothing_is_swapped_until_unfrozen(world):
@@ -245,8 +245,8 @@ def test_labels_take_a_bad_version_back_and_adaptation_starts_over(world):
     names, x = world.records(40)
     right = world.answers(0, x)
     assert world.label(names, right)
-    assert world.pair.current()[0] == 0 == world.ledger.aliases()["serving"]
-    assert world.ledger.is_withdrawn(1)
+    assert world.pair.current()[0] == 0 == world.registry.aliases()["serving"]
+    assert world.registry.is_withdrawn(1)
     assert not world.promoter.wants_candidate()
     world.now_s += 10
     assert world.promoter.wants_candidate()
@@ -318,7 +318,7 @@ def test_a_server_that_cannot_be_reached_changes_nothing(world, monkeypatch):
     monkeypatch.setattr(world.driver, "live", gone)
     world.now_s += 6
     assert not world.rollout.on_records(RoutedRecords())
-    assert world.ledger.aliases()["serving"] == 1
+    assert world.registry.aliases()["serving"] == 1
 
 
 def test_a_roll_back_by_command(world):
@@ -350,7 +350,7 @@ def test_a_failed_swap_leaves_the_old_version_and_cools_down(world, monkeypatch)
 
     monkeypatch.setattr(world.driver, "publish", refuse)
     assert world.swap() == 0
-    assert world.ledger.verdict(1)["outcome"] == "swap failed"
+    assert world.registry.verdict(1)["outcome"] == "swap failed"
     assert not world.promoter.wants_candidate()
 
 
@@ -393,23 +393,23 @@ BAD = GateResult("says", 0.0, 1.0, "fail", "it has become worse")
 
 
 class Away:
-    """The ledger's shelf, whose store can be away."""
+    """The registry's storage, whose store can be away."""
 
-    def __init__(self, shelf):
-        self._shelf, self.away, self.full = shelf, False, False
+    def __init__(self, storage):
+        self._storage, self.away, self.full = storage, False, False
 
     def __getattr__(self, name):
         asks, writes = ("numbers", "exists"), ("add", "write", "remove")
         if (self.away and name in (*asks, *writes)) or (self.full and name in writes):
             raise StoreError("the store is away")
-        return getattr(self._shelf, name)
+        return getattr(self._storage, name)
 
 
 @pytest.fixture
 def store(world):
-    world.ledger.shelf = Away(world.ledger.shelf)
+    world.registry.storage = Away(world.registry.storage)
     world.served.backlog = RetryQueue(again_s=0.0)
-    return world.ledger.shelf
+    return world.registry.storage
 
 
 def test_a_candidate_that_cannot_be_stored_is_none(world, store):
@@ -428,7 +428,7 @@ def test_a_proven_candidate_waits_for_the_store(world, store):
     assert world.pair.current()[0] == 0
     store.away = False
     world.records()
-    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 1
+    assert world.pair.current()[0] == world.registry.aliases()["serving"] == 1
 
 
 def test_a_version_that_cannot_be_recorded_does_not_serve(world, store):
@@ -439,21 +439,21 @@ def test_a_version_that_cannot_be_recorded_does_not_serve(world, store):
     assert world.names()[-2:] == ["swap_failed", "verdict"]
     store.full = False
     world.now_s += 100.0
-    assert world.swap(2) == world.ledger.aliases()["serving"] == 2  # and the next one may
-    assert world.ledger.verdict(1)["outcome"] == "swap failed"
+    assert world.swap(2) == world.registry.aliases()["serving"] == 2  # and the next one may
+    assert world.registry.verdict(1)["outcome"] == "swap failed"
 
 
-def test_a_roll_back_happens_though_the_ledger_cannot_be_told_yet(world, store):
+def test_a_roll_back_happens_though_the_registry_cannot_be_told_yet(world, store):
     assert world.swap() == 1
     store.away = True
     assert world.monitor.take_back(world.served.source, BAD, "agent")
     world.records()
     assert world.pair.current()[0] == world.served.version.number == 0
-    assert not world.again  # the ledger's older word is no command
+    assert not world.again  # the registry's older word is no command
     store.away = False
     world.records()
-    assert world.ledger.aliases()["serving"] == 0
-    assert world.ledger.is_withdrawn(1)
+    assert world.registry.aliases()["serving"] == 0
+    assert world.registry.is_withdrawn(1)
 
 
 def test_what_somebody_else_decided_is_followed_when_the_store_can_be_read(world, store):
@@ -497,13 +497,13 @@ def swapped_at_home(world, seed=1):
 def test_the_source_serves_where_nothing_is_proven_and_the_version_comes_back_with_its_records(world):
     assert swapped_at_home(world) == 1
     world.records(64, size=4.0)
-    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
-    assert not world.again and not world.ledger.is_withdrawn(1)
+    assert world.pair.current()[0] == world.registry.aliases()["serving"] == 0
+    assert not world.again and not world.registry.is_withdrawn(1)
     assert world.promoter.wants_candidate()  # no cool-down
     world.records(640, size=4.0)
     assert world.pair.current()[0] == 0
     world.records(96)
-    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 1
+    assert world.pair.current()[0] == world.registry.aliases()["serving"] == 1
     moves = [event for event in world.journal.read_events() if event["event"] in ("fallback", "reinstated")]
     assert [(event["event"], event["version"], event["before"]) for event in moves] == [
         ("fallback", 0, 1),
@@ -543,7 +543,7 @@ def test_an_evaluation_waits_while_records_of_another_kind_arrive_and_goes_on_wi
     assert not world.label([names[i] for i in differ], world.answers(1, x)[differ])
     assert world.promoter.labels_used == len(differ) > 0  # late labels speak of it all the same
     world.records(320, size=4.0)
-    assert world.pair.current()[0] == 0 and world.ledger.undecided() == [1]
+    assert world.pair.current()[0] == 0 and world.registry.undecided() == [1]
     world.proof.verdict = "inconclusive"
     world.records(96)
     evaluation = world.queue.running
@@ -576,7 +576,7 @@ def test_of_four_evaluations_that_wait_the_oldest_gives_way(world):
         world.records(64, size=4.0**i)
     world.records(64, size=4.0**4)
     assert world.names() == ["candidate", "drift", "suspended"] * 4 + ["verdict"]
-    assert world.ledger.verdict(1)["outcome"] == "superseded" and world.ledger.undecided() == [2, 3, 4]
+    assert world.registry.verdict(1)["outcome"] == "superseded" and world.registry.undecided() == [2, 3, 4]
 
 
 def test_the_domain_of_a_evaluation_grows_with_each_turn(world):
@@ -646,7 +646,7 @@ def test_an_evaluation_that_waited_gives_nothing_back_to_the_budget_after_a_prom
     assert world.queue.running.version.number == 1  # it goes on, and nothing is decided
     world.inbox.put(Command("reset", None, "mia", ""))
     world.records(16)
-    assert world.ledger.verdict(1)["outcome"] == "overruled"
+    assert world.registry.verdict(1)["outcome"] == "overruled"
     world.propose(3)
     assert world.queue.running.facts.alpha == pytest.approx(alpha)
 
@@ -661,7 +661,7 @@ def test_after_a_restart_a_evaluation_still_has_its_opponent(tmp_path, template,
     assert again.rollout.load_state_dict(world.rollout.state_dict())
     [evaluation] = again.queue.suspended
     x = np.ones((1, 1, 8, 8), np.float32)
-    expected = run(open_session(again.ledger.get(1).path), x)
+    expected = run(open_session(again.registry.get(1).path), x)
     assert np.allclose(run(evaluation.pairs.graphs["serving"], x), expected, atol=1e-5)
 
 
@@ -708,7 +708,7 @@ def test_what_is_approved_while_its_records_are_away_serves_when_they_are_back(t
     assert world.pair.current()[0] == 0
     for _ in range(12):
         world.records(16)
-    assert world.pair.current()[0] == 1 and world.ledger.verdict(1)["by"] == "mia"
+    assert world.pair.current()[0] == 1 and world.registry.verdict(1)["by"] == "mia"
 
 
 def test_when_adaptation_starts_over_nobody_waits(world):
@@ -718,7 +718,9 @@ def test_when_adaptation_starts_over_nobody_waits(world):
     world.records(64, size=4.0)
     world.inbox.put(Command("reset", None, "mia", ""))
     world.records(16, size=4.0)
-    assert world.again and world.ledger.verdict(1)["outcome"] == "overruled" and not world.ledger.undecided()
+    assert (
+        world.again and world.registry.verdict(1)["outcome"] == "overruled" and not world.registry.undecided()
+    )
 
 
 def test_evaluations_that_wait_survive_a_restart(tmp_path, template, world):
@@ -730,7 +732,7 @@ def test_evaluations_that_wait_survive_a_restart(tmp_path, template, world):
     again.sent = world.sent
     assert again.rollout.load_state_dict(world.rollout.state_dict())
     again.queue.clear_up()
-    assert again.ledger.undecided() == [1]
+    assert again.registry.undecided() == [1]
     again.records(640)
     again.proof.verdict = "pass"
     again.records(16)
@@ -777,7 +779,7 @@ def test_labels_speak_of_a_version_that_does_not_serve_and_it_never_comes_back(w
     world.records(64, size=4.0)
     assert world.pair.current()[0] == 0
     assert world.label(names, world.answers(0, x))
-    assert world.ledger.is_withdrawn(1) and not world.promoter.wants_candidate()
+    assert world.registry.is_withdrawn(1) and not world.promoter.wants_candidate()
     world.records(320)
     assert world.pair.current()[0] == 0
     assert world.names()[-1] == "withdrawn"
@@ -810,7 +812,7 @@ def test_a_server_that_refuses_the_source_is_asked_again_but_not_at_every_block(
     monkeypatch.setattr(world.driver, "publish", publish)
     world.now_s += 6
     world.records(64, size=4.0)
-    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
+    assert world.pair.current()[0] == world.registry.aliases()["serving"] == 0
 
 
 def test_in_shadow_evaluations_wait_for_their_records_but_nothing_moves(tmp_path, template):
@@ -831,10 +833,10 @@ def test_who_goes_back_by_command_is_not_contradicted_by_the_records(world):
 
 def test_no_version_comes_back_after_somebody_else_has_moved_the_alias(world):
     swapped_at_home(world)
-    world.ledger.serve(0, by="mia")
+    world.registry.serve(0, by="mia")
     world.pair.switch(0)
     world.records(960)
-    assert world.again or world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
+    assert world.again or world.pair.current()[0] == world.registry.aliases()["serving"] == 0
     world.records(320)
     assert world.pair.current()[0] == 0
 
@@ -855,7 +857,7 @@ def test_an_evaluation_against_the_source_ends_when_a_version_comes_back(world):
     assert world.queue.running is not None and world.pair.current()[0] == 0
     world.records(96)
     assert world.pair.current()[0] == 1
-    assert world.queue.running is None and world.ledger.verdict(2)["outcome"] == "superseded"
+    assert world.queue.running is None and world.registry.verdict(2)["outcome"] == "superseded"
 
 
 def test_a_version_follows_slow_drift_and_leaves_at_once_with_a_jump_back(world):
@@ -872,7 +874,7 @@ def test_nothing_comes_back_that_was_given_up_while_the_agent_was_away(tmp_path,
     swapped_at_home(world)
     world.records(64)
     state = world.rollout.state_dict()
-    world.ledger.serve(0, by="mia")
+    world.registry.serve(0, by="mia")
     again = World(tmp_path, template)
     again.sent = world.sent
     assert not again.rollout.load_state_dict(state)
@@ -884,7 +886,7 @@ def test_a_source_that_took_over_after_the_checkpoint_is_no_roll_back(tmp_path, 
     swapped_at_home(world)
     state = world.rollout.state_dict()
     world.records(64, size=4.0)
-    assert world.pair.current()[0] == world.ledger.aliases()["serving"] == 0
+    assert world.pair.current()[0] == world.registry.aliases()["serving"] == 0
     again = World(tmp_path, template)
     assert again.rollout.load_state_dict(state)  # what was learnt stays
     again.sent = world.sent
@@ -899,7 +901,7 @@ def test_what_was_learnt_goes_with_a_version_that_was_taken_back(tmp_path, templ
     if by == "agent":
         assert world.monitor.take_back(world.served.source, BAD, "agent")
     else:
-        world.ledger.serve(0, by=by, reason="complaints")
+        world.registry.serve(0, by=by, reason="complaints")
     assert not World(tmp_path, template).rollout.load_state_dict(state)
 
 

@@ -27,8 +27,8 @@ from tta_agent.serving.server.app import make_app
 class Bench:
     """A driver, what it swaps, and the versions there are."""
 
-    def __init__(self, shelf: serving.Shelf, pair: HotSwapSession) -> None:
-        self.shelf, self.pair = shelf, pair
+    def __init__(self, graphs: serving.GraphFolder, pair: HotSwapSession) -> None:
+        self.graphs, self.pair = graphs, pair
         self.driver: ServerDriver
 
     def live_answers(self, number: int) -> None:
@@ -37,7 +37,7 @@ class Bench:
         self.driver.verify(serving.golden(number))
 
     def swap(self, number: int) -> Version:
-        version = self.shelf.add(number)
+        version = self.graphs.add(number)
         self.driver.publish(version, serving.golden(number))
         self.driver.activate(version)
         return version
@@ -45,14 +45,14 @@ class Bench:
 
 @pytest.fixture(params=["session", "oip"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    shelf = serving.Shelf(tmp_path)
-    pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
-    made = Bench(shelf, pair)
+    graphs = serving.GraphFolder(tmp_path)
+    pair = HotSwapSession(0, open_version(graphs.add(0), open_session))
+    made = Bench(graphs, pair)
     if request.param == "session":
         made.driver = SessionDriver(pair, open_session)
         yield made
         return
-    with serving.running(make_app("tiny", pair, shelf.find, input_name="image")) as url:
+    with serving.running(make_app("tiny", pair, graphs.find, input_name="image")) as url:
         made.driver = OipDriver(ServerInfo(url, "tiny", 10))
         yield made
         made.driver.close()
@@ -60,7 +60,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
 
 def test_publish_leaves_the_old_live_and_activate_switches(bench: Bench) -> None:
     bench.driver.probe()
-    version = bench.shelf.add(1)
+    version = bench.graphs.add(1)
     bench.driver.publish(version, serving.golden(1))
     bench.live_answers(0)
     bench.driver.activate(version)
@@ -97,36 +97,36 @@ def test_many_swaps_in_a_row(bench: Bench) -> None:
 
 
 def missing(bench: Bench) -> tuple[Version, Golden]:
-    version = bench.shelf.add(1)
+    version = bench.graphs.add(1)
     version.path.unlink()
     return version, serving.golden(1)
 
 
 def damaged(bench: Bench) -> tuple[Version, Golden]:
-    version = bench.shelf.add(1)
+    version = bench.graphs.add(1)
     version.path.write_bytes(b"junk")
     return version, serving.golden(1)
 
 
 def not_a_graph(bench: Bench) -> tuple[Version, Golden]:
-    return bench.shelf.add(1, b"junk"), serving.golden(1)
+    return bench.graphs.add(1, b"junk"), serving.golden(1)
 
 
 def another_hash(bench: Bench) -> tuple[Version, Golden]:
-    return replace(bench.shelf.add(1), sha256="0" * 64), serving.golden(1)
+    return replace(bench.graphs.add(1), sha256="0" * 64), serving.golden(1)
 
 
 def another_answer(bench: Bench) -> tuple[Version, Golden]:
     golden = serving.golden(1)
-    return bench.shelf.add(1), Golden(golden.x, golden.logits + 0.01)
+    return bench.graphs.add(1), Golden(golden.x, golden.logits + 0.01)
 
 
 def not_finite(bench: Bench) -> tuple[Version, Golden]:
-    return bench.shelf.add(1, scale=float("nan")), serving.golden(1)
+    return bench.graphs.add(1, scale=float("nan")), serving.golden(1)
 
 
 def another_shape(bench: Bench) -> tuple[Version, Golden]:
-    return bench.shelf.add(1, shape=(1, 5, 5)), serving.golden(1)
+    return bench.graphs.add(1, shape=(1, 5, 5)), serving.golden(1)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_cannot_be_published_never_becomes_live(bench: Bench, make: object)
 
 def test_what_was_not_published_cannot_be_activated(bench: Bench) -> None:
     with pytest.raises(SwapError, match="version 1 "):
-        bench.driver.activate(bench.shelf.add(1))
+        bench.driver.activate(bench.graphs.add(1))
     bench.live_answers(0)
 
 
@@ -160,11 +160,11 @@ def test_verify_notices_other_answers(bench: Bench) -> None:
 
 
 def test_after_another_was_loaded_the_session_driver_says_what_to_do(tmp_path: Path) -> None:
-    shelf = serving.Shelf(tmp_path)
-    driver = SessionDriver(HotSwapSession(0, open_version(shelf.add(0), open_session)), open_session)
-    driver.publish(shelf.add(1), serving.golden(1))
-    driver.activate(shelf.find(1))
-    driver.publish(shelf.add(2), serving.golden(2))
+    graphs = serving.GraphFolder(tmp_path)
+    driver = SessionDriver(HotSwapSession(0, open_version(graphs.add(0), open_session)), open_session)
+    driver.publish(graphs.add(1), serving.golden(1))
+    driver.activate(graphs.find(1))
+    driver.publish(graphs.add(2), serving.golden(2))
     with pytest.raises(SwapError, match="publish version 0 again"):
         driver.rollback()
     assert driver.live() == 1
@@ -180,18 +180,18 @@ def asking(url: str, model: str = "tiny") -> Iterator[OipDriver]:
 
 
 @contextmanager
-def serving_zero(shelf: serving.Shelf) -> Iterator[str]:
-    pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
-    with serving.running(make_app("tiny", pair, shelf.find)) as url:
+def serving_zero(graphs: serving.GraphFolder) -> Iterator[str]:
+    pair = HotSwapSession(0, open_version(graphs.add(0), open_session))
+    with serving.running(make_app("tiny", pair, graphs.find)) as url:
         yield url
 
 
 def test_after_another_was_loaded_the_server_loads_the_previous_anew(tmp_path: Path) -> None:
-    shelf = serving.Shelf(tmp_path)
-    with serving_zero(shelf) as url, asking(url) as driver:
-        driver.publish(shelf.add(1), serving.golden(1))
-        driver.activate(shelf.find(1))
-        driver.publish(shelf.add(2), serving.golden(2))
+    graphs = serving.GraphFolder(tmp_path)
+    with serving_zero(graphs) as url, asking(url) as driver:
+        driver.publish(graphs.add(1), serving.golden(1))
+        driver.activate(graphs.find(1))
+        driver.publish(graphs.add(2), serving.golden(2))
         driver.rollback()
         assert driver.live() == 0
         driver.verify(serving.golden(0))
@@ -225,20 +225,20 @@ def test_probe_says_that_the_server_cannot_swap(endpoint: object, words: str) ->
 
 
 def test_probe_names_the_model_that_there_is(tmp_path: Path) -> None:
-    shelf = serving.Shelf(tmp_path)
-    with serving_zero(shelf) as url, asking(url, "tinny") as driver:
+    graphs = serving.GraphFolder(tmp_path)
+    with serving_zero(graphs) as url, asking(url, "tinny") as driver:
         with pytest.raises(SwapError, match="did you mean tiny"):
             driver.probe()
         with pytest.raises(SwapError, match="does not say which version of tinny is live"):
-            driver.publish(shelf.add(1), serving.golden(1))
+            driver.publish(graphs.add(1), serving.golden(1))
 
 
 def test_a_switch_that_does_not_show_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = serving.Shelf(tmp_path)
-    with serving_zero(shelf) as url, asking(url) as driver:
-        driver.publish(shelf.add(1), serving.golden(1))
+    graphs = serving.GraphFolder(tmp_path)
+    with serving_zero(graphs) as url, asking(url) as driver:
+        driver.publish(graphs.add(1), serving.golden(1))
         monkeypatch.setattr(driver, "_infer", lambda path, x: (7, x))
         words = r"version 7 answers after the switch.*\n.*version 0 is live"
         with pytest.raises(SwapError, match=words):
-            driver.activate(shelf.find(1))
+            driver.activate(graphs.find(1))
         assert driver.live() == 0

@@ -33,7 +33,7 @@ X = serving.samples(2)
 @dataclass
 class Server:
     http: httpx.Client
-    shelf: serving.Shelf
+    graphs: serving.GraphFolder
     pair: HotSwapSession
 
     def infer(self, x: Array = X, path: str = "", **headers: str) -> tuple[str | None, Array]:
@@ -62,11 +62,11 @@ class Server:
 
 @contextmanager
 def serving_tiny(folder: Path, **options: Any) -> Iterator[Server]:
-    shelf = serving.Shelf(folder)
-    pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
-    app = make_app("tiny", pair, shelf.find, **options)
+    graphs = serving.GraphFolder(folder)
+    pair = HotSwapSession(0, open_version(graphs.add(0), open_session))
+    app = make_app("tiny", pair, graphs.find, **options)
     with serving.running(app) as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
-        yield Server(http, shelf, pair)
+        yield Server(http, graphs, pair)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_failing_model_is_500_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_load_switches_or_only_stands_by(server: Server) -> None:
-    first = server.shelf.add(1)
+    first = server.graphs.add(1)
     assert server.load("1", activate=False, sha256=first.sha256).status_code == 200
     assert server.index() == {"0": "live", "1": "standby"}
     assert server.infer()[0] == "0"
@@ -198,7 +198,7 @@ def test_a_load_switches_or_only_stands_by(server: Server) -> None:
     assert server.load(1).status_code == 200
     assert server.index() == {"1": "live", "0": "previous"}
     assert server.infer()[0] == "1"
-    server.shelf.add(2)
+    server.graphs.add(2)
     assert server.load("2", activate=False).status_code == 200
     assert server.index() == {"1": "live", "2": "standby", "0": "previous"}
     assert server.http.get("/v2/models/tiny").json()["versions"] == ["1", "2"]
@@ -207,12 +207,12 @@ def test_a_load_switches_or_only_stands_by(server: Server) -> None:
 
 
 def test_a_failed_load_leaves_everything_as_it_was(server: Server) -> None:
-    server.shelf.add(1)
+    server.graphs.add(1)
     server.load("1", activate=False)
-    server.shelf.add(2, b"junk")
-    server.shelf.add(3).path.write_bytes(b"changed")
-    server.shelf.add(4, shape=(1, 5, 5))
-    server.shelf.add(5)
+    server.graphs.add(2, b"junk")
+    server.graphs.add(3).path.write_bytes(b"changed")
+    server.graphs.add(4, shape=(1, 5, 5))
+    server.graphs.add(5)
     before = server.index()
     failures = {
         404: [server.load("99")],
@@ -257,9 +257,9 @@ def test_no_request_fails_while_versions_are_swapped(tmp_path: Path) -> None:
         )  # twelve swaps take less time than four threads may need to start
         for number in range(1, last + 1):
             if number % 4 == 0:
-                server.shelf.add(100 + number, b"junk")
+                server.graphs.add(100 + number, b"junk")
                 assert server.load(100 + number).status_code == 500
-            server.shelf.add(number)
+            server.graphs.add(number)
             assert server.load(number).status_code == 200
         serving.eventually(lambda: last in seen)
         done.set()
@@ -362,9 +362,9 @@ class Printer(serving.FakeProducer):
     def flush(self):
         print("flushed", len(self.sent), flush=True)
 
-shelf = serving.Shelf(Path(sys.argv[2]))
-pair = HotSwapSession(0, open_version(shelf.add(0), open_session))
-serve(make_app("tiny", pair, shelf.find, tap=Tap(Printer(), CloudEvents(), "t", "tiny")), port=int(sys.argv[3]))
+graphs = serving.GraphFolder(Path(sys.argv[2]))
+pair = HotSwapSession(0, open_version(graphs.add(0), open_session))
+serve(make_app("tiny", pair, graphs.find, tap=Tap(Printer(), CloudEvents(), "t", "tiny")), port=int(sys.argv[3]))
 """
 
 
@@ -379,7 +379,7 @@ def test_a_process_that_is_told_to_stop_flushes_its_tap(tmp_path: Path) -> None:
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http,
     ):
         server = Server(
-            http, serving.Shelf(tmp_path), HotSwapSession(0, open_session(serving.graph_bytes(0)))
+            http, serving.GraphFolder(tmp_path), HotSwapSession(0, open_session(serving.graph_bytes(0)))
         )
         serving.eventually(lambda: answers_at(http), timeout_s=60)
         server.infer()

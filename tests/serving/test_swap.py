@@ -77,12 +77,12 @@ def test_the_loop_outlives_a_server_that_refuses(tmp_path, monkeypatch, fails_at
         until(lambda: world.events(agent, "swap_failed"), lambda: (world.send(64), time.sleep(0.2)))
         rounds = agent.learner.adaptation.rounds
         until(lambda: agent.learner.adaptation.rounds > rounds + 3, lambda: (world.send(64), time.sleep(0.1)))
-    assert server.live() == world.ledger.aliases()["serving"] == agent.rollout.served.version.number == 0
+    assert server.live() == world.registry.aliases()["serving"] == agent.rollout.served.version.number == 0
     assert world.events(agent, "verdict")[-1]["outcome"] == "swap failed"
     assert not agent.rollout.promoter.wants_candidate()
 
 
-def test_after_a_crash_in_the_middle_of_a_swap_the_ledger_wins(tmp_path, monkeypatch):
+def test_after_a_crash_in_the_middle_of_a_swap_the_registry_wins(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     server = Server(live=7)
     world.agent(server).close()

@@ -104,8 +104,8 @@ class Built:
         self._ends.callback(agent.close)
         return agent
 
-    def ledger(self) -> Any:
-        return build.open_ledger(self.settings, self.source, self.master)
+    def registry(self) -> Any:
+        return build.open_registry(self.settings, self.source, self.master)
 
     def one(self, kind: type[T]) -> T:
         """The object of a class that the agent holds, wherever that is."""

@@ -34,23 +34,24 @@ from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
 __all__ = [
-    "agent", "assemble", "describe", "fingerprint", "load_source", "make_adaptation", "open_interface", "open_ledger",
+    "agent", "assemble", "describe", "fingerprint", "load_source", "make_adaptation", "open_interface",
+    "open_registry",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
 
 
-def open_ledger(
+def open_registry(
     settings: Settings, source: loader.DeployedModel, template: GraphTemplate | None = None
 ) -> ModelRegistry:
-    """The ledger, with the source as version 0."""
-    ledger = registries.open_ledger(settings)
+    """The registry, with the source as version 0."""
+    registry = registries.open_registry(settings)
 
     def make() -> tuple[bytes, Any]:
         graph = template or GraphTemplate(source.module, source.shape, source.graph)
         return graph.compose(source.module), graph.fixed
 
-    ledger.ensure_source(fingerprint(source.module), make)
-    return ledger
+    registry.ensure_source(fingerprint(source.module), make)
+    return registry
 
 
 def agent(
@@ -116,10 +117,10 @@ def assemble(
     s, journal, signals = settings, EventLog(settings.store.path), Signals()
     codec = codec or open_codec(s, source.output.name)
     template = template or GraphTemplate(source.module, source.shape, source.graph)
-    ledger = open_ledger(settings, source, template)
-    ledger.fence(fence)
+    registry = open_registry(settings, source, template)
+    registry.fence(fence)
     rollout = make_rollout(
-        s, source, template, ledger, driver, producer, telemetry, journal,
+        s, source, template, registry, driver, producer, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock,
     )  # fmt: skip
     if s.mode in ("approve", "auto"):

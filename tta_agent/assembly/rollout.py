@@ -49,7 +49,7 @@ def make_rollout(
     settings: Settings,
     source: loader.DeployedModel,
     template: GraphTemplate,
-    ledger: ModelRegistry,
+    registry: ModelRegistry,
     driver: ServerDriver,
     producer: Producer,
     telemetry: Telemetry,
@@ -75,7 +75,7 @@ def make_rollout(
     )
     tell = {"tell": hooks.event} if hooks else {}
     served = ServedModel(
-        ledger, driver, telemetry, journal, template.fixed, opener, **tell, keep=s.store.keep
+        registry, driver, telemetry, journal, template.fixed, opener, **tell, keep=s.store.keep
     )
     factory = EvaluationFactory(
         template,
@@ -145,7 +145,7 @@ def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint
 
 
 def open_interface(
-    settings: Settings, ledger: ModelRegistry, status: Callable[[], Mapping[str, Any]]
+    settings: Settings, registry: ModelRegistry, status: Callable[[], Mapping[str, Any]]
 ) -> Server | None:
     """The agent's own HTTP interface, where a port is given; `status` are the numbers of now.
 
@@ -160,7 +160,7 @@ def open_interface(
 
     token = h.token.get_secret_value() if h.token else None
     counts = functools.partial(read_counts, settings.store.path / "labels.db")
-    app = api.make_app(settings.store.path, ledger, token=token, status=status, labels=counts)
+    app = api.make_app(settings.store.path, registry, token=token, status=status, labels=counts)
     return server.serve_in_thread(app, h.host, h.port)
 
 

@@ -1,4 +1,4 @@
-"""Settings to the embedded model server, over the same ledger as the agent."""
+"""Settings to the embedded model server, over the same registry as the agent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.models.outputs import ModelOutput
-from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.factory import open_registry
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.tap import Tap
@@ -15,21 +15,21 @@ from tta_agent.stream.factory import open_producer, open_writer
 
 
 def run(settings: Settings) -> None:
-    """Answer with the version that the ledger calls `serving`, until told to stop.
+    """Answer with the version that the registry calls `serving`, until told to stop.
 
     Raises:
-        ConfigError: the ledger is empty and the settings name no model to fill it with.
+        ConfigError: the registry is empty and the settings name no model to fill it with.
         StreamError: the tap's stream cannot be reached.
     """
     s = settings
     codec = open_writer(s) if s.serve.tap else None
-    ledger = _ledger(s)
-    number = ledger.aliases()["serving"] or 0
+    registry = _registry(s)
+    number = registry.aliases()["serving"] or 0
     opener = functools.partial(open_session, threads=s.serve.threads, output=ModelOutput(s.model.output))
-    pair = HotSwapSession(number, opener(ledger.get(number).path))
+    pair = HotSwapSession(number, opener(registry.get(number).path))
     producer = open_producer(s) if codec else None
     tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
-    app = make_app(s.model.served_as, pair, ledger.get, open=opener, tap=tap, threads=s.serve.workers)
+    app = make_app(s.model.served_as, pair, registry.get, open=opener, tap=tap, threads=s.serve.workers)
     where = f"http://{s.serve.host}:{s.serve.port}/v2/models/{s.model.served_as}"
     print(f"version {number} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True)
     try:
@@ -39,10 +39,10 @@ def run(settings: Settings) -> None:
             producer.close()
 
 
-def _ledger(settings: Settings) -> ModelRegistry:
-    ledger = open_ledger(settings)
-    if 0 in ledger.numbers():
-        return ledger  # no need for torch in the server
+def _registry(settings: Settings) -> ModelRegistry:
+    registry = open_registry(settings)
+    if 0 in registry.numbers():
+        return registry  # no need for torch in the server
     from tta_agent.assembly import build
 
-    return build.open_ledger(settings, build.load_source(settings))
+    return build.open_registry(settings, build.load_source(settings))

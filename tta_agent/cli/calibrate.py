@@ -42,8 +42,8 @@ def calibrate(
     """How often the gates speak when nothing differs: A/A runs on your own stream.
 
     Serving is judged against itself, with jittered weights and by halves of the stream. What the statistics do then
-    becomes the threshold of the gates that need one, in calibration.json beside the ledger; the table shows how often
-    each gate of TTA_GATE__GATES would have spoken. Labels and anchor set are used where there are some.
+    becomes the threshold of the gates that need one, in calibration.json beside the registry; the table shows how
+    often each gate of TTA_GATE__GATES would have spoken. Labels and anchor set are used where there are some.
 
     Try: tta-agent record tuesday && tta-agent calibrate tuesday
     """

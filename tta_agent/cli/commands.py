@@ -18,8 +18,8 @@ Number = Annotated[
     int | None,
     typer.Argument(min=0, help="Version that waits; default: the one that does.", metavar="VERSION"),
 ]
-By = Annotated[str | None, typer.Option(help="Who decides, for the ledger; default: your user name.")]
-Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]
+By = Annotated[str | None, typer.Option(help="Who decides, for the registry; default: your user name.")]
+Reason = Annotated[str, typer.Option(help="Why, for the registry.")]
 
 
 def approve(version: Number = None, by: By = None, reason: Reason = "") -> None:

@@ -59,7 +59,7 @@ def demo(
     ] = False,
     seed: Seed = 7,
     out: Annotated[
-        Path, typer.Option(help="Folder for plots, logs, ledger; its `state` is replaced.")
+        Path, typer.Option(help="Folder for plots, logs, registry; its `state` is replaced.")
     ] = Path("demo-out"),
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
 ) -> None:
@@ -122,7 +122,9 @@ def _close(numbers: dict[str, Any], files: dict[str, Path], table: Any, json_out
     if numbers["failed_requests"]:
         wrong.append(f"{numbers['failed_requests']} requests failed: {numbers['errors']}")
     if numbers["unknown_answers"]:
-        wrong.append(f"{numbers['unknown_answers']} answers came from versions that the ledger does not know")
+        wrong.append(
+            f"{numbers['unknown_answers']} answers came from versions that the registry does not know"
+        )
     for line in wrong:
         print(f"tta-agent demo: {line}", file=sys.stderr)
     if not numbers["swaps"]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from tta_agent.assembly import build
 from tta_agent.core.lease import Holder, Lease
 from tta_agent.pipeline.agent import Agent
-from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.factory import open_registry
 from tta_agent.settings.schema import Settings
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Lifecycle:
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        interface = build.open_interface(self._settings, open_ledger(self._settings), self._status)
+        interface = build.open_interface(self._settings, open_registry(self._settings), self._status)
         try:
             self._run()
         finally:

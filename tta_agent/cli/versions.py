@@ -1,4 +1,4 @@
-"""`tta-agent versions`: look at the ledger, and decide in it."""
+"""`tta-agent versions`: look at the registry, and decide in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tta_agent.cli import version_tables
 from tta_agent.core import process
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tta_agent.settings.schema import Settings
 
 HELP = (
-    "What the ledger holds, and why; promote, roll back, pin, tidy up. Alone, it lists.\n\n"
-    "N is a number or one of the aliases source, serving, previous, candidate. The ledger is the one under "
+    "What the registry holds, and why; promote, roll back, pin, tidy up. Alone, it lists.\n\n"
+    "N is a number or one of the aliases source, serving, previous, candidate. The registry is the one under "
     "TTA_STORE__PATH, or at TTA_STORE__VERSIONS. --json writes for scripts; status 2 says that it did not work.\n\n"
     "Try: tta-agent versions explain serving"
 )
@@ -42,8 +42,8 @@ def _group(context: typer.Context, as_json: Json = False) -> None:
 
 @versions.command("list")
 def list_(as_json: Json = False) -> None:
-    """All versions in the ledger: aliases, how each trial ended, and the number that decided."""
-    rows = _ledger().rows()
+    """All versions in the registry: aliases, how each trial ended, and the number that decided."""
+    rows = _registry().rows()
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -53,12 +53,12 @@ def list_(as_json: Json = False) -> None:
 @versions.command()
 def show(name: Name, as_json: Json = False) -> None:
     """Manifest and verdict of a version, as they are written down."""
-    ledger = _ledger()
-    number = ledger.number_of(name)
+    registry = _registry()
+    number = registry.number_of(name)
     told = {
-        "manifest": ledger.manifest(number),
-        "verdict": ledger.verdict(number),
-        "withdrawn": ledger.withdrawal(number),
+        "manifest": registry.manifest(number),
+        "verdict": registry.verdict(number),
+        "withdrawn": registry.withdrawal(number),
     }
     print(json.dumps(told, indent=1)) if as_json else console.print_json(data=told)
 
@@ -66,11 +66,11 @@ def show(name: Name, as_json: Json = False) -> None:
 @versions.command()
 def explain(name: Name, as_json: Json = False) -> None:
     """Why a version serves, served or was refused: for a person, in under 30 lines."""
-    ledger = _ledger()
-    number = ledger.number_of(name)
+    registry = _registry()
+    number = registry.number_of(name)
     from tta_agent.registry.explain import explain as lines_of
 
-    lines = lines_of(ledger, number)
+    lines = lines_of(registry, number)
     print(json.dumps({"version": number, "lines": lines}, indent=1) if as_json else "\n".join(lines))
 
 
@@ -84,10 +84,10 @@ def diff(
 
     Example: tta-agent versions diff source serving
     """
-    ledger = _ledger()
+    registry = _registry()
     from tta_agent.registry.compare import compare
 
-    told = compare(ledger, ledger.number_of(a), ledger.number_of(b))
+    told = compare(registry, registry.number_of(a), registry.number_of(b))
     if as_json:
         print(json.dumps(told, indent=1))
         return
@@ -103,7 +103,7 @@ def promote(
 ) -> None:
     """Put a version into the server. A running agent starts over from it and cools down."""
     settings = _settings()
-    number = _ledger(settings).number_of(name)
+    number = _registry(settings).number_of(name)
     if not yes:
         typer.confirm(f"Put version {number} into {settings.swap.url}?", abort=True, err=True)
     from tta_agent.control import manual
@@ -120,7 +120,7 @@ def rollback(
 ) -> None:
     """Put an earlier version back into the server. A running agent starts over and cools down."""
     settings = _settings()
-    to = None if name is None else _ledger(settings).number_of(name)
+    to = None if name is None else _registry(settings).number_of(name)
     from tta_agent.control import manual
 
     _serves(manual.rollback(settings, to), as_json)
@@ -129,17 +129,17 @@ def rollback(
 @versions.command()
 def pin(name: Name, as_json: Json = False) -> None:
     """Keep a version's graph, whatever retention says."""
-    ledger = _ledger()
-    ledger.pin(ledger.number_of(name))
-    _pins(ledger, as_json)
+    registry = _registry()
+    registry.pin(registry.number_of(name))
+    _pins(registry, as_json)
 
 
 @versions.command()
 def unpin(name: Name, as_json: Json = False) -> None:
     """Leave a version to retention again."""
-    ledger = _ledger()
-    ledger.unpin(ledger.number_of(name))
-    _pins(ledger, as_json)
+    registry = _registry()
+    registry.unpin(registry.number_of(name))
+    _pins(registry, as_json)
 
 
 @versions.command()
@@ -155,7 +155,7 @@ def gc(
     Source, serving, previous, candidate and pinned versions are never touched.
     """
     settings = _settings()
-    gone = _ledger(settings).gc(keep or settings.store.keep, dry_run=dry_run)
+    gone = _registry(settings).gc(keep or settings.store.keep, dry_run=dry_run)
     if as_json:
         print(json.dumps({"graphs": gone.graphs, "versions": gone.versions, "dry_run": dry_run}))
         return
@@ -171,9 +171,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the full ONNX graph of a version to a file."""
-    ledger = _ledger()
-    number = ledger.number_of(name)
-    size = _write(ledger, number, out)
+    registry = _registry()
+    number = registry.number_of(name)
+    size = _write(registry, number, out)
     told = {"version": number, "file": str(out), "bytes": size}
     print(json.dumps(told) if as_json else f"version {number} in {out}, {size:,} bytes")
 
@@ -184,9 +184,9 @@ def verify(as_json: Json = False) -> None:
 
     Status 2 where anything is damaged, with its name.
     """
-    ledger = _ledger()
-    numbers = ledger.numbers()
-    found = {number: _checked(ledger, number) for number in _shown(numbers)}
+    registry = _registry()
+    numbers = registry.numbers()
+    found = {number: _checked(registry, number) for number in _shown(numbers)}
     damaged = {n: told for n, (sound, told) in found.items() if not sound}
     if as_json:
         print(json.dumps({"checked": len(found), "damaged": damaged}, indent=1))
@@ -194,13 +194,13 @@ def verify(as_json: Json = False) -> None:
         whole = sum(told == "sound" for _, told in found.values())
         console.print(f"{len(found)} versions read, {whole} of them with a graph; {len(damaged)} damaged")
     if damaged:
-        raise LedgerError("; ".join(dict.fromkeys(damaged.values())))
+        raise RegistryError("; ".join(dict.fromkeys(damaged.values())))
 
 
-def _checked(ledger: ModelRegistry, number: int) -> tuple[bool, str]:
+def _checked(registry: ModelRegistry, number: int) -> tuple[bool, str]:
     try:
-        return True, ledger.check(number)
-    except LedgerError as error:
+        return True, registry.check(number)
+    except RegistryError as error:
         return False, str(error)
 
 
@@ -217,23 +217,23 @@ def _settings() -> Settings:
     return settings
 
 
-def _ledger(settings: Settings | None = None) -> ModelRegistry:
-    from tta_agent.registry.factory import open_ledger
+def _registry(settings: Settings | None = None) -> ModelRegistry:
+    from tta_agent.registry.factory import open_registry
 
-    return open_ledger(settings or _settings())
+    return open_registry(settings or _settings())
 
 
-def _write(ledger: ModelRegistry, number: int, out: Path) -> int:
+def _write(registry: ModelRegistry, number: int, out: Path) -> int:
     try:
-        return out.write_bytes(ledger.get(number).path.read_bytes())
+        return out.write_bytes(registry.get(number).path.read_bytes())
     except OSError as error:
-        raise LedgerError(f"cannot write {out}: {error.strerror}") from None
+        raise RegistryError(f"cannot write {out}: {error.strerror}") from None
 
 
 def _serves(number: int, as_json: bool) -> None:
     print(json.dumps({"serving": number})) if as_json else console.print(f"version {number} serves now")
 
 
-def _pins(ledger: ModelRegistry, as_json: bool) -> None:
-    pinned = ledger.pinned()
+def _pins(registry: ModelRegistry, as_json: bool) -> None:
+    pinned = registry.pinned()
     print(json.dumps({"pinned": pinned}) if as_json else f"pinned: {', '.join(map(str, pinned)) or 'none'}")

@@ -7,7 +7,7 @@ TtaError
 ├── StreamError          the broker or the embedded log cannot be reached or is damaged
 ├── DecodeError          one record cannot be read: it goes to the dead-letter topic
 ├── GraphError           the ONNX graph cannot be exported, patched, loaded, or differs from torch
-├── LedgerError          a version is missing, damaged or may not be changed
+├── RegistryError          a version is missing, damaged or may not be changed
 │   └── StoreError       its store does not answer, or refuses
 ├── CheckpointError      the checkpoint does not belong to this model, or is damaged
 ├── LeaseLost            another agent has taken over the store: nothing may be written any more
@@ -52,12 +52,12 @@ class GraphError(TtaError):
     """An ONNX graph that cannot be made, patched or loaded."""
 
 
-class LedgerError(TtaError):
+class RegistryError(TtaError):
     """A version is missing, damaged, or may not be changed."""
 
 
-class StoreError(LedgerError):
-    """The ledger's store does not answer, or refuses: the same may work later."""
+class StoreError(RegistryError):
+    """The registry's store does not answer, or refuses: the same may work later."""
 
 
 class CheckpointError(TtaError):

@@ -8,7 +8,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Traffic, TrafficPlan, make_workload, window
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.factory import open_registry
 from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import open_producer, open_writer
@@ -26,7 +26,7 @@ def drive(
         ConfigError: no server answers at TTA_SWAP__URL.
     """
     _wait_for(settings.swap.url)
-    source = open_session(open_ledger(settings).get(0).path)
+    source = open_session(open_registry(settings).get(0).path)
     workload = make_workload(images, plan, source)
     producer = open_producer(settings)
     traffic = Traffic(

@@ -38,8 +38,8 @@ def html(result: Result) -> str:
 
 
 def _commands(result: Result) -> list[tuple[str, str]]:
-    ledger = Path(str(result.get("ledger") or "tta-state/versions"))
-    store = ledger.parent if ledger.name == "versions" else ledger
+    registry = Path(str(result.get("ledger") or "tta-state/versions"))
+    store = registry.parent if registry.name == "versions" else registry
     return [
         (f"export TTA_STORE__PATH={shlex.quote(str(store))}", "the ledger of this run"),
         ("tta-agent versions", "every candidate, whether it was certified, and why"),

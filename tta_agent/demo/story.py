@@ -14,7 +14,7 @@ from tta_agent.demo.processes import Child, answers, free_port
 from tta_agent.demo.traffic import Traffic, TrafficPlan, make_workload, window
 from tta_agent.demo.view import DemoState
 from tta_agent.models.ort_sessions import open_session
-from tta_agent.registry.factory import open_ledger
+from tta_agent.registry.factory import open_registry
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.samples import dataset
 from tta_agent.settings.schema import Settings
@@ -44,7 +44,7 @@ class DemoRun:
     server: Child
     agent: Child
     traffic: Traffic
-    ledger: ModelRegistry
+    registry: ModelRegistry
     phases: Phases
     plan: TrafficPlan
     marks: dict[str, float] = field(default_factory=dict)  # beginning of each phase, seconds since the start
@@ -74,8 +74,8 @@ def prepare(
     server.start()
     try:
         server.wait_until(lambda: answers(url), "the model server")
-        ledger = open_ledger(settings)
-        workload = make_workload(images, plan, open_session(ledger.get(0).path))
+        registry = open_registry(settings)
+        workload = make_workload(images, plan, open_session(registry.get(0).path))
         name, labels = settings.model.served_as, settings.stream.labels_topic
         producer, codec = open_producer(settings), open_writer(settings)
         traffic = Traffic(plan, workload, url, name, producer, codec, labels)
@@ -83,7 +83,7 @@ def prepare(
         server.stop()
         raise
     agent = Child("run", environ, state / "agent.log")
-    return DemoRun(settings, server, agent, traffic, ledger, phases, plan)
+    return DemoRun(settings, server, agent, traffic, registry, phases, plan)
 
 
 def play(run: DemoRun, show: Show) -> None:

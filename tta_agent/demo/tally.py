@@ -22,7 +22,7 @@ def result(run: DemoRun) -> dict[str, Any]:
     shifted = [a for a in every if a.shifted]
     clean = window([a for a in every if not a.shifted], 0, shift_s)
     before, after = window(shifted, 0, first_s), window(shifted, first_s, math.inf)
-    known = set(run.ledger.numbers())
+    known = set(run.registry.numbers())
     return {
         "clean_accuracy": clean["served"],
         "source_accuracy_after_shift": window(shifted, 0, math.inf)["source"],
@@ -51,7 +51,7 @@ def result(run: DemoRun) -> dict[str, Any]:
         "errors": dict(run.traffic.errors),
         "timeline": run.timeline,
         "events": run.events,
-        "ledger": str(run.ledger.folder),
+        "ledger": str(run.registry.folder),
         "failures": run.failures,
     }
 

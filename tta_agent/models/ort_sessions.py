@@ -86,7 +86,7 @@ def open_session(
 
 
 def open_version(version: Version, open: Callable[[Path], Session]) -> Session:
-    """The session of a version whose file is what the ledger says."""
+    """The session of a version whose file is what the registry says."""
     try:
         with version.path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

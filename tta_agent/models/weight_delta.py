@@ -15,7 +15,7 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors.numpy import load, save
 
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.core.types import Array
 
 _KINDS: dict[int, str] = {
@@ -47,7 +47,7 @@ def compose(skeleton: bytes, tensors: bytes) -> bytes:
     """The full graph: `skeleton` with the `tensors` of a safetensors file in their places, serialised.
 
     Raises:
-        LedgerError: the skeleton has no such place, or one of the two is damaged.
+        RegistryError: the skeleton has no such place, or one of the two is damaged.
     """
     try:
         proto = _parse(skeleton)
@@ -55,9 +55,9 @@ def compose(skeleton: bytes, tensors: bytes) -> bytes:
         for name, tensor in load(tensors).items():
             slots[name].raw_data = tensor.tobytes()
     except KeyError as missing:
-        raise LedgerError(f"the skeleton has no tensor {missing}") from None
+        raise RegistryError(f"the skeleton has no tensor {missing}") from None
     except Exception as error:  # safetensors and protobuf each raise their own kinds
-        raise LedgerError(f"skeleton or tensors cannot be read: {error}") from None
+        raise RegistryError(f"skeleton or tensors cannot be read: {error}") from None
     return bytes(proto.SerializeToString())
 
 
@@ -87,7 +87,7 @@ def distances(before: bytes, after: bytes) -> list[tuple[str, int, float, float]
 def _gives(skeleton: bytes, tensors: bytes, graph: bytes) -> bool:
     try:
         return compose(skeleton, tensors) == graph
-    except LedgerError:
+    except RegistryError:
         return False
 
 
@@ -109,6 +109,6 @@ def _floats(graph: bytes) -> Mapping[str, Array]:
     try:
         slots = _slots(_parse(graph))
     except DecodeError:
-        raise LedgerError("a graph cannot be read as ONNX, so there are no tensors to compare") from None
+        raise RegistryError("a graph cannot be read as ONNX, so there are no tensors to compare") from None
     arrays = {name: onnx.numpy_helper.to_array(slot) for name, slot in slots.items()}
     return {n: a.astype(np.float64) for n, a in arrays.items() if not np.issubdtype(a.dtype, np.integer)}

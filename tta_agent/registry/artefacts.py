@@ -1,11 +1,11 @@
-"""What is kept of a graph: all of it, or only the tensors that differ from version 0's."""
+"""Stored form of a graph: whole, or only the tensors that differ from version 0's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.registry.cache import digest
 from tta_agent.registry.storage import Storage, home
 
@@ -13,7 +13,7 @@ FULL, DELTA = "model.onnx", "tensors.safetensors"
 
 
 def pack(graph: bytes, skeleton: bytes | None) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Files of a version, and what its manifest says of them.
+    """Files of a version, and the entries of its manifest about them.
 
     Args:
         graph: serialised ONNX model.
@@ -33,30 +33,30 @@ def pack(graph: bytes, skeleton: bytes | None) -> tuple[dict[str, bytes], dict[s
     return {DELTA: tensors}, {**head, "artefact": "delta", **more}
 
 
-def present(shelf: Storage, number: int) -> bool:
-    """Whether the graph of a version is still there, in either form."""
-    return any(shelf.exists(f"{home(number)}/{name}") for name in (FULL, DELTA))
+def present(storage: Storage, number: int) -> bool:
+    """Whether the graph of a version is still kept, in either form."""
+    return any(storage.exists(f"{home(number)}/{name}") for name in (FULL, DELTA))
 
 
-def unpack(shelf: Storage, number: int, skeleton: Callable[[], bytes]) -> bytes:
-    """The full graph; nobody has compared its hash yet.
+def unpack(storage: Storage, number: int, skeleton: Callable[[], bytes]) -> bytes:
+    """Full graph of a version; its hash is not compared yet.
 
     Raises:
-        LedgerError: a part cannot be read.
+        RegistryError: a part cannot be read.
     """
     try:
-        return shelf.read(f"{home(number)}/{FULL}")
+        return storage.read(f"{home(number)}/{FULL}")
     except FileNotFoundError:
         pass
     from tta_agent.models import weight_delta
 
     try:
-        return weight_delta.compose(skeleton(), shelf.read(f"{home(number)}/{DELTA}"))
+        return weight_delta.compose(skeleton(), storage.read(f"{home(number)}/{DELTA}"))
     except FileNotFoundError:
-        raise LedgerError("its graph is gone") from None
+        raise RegistryError("its graph is gone") from None
 
 
-def discard(shelf: Storage, number: int) -> None:
-    """Keep the explanation only."""
+def discard(storage: Storage, number: int) -> None:
+    """Remove the graph of a version; its explanation stays."""
     for name in (FULL, DELTA):
-        shelf.remove(f"{home(number)}/{name}")
+        storage.remove(f"{home(number)}/{name}")

@@ -1,4 +1,4 @@
-"""Full graphs on this machine: copies of what a store holds, or composed of a skeleton and changed tensors."""
+"""Cache of full graphs on this machine, copied from a store, or composed of a skeleton and changed tensors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tta_agent.core.atomic_files import write_atomic
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 
 NEWEST = 4  # graphs kept beside those of aliased versions
 
 
 class Cache:
-    """`<folder>/<sha256>.onnx`, each verified before it is handed out. May be shared by processes.
+    """Files `<folder>/<sha256>.onnx`, each verified before it is handed out. May be shared by processes.
 
     Args:
         needed: sha256 of the graphs that must stay; asked before anything is removed.
@@ -24,10 +24,10 @@ class Cache:
         self._seen: dict[Path, tuple[int, int]] = {}
 
     def fetch(self, sha256: str, make: Callable[[], bytes]) -> Path:
-        """The file of a graph; made by `make()` where it is not here, or here and damaged.
+        """File of a graph; made by `make()` where it is missing or damaged.
 
         Raises:
-            LedgerError: what was made is not that graph.
+            RegistryError: `make()` made another graph.
         """
         path = self.folder / f"{sha256}.onnx"
         if not self.sound(path, sha256):
@@ -37,7 +37,7 @@ class Cache:
         return path
 
     def sound(self, path: Path, sha256: str) -> bool:
-        """Whether a file is there and has this hash; a file that was not touched since is not read again."""
+        """Whether a file exists and has this hash; one that was not touched since is not read again."""
         try:
             now = _stamp(path)
             if self._seen.get(path) != now:
@@ -53,12 +53,12 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
         except OSError as error:
-            raise LedgerError(f"TTA_STORE__PATH: cannot write {path}: {error.strerror}") from None
+            raise RegistryError(f"TTA_STORE__PATH: cannot write {path}: {error.strerror}") from None
         self._seen[path] = _stamp(path)
         self.prune()
 
     def prune(self) -> list[Path]:
-        """Remove all but the needed and the newest; what was removed."""
+        """Remove all but the needed and the newest; the removed files."""
         there = sorted(self.folder.glob("*.onnx"), key=lambda path: -path.stat().st_mtime_ns)
         needed = set(self._needed())
         gone = [path for path in there[NEWEST:] if path.stem not in needed]
@@ -74,9 +74,9 @@ def digest(data: bytes) -> str:
 
 
 def same(graph: bytes, sha256: str) -> None:
-    """Raises LedgerError where the graph has another hash."""
+    """Raise RegistryError where the graph has another hash."""
     if digest(graph) != sha256:
-        raise LedgerError(f"its graph has sha256 {digest(graph)[:12]}…, its manifest says {sha256[:12]}…")
+        raise RegistryError(f"its graph has sha256 {digest(graph)[:12]}…, its manifest says {sha256[:12]}…")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Two versions side by side: how they came to be, which tensors differ, what the gates saw."""
+"""Comparison of two versions: origin, tensors, results of the gates."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tta_agent.registry.registry import ModelRegistry
 TOP = 10  # layers that are named
 
 
-def compare(ledger: ModelRegistry, a: int, b: int) -> dict[str, Any]:
-    """What differs, as plain values.
+def compare(registry: ModelRegistry, a: int, b: int) -> dict[str, Any]:
+    """Differences of two versions, as plain values.
 
     `settings` and `records`: {name: [a, b]}, equal ones left out; the source knows no settings. `gates`: {name:
     [a, b]}, values, None where one was not asked. `tensors`: how many differ, and the layers that moved furthest, as
     {layer, tensors, distance, of}: |b - a| and |a|, Euclidean, over the layer's tensors; None where a graph is gone.
     """
-    before, after = ledger.manifest(a), ledger.manifest(b)
+    before, after = registry.manifest(a), registry.manifest(b)
     return {
         "versions": [a, b],
         "settings": _differ(_origin(before), _origin(after)) if _chosen(before) and _chosen(after) else {},
         "records": _differ(_flat(_learnt(before)), _flat(_learnt(after))),
-        "gates": _gates(ledger, a, b),
-        "tensors": _tensors(ledger, a, b),
+        "gates": _gates(registry, a, b),
+        "tensors": _tensors(registry, a, b),
     }
 
 
@@ -54,17 +54,17 @@ def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {name: [a.get(name), b.get(name)] for name in names if a.get(name) != b.get(name)}
 
 
-def _gates(ledger: ModelRegistry, a: int, b: int) -> dict[str, list[Any]]:
-    values = [{f["gate"]: f["value"] for f in ledger.verdict(n).get("findings", [])} for n in (a, b)]
+def _gates(registry: ModelRegistry, a: int, b: int) -> dict[str, list[Any]]:
+    values = [{f["gate"]: f["value"] for f in registry.verdict(n).get("findings", [])} for n in (a, b)]
     return {name: [values[0].get(name), values[1].get(name)] for name in {**values[0], **values[1]}}
 
 
-def _tensors(ledger: ModelRegistry, a: int, b: int) -> dict[str, Any] | None:
-    if not (ledger.has_graph(a) and ledger.has_graph(b)):
+def _tensors(registry: ModelRegistry, a: int, b: int) -> dict[str, Any] | None:
+    if not (registry.has_graph(a) and registry.has_graph(b)):
         return None
     from tta_agent.models import weight_delta
 
-    rows = weight_delta.distances(ledger.get(a).path.read_bytes(), ledger.get(b).path.read_bytes())
+    rows = weight_delta.distances(registry.get(a).path.read_bytes(), registry.get(b).path.read_bytes())
     names = ("layer", "tensors", "distance", "of")
     return {
         "differ": sum(row[1] for row in rows),

@@ -1,4 +1,4 @@
-"""Why a version is what it is, in under 30 lines, for a person."""
+"""Explanation of a version, in under 30 lines, for people."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ PROOFS = {
 }
 
 
-def explain(ledger: ModelRegistry, number: int) -> list[str]:
-    """The story of one version, line by line.
+def explain(registry: ModelRegistry, number: int) -> list[str]:
+    """Lines that explain one version.
 
     Raises:
-        LedgerError: there is no such version, or it is damaged.
+        RegistryError: there is no such version, or it is damaged.
     """
-    manifest, verdict = ledger.manifest(number), ledger.verdict(number)
-    alias = [row["alias"] for row in ledger.rows() if row["version"] == number and row["alias"]]
-    state = "taken back" if ledger.is_withdrawn(number) else verdict.get("outcome", "under test")
+    manifest, verdict = registry.manifest(number), registry.verdict(number)
+    alias = [row["alias"] for row in registry.rows() if row["version"] == number and row["alias"]]
+    state = "taken back" if registry.is_withdrawn(number) else verdict.get("outcome", "under test")
     return [
         f"version {number}: {', '.join([state, *alias])}",
-        *_line("graph", _graph(ledger, number, manifest)),
+        *_line("graph", _graph(registry, number, manifest)),
         *_line("made", _made(manifest)),
         *_line("learnt from", _learnt(manifest)),
         *_line("offsets", _offsets(manifest)),
         *_findings(verdict),
         *_line("proof", _proof(verdict)),
         *_line("decided", _decided(verdict)),
-        *_service(ledger, number),
+        *_service(registry, number),
     ]
 
 
@@ -47,9 +47,9 @@ def _line(title: str, text: str) -> list[str]:
     return [f"  {title:<12} {text if len(text) <= WIDE else text[: WIDE - 1] + '…'}"] if text else []
 
 
-def _graph(ledger: ModelRegistry, number: int, manifest: Mapping[str, Any]) -> str:
+def _graph(registry: ModelRegistry, number: int, manifest: Mapping[str, Any]) -> str:
     size, name = _bytes(manifest["bytes"]), f"sha256 {manifest['sha256'][:12]}…"
-    if not ledger.has_graph(number):
+    if not registry.has_graph(number):
         return f"{size}, {name}; given up, only this explanation is kept"
     if manifest.get("artefact") != "delta":
         return f"{size}, {name}, kept whole"
@@ -132,22 +132,22 @@ def _decided(verdict: Mapping[str, Any]) -> str:
     return f"{when(verdict['time'])} by {verdict['by']}: {verdict['outcome']}" if verdict else ""
 
 
-def _service(ledger: ModelRegistry, number: int) -> list[str]:
-    spells = history.spells(ledger.shelf, number)
+def _service(registry: ModelRegistry, number: int) -> list[str]:
+    spells = history.spells(registry.storage, number)
     lines = []
     for start, end, why in spells[-MOST_SPELLS:]:
         until = "until now" if end is None else f"for {_span(end - start)}"
         lines += _line("served", f"from {when(start)} {until}, {why}")
     left = len(spells) - MOST_SPELLS
     lines += _line("", f"and {left} times before") if left > 0 else []
-    gone = ledger.withdrawal(number)
+    gone = registry.withdrawal(number)
     return lines + (
         _line("taken back", f"{when(gone['time'])} by {gone['by']}: {gone['reason']}") if gone else []
     )
 
 
 def when(seconds: float) -> str:
-    """UTC, to the second."""
+    """Time in UTC, to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 

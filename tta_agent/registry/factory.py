@@ -1,4 +1,4 @@
-"""Settings to the registry of their versions."""
+"""Factory of the registry, by the settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from tta_agent.settings.schema import Settings
 
 
-def open_ledger(settings: Settings) -> ModelRegistry:
-    """The ledger that the settings name; each candidate's manifest says under which settings it came to be."""
+def open_registry(settings: Settings) -> ModelRegistry:
+    """Open the registry of the settings; the manifest of each candidate holds the settings of its making."""
     where = settings.store.versions or settings.store.path / "versions"
     return ModelRegistry(where, settings.store.path / "cache", stamp=provenance(settings))
 
 
 def provenance(settings: Settings) -> dict[str, Any]:
-    """The settings that decide what a candidate is and whether it is taken; no addresses, no secrets."""
+    """Settings that shape a candidate and the decision about it; no addresses, no secrets."""
     groups = {"mode", "policy", "adapt", "select", "schedule", "labels", "gate", "watch"}
     return {"settings": settings.model_dump(mode="json", include=groups)}

@@ -1,4 +1,4 @@
-"""Whether all is as it was written: each manifest holds the hash of its parent's manifest and verdict.
+"""Hash chain of the versions: each manifest holds the hash of its parent's manifest and verdict.
 
 A verdict is written after its manifest, so that it cannot be in there; the children vouch for it. The newest versions
 have no children yet: for them only graph and manifest are compared with each other.
@@ -10,52 +10,54 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.registry.cache import digest
 from tta_agent.registry.storage import MANIFEST, Storage, home
 
 VERDICT = "verdict.json"
 
 
-def document(shelf: Storage, number: int, name: str) -> dict[str, Any]:
-    """A JSON file of a version.
+def document(storage: Storage, number: int, name: str) -> dict[str, Any]:
+    """Content of a JSON file of a version.
 
     Raises:
-        LedgerError: it is missing or damaged.
+        RegistryError: it is missing or damaged.
     """
     try:
-        return dict(json.loads(shelf.read(f"{home(number)}/{name}")))
+        return dict(json.loads(storage.read(f"{home(number)}/{name}")))
     except (OSError, ValueError, TypeError) as error:
-        told = f"version {number} is damaged: {shelf.where}/{home(number)}/{name} cannot be read: {error}"
-        raise LedgerError(told) from None
+        told = f"version {number} is damaged: {storage.where}/{home(number)}/{name} cannot be read: {error}"
+        raise RegistryError(told) from None
 
 
-def links(shelf: Storage, parent: int) -> dict[str, str | None]:
-    """What a child's manifest says of its parent."""
-    return {f"parent_{name.split('.')[0]}_sha256": _hash(shelf, parent, name) for name in (MANIFEST, VERDICT)}
+def links(storage: Storage, parent: int) -> dict[str, str | None]:
+    """Links from a child's manifest to its parent."""
+    return {
+        f"parent_{name.split('.')[0]}_sha256": _hash(storage, parent, name) for name in (MANIFEST, VERDICT)
+    }
 
 
-def prove(shelf: Storage, number: int, manifest: Mapping[str, Any]) -> None:
+def prove(storage: Storage, number: int, manifest: Mapping[str, Any]) -> None:
     """Compare what the manifest says of the parent with the parent.
 
     A parent that was still under test when its child was made (promoted by force) had no verdict to vouch for.
 
     Raises:
-        LedgerError: they differ. The message names the parent, whose files are not what they were.
+        RegistryError: they differ. The message names the parent, whose files are not what they were.
     """
     parent = manifest.get("parent")
     if parent is None:
         return
-    for name, found in links(shelf, parent).items():
+    for name, found in links(storage, parent).items():
         if manifest.get(name) not in (None, found):
             what = "manifest" if "manifest" in name else "verdict"
-            raise LedgerError(
+            raise RegistryError(
                 f"version {parent} is damaged: version {number} was made when its {what} was another one"
             )
 
 
-def _hash(shelf: Storage, number: int, name: str) -> str | None:
+def _hash(storage: Storage, number: int, name: str) -> str | None:
     try:
-        return digest(shelf.read(f"{home(number)}/{name}"))
+        return digest(storage.read(f"{home(number)}/{name}"))
     except FileNotFoundError:
         return None

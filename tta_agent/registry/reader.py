@@ -1,4 +1,4 @@
-"""What a ledger says. Nothing here changes it."""
+"""Reading half of the registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tta_agent.core.errors import LedgerError, StoreError, nearest
+from tta_agent.core.errors import RegistryError, StoreError, nearest
 from tta_agent.core.types import Array, Proof, Version
 from tta_agent.registry import artefacts, hash_chain, history
 from tta_agent.registry.cache import Cache, same
@@ -23,126 +23,126 @@ STANDS: tuple[Proof, ...] = ("certified", "rehearsed", "source")  # what a roll-
 
 
 class Reader:
-    """The reading half of `Ledger`."""
+    """Reading half of `ModelRegistry`: no method changes the storage."""
 
-    shelf: Storage
+    storage: Storage
     cache: Cache
     _known: dict[tuple[int, str], dict[str, Any]]
 
     def get(self, number: int) -> Version:
-        """One version, its graph on this machine and verified.
+        """Version by its number, its graph on this machine and verified.
 
         Raises:
-            LedgerError: there is none, its graph is gone, or it is damaged.
+            RegistryError: there is none, its graph is gone, or it is damaged.
         """
         self._must_have(number)
         sha256, proof = self.manifest(number)["sha256"], self.verdict(number).get("proof", "none")
-        whole = self.shelf.path(f"{home(number)}/{artefacts.FULL}")
+        whole = self.storage.path(f"{home(number)}/{artefacts.FULL}")
         if whole is not None and whole.exists() and self.cache.sound(whole, sha256):
             return Version(number, sha256, whole, proof)
         try:
-            path = self.cache.fetch(sha256, lambda: artefacts.unpack(self.shelf, number, self._skeleton))
+            path = self.cache.fetch(sha256, lambda: artefacts.unpack(self.storage, number, self._skeleton))
         except StoreError:
             raise
-        except LedgerError as error:
-            raise LedgerError(f"version {number} is damaged: {error}") from None
+        except RegistryError as error:
+            raise RegistryError(f"version {number} is damaged: {error}") from None
         return Version(number, sha256, path, proof)
 
     def _skeleton(self) -> bytes:
         return self.get(0).path.read_bytes()
 
     def has_graph(self, number: int) -> bool:
-        """Whether it is more than an explanation."""
-        return artefacts.present(self.shelf, number)
+        """Whether the graph of a version is kept, not its explanation only."""
+        return artefacts.present(self.storage, number)
 
     def _must_have(self, number: int) -> None:
-        with self.shelf.glance():
+        with self.storage.glance():
             numbers = self.numbers()
             if number not in numbers or not self.has_graph(number):
                 have = [n for n in numbers if self.has_graph(n)]
-                raise LedgerError(f"version {number} is not in {self.shelf.where}; there are {have}")
+                raise RegistryError(f"version {number} is not in {self.storage.where}; there are {have}")
 
     def numbers(self) -> list[int]:
-        """All versions, rejected ones included."""
-        return self.shelf.numbers()
+        """Numbers of all versions, rejected ones included."""
+        return self.storage.numbers()
 
     def number_of(self, name: str) -> int:
-        """A version by number or alias.
+        """Number of a version, by number or alias.
 
         Raises:
-            LedgerError: there is none of that name.
+            RegistryError: there is none of that name.
         """
         if name.isdecimal():
             if int(name) in self.numbers():
                 return int(name)
-            raise LedgerError(f"there is no version {name}; there are {self.numbers()}")
+            raise RegistryError(f"there is no version {name}; there are {self.numbers()}")
         if name not in ALIASES:
-            raise LedgerError(f"{name!r} is neither a number nor an alias; {nearest(name, ALIASES)}")
+            raise RegistryError(f"{name!r} is neither a number nor an alias; {nearest(name, ALIASES)}")
         number = self.aliases().get(name)
         if number is None:
-            raise LedgerError(f"no version is {name} now; `tta-agent versions list` shows all")
+            raise RegistryError(f"no version is {name} now; `tta-agent versions list` shows all")
         return number
 
     def undecided(self) -> list[int]:
-        """Candidates without a verdict."""
-        with self.shelf.glance():
+        """Numbers of the candidates without a verdict."""
+        with self.storage.glance():
             return [number for number in self.numbers() if not self.verdict(number)]
 
     def aliases(self) -> dict[str, int | None]:
-        """Where each alias points."""
+        """Version number of each alias."""
         return dict(self._small("aliases.json", {}))
 
     def pinned(self) -> list[int]:
-        """Versions that retention leaves alone because somebody said so."""
+        """Numbers of the versions that are pinned: retention keeps them."""
         return sorted(self._small("pins.json", []))
 
     def manifest(self, number: int) -> dict[str, Any]:
-        """How a version came to be."""
+        """Manifest of a version: its origin."""
         return self._document(number, MANIFEST)
 
     def verdict(self, number: int) -> dict[str, Any]:
-        """How its trial ended; empty while it runs."""
+        """Verdict on a version: how its evaluation ended; empty while it runs."""
         known = (number, hash_chain.VERDICT) in self._known
-        there = known or self.shelf.exists(f"{home(number)}/{hash_chain.VERDICT}")
+        there = known or self.storage.exists(f"{home(number)}/{hash_chain.VERDICT}")
         return self._document(number, hash_chain.VERDICT) if there else {}
 
     def _document(self, number: int, name: str) -> dict[str, Any]:
-        if self.shelf.path("") is not None:
-            return hash_chain.document(self.shelf, number, name)
+        if self.storage.path("") is not None:
+            return hash_chain.document(self.storage, number, name)
         if (number, name) not in self._known:  # written once, and far away
-            self._known[number, name] = hash_chain.document(self.shelf, number, name)
+            self._known[number, name] = hash_chain.document(self.storage, number, name)
         return dict(self._known[number, name])
 
     def withdrawal(self, number: int) -> dict[str, Any]:
-        """When and why it was taken back: {time, by, reason}; empty where it was not."""
-        return history.withdrawal(self.shelf, number)
+        """Withdrawal of a version as {time, by, reason}; empty where it was not taken back."""
+        return history.withdrawal(self.storage, number)
 
     def is_withdrawn(self, number: int) -> bool:
-        """Whether it was taken back after it had served."""
+        """Whether a version was taken back after it had served."""
         return bool(self.withdrawal(number))
 
     def served_by(self) -> str:
-        """Who has put into service what serves now; `agent` where no change is known."""
-        changes = history.entries(self.shelf)
+        """Author of the last change of service; `agent` where no change is known."""
+        changes = history.entries(self.storage)
         return str(changes[-1]["by"]) if changes else "agent"
 
     def last_proven(self) -> Version:
-        """What a roll-back goes to: the version that served last, of those that labels or rehearsals have proven
-        (or the source), that were not taken back and still have their graph."""
-        with self.shelf.glance():
+        """Rollback target: of the versions that labels or rehearsals have proven (or the source), that were not taken
+        back and still have their graph, the one that served last."""
+        with self.storage.glance():
             return self.get(self._last_proven())
 
     def _last_proven(self) -> int:
         proven = [n for n in self.numbers() if self.verdict(n).get("proof") in STANDS]
-        order = history.served(self.shelf, proven, self.aliases().get("serving"))
+        order = history.served(self.storage, proven, self.aliases().get("serving"))
         for number in reversed(order):
             if number in proven and not self.is_withdrawn(number) and self.has_graph(number):
                 return number
         return 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a version, for people and scripts."""
-        with self.shelf.glance():
+        """Rows of all versions, one each, for people and scripts."""
+        with self.storage.glance():
             return self._rows()
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -170,46 +170,46 @@ class Reader:
 
     def golden_inputs(self) -> Array:
         """Fixed inputs, [N, ...] float32."""
-        return np.asarray(np.load(io.BytesIO(self.shelf.read("golden.npy"))))
+        return np.asarray(np.load(io.BytesIO(self.storage.read("golden.npy"))))
 
     def check(self, number: int) -> str:
-        """Prove one version: what its manifest says of the graph and of its parent.
+        """Verify one version: graph and parent against its manifest.
 
         Returns:
             "sound", or "explanation only" where the graph was given up.
 
         Raises:
-            LedgerError: it is damaged, or its parent is; the message names which.
+            RegistryError: it is damaged, or its parent is; the message names which.
         """
-        manifest = hash_chain.document(self.shelf, number, MANIFEST)
+        manifest = hash_chain.document(self.storage, number, MANIFEST)
         self.verdict(number)
-        hash_chain.prove(self.shelf, number, manifest)
+        hash_chain.prove(self.storage, number, manifest)
         if not self.has_graph(number):
             return "explanation only"
         try:
-            same(artefacts.unpack(self.shelf, number, self._skeleton), manifest["sha256"])
+            same(artefacts.unpack(self.storage, number, self._skeleton), manifest["sha256"])
         except StoreError:
             raise
-        except LedgerError as error:
-            raise LedgerError(f"version {number} is damaged: {error}") from None
+        except RegistryError as error:
+            raise RegistryError(f"version {number} is damaged: {error}") from None
         return "sound"
 
     def _small(self, name: str, otherwise: Any) -> Any:
         try:
-            return json.loads(self.shelf.read(name))
+            return json.loads(self.storage.read(name))
         except FileNotFoundError:
             return otherwise
         except ValueError as error:
-            raise LedgerError(f"{self.shelf.where}/{name} cannot be read: {error}") from None
+            raise RegistryError(f"{self.storage.where}/{name} cannot be read: {error}") from None
 
     def _needed(self) -> Collection[str]:
         needed = set()
         for number in {0, *self.aliases().values()} - {None}:
-            with contextlib.suppress(LedgerError):  # a damaged one needs no copy
+            with contextlib.suppress(RegistryError):  # a damaged one needs no copy
                 needed.add(str(self.manifest(int(number or 0))["sha256"]))
         return needed
 
 
-def as_path(shelf: Storage) -> Path:
-    """The folder of a local ledger; for other stores their URL, which is good to be shown only."""
-    return shelf.path("") or Path(shelf.where)
+def as_path(storage: Storage) -> Path:
+    """Folder of a local registry; for other stores their URL, to be shown only."""
+    return storage.path("") or Path(storage.where)

@@ -1,17 +1,16 @@
-"""The ledger: immutable, content-addressed graphs with a manifest, and the aliases that point at them.
+"""Model registry: immutable, content-addressed graphs with a manifest, and the aliases that point at them.
 
     versions/
       000000/model.onnx manifest.json     the source: the skeleton of all others
       000003/tensors.safetensors manifest.json   a version: what it changed; written once
-      000003/verdict.json                 written once, when the candidate's trial ends
+      000003/verdict.json                 written once, when the candidate's evaluation ends
       000003/withdrawn.json               written once, if it is taken back
       aliases.json pins.json              source, serving, previous, candidate; versions that must stay
-      history.jsonl                       what served when
+      history.jsonl                       changes of service
       golden.npy                          fixed inputs for verifying swaps
 
 Integers count up; version 0 is the source and is never deleted. A graph that is no other tensors in the skeleton is
 kept whole. Rejected candidates lose their graph and keep their explanation, the newest `KEEP_REJECTED` of them.
-Parts of the ledger stand in `tta_agent/ledger/`.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ from typing import Any
 
 import numpy as np
 
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.core.types import Array, GateResult, Proof, Version
 from tta_agent.registry import artefacts, hash_chain, history
 from tta_agent.registry.cache import Cache
 from tta_agent.registry.reader import Alias, Reader, as_path
 from tta_agent.registry.retention import KEEP_REJECTED, Plan, plan
-from tta_agent.registry.storage import MANIFEST, Storage, home, open_shelf
+from tta_agent.registry.storage import MANIFEST, Storage, home, open_storage
 
 __all__ = ["KEEP_REJECTED", "Alias", "ModelRegistry"]
 
 
 class ModelRegistry(Reader):
-    """The versions of one model. A local folder is shared by processes; other stores take one writer.
+    """Versions of one model. A local folder is shared by processes; other stores take one writer.
 
     Args:
         where: local folder, or URL of any fsspec store.
-        cache: local folder for full graphs; `.cache` in a local ledger, else a new temporary one.
+        cache: local folder for full graphs; `.cache` in a local registry, else a new temporary one.
         stamp: goes into the manifest of every candidate.
 
     Raises:
-        LedgerError: the folder cannot be written, or the store cannot be reached.
+        RegistryError: the folder cannot be written, or the store cannot be reached.
     """
 
     def __init__(
@@ -58,13 +57,13 @@ class ModelRegistry(Reader):
         *,
         stamp: Mapping[str, Any] | None = None,
     ) -> None:
-        self.shelf, self._stamp = open_shelf(where), dict(stamp or {})
+        self.storage, self._stamp = open_storage(where), dict(stamp or {})
         self._known = {}
         self._check: Callable[[], None] = lambda: None
         self.cache = Cache(cache or self._own_cache(), self._needed)
 
     def _own_cache(self) -> Path:
-        beside = self.shelf.path(".cache")
+        beside = self.storage.path(".cache")
         return beside or Path(tempfile.mkdtemp(prefix="tta-graphs-"))
 
     def fence(self, check: Callable[[], None]) -> None:
@@ -73,44 +72,44 @@ class ModelRegistry(Reader):
 
     def _writing(self) -> AbstractContextManager[None]:
         self._check()
-        return self.shelf.lock()
+        return self.storage.lock()
 
     @property
     def folder(self) -> Path:
-        """The local folder; for other stores their URL, which is only good to be shown."""
-        return as_path(self.shelf)
+        """Local folder; for other stores their URL, to be shown only."""
+        return as_path(self.storage)
 
     def ensure_source(self, fingerprint: str, make: Callable[[], tuple[bytes, Array]]) -> Version:
-        """Version 0, made by `make() -> (graph, golden inputs)` where it is not there yet.
+        """Version 0, made by `make() -> (graph, golden inputs)` where it does not exist yet.
 
         Raises:
-            LedgerError: the ledger holds the versions of another model.
+            RegistryError: the registry holds the versions of another model.
         """
         with self._writing():
             if 0 not in self.numbers():
                 graph, golden = make()
                 buffer = io.BytesIO()
                 np.save(buffer, golden)
-                self.shelf.write("golden.npy", buffer.getvalue())
+                self.storage.write("golden.npy", buffer.getvalue())
                 self._write(0, graph, None, {"fingerprint": fingerprint, "parent": None})
             if not self.verdict(0):  # a crash may have come between the two
                 self._conclude(0, "source", "source", [], by="deployment")
             if not self.aliases():
                 self._point({"source": 0, "serving": 0})
         if self.manifest(0)["fingerprint"] != fingerprint:
-            raise LedgerError(
-                f"{self.shelf.where} holds versions of another model; choose another TTA_STORE__PATH"
+            raise RegistryError(
+                f"{self.storage.where} holds versions of another model; choose another TTA_STORE__PATH"
                 " (or TTA_STORE__VERSIONS), or remove it"
             )
         return self.get(0)
 
     def add(self, graph: bytes, parent: Version, manifest: Mapping[str, Any]) -> Version:
-        """A new candidate; durable when this returns."""
+        """Add a candidate; durable when this returns."""
         skeleton = self.get(0).path.read_bytes()
         told = {**self._stamp, **manifest, "parent": parent.number, "parent_sha256": parent.sha256}
         with self._writing():
             number = max(self.numbers()) + 1
-            self._write(number, graph, skeleton, {**told, **hash_chain.links(self.shelf, parent.number)})
+            self._write(number, graph, skeleton, {**told, **hash_chain.links(self.storage, parent.number)})
             self._point({"candidate": number})
         return self.get(number)
 
@@ -125,12 +124,12 @@ class ModelRegistry(Reader):
         counts: Mapping[str, float] | None = None,
         expires_s: float | None = None,
     ) -> None:
-        """Write how the trial of a version ended. Once: a verdict is not changed.
+        """Write the verdict on a version, once: it is never changed.
 
         Args:
             outcome: a word or two: certified, rejected, expired, ...
-            by: who or what approved.
-            counts: what the proof rests on: `wins`, `losses`, `labels`, `records`, as far as known.
+            by: who or what approved it.
+            counts: evidence of the proof: `wins`, `losses`, `labels`, `records`, as far as known.
             expires_s: when a guarded version must have been proven or be taken back, seconds since the epoch.
         """
         with self._writing():
@@ -140,14 +139,14 @@ class ModelRegistry(Reader):
         self, number: int, outcome: str, proof: Proof, findings: Sequence[GateResult], *, by: str, **more: Any
     ) -> None:
         if found := self.verdict(number):
-            raise LedgerError(f"version {number} already has a verdict: {json.dumps(found)}")
+            raise RegistryError(f"version {number} already has a verdict: {json.dumps(found)}")
         verdict = {"outcome": outcome, "proof": proof, "by": by, "time": time.time()}
         known = {name: value for name, value in more.items() if value is not None}
         told = {**verdict, **known, "findings": [asdict(f) for f in findings]}
-        self.shelf.write(f"{home(number)}/{hash_chain.VERDICT}", json.dumps(told, indent=1).encode())
+        self.storage.write(f"{home(number)}/{hash_chain.VERDICT}", json.dumps(told, indent=1).encode())
 
     def reject(self, number: int, outcome: str, findings: Sequence[GateResult]) -> None:
-        """Conclude without proof, and keep the explanation only.
+        """Conclude a version without proof, and keep its explanation only.
 
         A candidate that somebody has promoted by force meanwhile serves, and stays; so does one that was proven,
         but could not be brought into service. May be done again where it was cut off.
@@ -160,16 +159,16 @@ class ModelRegistry(Reader):
                 return
             if not known:
                 self._conclude(number, outcome, "none", findings, by="agent")
-            artefacts.discard(self.shelf, number)
+            artefacts.discard(self.storage, number)
             if len(self.numbers()) > KEEP_REJECTED:
                 for old in self._plan(len(self.numbers())).versions:
-                    self.shelf.remove_version(old)
+                    self.storage.remove_version(old)
 
     def serve(self, number: int, *, by: str = "agent", reason: str = "") -> None:
-        """Move the alias `serving`; what served before becomes `previous`.
+        """Move the alias `serving`; the version that served before becomes `previous`.
 
         Raises:
-            LedgerError: there is no such version, or its graph is gone.
+            RegistryError: there is no such version, or its graph is gone.
         """
         with self._writing():
             before = self.aliases().get("serving")
@@ -177,50 +176,50 @@ class ModelRegistry(Reader):
             if before != number:
                 self._must_have(number)
                 self._point({"previous": before, "serving": number, **clear})
-                history.note(self.shelf, number, before, by, reason)
+                history.note(self.storage, number, before, by, reason)
 
     def take_back(self, number: int, reason: str, *, by: str = "agent") -> None:
-        """Mark a version as rolled back: `last_proven` passes it over from now on. The first reason stays.
+        """Mark a version as withdrawn: `last_proven` passes it over from now on. The first reason stays.
 
         The source is never marked, since there must be something left to go back to.
 
         Raises:
-            LedgerError: there is no such version.
+            RegistryError: there is no such version.
         """
         if number not in self.numbers():
-            raise LedgerError(f"version {number} cannot be taken back; there are {self.numbers()}")
+            raise RegistryError(f"version {number} cannot be taken back; there are {self.numbers()}")
         if number:
             with self._writing():
-                history.withdraw(self.shelf, number, reason, by)
+                history.withdraw(self.storage, number, reason, by)
 
     def pin(self, number: int) -> None:
-        """Retention leaves it alone.
+        """Pin a version: retention keeps it.
 
         Raises:
-            LedgerError: there is no such version, or its graph is gone.
+            RegistryError: there is no such version, or its graph is gone.
         """
         self._must_have(number)
         with self._writing():
             self._put_small("pins.json", sorted({*self.pinned(), number}))
 
     def unpin(self, number: int) -> None:
-        """Retention may take it."""
+        """Unpin a version: retention may remove it."""
         with self._writing():
             self._put_small("pins.json", [n for n in self.pinned() if n != number])
 
     def gc(self, keep: int, *, dry_run: bool = False) -> Plan:
         """Remove graphs of all but the newest `keep` proven versions, and the oldest explanations of rejected ones.
 
-        Source, serving, previous, candidate, pinned and undecided ones, and what a roll-back would go to, stay.
+        Source, serving, previous, candidate, pinned and undecided ones and the rollback target stay.
         """
         with self._writing():
             found = self._plan(keep)
             if not dry_run:
                 for number in found.graphs:
-                    artefacts.discard(self.shelf, number)
+                    artefacts.discard(self.storage, number)
                 for number in found.versions:
-                    self.shelf.remove_version(number)
-                self.shelf.sweep()
+                    self.storage.remove_version(number)
+                self.storage.sweep()
         if not dry_run:
             self.cache.prune()
         return found
@@ -238,10 +237,10 @@ class ModelRegistry(Reader):
     def _write(self, number: int, graph: bytes, skeleton: bytes | None, manifest: Mapping[str, Any]) -> None:
         files, head = artefacts.pack(graph, skeleton)
         told = {"number": number, **head, "time": time.time(), **manifest}
-        self.shelf.add(number, {**files, MANIFEST: json.dumps(told, indent=1, default=str).encode()})
+        self.storage.add(number, {**files, MANIFEST: json.dumps(told, indent=1, default=str).encode()})
 
     def _point(self, aliases: Mapping[str, int | None]) -> None:
         self._put_small("aliases.json", {**self.aliases(), **aliases})
 
     def _put_small(self, name: str, value: Any) -> None:
-        self.shelf.write(name, json.dumps(value).encode())
+        self.storage.write(name, json.dumps(value).encode())

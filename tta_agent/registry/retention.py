@@ -1,4 +1,4 @@
-"""What may go: never what serves, served last, is under test or pinned, and never an explanation that others need."""
+"""Retention: the served, previous, undecided and pinned versions stay, and explanations that others need."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ KEEP_REJECTED = 50
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Versions that lose their graph and keep their explanation, and versions that go altogether."""
+    """Versions that lose their graph and keep their explanation, and versions that are removed altogether."""
 
     graphs: tuple[int, ...]
     versions: tuple[int, ...]
 
 
 def plan(with_graph: Sequence[int], without: Sequence[int], protected: Collection[int], keep: int) -> Plan:
-    """What retention would remove.
+    """Plan of what retention removes.
 
     Args:
         with_graph: decided versions that still have a graph, ascending.

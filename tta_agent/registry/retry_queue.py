@@ -1,4 +1,4 @@
-"""What has happened, but could not be written to the ledger yet."""
+"""Retry queue of changes that could not be written to the registry yet."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class RetryQueue:
     """Changes in the order in which they happened: made at once, or later, when the store answers again.
 
-    For what cannot be undone by its failing: a version that was taken back from the server *is* taken back, whether
-    or not the ledger knows. Lost with the process: then the ledger's older word counts, and is tested anew.
+    For changes that have happened even if writing them fails: a version that was taken back from the server *is*
+    taken back. The queue is lost with the process: then the older state of the registry counts, and is tested anew.
 
     Args:
         again_s: seconds between two attempts.
@@ -30,12 +30,12 @@ class RetryQueue:
         self._next_s = 0.0
 
     def write(self, change: Callable[[], object]) -> None:
-        """Make a change, after those that are still owed."""
+        """Make a change, after those that still wait."""
         self._owed.append(change)
         self.clear()
 
     def clear(self) -> bool:
-        """Make what is owed; whether nothing is left. Raises what a change raises, but for a store that is away."""
+        """Make the waiting changes; whether none is left. Errors of a change propagate, but for StoreError."""
         while self._owed and self._clock() >= self._next_s:
             try:
                 self._owed[0]()

@@ -1,6 +1,6 @@
-"""Where a ledger stands: a local folder, shared by processes, or any fsspec store, with one writer.
+"""Storage of a registry: a local folder, shared by processes, or any fsspec store, with one writer.
 
-    000003/...       what belongs to version 3; `manifest.json` is what makes it exist
+    000003/...       files of version 3, which exists once its `manifest.json` does
     aliases.json     and other small files beside
 
 On a local folder a version appears by the rename of a finished folder and writers wait for each other (flock). An
@@ -21,56 +21,56 @@ from pathlib import Path
 from typing import Protocol
 
 from tta_agent.core.atomic_files import sync_folder, write_atomic
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 
 MANIFEST = "manifest.json"
 LEFT_OVER_S = 3600.0  # a staging folder older than this is of a crash
 
 
 class Storage(Protocol):
-    """Named blobs. Names are relative, with "/"."""
+    """Store of named blobs. Names are relative, with "/"."""
 
     where: str
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError where there is none."""
+        """Bytes of a blob. Raises FileNotFoundError where there is none."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is one."""
+        """Whether the blob exists."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace it whole; durable when this returns."""
+        """Replace a blob whole; durable when this returns."""
 
     def add(self, number: int, files: Mapping[str, bytes]) -> None:
-        """A new version, all of it or nothing."""
+        """Add a version, all of it or nothing."""
 
     def numbers(self) -> list[int]:
-        """Versions that exist, ascending."""
+        """Numbers of the versions that exist, ascending."""
 
     def remove(self, name: str) -> None:
-        """Remove it, where it is there."""
+        """Remove a blob, if it exists."""
 
     def remove_version(self, number: int) -> None:
-        """Remove all that belongs to a version."""
+        """Remove all files of a version."""
 
     def path(self, name: str) -> Path | None:
-        """The local file, where this is a local folder."""
+        """Local file of a blob; None in a far store."""
 
     def glance(self) -> AbstractContextManager[None]:
-        """Many questions about what there is follow; a far store may answer them from one listing."""
+        """Context of many reads, which a far store may answer from one listing."""
 
     def lock(self) -> AbstractContextManager[None]:
-        """Held by one writer at a time, who glances too. Not reentrant."""
+        """Context of one writer at a time, with a glance as well. Not reentrant."""
 
     def sweep(self) -> None:
-        """Remove what crashes have left half-written."""
+        """Remove half-written leftovers of crashes."""
 
 
-def open_shelf(where: str | Path | Storage) -> Storage:
-    """A folder for paths and file:// URLs, else the store of the URL.
+def open_storage(where: str | Path | Storage) -> Storage:
+    """Open a storage: a folder for paths and file:// URLs, else the store of the URL.
 
     Raises:
-        LedgerError: the folder cannot be made, or nothing installed knows the URL.
+        RegistryError: the folder cannot be made, or nothing installed knows the URL.
     """
     if not isinstance(where, str | Path):
         return where
@@ -90,10 +90,10 @@ def home(number: int) -> str:
 
 
 class Folder:
-    """A local folder.
+    """Storage in a local folder.
 
     Raises:
-        LedgerError: it cannot be made.
+        RegistryError: it cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -101,22 +101,22 @@ class Folder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LedgerError(f"TTA_STORE__PATH: cannot make {folder}: {error.strerror}") from None
+            raise RegistryError(f"TTA_STORE__PATH: cannot make {folder}: {error.strerror}") from None
 
     def read(self, name: str) -> bytes:
-        """Its bytes."""
+        """Bytes of a file."""
         return (self.folder / name).read_bytes()
 
     def exists(self, name: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         return (self.folder / name).exists()
 
     def write(self, name: str, data: bytes) -> None:
-        """By rename of a finished file."""
+        """Replace a file, by rename of a finished one."""
         write_atomic(self.folder / name, data)
 
     def add(self, number: int, files: Mapping[str, bytes]) -> None:
-        """By rename of a finished folder."""
+        """Add a version, by rename of a finished folder."""
         # staged under a name that is no number, so that nobody takes a half-written folder for a version
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
         for name, data in files.items():
@@ -126,37 +126,37 @@ class Folder:
         sync_folder(self.folder)
 
     def numbers(self) -> list[int]:
-        """Folders with a number for a name."""
+        """Numbers of the folders that have one for a name."""
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def remove(self, name: str) -> None:
-        """Unlink."""
+        """Unlink a file, if it exists."""
         (self.folder / name).unlink(missing_ok=True)
 
     def remove_version(self, number: int) -> None:
-        """Under another name first, so that there is no half-removed version either."""
+        """Remove a version, renamed first, so that none is ever half removed."""
         gone = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
         with contextlib.suppress(FileNotFoundError):
             (self.folder / home(number)).rename(gone / "gone")
         shutil.rmtree(gone, ignore_errors=True)
 
     def path(self, name: str) -> Path | None:
-        """The file."""
+        """Path of a file."""
         return self.folder / name
 
     def glance(self) -> AbstractContextManager[None]:
-        """Asking is cheap here."""
+        """Do nothing: reads are cheap here."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Writers of all processes wait for each other."""
+        """Lock against writers of all processes."""
         with (self.folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def sweep(self) -> None:
-        """Remove what crashes have left half-written."""
+        """Remove half-written leftovers of crashes."""
         for path in self.folder.glob(".staging-*"):
             if time.time() - path.stat().st_mtime > LEFT_OVER_S:
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A ledger on any fsspec store."""
+"""Storage of a registry on any fsspec store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tta_agent.core.errors import LedgerError, StoreError, nearest
+from tta_agent.core.errors import RegistryError, StoreError, nearest
 from tta_agent.registry.storage import MANIFEST, home
 
 ALIASES = "aliases.json"
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class Store:
-    """An fsspec store: s3://, gs://, abfs://, memory://, ...
+    """Storage on fsspec: s3://, gs://, abfs://, memory://, ...
 
-    A request takes tens of milliseconds and a ledger has hundreds of objects, so that what there is comes from one
+    A request takes tens of milliseconds and a registry has hundreds of objects: the names of all come from one
     listing, and `glance` and `lock` remember it. Buckets are never made: a misspelt name is an error.
 
     Raises:
-        LedgerError: nothing installed knows the URL; `StoreError`: the store cannot be reached.
+        RegistryError: nothing installed knows the URL; `StoreError`: the store cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,7 +40,7 @@ class Store:
         self._mine = threading.local()  # `names` and `writes`, while this thread is in `glance` or `lock`
 
     def read(self, name: str) -> bytes:
-        """Its bytes; aliases may be `FRESH_S` old, and older for who only reads while the store does not answer."""
+        """Bytes of an object; aliases may be `FRESH_S` old, and older for readers while the store is away."""
         if name == ALIASES:
             return self._aliases()
         names = self._remembered()
@@ -71,7 +71,7 @@ class Store:
         self._last, self._recent = aliases, (time.monotonic() + good_s, aliases)
 
     def exists(self, name: str) -> bool:
-        """Whether the object is there."""
+        """Whether the object exists."""
         names = self._remembered()
         if names is not None:
             return name in names
@@ -80,7 +80,7 @@ class Store:
             return bool(self._fs.exists(f"{self._root}/{name}"))
 
     def write(self, name: str, data: bytes) -> None:
-        """One object."""
+        """Replace an object."""
         if name == ALIASES:
             self._recent = None
         with self._telling(name):
@@ -101,12 +101,12 @@ class Store:
             self._fs.pipe_file(path, data)
 
     def add(self, number: int, files: Mapping[str, bytes]) -> None:
-        """Object by object, the manifest last."""
+        """Add a version, object by object, the manifest last."""
         for name in sorted(files, key=lambda name: name == MANIFEST):
             self.write(f"{home(number)}/{name}", files[name])
 
     def numbers(self) -> list[int]:
-        """Those with a manifest."""
+        """Numbers of the versions with a manifest."""
         names = self._remembered()
         parts = [name.split("/") for name in (self._listed() if names is None else names)]
         return sorted(int(part[0]) for part in parts if part[1:] == [MANIFEST] and part[0].isdecimal())
@@ -117,18 +117,18 @@ class Store:
             with self._telling():
                 self._fs.invalidate_cache()
                 found = map(str, self._fs.find(self._root))
-        except FileNotFoundError:  # an empty ledger is an empty list
+        except FileNotFoundError:  # an empty registry is an empty list
             raise self._no_bucket() from None
         return {path.removeprefix(f"{self._root}/") for path in found}
 
     def remove(self, name: str) -> None:
-        """One object."""
+        """Remove an object."""
         with self._telling(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{name}")
         (self._remembered() or set()).discard(name)
 
     def remove_version(self, number: int) -> None:
-        """The manifest first: from there on it does not exist."""
+        """Remove a version, the manifest first: from then on it does not exist."""
         self.remove(f"{home(number)}/{MANIFEST}")
         with self._telling(), contextlib.suppress(FileNotFoundError):
             self._fs.rm(f"{self._root}/{home(number)}", recursive=True)
@@ -136,12 +136,12 @@ class Store:
             names -= {name for name in names if name.startswith(f"{home(number)}/")}
 
     def path(self, name: str) -> Path | None:
-        """None: nothing is local."""
+        """None: no file is local."""
         return None
 
     @contextlib.contextmanager
     def glance(self) -> Iterator[None]:
-        """What is there is asked once, at the start; for this thread, which sees its own changes."""
+        """List the objects once, at the start; for this thread, which sees its own changes."""
         if self._remembered() is not None:
             yield
             return
@@ -157,7 +157,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Writers of this object wait for each other."""
+        """Lock against writers of this process."""
         with self._lock, self.glance():
             self._recent = None  # who writes wants to know what is there now
             self._mine.writes = True
@@ -167,13 +167,13 @@ class Store:
                 self._mine.writes = False
 
     def sweep(self) -> None:
-        """What has no manifest costs little, and may be about to get one."""
+        """Do nothing: files without a manifest cost little, and may be about to get one."""
 
     @contextlib.contextmanager
     def _telling(self, name: str = "") -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, LedgerError):
+        except (FileNotFoundError, RegistryError):
             raise
         except Exception as error:  # each store raises its own kinds
             told = str(error).splitlines() or [type(error).__name__]
@@ -196,10 +196,10 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)  # others write too
     except ImportError as error:
-        raise LedgerError(f"TTA_STORE__VERSIONS={url}: {error}") from None
+        raise RegistryError(f"TTA_STORE__VERSIONS={url}: {error}") from None
     except ValueError:
         known = nearest(scheme, fsspec.available_protocols())
-        raise LedgerError(f"TTA_STORE__VERSIONS={url}: no store is called {scheme}; {known}") from None
+        raise RegistryError(f"TTA_STORE__VERSIONS={url}: no store is called {scheme}; {known}") from None
     return fs, str(root).rstrip("/")
 
 

@@ -102,9 +102,9 @@ def _indoors(settings: Settings, store: Path) -> Settings:
 
 def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape, codec: Codec) -> Agent:
     master = GraphTemplate(source.module, source.shape, source.graph)
-    ledger = build.open_ledger(settings, source, master)
+    registry = build.open_registry(settings, source, master)
     opener = functools.partial(open_session, threads=settings.model.threads, output=source.output)
-    tape.source = opener(ledger.get(0).path)
+    tape.source = opener(registry.get(0).path)
     tape.pair = HotSwapSession(0, tape.source)
     driver = SessionDriver(tape.pair, opener)
     return build.assemble(

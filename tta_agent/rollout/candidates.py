@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tta_agent.core.drift import Drift, Regime
-from tta_agent.core.errors import GraphError, LedgerError
+from tta_agent.core.errors import GraphError, RegistryError
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label
@@ -64,7 +64,7 @@ class CandidateQueue:
         """
         try:
             self._begin(proposal)
-        except (GraphError, LedgerError) as error:
+        except (GraphError, RegistryError) as error:
             log.error("no candidate: %s", error)
 
     def _begin(self, proposal: CandidateProposal) -> None:
@@ -74,7 +74,7 @@ class CandidateQueue:
                 if self.running.outdated_by(session):
                     self.end("superseded")
                 return
-            version = self._served.ledger.add(graph, self._served.version, dict(proposal.history))
+            version = self._served.registry.add(graph, self._served.version, dict(proposal.history))
             stage.exported(version.sha256, len(graph))
         self._tried, self.unsettled = self._tried + 1, False
         alpha = 6 * self._alpha / (math.pi * self._tried) ** 2
@@ -149,7 +149,7 @@ class CandidateQueue:
     ) -> None:
         evaluation.end()
         number, served = evaluation.version.number, self._served
-        served.backlog.write(lambda: served.ledger.reject(number, outcome, results))
+        served.backlog.write(lambda: served.registry.reject(number, outcome, results))
         served.say(
             Event.VERDICT, version=number, outcome=outcome, findings=[asdict(result) for result in results]
         )
@@ -171,14 +171,14 @@ class CandidateQueue:
                 evaluation.suspend(evaluation.regime)
 
     def _restore(self, saved: Mapping[str, Any] | None) -> CandidateEvaluation | None:
-        if saved is None or saved["number"] not in self._served.ledger.undecided():
+        if saved is None or saved["number"] not in self._served.registry.undecided():
             return None
         blocks = saved["regime"]
         regime = None if blocks is None else self._regimes.regime(blocks)
-        return self._factory.restore(self._served.ledger.get(saved["number"]), saved, regime)
+        return self._factory.restore(self._served.registry.get(saved["number"]), saved, regime)
 
     def clear_up(self) -> None:
         """Conclude candidates that a crash has left without an evaluation."""
         known = {one.version.number for one in (self.running, *self.suspended) if one}
-        for number in set(self._served.ledger.undecided()) - known:
-            self._served.ledger.reject(number, "abandoned by a restart", [])
+        for number in set(self._served.registry.undecided()) - known:
+            self._served.registry.reject(number, "abandoned by a restart", [])

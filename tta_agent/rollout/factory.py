@@ -97,7 +97,7 @@ class EvaluationFactory:
         self, version: Version, saved: Mapping[str, Any], regime: Regime | None
     ) -> CandidateEvaluation:
         """Evaluation as a checkpoint has kept it."""
-        opponent = self._served.ledger.get(saved["opponent"])
+        opponent = self._served.registry.get(saved["opponent"])
         session, other = (self._served.session_of(one) for one in (version, opponent))
         anchor = self._compare(opponent, other, version, session)
         facts = CandidateFacts(**{**saved["facts"], "anchor": anchor, "null": self._null})
@@ -110,7 +110,7 @@ class EvaluationFactory:
         opponent: Version, carrier: str | None = None,
     ) -> CandidateEvaluation:  # fmt: skip
         served, settings, rehearsal = self._served, self._settings, self._rehearsal
-        proven = served.ledger.last_proven()
+        proven = served.registry.last_proven()
         graphs = {
             "serving": served.session_of(opponent),
             "candidate": session,

@@ -138,13 +138,13 @@ class ServingMonitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the bakes; where another version serves, a swap came later, and its bake begins."""
         self._limits.load_state_dict(state["limits"])
-        serving, ledger = self._served.version, self._served.ledger
+        serving, registry = self._served.version, self._served.registry
         for saved, blocks in state["deployments"]:
-            if ledger.is_withdrawn(saved["number"]):
+            if registry.is_withdrawn(saved["number"]):
                 continue
-            bake = self._factory.bake_monitor(ledger.get(saved["number"]), ledger.get(saved["baseline"]))
+            bake = self._factory.bake_monitor(registry.get(saved["number"]), registry.get(saved["baseline"]))
             bake.load_state_dict(saved)
             self._deployments.add(bake, self._regimes.regime(blocks))
         if serving.number and self.bake is None:
-            previous = ledger.get(ledger.aliases().get("previous") or 0)
-            self.begin(previous, ledger.verdict(serving.number).get("expires_s"))
+            previous = registry.get(registry.aliases().get("previous") or 0)
+            self.begin(previous, registry.verdict(serving.number).get("expires_s"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from tta_agent.control.commands import Command, CommandInbox
-from tta_agent.core.errors import LedgerError
+from tta_agent.core.errors import RegistryError
 from tta_agent.core.events import Event
 from tta_agent.core.types import GateResult
 from tta_agent.rollout.approval import Approval, ApprovalAnswer
@@ -45,15 +45,15 @@ class OperatorCommands:
         return False
 
     def _back_to(self, number: int | None, command: Command) -> bool:
-        ledger, serving = self._served.ledger, self._served.version
+        registry, serving = self._served.registry, self._served.version
         result = GateResult("command", 1.0, 0.0, "fail", command.reason or "asked for by command")
-        before = ledger.aliases().get("previous") if number is None else number
+        before = registry.aliases().get("previous") if number is None else number
         try:
             if before is None:
-                raise LedgerError(f"nothing served before version {serving.number}")
-            gone = number is None and ledger.is_withdrawn(before)
-            target = self._served.source if gone else ledger.get(before)
+                raise RegistryError(f"nothing served before version {serving.number}")
+            gone = number is None and registry.is_withdrawn(before)
+            target = self._served.source if gone else registry.get(before)
             return self._monitor.take_back(target, result, command.by)
-        except LedgerError as error:
+        except RegistryError as error:
             self._served.say(Event.ROLLBACK_REFUSED, version=number, by=command.by, error=str(error))
             return False

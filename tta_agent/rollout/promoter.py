@@ -136,7 +136,7 @@ class Promoter:
         self._trace(evaluation, decision.results)
         now_s = self._clock()
         expires_s = now_s + self._rules.guarded_ttl_s if decision.proof == "guarded" else None
-        baseline = self._served.ledger.last_proven()
+        baseline = self._served.registry.last_proven()
         counts = {name: getattr(evaluation.pairs, name) for name in ("wins", "losses", "labels", "records")}
         record = PromotionRecord(decision.proof, decision.results, counts, answer.by, expires_s)
         if not self._served.promote(evaluation.version, evaluation.session, record, evaluation.carrier):

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tta_agent.core.errors import LedgerError, StoreError, SwapError, TtaError
+from tta_agent.core.errors import RegistryError, StoreError, SwapError, TtaError
 from tta_agent.core.events import Event
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, GateResult, Version
@@ -41,7 +41,7 @@ class ServedModel:
 
     def __init__(
         self,
-        ledger: ModelRegistry,
+        registry: ModelRegistry,
         driver: ServerDriver,
         telemetry: Telemetry,
         journal: EventLog,
@@ -50,13 +50,13 @@ class ServedModel:
         tell: Callable[[str, dict[str, Any]], None] = lambda name, data: None,
         keep: int = 20,
     ) -> None:
-        self.ledger, self._driver, self._telemetry, self.journal = ledger, driver, telemetry, journal
+        self.registry, self._driver, self._telemetry, self.journal = registry, driver, telemetry, journal
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
         self._driver_name = type(driver).__name__
         self._sessions: dict[int, Session] = {}
         self.backlog = RetryQueue()
-        self.source = ledger.get(0)
-        self.version = self._adopt(ledger.get(ledger.aliases()["serving"] or 0))
+        self.source = registry.get(0)
+        self.version = self._adopt(registry.get(registry.aliases()["serving"] or 0))
 
     def _adopt(self, version: Version, session: Session | None = None) -> Version:
         if session is not None:
@@ -101,11 +101,11 @@ class ServedModel:
         """Whether a command has moved `serving`; it is followed, once the registry knows of our own changes."""
         if not self.backlog.clear():
             return False
-        number = self.ledger.aliases()["serving"]
+        number = self.registry.aliases()["serving"]
         if number is None or number == self.version.number:
             return False
         try:
-            theirs = self.ledger.get(number)
+            theirs = self.registry.get(number)
         except StoreError as error:
             log.warning("version %d is to serve, by somebody else's decision, but later: %s", number, error)
             return False
@@ -120,7 +120,7 @@ class ServedModel:
         """
         if number == self.version.number:
             return False
-        return self.ledger.is_withdrawn(number) or self.ledger.served_by() != "agent"
+        return self.registry.is_withdrawn(number) or self.registry.served_by() != "agent"
 
     @property
     def size(self) -> int:
@@ -186,17 +186,17 @@ class ServedModel:
         return True
 
     def _write_down(self, version: Version, record: PromotionRecord) -> None:
-        self.ledger.conclude(
+        self.registry.conclude(
             version.number, record.proof, record.proof, record.findings,
             by=record.by, counts=record.counts, expires_s=record.expires_s,
         )  # fmt: skip
-        self.ledger.serve(version.number, by=record.by, reason=record.proof)
-        self.backlog.write(lambda: self.ledger.gc(self._keep))
+        self.registry.serve(version.number, by=record.by, reason=record.proof)
+        self.backlog.write(lambda: self.registry.gc(self._keep))
 
     def take_back(self, target: Version, finding: GateResult, by: str) -> bool:
         """Roll back to an earlier version and mark this one as withdrawn; whether that succeeded."""
         gone = self.version.number
-        withdraw = functools.partial(self.ledger.take_back, gone, finding.reason, by=by)
+        withdraw = functools.partial(self.registry.take_back, gone, finding.reason, by=by)
         return self._go_to(target, self.session_of(target), finding, by, Event.ROLLBACK, withdraw)
 
     def turn_to(self, target: Version, session: Session, finding: GateResult) -> bool:
@@ -207,7 +207,7 @@ class ServedModel:
 
     def withdraw(self, number: int, finding: GateResult) -> None:
         """Mark a version that does not serve as withdrawn."""
-        self.backlog.write(lambda: self.ledger.take_back(number, finding.reason))
+        self.backlog.write(lambda: self.registry.take_back(number, finding.reason))
         self.say(Event.WITHDRAWN, version=number, reason=finding.reason, finding=asdict(finding))
 
     def _go_to(
@@ -221,7 +221,7 @@ class ServedModel:
             self.say(Event.SWAP_FAILED, version=target.number, error=str(error))
             return False
         self.backlog.write(first)
-        self.backlog.write(lambda: self.ledger.serve(target.number, by=by, reason=finding.reason))
+        self.backlog.write(lambda: self.registry.serve(target.number, by=by, reason=finding.reason))
         self.version = self._adopt(target, session)
         told = {"before": before, "by": by, "reason": finding.reason, "finding": asdict(finding)}
         self.say(event, version=target.number, **told)
@@ -237,11 +237,11 @@ class ServedModel:
         try:
             with span:
                 bring_up(self._driver, self._at_hand(version), golden(session, self._fixed), verifying)
-        except (SwapError, LedgerError) as error:
+        except (SwapError, RegistryError) as error:
             log.error("the swap failed, version %d serves on: %s", self.version.number, error)
             return error
         return None
 
     def _at_hand(self, version: Version) -> Version:
         """With its file, which may have made room for newer ones since."""
-        return version if version.path.exists() else self.ledger.get(version.number)
+        return version if version.path.exists() else self.registry.get(version.number)

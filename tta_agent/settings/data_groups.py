@@ -159,11 +159,11 @@ class StoreSettings(Group):
     """What survives a crash."""
 
     path: Path = Path("tta-state")
-    """Folder of ledger, checkpoint, labels and embedded log."""
+    """Folder of registry, checkpoint, labels and embedded log."""
     proofs: Path | None = None
     """Folder of rehearsals and calibration; `path` where not given."""
     versions: str | None = None
-    """Where the ledger stands, any fsspec URL (s3://bucket/models/a, ...); <path>/versions where not given."""
+    """Where the registry stands, any fsspec URL (s3://bucket/models/a, ...); <path>/versions where not given."""
     keep: int = Field(default=20, ge=1)
     """Proven versions kept with their graph; source, serving, previous and pinned ones always are."""
     checkpoint_every: int = Field(default=16, ge=1)

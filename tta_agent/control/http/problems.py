@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from tta_agent.core.errors import LedgerError, StoreError, TtaError
+from tta_agent.core.errors import RegistryError, StoreError, TtaError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -48,10 +48,10 @@ def on_http_error(paths: list[str]) -> Callable[[Request, Exception], Awaitable[
 
 
 async def on_our_error(request: Request, error: Exception) -> JSONResponse:
-    """What the ledger or the labels say."""
+    """What the registry or the labels say."""
     assert isinstance(error, TtaError)
     away = isinstance(error, StoreError)
-    return answer(503 if away else 404 if isinstance(error, LedgerError) else 500, str(error))
+    return answer(503 if away else 404 if isinstance(error, RegistryError) else 500, str(error))
 
 
 async def on_any_error(request: Request, error: Exception) -> JSONResponse:

@@ -38,7 +38,7 @@ def make_app(
     Args:
         model: name in the URLs.
         pair: sessions, with the version to begin with.
-        find_version: version by its number; raises LedgerError where there is none.
+        find_version: version by its number; raises RegistryError where there is none.
         open: makes a session of a file.
         tap: log of inferences, probes left out; closed with the application.
         input_name, output_name: names of the tensors, whatever the graph calls them.
@@ -85,5 +85,7 @@ def _routes(rest: Rest) -> list[Route]:
         "/v2/repository/models/{model}/load": rest.load,
     }
     routes = [Route(path, partial(guarded, handler), methods=["GET"]) for path, handler in gets.items()]
-    routes += [Route(path, partial(guarded, handler), methods=["POST"]) for path, handler in post_routes.items()]
+    routes += [
+        Route(path, partial(guarded, handler), methods=["POST"]) for path, handler in post_routes.items()
+    ]
     return routes + [Route(f"{path}/infer", rest.infer, methods=["POST"]) for path in (model, version)]

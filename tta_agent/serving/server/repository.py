@@ -48,7 +48,7 @@ class Repository:
         if sha256 is not None and sha256 != version.sha256:
             raise HTTPException(
                 400,
-                f"version {number} has sha256 {version.sha256[:12]} here, not {sha256[:12]}: another ledger?",
+                f"version {number} has sha256 {version.sha256[:12]} here, not {sha256[:12]}: another registry?",
             )
         if self._pair.get(number) is None:
             session = open_version(version, self._open)
@@ -59,7 +59,7 @@ class Repository:
             self._pair.switch(number)
 
     def index(self) -> list[dict[str, str]]:
-        """Index of the versions; `reason` is `live`, `previous`, or empty for one on standby."""
+        """Index of the versions; `reason` is `live`, `previous` or `standby`."""
         live, standby, previous = self._pair.current()[0], self._pair.standby, self._pair.previous
         entries = [self._entry(live, "READY", "live")]
         if standby is not None:

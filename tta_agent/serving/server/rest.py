@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 import tta_agent
-from tta_agent.core.errors import DecodeError, LedgerError, nearest
+from tta_agent.core.errors import DecodeError, RegistryError, nearest
 from tta_agent.serving.server.engine import Answer, Engine
 from tta_agent.serving.server.repository import Repository
 from tta_agent.serving.server.stats import Stats
@@ -136,7 +136,7 @@ async def guarded(handler: Handler, request: Request) -> Response:
         return _error(error.status_code, error.detail)
     except (DecodeError, ClientDisconnect) as error:
         return _error(400, str(error) or "the client went away")
-    except LedgerError as error:
+    except RegistryError as error:
         return _error(404, str(error))
     except Exception as error:  # every failure has an answer
         _log.error("%s %s failed: %s", request.method, request.url.path, error)
