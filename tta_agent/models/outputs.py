@@ -31,6 +31,7 @@ SUM = 0.02  # rows of probabilities sum to 1 within this: half precision, and cl
 ABOVE = 1e-3  # half precision again, of one value in 0 .. 1
 LEAST = 1e-30  # smaller probabilities count as this one: the gradient of their logarithm would not be finite
 LEAST_OF_ONE = 1e-6  # the same of p and 1 - p: next to 1, float32 does not tell smaller ones apart
+ONE_OF = "of the outputs %s, %s is the answer"  # for the log
 SAID: Mapping[Kind, str] = {
     "probabilities": "the model answers probabilities: the copy adapts on their logarithms, the served graph stays",
     "logit": "the model answers one logit z: two classes with the logits [0, z], labels 0 and 1",

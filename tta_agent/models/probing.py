@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.models.outputs import LOGITS, SAID, ModelOutput, choose, described, kind_of
+from tta_agent.models.outputs import LOGITS, ONE_OF, SAID, ModelOutput, choose, described, kind_of
 
 SINGLE = "logits"  # name of a single output without one
 ROWS = 7
@@ -83,7 +83,7 @@ def find(
     if output != LOGITS or answer.dim() != 2:
         module.register_forward_hook(ToLogits(output))
     if not single and wanted is None:
-        log.info("of the outputs %s, %s is the answer", described(shapes), name)
+        log.info(ONE_OF, described(shapes), name)
     if output.kind in SAID:
         log.info("%s", SAID[output.kind])
     return output, output.logits(answer).shape[1]
@@ -121,7 +121,7 @@ def _rows(answer: Tensor) -> Array:
 def _harder(module: nn.Module, x: Array) -> Iterator[tuple[nn.Module, Array]]:
     """What a logit in 0 .. 1 by chance does not survive: large and small inputs, and other weights."""
     yield from ((module, x * np.float32(scale)) for scale in (30.0, 1 / 30))
-    for last, factor in ((2, -10.0), (2, 10.0), (0, -1.0)):
+    for last, factor in ((2, -1e3), (2, 1e3), (0, -1.0)):
         other = copy.deepcopy(module)
         with torch.no_grad():
             for parameter in list(other.parameters())[-last:]:

@@ -31,6 +31,7 @@ def build(file: File, shape: tuple[int, ...]) -> tuple[OnnxModule, dict[str, Slo
     Raises:
         ConfigError: an operator, or a use of one, that is not supported.
     """
+    refuse_unknown(file)
     builder = _Builder(file, shape)
     for node in file.nodes:
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
 from tta_agent.models.ort_sessions import Session, open_session, raw_answer, session_output
-from tta_agent.models.outputs import ModelOutput
+from tta_agent.models.outputs import ONE_OF, ModelOutput, described
 
+log = logging.getLogger(__name__)
 _SAMPLES = 5  # neither of the batch sizes that the module was built from
 
 
@@ -91,10 +93,10 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
         raise ConfigError(f"TTA_MODEL__ONNX={path}: no such file")
     file = read(path)
     shape = _shape(file, shape, path)
-    refuse_unknown(file)
     try:
-        served = open_session(path, output=ModelOutput(_known(file, output, path)))
-        file = replace(file, answers=session_output(served).name or file.answers)
+        served = _open(file, output, path)
+        if name := session_output(served).name:
+            file = file.ending_in(name)
         module, slots = build(file, shape)
         graph = Graph(file.proto, slots)
         _prove(served, file, module, graph, shape)
@@ -103,13 +105,21 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
     return OnnxModel(module, shape, graph, _folded(module, graph), session_output(served).name)
 
 
-def _known(file: File, output: str | None, path: Path) -> str | None:
+def _open(file: File, wanted: str | None, path: Path) -> Session:
     names = [value.name for value in file.proto.graph.output]
-    if output is not None and output not in names:
+    if wanted is not None and wanted not in names:
         raise ConfigError(
-            f"TTA_MODEL__OUTPUT={output}: {path.name} has no such output; {nearest(output, names)}"
+            f"TTA_MODEL__OUTPUT={wanted}: {path.name} has no such output; {nearest(wanted, names)}"
         )
-    return output
+    try:
+        served = open_session(path, output=ModelOutput(wanted))
+    except GraphError:
+        refuse_unknown(file)  # tells more, where it is that
+        raise
+    if wanted is None and len(names) > 1:
+        shapes = {node.name: node.shape for node in served.get_outputs()}
+        log.info(ONE_OF, described(shapes), session_output(served).name)
+    return served
 
 
 def _shape(file: File, given: tuple[int, ...] | None, path: Path) -> tuple[int, ...]:

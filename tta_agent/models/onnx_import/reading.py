@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,15 @@ class File:
     answers: str
     shape: tuple[int | None, ...]
     batch: int | None
+
+    def ending_in(self, output: str) -> File:
+        """The same with this output as the answer, and only the nodes that it needs."""
+        needed, nodes = {output}, []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.outputs):
+                needed.update(name for name in node.inputs if name)
+                nodes.append(node)
+        return replace(self, answers=output, nodes=nodes[::-1])
 
     @property
     def stuck(self) -> str:
