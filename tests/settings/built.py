@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from tta_agent.assembly import build
 from tta_agent.core.types import Golden, ServerInfo, Version
@@ -34,6 +34,14 @@ class Net(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(*tiny_net("batch"))
         self.eval()
+
+
+class TwoAnswers(Net):
+    """A model with two outputs of the same form."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        answer = super().forward(x)
+        return {"first": answer, "second": answer.flip(1)}
 
 
 class Learner:
@@ -69,6 +77,13 @@ class Format(CloudEvents):
         self.registry = registry
 
 
+class Detector:
+    """A drift detector that sees none."""
+
+    def __init__(self, *, patience: int = 1) -> None:
+        self.patience = patience
+
+
 class Told(Exception):
     """Ends a call in which a fake has been told what was asked for."""
 
@@ -86,6 +101,7 @@ class Built:
 
     def __init__(self, folder: Path, master: GraphTemplate, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.master, self.patch = folder, master, patch
+        self.variable = ""  # of the row that is being looked at
         self._ends = ExitStack()
 
     @functools.cached_property
@@ -104,6 +120,10 @@ class Built:
         self._ends.callback(agent.close)
         return agent
 
+    def interface(self) -> Any:
+        agent = self.agent
+        return build.open_interface(self.settings, agent.rollout.served.registry, agent.journal.now)
+
     def registry(self) -> Any:
         return build.open_registry(self.settings, self.source, self.master)
 
@@ -112,6 +132,11 @@ class Built:
         found = {id(thing): thing for thing in reachable(self.agent) if type(thing) is kind}
         assert len(found) == 1, f"{len(found)} of {kind.__name__}"
         return next(iter(found.values()))
+
+    def of_each(self, kind: type, value: Any) -> bool:
+        """Whether each object of a class that the agent holds has an attribute of that value."""
+        found = [thing for thing in reachable(self.agent) if type(thing) is kind]
+        return bool(found) and all(value in attributes(thing).values() for thing in found)
 
     def kinds(self) -> set[str]:
         """Names of the classes of all objects that the agent holds."""
@@ -133,7 +158,9 @@ class Built:
 
     def messages(self, topic: str) -> list[Any]:
         """All that stands in a topic of the embedded log."""
-        reader = factory.open_source(self.settings, [topic], group="reader")
+        stream = self.settings.stream.model_copy(update={"start": "earliest"})
+        settings = self.settings.model_copy(update={"stream": stream})
+        reader = factory.open_source(settings, [topic], group="reader")
         self._ends.callback(reader.close)
         return list(reader.poll(2.0))
 
