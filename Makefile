@@ -33,7 +33,7 @@ test: install  ## run the tests (parts that this machine lacks are skipped with 
 
 fuzz: install  ## look for bytes that the decoder stumbles over (FUZZ_SECONDS, 10 minutes)
 	@$(BIN)/python -m tests.fuzz.decoder .fuzz/decoder -dict=tests/fuzz/decoder.dict -artifact_prefix=.fuzz/ \
-		-max_total_time=$(or $(FUZZ_SECONDS),600) -max_len=4096 -timeout=10 -rss_limit_mb=4096 -verbosity=0
+		-max_total_time=$(or $(FUZZ_SECONDS),600) -max_len=4096 -timeout=10 -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1
 
 check: install  ## ruff, format, mypy strict, directions of imports; docs that are up to date, links that lead somewhere
 	@$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Late labels joined to what was served: counted once, bounded, and the same after a crash."""
 
+import itertools
 import os
 import random
 import subprocess
@@ -139,6 +140,61 @@ def test_what_waits_and_what_is_remembered_are_bounded(tmp_path):
     assert store.counts["expired"] == 900
     assert store.arrive(label(999)).correct
     assert store.arrive(label(850)).late
+
+
+@pytest.mark.parametrize("flood", ["before", "between", "after"])
+def test_a_flood_of_labels_for_nobody_expires_no_answer(tmp_path, flood):
+    """More of them than answers may wait; they take the places of one another."""
+    store = LabelJoiner(tmp_path / "labels.db", horizon_records=300_000, unknown_labels=1_000)
+    strangers = iter(Label(f"nobody#{i}", 0, 100.0) for i in range(400_000))
+    honest = [record(i, time_s=100.0) for i in range(2_000)]
+    for part in (honest[:1_000], honest[1_000:]) if flood == "between" else (honest,):
+        if flood != "after":
+            drain(store, strangers, 200_000)
+        for item in part:
+            store.expect(item)
+    drain(store, strangers, 400_000)
+    store.flush()
+    assert store.counts["expired"] == 0
+    assert all(store.arrive(label(i, time_s=100.0)).correct for i in range(2_000))
+    store.flush()
+    assert (store.counts["matched"], store.counts["orphan"]) == (2_000, 399_000)
+    held = dict(store._base.execute("SELECT state, count(*) FROM entries GROUP BY state").fetchall())
+    assert held == {"matched": 2_000, "early": 1_000, "orphan": 1_000}
+
+
+def drain(store, labels, count):
+    for item in itertools.islice(labels, count):
+        store.arrive(item)
+
+
+def test_an_answer_takes_its_label_out_of_the_place_of_the_unknown_ones(tmp_path):
+    store = LabelJoiner(tmp_path / "labels.db", unknown_labels=10)
+    for i in range(8):
+        store.arrive(label(i))
+    store.flush()
+    for i in range(8):
+        assert store.arrive(store.expect(record(i))).correct
+    for i in range(20, 30):
+        store.arrive(label(i))
+    store.flush()
+    assert store.counts["orphan"] == 0
+    assert store._base.execute("SELECT min(seq) < 0, max(seq) FROM entries").fetchone() == (1, 7)
+
+
+def test_a_store_of_before_keeps_its_labels(tmp_path):
+    """Labels without an answer once stood among the answers."""
+    store = LabelJoiner(tmp_path / "labels.db")
+    store.expect(record(1))
+    store.arrive(label(2))
+    store.flush()
+    store._base.execute("UPDATE entries SET seq = 1 WHERE seq < 0")
+    store._base.close()
+    again = LabelJoiner(tmp_path / "labels.db", unknown_labels=1)
+    assert again.expect(record(2)).label == 0
+    again.arrive(label(3))
+    again.close()
+    assert again.counts["orphan"] == 0
 
 
 def test_versions_are_bounded_and_the_source_stays(tmp_path):

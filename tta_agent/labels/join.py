@@ -5,31 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tta_agent.core.sqlite import MEMORY, Connection, transaction
 from tta_agent.core.types import Label, Record
-from tta_agent.labels.store import (
-    ALL,
-    FILE,
-    Entry,
-    State,
-    counts_of,
-    find,
-    open_file,
-    write,
-)
+from tta_agent.labels.span import ANSWERS, LABELS, Span, move_labels
+from tta_agent.labels.store import ALL, FILE, Entry, State, counts_of, find, open_file, write
 
 HORIZON_RECORDS = 1_000_000  # inferences that wait for a label; beyond them the oldest expire
+UNKNOWN_LABELS = 100_000  # that wait for their inference: few come before it, however many come
 VERSIONS = 100  # whose counts are kept, beside those of the source
 FLUSH_EVERY = 2000  # entries held in memory between two transactions
 _SIZES = "SELECT state, count(*) FROM entries GROUP BY state"
-_FRONT = "SELECT seq, state, seen_s, version FROM entries WHERE seq >= ? ORDER BY seq"
-_BOUNDS = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) + 1 FROM entries"
 _COUNT = "INSERT OR REPLACE INTO counts VALUES (?, ?, ?)"
-_ENDS: Mapping[str, State] = {"waiting": "expired", "early": "orphan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +37,16 @@ class LabelJoiner:
     Counts: `answered`; `matched` labels, `right` ones among them; `expired` answers, whose label did not come within
     the horizon, and `late` labels, which came after it; `orphan` labels, whose answer never came. The same record or
     label a second time changes nothing. Time is the records' own: a recording may be played faster than it was made.
+    Labels without an answer have a bounded place of their own: however many come, no answer expires early.
 
     What is held in memory is lost by a crash and comes again from the stream, as offsets are committed after
-    `flush`. One thread uses it; others read the file by `labels_file.read_counts`.
+    `flush`. One thread uses it; others read the file by `store.read_counts`.
 
     Args:
         path: the file, or `:memory:`.
         horizon_s: seconds after its inference within which a label counts.
-        horizon_records: answers (and labels) that wait at most; the oldest expire, when the next are written.
+        horizon_records: answers that wait at most; the oldest expire, when the next are written.
+        unknown_labels: labels that wait for their answer, likewise; never more than `horizon_records`.
 
     Raises:
         CheckpointError: the file is damaged or cannot be written.
@@ -67,15 +58,20 @@ class LabelJoiner:
         *,
         horizon_s: float = math.inf,
         horizon_records: int = HORIZON_RECORDS,
+        unknown_labels: int = UNKNOWN_LABELS,
     ) -> None:
-        self._path, self._horizon_s, self.horizon_records = path, horizon_s, horizon_records
+        self._path, self._horizon_s = path, horizon_s
         self._base: Connection = open_file(path)
         with FILE.explained(path):
             self._counts = counts_of(self._base)
-            self._sizes = Counter(dict(self._base.execute(_SIZES).fetchall()))  # entries by state
-            self._first, self._next = self._base.execute(_BOUNDS).fetchone()
-            self._now_s, self._mark = self._base.execute("SELECT now_s, mark FROM clock").fetchone()
+            move_labels(self._base)
+            sizes = self._sizes = Counter(dict(self._base.execute(_SIZES).fetchall()))  # entries by state
+            self._now_s, mark = self._base.execute("SELECT now_s, mark FROM clock").fetchone()
+            self._answers = Span(self._base, ANSWERS, "waiting", "expired", horizon_records, sizes, mark)
+            few = min(unknown_labels, horizon_records)
+            self._labels = Span(self._base, LABELS, "early", "orphan", few, sizes)
         self._dirty: dict[str, Entry] = {}
+        self._gone: list[tuple[int]] = []  # numbers of labels whose answer has come
         self._changed: set[int] = set()
 
     @property
@@ -98,17 +94,17 @@ class LabelJoiner:
     def _answered(self, record: Record, known: Entry | None) -> None:
         answer = None if record.served is None or record.version is None else int(record.served.argmax())
         version = None if answer is None else record.version
-        entry = self._new(record.id, "waiting", record.time_s)
+        entry = self._new(self._answers, record.id, "waiting", record.time_s)
         if known is not None:  # its label came first
             self._sizes[known.state] -= 1
-            entry = replace(entry, seq=known.seq, seen_s=known.seen_s, stored=known.stored)
+            entry.label = known.label
+            self._gone.append((known.seq,))
         entry.version, entry.answer, entry.entity, entry.tenant = version, answer, record.key, record.tenant
         self._enter(entry)
         self._count("answered", version)
 
-    def _new(self, id: str, state: State, time_s: float) -> Entry:
-        self._next += 1
-        return Entry(self._next - 1, id, state, time_s, self._now_s)
+    def _new(self, span: Span, id: str, state: State, time_s: float) -> Entry:
+        return Entry(span.number(), id, state, time_s, self._now_s)
 
     def arrive(self, label: Label) -> Outcome | None:
         """What the label says about the served answer.
@@ -119,7 +115,7 @@ class LabelJoiner:
         self._make_room()
         entry = self._find(label.id)
         if entry is None:
-            entry = self._new(label.id, "early", label.time_s)
+            entry = self._new(self._labels, label.id, "early", label.time_s)
             entry.label = label.label
             self._enter(entry)
         elif entry.state in ("waiting", "expired"):
@@ -163,7 +159,10 @@ class LabelJoiner:
         self._now_s = max(self._now_s, min(time_s, time.time()))
 
     def _find(self, id: str) -> Entry | None:
-        return self._dirty.get(id) or find(self._base, id)
+        if id in self._dirty:
+            return self._dirty[id]
+        with FILE.explained(self._path):
+            return find(self._base, id)
 
     def _enter(self, entry: Entry) -> None:
         self._sizes[entry.state] += 1
@@ -181,44 +180,20 @@ class LabelJoiner:
             CheckpointError: the file cannot be written.
         """
         with FILE.explained(self._path), transaction(self._base):
+            self._base.executemany("DELETE FROM entries WHERE seq = ?", self._gone)
             write(self._base, self._dirty.values())
             self._expire()
-            self._forget()
             self._write_counts()
-            self._base.execute("UPDATE clock SET now_s = ?, mark = ?", (self._now_s, self._mark))
+            self._base.execute("UPDATE clock SET now_s = ?, mark = ?", (self._now_s, self._answers.mark))
         self._dirty.clear()
+        self._gone.clear()
         self._changed.clear()
 
     def _expire(self) -> None:
-        """Move the mark over what is over, and end what still waits there."""
-        ended = []
-        for seq, state, seen_s, version in self._base.execute(_FRONT, (self._mark,)):
-            if not self._is_over(state, seen_s):
-                break
-            self._mark = seq + 1
-            if state in _ENDS:
-                ended.append((_ENDS[state], seq))
-                self._sizes[state] -= 1
-                self._sizes[_ENDS[state]] += 1
-                self._count(_ENDS[state], version)
-        self._base.executemany("UPDATE entries SET state = ? WHERE seq = ?", ended)
-
-    def _is_over(self, state: State, seen_s: float) -> bool:
-        crowded = any(self._sizes[name] > self.horizon_records for name in _ENDS)
-        return self._now_s - seen_s > self._horizon_s or crowded
-
-    def _forget(self) -> None:
-        """What stands behind the mark is remembered for as long again."""
-        kept = self._base.execute(_FRONT, (self._first,))
-        edge = self._first
-        for seq, state, seen_s, _ in kept:
-            old = self._now_s - seen_s > 2 * self._horizon_s or self._mark - seq > self.horizon_records
-            if seq >= self._mark or not old:
-                break
-            edge = seq + 1
-            self._sizes[state] -= 1
-        self._base.execute("DELETE FROM entries WHERE seq < ?", (edge,))
-        self._first = edge
+        for span, name in ((self._answers, "expired"), (self._labels, "orphan")):
+            for version in span.expire(self._now_s, self._horizon_s):
+                self._count(name, version)
+            span.forget(self._now_s, self._horizon_s)
 
     def _write_counts(self) -> None:
         for version in sorted(self._counts.keys() - {ALL, 0})[:-VERSIONS]:
