@@ -194,7 +194,7 @@ def test_a_store_of_before_keeps_its_labels(tmp_path):
     again = LabelJoiner(tmp_path / "labels.db", unknown_labels=1)
     again.arrive(label(3))
     again.flush()
-    assert again.counts == {"answered": 1, "orphan": 1}
+    assert again._base.execute("SELECT id FROM entries WHERE state = 'orphan'").fetchall() == [("r2",)]
     assert again.expect(record(2)).label == 0
     again.close()
 
