@@ -73,9 +73,9 @@ class Bench:
             capture_output=True, text=True, timeout=180, check=check,
         )  # fmt: skip
 
-    def send(self, n: int = 64) -> None:
-        """More records in the default format."""
-        for i, x in enumerate(images(n), self._sent):
+    def send(self, n: int = 64, shift: float = 0.0) -> None:
+        """More records in the default format; `shift` is added to each pixel."""
+        for i, x in enumerate(images(n) + np.float32(shift), self._sent):
             event = CloudEvents().encode_inference(
                 f"r{i}", x[None], None, None, source="t", model="m", time_s=time.time()
             )
@@ -195,4 +195,18 @@ def test_a_gate_that_watches(made: Callable[..., Bench]) -> None:
     assert rollback["reason"] == "regretted after 20 records"
 
 
-# A drift detector: install("detectors", ...) with a toy whose change is plain, and assert that the agent acted on it.
+def test_a_drift_detector(made: Callable[..., Bench]) -> None:
+    once = {"TTA_GATE__SWAPS_PER_DAY": "1", "TTA_WATCH__FOLLOW_DOMAIN": "true"}
+    bench = made("detectors", "detector", "sign", "Sign", TTA_WATCH__DETECTOR="sign", **once)
+    swap = bench.until(lambda: bench.event("swap"), lambda: bench.send(shift=2.0))
+    assert not bench.event("drift")
+    fallback = bench.until(lambda: bench.event("fallback"), lambda: bench.send(shift=-2.0))
+    drift = bench.event("drift")
+    assert drift is not None and drift["features"] == {"sign": 7.0}
+    assert (fallback["version"], fallback["finding"]["value"], fallback["finding"]["threshold"]) == (
+        0,
+        7.0,
+        1.0,
+    )
+    reinstated = bench.until(lambda: bench.event("reinstated"), lambda: bench.send(shift=2.0))
+    assert reinstated["version"] == swap["version"]
