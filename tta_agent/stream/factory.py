@@ -101,7 +101,7 @@ def codec_names(codec: Codec, settings: Settings) -> str:
 
 def _codec(settings: Settings, name: str, output: str | None = None) -> Codec:
     asks = "output" in inspect.signature(plugins.load("codecs", name)).parameters
-    own = {"output": output} if asks else {}
+    own = {"output": output} if asks and output else {}
     options = {name: {**own, **settings.stream.options.get(name, {})}}
     codec: Codec = plugins.make("codecs", name, options)
     return codec

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.protocols import Codec
 from tta_agent.core.types import Label, RawRecord, Record, Shape
-from tta_agent.stream.codecs.oip import show
+from tta_agent.stream.codecs.datatypes import show
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from typing import Any
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Label, RawRecord, Record, Shape
 from tta_agent.stream.codecs import checks, oip
+from tta_agent.stream.codecs.datatypes import show
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -112,7 +113,7 @@ def _label_body(raw: RawRecord) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DecodeError("label_json", f"label is not JSON: {error}") from error
     if not isinstance(body, dict) or "label" not in body:
-        raise DecodeError("label_object", f'label body is {oip.show(body)}; expected {{"id", "label", "ts"}}')
+        raise DecodeError("label_object", f'label body is {show(body)}; expected {{"id", "label", "ts"}}')
     return body
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tta_agent.core.errors import ConfigError, DecodeError
 from tta_agent.core.types import Array
 from tta_agent.models.outputs import choose
-from tta_agent.stream.codecs.oip import show
+from tta_agent.stream.codecs.datatypes import show
 
 MAX_TEXT = 512  # characters of an id or key: records are held by the ten thousand
 MAX_SAMPLES = (

@@ -17,6 +17,7 @@ from cloudevents.kafka import KafkaMessage, from_binary, to_binary
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array, Headers, Label, Message, RawRecord, Record, Shape
 from tta_agent.stream.codecs import bodies, checks, oip
+from tta_agent.stream.codecs.datatypes import show
 
 INFERENCE = "io.tta.inference.v1"  # inputs and outputs in one body: no join needed
 LABEL = "io.tta.label.v1"
@@ -54,7 +55,7 @@ class CloudEvents:
             body = _body(raw, event)
             return list(bodies.records(raw, body, _envelope(raw, event, body), shape, classes, self._output))
         valid = ", ".join((INFERENCE, LABEL, KSERVE_REQUEST))
-        raise DecodeError("type", f"ce_type is {oip.show(event['type'])}; valid: {valid}")
+        raise DecodeError("type", f"ce_type is {show(event['type'])}; valid: {valid}")
 
     def encode_inference(
         self,
@@ -167,7 +168,7 @@ def _body(raw: RawRecord, event: Mapping[str, Any]) -> oip.Body:
 def _content(event: Mapping[str, Any], valid: Sequence[str]) -> None:
     found = event.get("datacontenttype")
     if found is not None and found.split(";")[0].strip().lower() not in valid:
-        raise DecodeError("content_type", f"content-type is {oip.show(found)}; valid: {', '.join(valid)}")
+        raise DecodeError("content_type", f"content-type is {show(found)}; valid: {', '.join(valid)}")
 
 
 def _version(event: Mapping[str, Any], body: oip.Body) -> int | None:
@@ -176,7 +177,7 @@ def _version(event: Mapping[str, Any], body: oip.Body) -> int | None:
     said, written = event.get("modelversion"), body.version
     if said is not None and written is not None and said != written:
         raise DecodeError(
-            "version_differs", f"ce_modelversion is {oip.show(said)}, model_version {oip.show(written)}"
+            "version_differs", f"ce_modelversion is {show(said)}, model_version {show(written)}"
         )
     return checks.whole(said if said is not None else written, "modelversion")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,20 +12,11 @@ import numpy as np
 
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
+from tta_agent.stream.codecs.datatypes import MAX_RANK, datatype, from_json, numpy_dtype, show
 
 HEAD_LENGTH = "inference-header-content-length"  # the HTTP header that gives the bytes of the JSON head
 
-_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    **{f"INT{8 * n}": np.dtype(f"<i{n}") for n in (1, 2, 4, 8)},
-    **{f"UINT{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)},
-    **{f"FP{8 * n}": np.dtype(f"<f{n}") for n in (2, 4, 8)},
-}
-_NAMES = {dtype.str[1:]: name for name, dtype in _DTYPES.items()}
-_JSON_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}  # numpy kinds that JSON data of a kind may have
-_MAX_RANK = 32
 _MAX_SIZE = 1 << 40  # of one axis
-_NUMBERS = {int, float, bool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +35,6 @@ class Body:
     version: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     wanted: Mapping[str, bool | None] = field(default_factory=dict)
-
-
-def show(value: object) -> str:
-    """Value for a message: its repr, cut short."""
-    return reprlib.repr(value)
-
-
-def datatype(dtype: np.dtype[Any]) -> str:
-    """Protocol name of a numpy dtype."""
-    if dtype.str[1:] not in _NAMES:
-        raise TypeError(
-            f"{dtype} has no datatype in the Open Inference Protocol; valid: {', '.join(_DTYPES)}"
-        )
-    return _NAMES[dtype.str[1:]]
 
 
 def encode(body: Body, *, binary: bool = True) -> tuple[bytes, int | None]:
@@ -177,14 +153,14 @@ def _name(entry: object, side: str) -> str:
 
 
 def _tensor(name: str, entry: Mapping[str, Any], buffers: _Buffers) -> Array:
-    dtype, shape = _dtype(name, entry.get("datatype")), _shape(name, entry.get("shape"))
+    dtype, shape = numpy_dtype(name, entry.get("datatype")), _shape(name, entry.get("shape"))
     size = _object(entry, "parameters", name).get("binary_data_size")
     if size is None and "data" not in entry:
         raise DecodeError("no_data", f"tensor {name} has neither data nor binary_data_size; expected one")
     if size is not None and "data" in entry:
         raise DecodeError("two_data", f"tensor {name} has both data and binary_data_size; expected one")
     if size is None:
-        flat = _from_json(name, entry["data"], dtype, shape)
+        flat = from_json(name, entry["data"], dtype, shape)
     else:
         expected = math.prod(shape) * dtype.itemsize
         if type(size) is not int or size != expected:
@@ -197,54 +173,12 @@ def _tensor(name: str, entry: Mapping[str, Any], buffers: _Buffers) -> Array:
         raise DecodeError("shape", f"tensor {name} has shape {list(shape)}: {error}") from error
 
 
-def _dtype(name: str, value: object) -> np.dtype[Any]:
-    if value == "BYTES":
-        raise DecodeError(
-            "bytes_tensor", f"tensor {name} is BYTES: strings and encoded images are not numbers"
-        )
-    if not isinstance(value, str) or value not in _DTYPES:
-        valid = ", ".join(_DTYPES)
-        raise DecodeError("datatype", f"tensor {name} has datatype {show(value)}; valid: {valid}")
-    return _DTYPES[value]
-
-
 def _shape(name: str, value: object) -> tuple[int, ...]:
-    listed = isinstance(value, list) and len(value) <= _MAX_RANK
+    listed = isinstance(value, list) and len(value) <= MAX_RANK
     if not listed or any(type(n) is not int or not 0 <= n <= _MAX_SIZE for n in value):  # type: ignore[attr-defined]
-        expected = f"expected up to {_MAX_RANK} integers >= 0"
+        expected = f"expected up to {MAX_RANK} integers >= 0"
         raise DecodeError("shape", f"tensor {name} has shape {show(value)}; {expected}")
     return tuple(value)  # type: ignore[arg-type]
-
-
-def _from_json(name: str, data: object, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
-    if not _numeric(data):  # numpy would make room for the longest of any strings, once for each of them
-        raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected a list of numbers")
-    try:
-        array = np.array(data)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise DecodeError("data", f"data of tensor {name} is not a regular array: {error}") from error
-    if array.ndim == 0 or (array.size and array.dtype.kind not in _JSON_KINDS[dtype.kind]):
-        expected = f"a list of numbers that are {datatype(dtype)}"
-        raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected {expected}")
-    if array.size != math.prod(shape) or (array.ndim > 1 and array.shape != tuple(shape)):
-        found = f"data of shape {list(array.shape)}"
-        raise DecodeError("data_count", f"tensor {name} has {found}; expected {list(shape)}, nested or flat")
-    if dtype.kind in "iu" and array.size:
-        valid = np.iinfo(dtype)
-        low, high = int(array.min()), int(array.max())
-        if low < valid.min or high > valid.max:
-            expected = f"{datatype(dtype)} holds {valid.min} to {valid.max}"
-            raise DecodeError("data_range", f"tensor {name} has values from {low} to {high}; {expected}")
-    with np.errstate(over="ignore"):  # too large a float becomes infinite; who needs finite ones checks
-        return array.astype(dtype)
-
-
-def _numeric(data: object, rank: int = 0) -> bool:
-    """Whether these are lists of lists ... of numbers."""
-    if not isinstance(data, list) or rank > _MAX_RANK:
-        return False
-    kinds = set(map(type, data))
-    return kinds <= _NUMBERS or (kinds == {list} and all(_numeric(part, rank + 1) for part in data))
 
 
 def _object(holder: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
