@@ -76,7 +76,8 @@ class Producer(Protocol):
 class Codec(Protocol):
     """A wire format: raw records of the log to samples and labels.
 
-    Built as `Class(**options)`, without side effects; called from one thread at a time. A class attribute
+    Built as `Class(**options)`, without side effects; called from one thread at a time. Where the constructor has a
+    parameter `output`, it is given the name of the output tensor that is the answer, or None. A class attribute
     `by_headers = True` says that headers alone tell the format, whatever the value holds: `auto` asks such codecs
     first.
     """
