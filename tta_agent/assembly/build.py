@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 import tta_agent
+from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.step import StepResult
 from tta_agent.assembly.copy import describe, fingerprint, load_source, make_adaptation, method
 from tta_agent.assembly.rollout import make_rollout, open_interface
@@ -15,7 +17,7 @@ from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import Codec, Producer, ServerDriver, StreamConsumer
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.models import loader
-from tta_agent.models.onnx_export import GraphTemplate
+from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.pipeline.agent import Agent
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.learner import LearnerStage
@@ -134,6 +136,7 @@ def assemble(
         Cadence(s.schedule.candidate_every, s.store.checkpoint_every),
         signals,
         learns=s.mode != "observe",
+        check=_served_check(s, source, rollout.served),
         observer=observer,
         clock=clock,
     )
@@ -159,6 +162,13 @@ def assemble(
         threaded=threaded,
         fence=fence,
     )
+
+
+def _served_check(settings: Settings, source: loader.DeployedModel, served: ServedModel) -> ServedCheck | None:
+    if not settings.model.check_served:
+        return None
+    ask = functools.partial(answers, source.module)
+    return ServedCheck(ask, source.output, unversioned=served.version.number == 0)
 
 
 def _when_up(served: ServedModel, timeout_s: float) -> None:

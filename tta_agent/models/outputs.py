@@ -123,7 +123,7 @@ def kind_of(y: Array, more: Callable[[], Iterable[Array]]) -> Kind:
     unbounded: Kind = "logit" if one else "logits"
     if not _bounded(y):
         return unbounded
-    if not one and _sums_to_one(y):
+    if not one and are_probabilities(y):
         return "probabilities"
     if any(len(_finite(answers)) and not _bounded(answers) for answers in more()):
         return unbounded
@@ -135,6 +135,11 @@ def kind_of(y: Array, more: Callable[[], Iterable[Array]]) -> Kind:
     )
 
 
+def are_probabilities(y: Array) -> bool:
+    """Whether the finite rows of [N, C] are >= 0 and sum to 1, within rounding."""
+    return _bounded(y) and bool(np.abs(_finite(y).sum(1, dtype=np.float64) - 1).max() <= SUM)
+
+
 def _is_row(shape: OutputShape) -> bool:
     """[N], [N, C], or [N, C, 1, 1]; a shape that is not known at all may be one."""
     return all(size == 1 for size in shape[2:]) and 0 not in shape[1:2]
@@ -144,10 +149,6 @@ def _bounded(y: Array) -> bool:
     """Whether the finite rows, of which there is one at least, lie in 0 .. 1."""
     y = _finite(y)
     return bool(len(y) and y.min() >= 0 and y.max() <= 1 + ABOVE)
-
-
-def _sums_to_one(y: Array) -> bool:
-    return bool(np.abs(_finite(y).sum(1, dtype=np.float64) - 1).max() <= SUM)
 
 
 def _finite(y: Array) -> Array:

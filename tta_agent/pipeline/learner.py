@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from typing import Any
 
+from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.step import Adaptation, StepResult
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
@@ -26,6 +27,7 @@ class LearnerStage:
 
     Args:
         learns: False in mode observe: no proposal is made.
+        check: of the deployed model against the stream; batches wait for it.
         observer: called with each batch and its result (replay, tests).
 
     Attributes:
@@ -43,12 +45,14 @@ class LearnerStage:
         signals: Signals,
         *,
         learns: bool = True,
+        check: ServedCheck | None = None,
         observer: Callable[[Batch, StepResult], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.router, self.batcher, self.adaptation = router, batcher, adaptation
         self._telemetry, self._journal, self._cadence, self._signals = telemetry, journal, cadence, signals
         self._learns, self._observer, self._clock = learns, observer, clock
+        self._check, self._checked = check, check is None
         self._positions: dict[Partition, int] = {}
         self._proposed = self._marked = 0  # rounds at the last proposal and at the last checkpoint
         self._hurried = False
@@ -63,6 +67,7 @@ class LearnerStage:
         """3 route, 4 batch, 5 adapt, 6 propose; then the barrier of the next checkpoint."""
         self._obey_reset()
         records = self.router.sort(polled.items)
+        self._checked = self._check is None or self._check.passed([*records.held, *records.teach])
         self._adapt(self.batcher.full(records.teach, self._clock))
         self._positions.update(polled.positions)
         self._report(records)
@@ -74,13 +79,16 @@ class LearnerStage:
     def idle(self) -> None:
         """Adapt on a batch that has waited for long enough; called while nothing comes."""
         self._obey_reset()
-        if (batch := self.batcher.due(self._clock())) is not None:
+        if self._checked and (batch := self.batcher.due(self._clock())) is not None:
             self._round(batch)
 
     def _adapt(self, batches: list[Batch]) -> None:
-        """A round for each; once the agent is ending the rest waits, and is read again after a restart."""
+        """A round for each; once the agent is ending the rest waits, and is read again after a restart.
+
+        All wait while the model has not been checked against the stream.
+        """
         for i, (batch, following) in enumerate(zip_longest(batches, batches[1:])):
-            if self._signals.stop.is_set():
+            if self._signals.stop.is_set() or not self._checked:
                 return self.batcher.put_back(batches[i:])
             self._round(batch, following)
 

@@ -44,6 +44,8 @@ class ModelSettings(Group):
     source_data: Path | None = None
     """Source samples for methods that want some (prototypes, Fisher information): .npz with `inputs` and perhaps
     `labels`, or a folder of images, one folder a class."""
+    check_served: bool = True
+    """Whether the first served answers in the stream must be the model's own before anything is learnt."""
     served_as: str = "model"
     """Name of the model in the server."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

@@ -49,8 +49,10 @@ class Batcher:
 
     def full(self, records: Iterable[Record], clock: Callable[[], float]) -> list[Batch]:
         """Batches that these records complete."""
-        found = [self.add(record, clock()) for record in records]
-        return [batch for batch in found if batch is not None]
+        batches = [batch for record in records if (batch := self.add(record, clock())) is not None]
+        while len(self._waiting) >= self.size:  # what was put back
+            batches.append(self._take())
+        return batches
 
     def add(self, record: Record, now_s: float) -> Batch | None:
         """Add a record; the batch that it completes, or None."""
@@ -77,7 +79,7 @@ class Batcher:
         return {(r.topic, r.partition): r.offset for r in reversed(self._waiting)}
 
     def _take(self) -> Batch:
-        batch, self._waiting = Batch(tuple(self._waiting)), []
+        batch, self._waiting = Batch(tuple(self._waiting[: self.size])), self._waiting[self.size :]
         return batch
 
 
