@@ -1,4 +1,4 @@
-"""How the optimiser fares: running numbers of loss and gradient, for the gate that looks at them."""
+"""Health of the optimiser: running averages of loss and gradient, for the gate `health`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOMENTUM = 0.1
 
 
 class OptimizerHealth:
-    """Averages since the last reset.
+    """Running averages since the last reset.
 
     `loss` and `gradient` are exponential averages, `gradient_peak` is the largest norm so far, `nonfinite` counts
     steps that were given up, `rounds` those that were taken. Methods that report no gradient have none here.
@@ -21,7 +21,7 @@ class OptimizerHealth:
         self.numbers: dict[str, float] = {"rounds": 0.0, "nonfinite": 0.0}
 
     def take(self, report: StepReport) -> None:
-        """One round."""
+        """Take in the report of one round."""
         gradient = report.diagnostics.get("gradient")
         self.numbers["nonfinite"] += bool(report.diagnostics.get("nonfinite"))
         self.numbers["rounds"] += bool(report.used)
@@ -32,11 +32,11 @@ class OptimizerHealth:
             self.numbers["gradient_peak"] = max(gradient, self.numbers.get("gradient_peak", 0.0))
 
     def reset(self) -> None:
-        """The copy starts over; what was given up is not forgotten."""
+        """Start over with the copy; the count of steps that were given up stays."""
         self.numbers = {"rounds": 0.0, "nonfinite": self.numbers["nonfinite"]}
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers."""
+        """Averages and counts by name."""
         return dict(self.numbers)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The deployed model beside the copy: what selectors compare with."""
+"""Reference model: the deployed one, with which selectors compare the copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, convert
 
 
 class ReferenceModel:
-    """The deployed model beside the copy, for selectors that compare with it.
+    """The deployed model, for selectors that compare the copy with it.
 
     Args:
         module: inference mode, on the device.
@@ -23,7 +23,7 @@ class ReferenceModel:
 
     @torch.no_grad()
     def logits(self, x: Tensor, served: Tensor | None) -> Tensor:
-        """[B, ...] -> [B, C] in inference mode; rows that were `served` (not NaN) are not computed again."""
+        """Logits [B, ...] -> [B, C] in inference mode; rows that were `served` (not NaN) are not computed again."""
         if served is None:
             return self._module(x)  # type: ignore[no-any-return]
         unknown = served.isnan().any(dim=1)
@@ -34,7 +34,7 @@ class ReferenceModel:
 
     @torch.no_grad()
     def batch_logits(self, x: Tensor) -> Tensor:
-        """[B, ...] -> [B, C] under the statistics of this batch."""
+        """Logits [B, ...] -> [B, C] under the statistics of this batch."""
         if self._batch_module is None:
             self._batch_module = copy.deepcopy(self._module)
             convert(self._batch_module, lambda layer: AdaptiveBatchNorm(layer, StatsConfig()))

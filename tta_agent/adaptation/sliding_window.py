@@ -1,4 +1,4 @@
-"""A sliding window for streams that come one by one, or a few at a time.
+"""Sliding window for streams whose samples come one by one, or a few at a time.
 
 As in the benchmark of Döbler, Marsden and Yang ("Universal Test-time Adaptation through Weight Ensembling,
 Diversity Weighting, and Prior Correction", WACV 2024, arXiv 2306.00650): the newest `size` samples are kept; a
@@ -19,7 +19,7 @@ from tta_agent.core.types import Selection, StepReport
 
 
 class Window:
-    """An adapter whose batches overlap. Batches of `size` and more pass untouched.
+    """Adapter whose batches overlap. Batches of `size` and more pass untouched.
 
     Args:
         inner: the adapter.
@@ -34,19 +34,19 @@ class Window:
         self._fresh = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] -> logits [B, C]; no graph below `size` samples: the step makes its own."""
+        """Logits [B, ...] -> [B, C]; no graph below `size` samples: the step makes its own."""
         return self.inner.forward(x) if len(x) >= self.size else self.predict(x)
 
     def predict(self, x: Tensor) -> Tensor:
-        """The same logits; the window does not move."""
+        """Logits as `forward` gives them; the window does not move."""
         if len(x) >= self.size or not self.coupled or self._x is None:
             return self.inner.predict(x)
         return self.inner.predict(torch.cat((self._x, x))[-self.size :])[-len(x) :]
 
     def step(self, x: Tensor, logits: Tensor, selection: Selection) -> StepReport:
-        """Let the batch in; learn from the window when it has been renewed.
+        """Take the batch into the window; learn from the window once it has been renewed.
 
-        Who teaches is decided when a sample comes, and kept with its weight.
+        Whether a sample teaches is decided when it comes, and kept with its weight.
         """
         if len(x) >= self.size:
             return self.inner.step(x, logits, selection)
@@ -66,11 +66,11 @@ class Window:
         self._fresh += len(x)
 
     def servable(self) -> nn.Module:
-        """The inner adapter's."""
+        """Frozen copy of the inner adapter."""
         return self.inner.servable()
 
     def moved(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """The inner adapter's."""
+        """Parameters of the inner adapter that learn, with their values in the source."""
         return self.inner.moved()
 
     def reset(self) -> None:
@@ -79,7 +79,7 @@ class Window:
         self._x, self._weight, self._fresh = None, torch.zeros(0), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The adapter's state and the window."""
+        """State of the adapter, and the window."""
         window = {"x": self._x, "weight": self._weight, "fresh": self._fresh}
         return {"inner": self.inner.state_dict(), "window": window}
 

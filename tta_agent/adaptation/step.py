@@ -1,4 +1,4 @@
-"""One round on the accelerator: score, select, adapt, and what the schedules make of it."""
+"""One round on the accelerator: score, select, adapt, schedules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one round saw and did. Logits [B, C]; entropy in nats, confidence and margin [B]."""
+    """Scores and report of one round. Logits [B, C]; entropy in nats, confidence and margin [B]."""
 
     logits: Array
     entropy: Array
@@ -36,20 +36,20 @@ class StepResult:
     report: StepReport
 
     def numbers(self) -> dict[str, float | None]:
-        """Means of the batch, the share that was kept, and the loss: for people."""
+        """Means of the batch, the share that was kept, and the loss, for the status."""
         means = {name: float(getattr(self, name).mean()) for name in ("entropy", "confidence", "margin")}
         return {**means, "kept": 1 - sum(self.dropped.values()) / len(self.logits), "loss": self.report.loss}
 
 
 class Adaptation:
-    """The copy, who may teach it, and when it is called back.
+    """The adapting copy with its selectors and schedules.
 
     Args:
         adapter: the copy that learns.
         source: the deployed module, inference mode, on the device.
         selectors: applied one after the other to what the one before kept; weights multiply.
         schedules: asked after every round; one that says so resets everything.
-        accelerator: where the copy lives.
+        accelerator: device of the copy.
         policy: name of the adapter, for the version's history.
     """
 
@@ -72,7 +72,7 @@ class Adaptation:
         self.health = OptimizerHealth()
 
     def round(self, x: Array, served: Array | None = None) -> StepResult:
-        """One batch [B, ...], from numbers to weights.
+        """Score, select and adapt on one batch [B, ...].
 
         Args:
             served: the source's answers [B, C] as far as they are known (other rows NaN).
@@ -171,7 +171,7 @@ class Adaptation:
             self._telemetry.samples(outcome, count)
 
     def history(self, positions: Positions) -> dict[str, Any]:
-        """What the copy has learnt from, for the manifest of a candidate."""
+        """Records, positions and method that the copy has learnt from, for the manifest of a candidate."""
         read = {f"{topic}/{partition}": offset for (topic, partition), offset in positions.items()}
         return {
             "policy": self._policy,
@@ -182,7 +182,7 @@ class Adaptation:
         }
 
     def reset(self) -> None:
-        """Back to the source: copy, selectors and schedules."""
+        """Reset copy, selectors and schedules to the source."""
         self.adapter.reset()
         for part in self._with_memory():
             part.reset()

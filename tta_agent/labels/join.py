@@ -23,7 +23,7 @@ _COUNT = "INSERT OR REPLACE INTO counts VALUES (?, ?, ?)"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One served answer, judged; `accuracy` of its version so far. `late`: counted, but not to be used."""
+    """One served answer, correct or not; `accuracy` of its version so far. `late`: counted, but not to be used."""
 
     version: int
     correct: bool
@@ -32,7 +32,7 @@ class Outcome:
 
 
 class LabelJoiner:
-    """Answers that wait for their label, and labels that came before their answer, in one SQLite file.
+    """Join of served answers and late labels by inference id, in one SQLite file.
 
     Counts: `answered`; `matched` labels, `right` ones among them; `expired` answers, whose label did not come within
     the horizon, and `late` labels, which came after it; `orphan` labels, whose answer never came. The same record or
@@ -76,11 +76,11 @@ class LabelJoiner:
 
     @property
     def counts(self) -> Counter[str]:
-        """In all."""
+        """Counts over all versions by name."""
         return self._counts[ALL]
 
     def expect(self, record: Record) -> Label | None:
-        """Remember what was served; the label, where it has already come."""
+        """Remember the served answer of a record; its label, where that came first."""
         self._make_room()
         self._tick(record.time_s)
         known = self._find(record.id)
@@ -107,7 +107,7 @@ class LabelJoiner:
         return Entry(span.number(), id, state, time_s, self._now_s)
 
     def arrive(self, label: Label) -> Outcome | None:
-        """What the label says about the served answer.
+        """Outcome of the served answer by its label.
 
         None where the record has not come (yet), where nothing was served, and for a label that comes again. An
         outcome that is `late` comes again whenever its label does, so that nobody takes the label for a new one.

@@ -1,4 +1,4 @@
-"""The labels that the agent would like to have: few, where they tell most, and paced over the day."""
+"""Requests for labels: few, where they are most informative, and paced over the day."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LabelRequest:
-    """One record whose label is asked for.
+    """Request for the label of one record.
 
     Attributes:
         id: of the inference; the label comes back under it.
         reason: disagreement of the two graphs, or drawn at random.
-        ts: when it was asked for, seconds since the epoch, as the stream counts them.
+        ts: time of the request, seconds since the epoch, as the stream counts them.
         serving, candidate: classes that the two graphs name. `candidate` is None where there was no other graph, and
             of the version before where that disagrees with one that has just come into service.
-        version: who answered the request, or None.
+        version: version that answered the inference, or None.
     """
 
     id: str
@@ -49,15 +49,15 @@ Dropped: TypeAlias = Callable[[str, int], None]  # reason `label_request`, and h
 
 
 class LabelRequester:
-    """Asks for labels: where both graphs disagree first, since only there a label says which is better; and for a
-    uniform sample, from which the accuracy itself can be estimated.
+    """Requests within a budget: for disagreements first, since only there a label says which graph is better, and for
+    a uniform sample, from which the accuracy itself can be estimated.
 
     The budget is a token bucket of a quarter of the day's (one request at least) that fills evenly, under a cap for
     any 24 hours: the first minute of a shift cannot spend the day. While tokens are scarce, disagreements come first.
     After a crash a request may be made a second time.
 
     Args:
-        write: where requests go, see `to_file` and `to_topic`.
+        write: writer of requests, see `to_file` and `to_topic`.
         per_day: requests in any 24 hours, at most.
         uniform: share of records drawn at random, by a hash of the id: replicas draw the same.
         bucket_s: one request for each entity and stretch of this length; 0: no such limit.
@@ -75,7 +75,7 @@ class LabelRequester:
     def consider(
         self, records: Sequence[Record], serving: Sequence[int], others: Sequence[int | None], now_s: float
     ) -> list[LabelRequest]:
-        """Ask about some of these; what was asked for.
+        """Request labels for some of these records; the requests.
 
         Args:
             records: held-out records.
@@ -129,7 +129,7 @@ class LabelRequester:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Budget, and what was asked for."""
+        """Budget, and ids that were asked about."""
         spent = {"tokens": self._tokens, "filled_s": self._filled_s}
         return {**spent, "made": list(self._made), "asked": list(self._asked)}
 
@@ -141,7 +141,7 @@ class LabelRequester:
 
 
 def drawn(id: str, share: float) -> bool:
-    """Whether the id belongs to the uniform sample; independent of who is held out."""
+    """Whether the id belongs to the uniform sample; independent of the hold-out."""
     digest = hashlib.blake2b(id.encode(), digest_size=8, person=b"tta-wishes").digest()
     return int.from_bytes(digest, "big") < share * 2**64
 

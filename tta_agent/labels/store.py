@@ -1,4 +1,4 @@
-"""The file behind the labels: answers that wait for one, labels that wait for their answer, and the counts."""
+"""SQLite file of the label join: answers without a label, labels without an answer, and counts."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ ALL = -1  # where counts of all versions together stand
 
 @dataclass(slots=True)
 class Entry:
-    """One inference id.
+    """State of one inference id.
 
     Attributes:
         seq: counts up in the order of arrival.
         time_s: of the inference; of the label where only that has come.
-        seen_s: the clock when it came.
-        version, answer: who answered which class; None where nothing was served, or not yet.
+        seen_s: the joiner's clock at its arrival.
+        version, answer: the version that answered and its class; None where nothing was served, or not yet.
         stored: whether the file has it.
     """
 

@@ -1,4 +1,4 @@
-"""All there is to know about normalisation layers: finding them, and a BatchNorm that learns the target.
+"""Normalisation layers: finding them, and a BatchNorm that learns the statistics of the target.
 
 A test-time method normalises with the statistics of the batch that it scores. A served graph answers one
 request at a time and needs statistics of its own. `AdaptiveBatchNorm` does the first and estimates the second.
@@ -25,7 +25,7 @@ QUIET = 0.2  # share of the newest batch in the estimate of how far batches lie 
 
 
 class AdaptiveBatchNorm(nn.Module):
-    """A BatchNorm that answers with batch statistics and averages them for the graph to be served.
+    """BatchNorm that answers with batch statistics and averages them for the graph to be served.
 
     The averages start at the source's statistics, which count as one batch:
 
@@ -84,14 +84,14 @@ class AdaptiveBatchNorm(nn.Module):
         self._kept = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, ...] -> the same shape, normalised by the batch itself (mixed with the anchor)."""
+        """Normalise [B, channels, ...] by the batch itself (mixed with the anchor)."""
         y = self.normalise(x)
         for part in self.after:
             y = part(y)
         return y
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Without what comes after; on a learning pass the batch is remembered."""
+        """Normalise without what comes after; on a learning pass the batch is remembered."""
         single = x.numel() // x.shape[1] < 2
         batch = None
         if torch.is_grad_enabled():  # predict() runs without: it must leave nothing behind
@@ -123,7 +123,7 @@ class AdaptiveBatchNorm(nn.Module):
         return self.source_mean, self.source_var
 
     def rescale(self, plain: Tensor, mean: Tensor, var: Tensor, mean_to: Tensor, var_to: Tensor) -> Tensor:
-        """What was normalised by (mean, var), as if by (mean_to, var_to), with scale and shift."""
+        """Renormalise from (mean, var) to (mean_to, var_to), with scale and shift."""
         scale = torch.sqrt((var + self.eps) / (var_to + self.eps))
         shift = (mean - mean_to) / torch.sqrt(var_to + self.eps)
         weight = scale if self.weight is None else scale * self.weight
@@ -138,7 +138,7 @@ class AdaptiveBatchNorm(nn.Module):
 
     @torch.no_grad()
     def averages(self) -> dict[str, Tensor]:
-        """The buffers after the batch that was last forwarded, by name; none where there is none."""
+        """Buffers after the batch that was last forwarded, by name; none where there is none."""
         if self._batch is None:
             return {}
         mean, var = self._batch
@@ -163,7 +163,7 @@ class AdaptiveBatchNorm(nn.Module):
         self._batch = None
 
     def served(self) -> dict[str, Tensor]:
-        """The tensors of the plain inference-mode BatchNorm to serve, by their names there."""
+        """Tensors of the plain inference-mode BatchNorm to serve, by their names there."""
         affine = {"weight": self.weight, "bias": self.bias}
         mean, var = self.mean.lerp(self.source_mean, self.kept), self.var.lerp(self.source_var, self.kept)
         given = {name: p.detach() for name, p in affine.items() if p is not None}
@@ -198,7 +198,7 @@ def absorb(layers: Iterable[AdaptiveBatchNorm]) -> bool:
 
 @contextmanager
 def unseen(norms: Iterable[AdaptiveBatchNorm]) -> Iterator[None]:
-    """Passes in here leave the batch that the layers remember as it was: it is the one to be absorbed."""
+    """Context in which forward passes leave the batch that the layers remember as it was."""
     layers = list(norms)
     remembered = [layer._batch for layer in layers]
     try:
@@ -218,7 +218,7 @@ Make = Callable[[_BatchNorm], AdaptiveBatchNorm]
 
 
 def convert(model: nn.Module, make: Make) -> dict[str, AdaptiveBatchNorm]:
-    """Replace every BatchNorm of `model`, in place, by a AdaptiveBatchNorm; returns them by module name."""
+    """Replace every BatchNorm of `model`, in place, by an AdaptiveBatchNorm; the new layers by module name."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     learning = {name: make(m) for name, m in found.items() if m.running_mean is not None}
     for name, layer in learning.items():
@@ -238,7 +238,7 @@ def affine(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def census(model: nn.Module) -> dict[str, int]:
-    """How many normalisation layers of which kind: for messages."""
+    """Number of normalisation layers by kind, for messages."""
     kinds = {"BatchNorm": _BatchNorm, "GroupNorm": nn.GroupNorm, "LayerNorm": nn.LayerNorm}
     count = {kind: sum(isinstance(m, cls) for m in model.modules()) for kind, cls in kinds.items()}
     return {kind: n for kind, n in count.items() if n}

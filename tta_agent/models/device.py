@@ -1,4 +1,4 @@
-"""Where the copy lives: how batches get there, in which precision, and what happens when memory runs out."""
+"""Device of the copy: transfer of batches, precision, and behaviour when memory runs out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Accelerator:
     """A device with its own stream; on CUDA below the priority of whoever else computes there.
 
     Args:
-        device: where the copy lives.
+        device: of the copy.
         precision: of activations; weights, statistics and losses stay float32.
         memory: share of the device's memory that this process may use, in (0, 1].
     """
@@ -41,13 +41,13 @@ class Accelerator:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """On the device's stream, in its precision."""
+        """Context on the device's stream, in its precision."""
         stream = torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext()
         with stream, torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             yield
 
     def expect(self, x: Array | None) -> None:
-        """This batch comes next: its way to the device starts while another is computed."""
+        """Start the transfer of the batch that comes next, while another is computed."""
         if self._transfers is None or x is None:
             return
         with torch.cuda.stream(self._transfers):
@@ -70,7 +70,7 @@ def _patient_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class Room:
-    """How many samples fit: halves when memory runs out, and in the end only scoring goes on.
+    """Number of samples that fit into memory: halved when it runs out; in the end only scoring goes on.
 
     Attributes:
         samples: at most so many at once; None while memory never ran out.
@@ -82,11 +82,11 @@ class Room:
         self.learns = True
 
     def fit(self, n: int) -> int:
-        """How many of n samples fit at once."""
+        """Number of n samples that fit at once."""
         return min(self.samples or n, n)
 
     def shrink(self, n: int) -> None:
-        """n samples did not fit.
+        """Fit fewer at once: n samples ran out of memory.
 
         Raises:
             torch.OutOfMemoryError: not even a single one fits without learning.

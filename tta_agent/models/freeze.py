@@ -1,4 +1,4 @@
-"""A frozen copy that can be served: each sample's answer is its own.
+"""Frozen copies that can be served: each sample's answer is its own.
 
 Exported as it stands, a test-time adapter bakes the statistics of the batch into the graph, and one request's
 answer depends on its neighbours. Here the averages of `AdaptiveBatchNorm` become the running statistics of a plain
@@ -17,7 +17,7 @@ from tta_agent.models.batchnorm import AdaptiveBatchNorm
 
 
 def served_names(learning: nn.Module) -> dict[str, Tensor]:
-    """The learning copy's tensors under the source model's names."""
+    """Tensors of the learning copy under the source model's names."""
     norms = {
         name: module for name, module in learning.named_modules() if isinstance(module, AdaptiveBatchNorm)
     }

@@ -1,4 +1,4 @@
-"""Memory of sessions that are gone: the heap keeps what it is given back, until it is asked for it."""
+"""Memory of closed sessions: the heap keeps it until it is trimmed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _released: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put may be calle
 
 
 def trim_after(held: object) -> None:
-    """Give the heap back to the system once the object is gone: free() alone keeps it for the process."""
+    """Trim the heap once the object is gone: free() alone keeps its memory for the process."""
     weakref.finalize(held, _released.put, None).atexit = False
     _start_trimmer()
 

@@ -1,4 +1,4 @@
-"""A timm name or an import path with local weights, or the served ONNX file alone, to the module as deployed."""
+"""Loader of the deployed model: a timm name or an import path with local weights, or the served ONNX file alone."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def load(
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` is cuda where there is one.
+    """Torch device by name; `auto` is cuda where there is one.
 
     Raises:
         ConfigError: cuda is asked for and not there.

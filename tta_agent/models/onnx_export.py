@@ -1,4 +1,4 @@
-"""The ONNX graph: export with every tensor under its torch name, patch by name, prove parity.
+"""ONNX graph of the source: export with every tensor under its torch name, patch by name, prove parity.
 
 A swap changes tensors, not structure. So the source is exported once, normalisation unfused (ONNX Runtime
 fuses when it loads), and each candidate is that graph with other initializers: milliseconds, no tracing.
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 
 
 class Served(Protocol):
-    """The graph of the served file, and where the module's tensors stand in it."""
+    """The graph of the served file, and the places of the module's tensors in it."""
 
     @property
     def slots(self) -> Mapping[str, Any]:
-        """By name in the module's state dict."""
+        """Place of each tensor by its name in the module's state dict."""
 
     def patched(self, tensors: Mapping[str, Tensor]) -> bytes:
         """The graph with these tensors, serialised."""
@@ -112,7 +112,7 @@ class GraphTemplate:
 
 
 def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
-    """Unfused, every tensor under its torch name, batch axis dynamic.
+    """Export a module: unfused, every tensor under its torch name, batch axis dynamic.
 
     Raises:
         GraphError: the module cannot be traced.
@@ -148,7 +148,7 @@ def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:
-    """Every floating-point tensor of a module by name: what a graph of it must hold."""
+    """Floating-point tensors of a module by name, all of which a graph of it must hold."""
     return {name: t.detach() for name, t in module.state_dict().items() if t.is_floating_point()}
 
 

@@ -30,7 +30,7 @@ class GraphPort(Protocol):
 
 
 class Session(Protocol):
-    """What we use of onnxruntime.InferenceSession."""
+    """Part of onnxruntime.InferenceSession that is used here."""
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> Sequence[Array]:
         """Outputs for the feeds."""
@@ -51,7 +51,7 @@ class _OutputSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
 def open_session(
     graph: Path | bytes, *, threads: int = 1, device: str = "cpu", output: ModelOutput = LOGITS
 ) -> Session:
-    """A session on exactly the device that was asked for.
+    """Open a session on exactly the device that was asked for.
 
     Args:
         graph: a path where there is one: a session from bytes keeps them for its life.
@@ -152,10 +152,10 @@ class _State:
 
 
 class HotSwapSession:
-    """The live session and one standing by. Readers never wait; writers exclude each other.
+    """Pair of a live session and one standing by. Readers never wait; writers exclude each other.
 
     A call that began on a session ends on it: the caller holds it. After a switch the session that was live
-    stands by, so that going back is instant; the next `stage` lets it go.
+    stands by, so that a step back is instant; the next `stage` drops it.
     """
 
     def __init__(self, number: int, session: Session) -> None:
@@ -185,7 +185,7 @@ class HotSwapSession:
         return self._state.previous
 
     def stage(self, number: int, session: Session) -> None:
-        """Let the session stand by, in place of the one that does."""
+        """Put a session in stand-by, in place of the one there."""
         with self._writing:
             if number == self._state.live[0]:
                 raise SwapError(f"version {number} is live already; expected another to stand by")

@@ -90,7 +90,7 @@ def find(
 
 
 def raw(module: nn.Module) -> nn.Module:
-    """A copy that answers what is served."""
+    """Copy of a module that answers the raw output, as it is served."""
     module = copy.deepcopy(module)
     for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, ToLogits)]:
         del module._forward_hooks[key]

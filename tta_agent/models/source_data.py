@@ -1,4 +1,4 @@
-"""Source data that the user gives: an npz or a folder of images, as the model takes them."""
+"""Reader of source data: an npz or a folder of images, as the model takes them."""
 
 from __future__ import annotations
 

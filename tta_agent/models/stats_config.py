@@ -1,4 +1,4 @@
-"""How the statistics of BatchNorm are estimated and used."""
+"""Configuration of BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class StatsConfig:
-    """How BatchNorm statistics are learnt and used.
+    """Estimation of BatchNorm statistics, and their use.
 
     Attributes:
         momentum: least share of the newest batch in the averages that are served, in (0, 1].

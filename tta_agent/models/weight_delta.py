@@ -1,4 +1,4 @@
-"""What a version changed: the initializers of its graph that differ from version 0's, and the way back.
+"""Weight delta of a version: the initializers that differ from version 0's, and composition of the full graph.
 
 A swap changes tensors, not structure. So a version can be kept as the tensors that it changed (safetensors), and its
 full graph is version 0's with these put in, byte for byte: ONNX has no map fields, so that equal messages are
@@ -28,7 +28,7 @@ _KINDS: dict[int, str] = {
 
 
 def changed(skeleton: bytes, graph: bytes) -> bytes | None:
-    """The initializers of `graph` that differ from those of `skeleton`, as a safetensors file.
+    """Initializers of `graph` that differ from those of `skeleton`, as a safetensors file.
 
     None where the two differ in more than that, so that `compose` would not give the same bytes.
     """
@@ -62,14 +62,15 @@ def compose(skeleton: bytes, tensors: bytes) -> bytes:
 
 
 def sizes(tensors: bytes) -> dict[str, int]:
-    """Bytes of each tensor of a safetensors file."""
+    """Size in bytes of each tensor of a safetensors file."""
     return {name: tensor.nbytes for name, tensor in sorted(load(tensors).items())}
 
 
 def distances(before: bytes, after: bytes) -> list[tuple[str, int, float, float]]:
-    """How far two graphs of one structure lie apart: (layer, tensors that differ, |b - a|, |a|), the furthest first.
+    """Distances of two graphs by layer: (layer, tensors that differ, |b - a|, |a|), the furthest first.
 
-    A layer is what its tensors' names share before the last dot; norms are Euclidean, over all its float tensors.
+    The graphs have one structure. A layer is the part of its tensors' names before the last dot; norms are Euclidean,
+    over all its float tensors.
     """
     old, new = _floats(before), _floats(after)
     layers: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""What a model's answers look like as a whole, in numpy: shared by gates and rehearsals.
+"""Distributions of a model's answers, in numpy: shared by gates and rehearsals.
 
 Letters: N records, C classes, A samples of the anchor set.
 """
@@ -19,13 +19,13 @@ def histogram(logits: Array) -> Array:
 
 
 def entropy(p: Array) -> Array:
-    """In nats, of distributions along the last axis; what is not finite counts for nothing."""
+    """Shannon entropy in nats of distributions along the last axis; values that are not finite count as 0."""
     p = np.where(p > 0, p, 1.0)
     return np.asarray(-(p * np.log(p)).sum(-1))
 
 
 def energy(logits: Array) -> Array:
-    """log-sum-exp over classes, [N, C] -> [N] (Liu et al., NeurIPS 2020, arXiv:2010.03759, there with a minus)."""
+    """Log-sum-exp over classes, [N, C] -> [N] (Liu et al., NeurIPS 2020, arXiv:2010.03759, there with a minus)."""
     top = logits.max(1)
     return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(1)))
 
@@ -36,8 +36,9 @@ def divergence(p: Array, q: Array) -> float:
 
 
 def temperature(logits: Array, labels: Array) -> float:
-    """T > 0 of least log-loss of logits / T on the anchor [A, C], [A] (Guo et al., ICML 2017, arXiv:1706.04599).
+    """Temperature T > 0 of least log-loss of logits / T on the anchor [A, C], [A].
 
+    Guo et al., ICML 2017, arXiv:1706.04599.
     From a grid in units of the logits' own size, so that twice the logits have exactly twice the temperature.
     """
     z = np.asarray(logits, np.float64)
@@ -49,12 +50,12 @@ def temperature(logits: Array, labels: Array) -> float:
 
 
 def singular_values(a: Array) -> Array:
-    """Of [N, C], by the small Gram matrix: N may be large."""
+    """Singular values of [N, C], by the small Gram matrix: N may be large."""
     return np.asarray(np.sqrt(np.clip(np.linalg.eigvalsh(a.T @ a), 0, None)))
 
 
 def effective_rank(logits: Array) -> float:
-    """exp of the entropy of the normalised singular values, 1 .. C (Roy and Vetterli, EUSIPCO 2007).
+    """Exponential of the entropy of the normalised singular values, 1 .. C (Roy and Vetterli, EUSIPCO 2007).
 
     Of logits centred over classes, then over records; 1 where nothing varies, 0 where one is not finite.
     """

@@ -1,4 +1,4 @@
-"""Logits to one number a sample: what a score means, and in which direction. Pure functions.
+"""Scores of single samples by their logits, with range and direction. Pure functions.
 
 Letters: B samples, C classes.
 """
@@ -28,12 +28,12 @@ def margin(logits: Tensor) -> Tensor:
 
 
 def max_entropy(classes: int) -> float:
-    """ln C: thresholds on entropy are shares of it, so that they hold for any number of classes."""
+    """Largest entropy, ln C: thresholds on entropy are shares of it, so that they hold for any number of classes."""
     return math.log(classes)
 
 
 def all_finite(*values: Tensor) -> bool:
-    """No NaN and no infinity in any of the tensors; a device is waited for once."""
+    """Whether all values of all tensors are finite; a device is waited for once."""
     floats = [value.detach() for value in values if value.is_floating_point()]
     sums: dict[torch.device, list[Tensor]] = {}
     for value in floats:
@@ -44,7 +44,7 @@ def all_finite(*values: Tensor) -> bool:
 
 
 def log_e(wins: int, losses: int) -> float:
-    """ln E(w, l) of the sequential McNemar test; high = the one that wins is better.
+    """Logarithm of the e-value E(w, l) of the sequential McNemar test; high = the one that wins is better.
 
     Likelihood ratio against P(win) = 1/2, P(win) uniform on (1/2, 1); `gates/certificate.py` has the formula.
     """

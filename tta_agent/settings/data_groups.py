@@ -1,4 +1,4 @@
-"""The groups of settings: what there is, its default, and what it means.
+"""Groups of settings about the data, the model and the copy: name, default, meaning.
 
 Every group is frozen and forbids unknown names; the text under a field becomes its description in the JSON schema.
 """
@@ -14,13 +14,13 @@ Options = dict[str, dict[str, Any]]
 
 
 class Group(BaseModel):
-    """What all groups share."""
+    """Base of all groups: frozen, unknown names forbidden."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSettings(Group):
-    """The model as deployed."""
+    """The deployed model."""
 
     name: str | None = None
     """timm name, for instance resnet18; needs `weights`. Exactly one of `name`, `factory` and `onnx`."""
@@ -38,9 +38,9 @@ class ModelSettings(Group):
     """Name of the output that is the answer, where the model has several; the only one of the form [N, C] where not
     given."""
     mean: tuple[float, ...] | None = None
-    """What preprocessing took off pixels in 0 .. 1, per channel or one for all; timm models know theirs, else 0."""
+    """Mean that preprocessing takes off pixels in 0 .. 1, per channel or one for all; timm models know it, else 0."""
     std: tuple[float, ...] | None = None
-    """What preprocessing then divided by, likewise; else 1."""
+    """Standard deviation by which preprocessing then divides, likewise; else 1."""
     source_data: Path | None = None
     """Source samples for methods that want some (prototypes, Fisher information): .npz with `inputs` and perhaps
     `labels`, or a folder of images, one folder a class."""
@@ -49,7 +49,7 @@ class ModelSettings(Group):
     served_as: str = "model"
     """Name of the model in the server."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """Where the adapted copy lives: auto, cpu, cuda or cuda:N."""
+    """Device of the adapted copy: auto, cpu, cuda or cuda:N."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of the agent's torch and ONNX Runtime, each. More than half of the cores starve the server."""
     nice: int = Field(default=10, ge=0, le=19)
@@ -57,7 +57,7 @@ class ModelSettings(Group):
 
 
 class StreamSettings(Group):
-    """Where inferences and labels come from."""
+    """Stream of inferences and labels."""
 
     bootstrap_servers: str | None = None
     """Kafka brokers, host:port[,host:port]; the embedded log under `store.path` where not given."""
@@ -75,7 +75,7 @@ class StreamSettings(Group):
     group: str = "tta-agent"
     """Consumer group."""
     start: Literal["latest", "earliest"] = "latest"
-    """Where a group without a position begins."""
+    """Begin of a group without a committed position."""
     partitions: int = Field(default=4, ge=1)
     """Partitions of topics that have to be created."""
     max_age_s: float = Field(default=600.0, gt=0)
@@ -83,9 +83,9 @@ class StreamSettings(Group):
     queue_bytes: int = Field(default=64 << 20, ge=1 << 16)
     """High-water mark of each queue inside the agent; above it the partitions are paused."""
     connect_timeout_s: float = Field(default=10.0, gt=0)
-    """How long to look for a broker before giving up."""
+    """Longest search for a broker."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """How to talk to Kafka."""
+    """Security protocol of Kafka."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     """SASL mechanism."""
     sasl_username: str | None = None
@@ -99,7 +99,7 @@ class StreamSettings(Group):
 
 
 class SelectSettings(Group):
-    """Which samples teach."""
+    """Selection of the samples that teach."""
 
     selectors: list[str] | None = None
     """Names or module:Class, applied one after the other; [] keeps all; the method's own where not given."""
@@ -110,7 +110,7 @@ class SelectSettings(Group):
 
 
 class AdaptSettings(Group):
-    """How the copy changes."""
+    """Adaptation of the copy."""
 
     method: str = "tent"
     """Adapter: a name (tent, norm, deyo, ...; adapters/README.md has the table) or module:Class."""
@@ -119,17 +119,17 @@ class AdaptSettings(Group):
     batch_size: int = Field(default=64, ge=1)
     """Samples of one round."""
     max_wait_s: float = Field(default=2.0, gt=0)
-    """A round starts with what there is after this long."""
+    """Longest wait for a full batch; then a round starts with the samples that are there."""
     window: int = Field(default=0, ge=0)
     """Samples of the sliding window, for streams that come one by one; 0 for none."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the copy's activations; bfloat16 halves memory and time on recent accelerators."""
+    """Precision of the copy's activations; bfloat16 halves memory and time on recent accelerators."""
     memory: float = Field(default=1.0, gt=0, le=1)
     """Share of the accelerator's memory that the agent may use."""
 
 
 class ScheduleSettings(Group):
-    """When there is something to decide, and when the copy is pulled back to the source."""
+    """Schedule of candidates, and of resets and pulls towards the source."""
 
     schedules: list[str] = []
     """Names or module:Class, asked after every round: resets and pulls towards the source."""
@@ -139,12 +139,12 @@ class ScheduleSettings(Group):
     candidate_every: int = Field(default=8, ge=1)
     """Rounds between two candidates (one at a time is tested); half of them after a shift."""
     cooldown_s: float = Field(default=60.0, ge=0)
-    """After a roll-back: no candidate for this long; doubled by each further one, up to a day, until a version has
+    """Time without a candidate after a roll-back; doubled by each further one, up to a day, until a version has
     stayed."""
 
 
 class SwapSettings(Group):
-    """How a version becomes the served one."""
+    """Driver of the model server."""
 
     driver: str = "oip"
     """Server driver: a name or module:Class. oip: a server with the model-repository extension; none: only write
@@ -158,14 +158,14 @@ class SwapSettings(Group):
 
 
 class StoreSettings(Group):
-    """What survives a crash."""
+    """State that survives a crash."""
 
     path: Path = Path("tta-state")
     """Folder of registry, checkpoint, labels and embedded log."""
     proofs: Path | None = None
     """Folder of rehearsals and calibration; `path` where not given."""
     versions: str | None = None
-    """Where the registry stands, any fsspec URL (s3://bucket/models/a, ...); <path>/versions where not given."""
+    """URL of the registry, any that fsspec knows (s3://bucket/models/a, ...); <path>/versions where not given."""
     keep: int = Field(default=20, ge=1)
     """Proven versions kept with their graph; source, serving, previous and pinned ones always are."""
     checkpoint_every: int = Field(default=16, ge=1)

@@ -1,4 +1,4 @@
-"""Reading `TTA_*`: unknown names are refused, bad values explained."""
+"""Settings from `TTA_*` variables: unknown names are refused, bad values explained."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load(**flags: Any) -> Settings:
 
 
 def env_names() -> list[str]:
-    """Every variable that is read."""
+    """Names of all variables that are read."""
     names = []
     for name, field in Settings.model_fields.items():
         group = field.annotation

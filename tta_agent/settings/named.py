@@ -18,13 +18,13 @@ from tta_agent.settings.schema import Settings
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A name for tables, and settings by group that win over environment and preset."""
+    """Settings by group under a short name; they win over environment and preset."""
 
     name: str
     flags: Mapping[str, Any]
 
     def settings(self, **fixed: Any) -> Settings:
-        """Everything that the engine is built from; `fixed` wins.
+        """All settings; `fixed` wins.
 
         Raises:
             ConfigError: a setting that does not fit.
@@ -33,7 +33,7 @@ class Named:
 
 
 def policy(text: str) -> Named:
-    """`PRESET`, `METHOD@PRESET`, `METHOD` under the preset of TTA_POLICY, or `FILE.yaml`.
+    """Settings of `PRESET`, `METHOD@PRESET`, `METHOD` under the preset of TTA_POLICY, or `FILE.yaml`.
 
     Raises:
         ConfigError: no such preset, method or file; says what there is.
@@ -52,7 +52,11 @@ def policy(text: str) -> Named:
 
 
 def policies(texts: list[str]) -> list[Named]:
-    """Several, each under a name of its own. Raises ConfigError as `policy`, and where two names are equal."""
+    """Settings of several policies, each under a name of its own.
+
+    Raises:
+        ConfigError: as `policy`, and where two names are equal.
+    """
     found = [policy(text) for text in texts]
     called = [one.name for one in found]
     twice = next((name for name in called if called.count(name) > 1), None)
@@ -62,18 +66,18 @@ def policies(texts: list[str]) -> list[Named]:
 
 
 def is_file(text: str) -> bool:
-    """Whether the user means a file."""
+    """Whether the text names a YAML file."""
     return text.endswith((".yaml", ".yml"))
 
 
 def of_preset(name: str) -> Named:
-    """A preset as it stands. Raises ConfigError where there is none."""
+    """Settings of a preset. Raises ConfigError where there is none."""
     _refuse_unknown(name)
     return Named(name, {"policy": name})
 
 
 def of_method(method: str, preset: str | None = None) -> Named:
-    """A method (name or module:Class) under a preset, or under that of the environment.
+    """Settings of a method (name or module:Class) under a preset, or under that of the environment.
 
     Raises:
         ConfigError: there is no such method or preset.
@@ -87,7 +91,7 @@ def of_method(method: str, preset: str | None = None) -> Named:
 
 
 def of_file(path: Path, option: str) -> Named:
-    """Settings by group, as in a preset; the file's name is the name.
+    """Settings by group from a YAML file, under the file's name.
 
     Args:
         option: of the command line, for messages.
@@ -107,7 +111,7 @@ def of_file(path: Path, option: str) -> Named:
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one; `other` wins."""
+    """Merge nested mappings; `other` wins."""
     both = dict(one)
     for name, value in other.items():
         inner = both.get(name)

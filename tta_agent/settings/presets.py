@@ -12,13 +12,13 @@ from tta_agent.core.errors import ConfigError, nearest
 
 
 def presets() -> dict[str, Path]:
-    """Presets that are installed, by name."""
+    """Files of the installed presets by name."""
     folder = Path(next(iter(importlib.import_module("tta_policies").__path__))) / "presets"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def preset(name: str) -> dict[str, Any]:
-    """One preset.
+    """Settings of one preset by group.
 
     Raises:
         ConfigError: there is none of that name.

@@ -1,4 +1,4 @@
-"""The groups of settings about the decision: labels, gate, watch, and who is asked and told."""
+"""Groups of settings about the decision: labels, gates, bake, HTTP interface and webhooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tta_agent.settings.data_groups import Group, Options
 
 
 class LabelSettings(Group):
-    """How late labels are joined, and which are asked for."""
+    """Joining of late labels, and requests for labels."""
 
     horizon_s: float = Field(default=7 * 86_400.0, gt=0)
     """A label that comes later than this after its inference is counted, but not used."""
@@ -25,7 +25,7 @@ class LabelSettings(Group):
 
 
 class GateSettings(Group):
-    """When a candidate may serve."""
+    """Gates of a candidate, and limits of swaps."""
 
     gates: list[str] = [
         "integrity", "disagreement", "collapse", "histogram", "concentration", "forgetting", "flips", "calibration",
@@ -53,10 +53,10 @@ class GateSettings(Group):
 
 
 class WatchSettings(Group):
-    """What happens after a swap."""
+    """Monitoring of the served version."""
 
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    """Of the reverse test that takes a version back: laxer than promotion."""
+    """Level of the reverse test that takes a version back; laxer than promotion."""
     bake_records: int = Field(default=1000, ge=1)
     """Held-out records that a new version must last before it counts as settled."""
     window_records: int = Field(default=200, ge=20)
@@ -64,7 +64,7 @@ class WatchSettings(Group):
     trips: int = Field(default=2, ge=1)
     """Windows in a row in which a veto must fail."""
     health_every_s: float = Field(default=10.0, gt=0)
-    """How often the server is asked whether it still answers as it should."""
+    """Time between two checks that the server answers as it should."""
     detector: str = "block_means"
     """Drift detector: a name or module:Class."""
     options: Options = {}
@@ -76,7 +76,7 @@ class WatchSettings(Group):
 
 
 class HttpSettings(Group):
-    """The agent's own interface, and who is asked and told."""
+    """The agent's own HTTP interface, and its webhooks."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -85,10 +85,10 @@ class HttpSettings(Group):
     token: SecretStr | None = None
     """Bearer token that commands (approve, roll back, freeze, reset) must carry."""
     confirm_url: str | None = None
-    """Asked before a swap in mode approve: 200 says yes, 403 no, anything else not yet."""
+    """Webhook that is asked before a swap in mode approve: 200 says yes, 403 no, anything else not yet."""
     event_url: str | None = None
-    """Told of every decision, as JSON; never waited for."""
+    """Webhook that gets every decision as JSON; never waited for."""
     rollback_url: str | None = None
-    """Asked while a new version bakes: 200 says take it back."""
+    """Webhook that is asked while a new version bakes: 200 says take it back."""
     timeout_s: float = Field(default=5.0, gt=0)
-    """Longest wait for one of them."""
+    """Longest wait for one webhook."""

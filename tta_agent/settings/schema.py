@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, preset."""
+        """Order of the sources: flags, environment, preset."""
         return init_settings, env_settings, _PresetSource(settings_cls, init_settings, env_settings)
 
     @model_validator(mode="before")
@@ -91,5 +91,5 @@ class _PresetSource(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """The preset as a nested dict."""
+        """Settings of the preset as a nested dict."""
         return preset(self.policy)

@@ -1,4 +1,4 @@
-"""What the agent tells people: `events.jsonl`, one line a decision, and `status.json`, the numbers of now."""
+"""Event log `events.jsonl`, one line a decision, and `status.json` with the present numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _forgiving() -> Iterator[None]:
 
 
 class EventLog:
-    """Two small files under the store. Thread-safe; never the reason for a failure."""
+    """Two small files under the store. Thread-safe; a file that cannot be written is logged, no more."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,18 +42,18 @@ class EventLog:
             file.write(line + "\n")
 
     def read_events(self) -> list[dict[str, Any]]:
-        """All decisions so far."""
+        """Decisions so far."""
         if not self._events.exists():
             return []
         return [json.loads(line) for line in self._events.read_text().splitlines()]
 
     def now(self) -> dict[str, Any]:
-        """The numbers of now."""
+        """Present numbers by name."""
         with self._lock:
             return dict(self._now)
 
     def status(self, **numbers: Any) -> None:
-        """Update the numbers of now; written at most twice a second."""
+        """Update the present numbers; written at most twice a second."""
         with self._lock, _forgiving():
             self._now.update(numbers)
             if time.monotonic() - self._written_s < STATUS_EVERY_S:

@@ -1,4 +1,4 @@
-"""Where telemetry goes: providers and exporters, built from the standard OTEL_* variables alone.
+"""Providers and exporters of telemetry, built from the standard OTEL_* variables alone.
 
 No global provider is set, so that several can live in one process. The exporters never disturb the caller:
 they run on threads of the SDK, and what these log is cut to one line a minute and source, without tracebacks.
@@ -42,7 +42,7 @@ _log = logging.getLogger("tta_agent.telemetry.facade")
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """What was built. `prometheus` is the HTTP server of the scrape endpoint."""
+    """Providers of traces and metrics. `prometheus` is the HTTP server of the scrape endpoint."""
 
     tracer: TracerProvider | None
     meter: MeterProvider | None
@@ -50,7 +50,7 @@ class Providers:
     prometheus: WSGIServer | None = None
 
     def flush(self, timeout_s: float) -> None:
-        """Send what is waiting, for `timeout_s` at most. Whether it arrived is not known."""
+        """Send the waiting data, for `timeout_s` at most. Whether it arrived is not known."""
         _in_time([p.force_flush for p in (self.tracer, self.meter) if p is not None], timeout_s)
 
     def shutdown(self, timeout_s: float) -> None:

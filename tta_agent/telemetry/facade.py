@@ -1,4 +1,4 @@
-"""What is seen of the agent: the span tree of a round and its metrics, behind typed one-liners.
+"""Telemetry of the agent: the span tree of a round and its metrics, behind typed one-liners.
 
 One trace a round: `process` is its root, linked (not parented) to the requests in it. Deciding and swapping
 happen later on another thread; they join the trace by the carrier that `context()` gives:
@@ -10,7 +10,7 @@ happen later on another thread; they join the trace by the carrier that `context
     with telemetry.gate(carrier) as stage:              # publisher, later
         stage.finding(finding)
 
-Names, units and buckets are in telemetry_names.py, exporters in telemetry_export.py.
+Names, units and buckets are in names.py, exporters in export.py.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Telemetry:
         policy: str = "",
         source: str = "",
     ) -> Telemetry:
-        """As the OTEL_* variables say. Raises ConfigError where they cannot be understood.
+        """Telemetry as the OTEL_* variables ask for. Raises ConfigError where they cannot be understood.
 
         Args:
             service_version: release of the agent.
@@ -85,11 +85,11 @@ class Telemetry:
 
     @classmethod
     def off(cls) -> Telemetry:
-        """Records nothing and costs next to nothing."""
+        """Telemetry that records nothing and costs next to nothing."""
         return cls(None)
 
     def flush(self, timeout_s: float = 5.0) -> None:
-        """Send what is waiting; gives up after `timeout_s`."""
+        """Send the waiting data; gives up after `timeout_s`."""
         if self._providers is not None:
             self._providers.flush(timeout_s)
 
@@ -106,7 +106,7 @@ class Telemetry:
     # The spans of a round, in the order of the round. A carrier puts a span under the one it was taken from.
 
     def poll(self, topic: str, count: int, started_s: float | None = None) -> AbstractContextManager[Stage]:
-        """Records came in; `started_s` (epoch) is when the poll began. Counts them too."""
+        """One poll that brought records; they are counted, too. `started_s` (epoch) is the begin of the poll."""
         about = self._messaging(names.POLL, "receive", topic)
         self._metrics.add(names.CONSUMED, count, about.copy())
         about[names.MESSAGE_COUNT] = count
@@ -131,28 +131,28 @@ class Telemetry:
         return self._spans.open(names.SCORE)
 
     def select(self) -> AbstractContextManager[Stage]:
-        """Choosing who teaches; tell the stage what was `selected`."""
+        """The selection of samples that teach; tell the stage what was `selected`."""
         return self._spans.open(names.SELECT)
 
     @contextmanager
     def adapt(self) -> Iterator[Stage]:
-        """One step; tell the stage what was `adapted`."""
+        """The adaptation step; tell the stage what was `adapted`."""
         span = self._spans.open(names.ADAPT, {names.POLICY: self._policy} if self._policy else None)
         with self._timed(names.ADAPT_DURATION), span as stage:
             yield stage
 
     def gate(self, carrier: str | None = None) -> AbstractContextManager[Stage]:
-        """Deciding on a candidate; tell the stage each `finding`."""
+        """The decision on a candidate; tell the stage each `finding`."""
         return self._spans.open(names.GATE, carrier=carrier)
 
     def export(self, carrier: str | None = None) -> AbstractContextManager[Stage]:
-        """Making the candidate's graph; tell the stage what was `exported`."""
+        """The export of the candidate's graph; tell the stage what was `exported`."""
         return self._spans.open(names.EXPORT, carrier=carrier)
 
     def swap(
         self, driver: str, from_version: int, to_version: int, carrier: str | None = None
     ) -> AbstractContextManager[Stage]:
-        """Putting a version into the server."""
+        """The swap of a version into the server."""
         about: Attributes = {
             names.SWAP_DRIVER: driver,
             names.SWAP_FROM: from_version,
@@ -161,48 +161,48 @@ class Telemetry:
         return self._spans.open(names.SWAP, about, carrier=carrier)
 
     def verify(self, carrier: str | None = None) -> AbstractContextManager[Stage]:
-        """Asking the server for the golden answers."""
+        """The check of the server's answers to the golden batch."""
         return self._spans.open(names.VERIFY, carrier=carrier)
 
     def commit(self, topic: str, carrier: str | None = None) -> AbstractContextManager[Stage]:
-        """Storing the offsets of the group."""
+        """The commit of the group's offsets."""
         about = self._messaging(names.COMMIT, "settle", topic)
         return self._spans.open(f"{names.COMMIT} {topic}", about, kind=SpanKind.CLIENT, carrier=carrier)
 
     # Metrics that no span above records.
 
     def samples(self, outcome: str, count: int = 1) -> None:
-        """What became of samples: kept, rejected_<why>, stale, duplicate, undecodable."""
+        """Count samples by outcome: kept, rejected_<why>, stale, duplicate, undecodable."""
         self._metrics.add(names.SAMPLES, count, {names.OUTCOME: outcome})
 
     def dropped(self, reason: str, count: int = 1) -> None:
-        """Messages that could not be handed on and were given up: dead_letter, label_request, webhook_event."""
+        """Count messages that could not be handed on and were given up: dead_letter, label_request, webhook_event."""
         self._metrics.add(names.DROPPED, count, {names.REASON: reason})
 
     def scores(self, entropy_nats: Array, confidence: Array, classes: int) -> None:
-        """Entropy and greatest probability of a batch, [B] each; 16 ranks of larger batches are recorded."""
+        """Record entropy and greatest probability of a batch, [B] each; of larger batches 16 ranks."""
         if self._metrics.on:
             self._metrics.record_batch(names.ENTROPY, entropy_nats / math.log(max(classes, 2)))
             self._metrics.record_batch(names.CONFIDENCE, confidence)
 
     def round_done(self, result: str, newest_s: float | None = None) -> None:
-        """A round ended, say adapted, skipped or failed; `newest_s` (epoch) is its newest record's time."""
+        """Count a round by result: adapted, skipped; `newest_s` (epoch) is the time of its newest record."""
         self._metrics.add(names.ROUNDS, 1, {names.RESULT: result})
         if newest_s is not None:
             self._metrics.set(names.FRESHNESS, max(0.0, time.time() - newest_s))
 
     def stream(self, lag: int, queue_bytes: int) -> None:
-        """How far behind the stream the agent is, and what waits in memory."""
+        """Record the lag behind the stream, and the bytes that wait in memory."""
         self._metrics.set(names.LAG, lag)
         self._metrics.set(names.QUEUE_BYTES, queue_bytes)
 
     def swap_done(self, result: str, duration_s: float) -> None:
-        """A swap ended: activated, rejected, failed, rolled_back, fell_back or reinstated."""
+        """Count a swap by result: activated, failed, rolled_back, fell_back or reinstated."""
         self._metrics.add(names.SWAPS, 1, {names.RESULT: result})
         self._metrics.record(names.SWAP_DURATION, duration_s)
 
     def model(self, version: int, sha256: str, proof: str) -> None:
-        """The version that serves now and its proof; every span from here on is stamped with the version."""
+        """Record the served version and its proof; every span from here on is stamped with the version."""
         self._spans.version = version
         about: Attributes = {names.MODEL_VERSION: version, names.MODEL_SHA256: sha256, names.PROOF: proof}
         known = {names.POLICY: self._policy, names.MODEL_SOURCE: self._source}
@@ -211,12 +211,12 @@ class Telemetry:
         )
 
     def drift(self, distances: Mapping[str, float]) -> None:
-        """Distance of the latest records from those before them in standard errors, by feature."""
+        """Record the distance of the latest records from those before them in standard errors, by feature."""
         for feature, distance in distances.items():
             self._metrics.set(names.DRIFT_DISTANCE, distance, {names.FEATURE: feature})
 
     def accuracy_realised(self, version: int, accuracy: float) -> None:
-        """Share of labelled records that a version answered rightly; the newest 8 versions are kept."""
+        """Record the share of labelled records that a version answered correctly; the newest 8 versions are kept."""
         self._metrics.set(names.ACCURACY, accuracy, {names.MODEL_VERSION: version})
 
     def _messaging(self, operation: str, kind: str, topic: str) -> dict[str, str | int | float]:

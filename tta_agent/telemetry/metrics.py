@@ -1,4 +1,4 @@
-"""The instruments behind the declared metrics. Without a meter every call returns at once."""
+"""Instruments of the declared metrics. Without a meter every call returns at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPREAD = 16  # values of a batch that a histogram gets
 
 
 class Instruments:
-    """Counters, histograms and gauges by their declaration. Thread-safe.
+    """Counters, histograms and gauges as declared. Thread-safe.
 
     A value that is NaN or infinite is not recorded but counted in `tta.nonfinite`: the SDK would drop it in
     silence, and a loss that is never finite would look like no data.
@@ -37,17 +37,17 @@ class Instruments:
                 self._create(meter, metric)
 
     def add(self, metric: Metric, count: int, attributes: Attributes | None = None) -> None:
-        """Count."""
+        """Increase a counter."""
         if self.on and count > 0:
             self._counters[metric.name].add(count, attributes)
 
     def record(self, metric: Metric, value: float) -> None:
-        """One value of a distribution."""
+        """Record one value of a distribution."""
         if self.on and self._finite(metric, value):
             self._histograms[metric.name].record(value)
 
     def record_batch(self, metric: Metric, values: Array) -> None:
-        """The distribution of a batch, clipped to 0..1: all values of up to 16, else 16 evenly spaced ranks.
+        """Record the distribution of a batch, clipped to 0..1: all values of up to 16, else 16 evenly spaced ranks.
 
         A record costs about 3 microseconds, so that 64 values in each of two histograms would cost 0.4 ms a
         round. The shape of the distribution is kept; the histogram's count is not the number of samples.
@@ -64,7 +64,7 @@ class Instruments:
             histogram.record(value)
 
     def set(self, metric: Metric, value: float, attributes: Attributes | None = None) -> None:
-        """The present value; a gauge keeps only the newest few sets of attributes (`Metric.series`)."""
+        """Set a gauge; it keeps only the newest few sets of attributes (`Metric.series`)."""
         if not self.on or not self._finite(metric, value):
             return
         key = tuple((attributes or {}).items())

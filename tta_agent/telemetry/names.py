@@ -1,4 +1,4 @@
-"""Every span, metric and attribute name of the agent, declared once.
+"""Names of all spans, metrics and attributes.
 
 Messaging names follow the OpenTelemetry semantic conventions 1.44 (that area is still in development); names
 of our own begin with `tta.`. Units are UCUM. Nothing here may hold an id, an offset or a value of a tensor.

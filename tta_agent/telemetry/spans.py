@@ -1,4 +1,4 @@
-"""Opening spans: parents by carrier, links by traceparent, and the handle that a stage gets."""
+"""Spans: parents by carrier, links by traceparent, and the handle of an open one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRACEPARENT = re.compile(
 
 
 class Stage:
-    """An open span. Its methods say what is only known at the end of the stage."""
+    """An open span; its methods record the results of the stage."""
 
     __slots__ = ("_instruments", "_span")
 
@@ -32,11 +32,11 @@ class Stage:
         self._instruments = instruments
 
     def selected(self, kept: int, total: int) -> None:
-        """How many of the batch teach."""
+        """Record the number of samples that teach, and of all."""
         self._span.set_attributes({names.SELECT_KEPT: kept, names.SELECT_TOTAL: total})
 
     def adapted(self, report: StepReport) -> None:
-        """What the step did."""
+        """Record the report of a step."""
         self._span.set_attribute(names.ADAPT_USED, report.used)
         if report.diagnostics.get("nonfinite"):
             self._instruments.add(names.NONFINITE, 1, {names.PLACE: names.ADAPT})
@@ -47,19 +47,19 @@ class Stage:
         self._instruments.set(names.ADAPT_LOSS, report.loss)
 
     def finding(self, finding: GateResult) -> None:
-        """One gate's answer: an event of the span and a count."""
+        """Record one gate's result: an event of the span and a count."""
         counted = {names.GATE_NAME: finding.gate, names.GATE_VERDICT: finding.verdict}
         numbers = {names.GATE_VALUE: finding.value, names.GATE_THRESHOLD: finding.threshold}
         self._span.add_event(names.FINDING, {**counted, **numbers})
         self._instruments.add(names.GATE_CHECKS, 1, counted)
 
     def exported(self, sha256: str, size_bytes: int) -> None:
-        """The graph that was written."""
+        """Record hash and size of the exported graph."""
         self._span.set_attributes({names.EXPORT_SHA256: sha256, names.EXPORT_BYTES: size_bytes})
 
 
 class Spans:
-    """Opens spans with one tracer; without one, stages are handed out that record metrics alone."""
+    """Factory of spans with one tracer; without one, stages record metrics alone."""
 
     def __init__(self, tracer: Tracer | None, instruments: Instruments) -> None:
         self.version: int | None = None
@@ -78,7 +78,7 @@ class Spans:
         links: Sequence[Link] = (),
         start_s: float | None = None,
     ) -> Iterator[Stage]:
-        """A span under the carrier, or else under the span that is open on this thread."""
+        """Open a span under the carrier, or else under the span that is open on this thread."""
         if self._tracer is None:
             yield self._silent
             return

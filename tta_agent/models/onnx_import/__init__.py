@@ -5,12 +5,12 @@ and proves that the module answers as the file does. What it gives back can be t
 anew and, by `Graph.patched`, written back into the file's own graph.
 
     reading, regular                    the file, its graph made regular
-    operators, sums, shapes, spatial    what each operator computes
-    values, tracing                     what is known before any sample comes
+    operators, sums, shapes, spatial    the operators as functions
+    values, tracing                     values that are known before any sample comes
     layers, parts                       nodes that are layers, whole or in parts
     builder, naming, module             the module
     proof                               that it is the file, and the way back
-    remaining                           what can adapt it, where something was folded away
+    remaining                           adapters that can use it, where something was folded away
 """
 
 from tta_agent.models.onnx_import.proof import Graph, OnnxModel, load

@@ -1,4 +1,4 @@
-"""From the file's nodes to the torch module."""
+"""Builder of the torch module from the file's nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that are layers become torch modules: what adapters look for, hook and train.
+"""Recognition of layers among the nodes: they become torch modules, which adapters look for, hook and train.
 
 A layer is recognised by its weights: initializers, or views of them, one use each.
 """
@@ -24,12 +24,12 @@ Inputs = tuple[Value | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A module to be, on one input.
+    """Recipe of a torch module on one input.
 
     Attributes:
         make: the module, its weights not filled in.
         tensors: the initializer of each of its parameters and buffers.
-        x: what goes in.
+        x: the input.
         before, after: a function of the input (of the output) and its other arguments, where one is needed.
     """
 
@@ -53,25 +53,25 @@ class Layer:
 
 
 def layer(make: Make, *args: Any, tensors: Mapping[str, Weight | None], x: Value, **options: Any) -> Layer:
-    """A layer whose weights are those that are there; made without drawing random numbers."""
+    """Layer with the weights that are there; made without drawing random numbers."""
     there = {leaf: weight for leaf, weight in tensors.items() if weight is not None}
     return Layer(functools.partial(torch.nn.utils.skip_init, make, *args, **options), there, x)
 
 
 def vector(value: Value | None, n: int) -> Weight | None:
-    """The initializer of n values that this is, in their order."""
+    """Initializer of n values of which this is a view in their order, or None."""
     if value is None or value.weight is None or value.weight.transposed or value.shape.numel() != n:
         return None
     return value.weight
 
 
 def nothing(value: Value | None, fill: float) -> bool:
-    """Left out, or known to be this number everywhere."""
+    """Whether an input is left out, or known to be this number everywhere."""
     return value is None or (value.constant and bool((value.probes[0] == fill).all()))
 
 
 def scale_and_shift(scale: Value | None, shift: Value | None, n: int) -> dict[str, Weight | None] | None:
-    """Both, or neither where they do nothing; None where they are anything else."""
+    """Initializers of scale and shift, or neither where they do nothing; None where they are anything else."""
     if nothing(scale, 1.0) and nothing(shift, 0.0):
         return {}
     found = {"weight": vector(scale, n), "bias": vector(shift, n)}
@@ -166,7 +166,7 @@ def _gemm(inputs: Inputs, attributes: Mapping[str, Any]) -> Layer | None:
 def linear(
     x: Value | None, matrix: Value | None, shift: Value | None, *, turned: bool = True
 ) -> Layer | None:
-    """x times a matrix [inputs, outputs] (or its transpose, where not `turned`), plus shift [outputs]."""
+    """Linear layer: x times a matrix [inputs, outputs] (its transpose, where not `turned`), plus shift [outputs]."""
     if x is None or matrix is None or matrix.weight is None or len(matrix.shape) != 2:
         return None
     weight = Weight(matrix.weight.name, matrix.weight.transposed != turned)
@@ -194,6 +194,6 @@ _RECOGNISE = {
 
 
 def recognise(op: str, inputs: Inputs, attributes: Mapping[str, Any]) -> Layer | None:
-    """The layer that one node is, if it is one."""
+    """Layer of one node, or None."""
     found = _RECOGNISE.get(op)
     return found(inputs, attributes) if found else None

@@ -1,4 +1,4 @@
-"""The torch module: runs the graph step by step. Its layers are real modules, its tensors have the file's names."""
+"""Torch module of a graph, run step by step. Its layers are real modules, its tensors have the file's names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONSTANTS = "onnx_constants"
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A value that is computed earlier."""
+    """Reference to a value that is computed earlier."""
 
     name: str
 
@@ -29,13 +29,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call.
+    """One call of a function or submodule.
 
     Attributes:
         call: a function, or the path of a submodule.
         inputs: values, held tensors, sizes, plain numbers, lists of them, None.
-        outputs: names of what comes out; "" is dropped.
-        last: names that nobody needs afterwards.
+        outputs: names of the results; "" is dropped.
+        last: names that no later step needs.
     """
 
     call: Callable[..., Any] | str
@@ -123,7 +123,7 @@ class OnnxModule(nn.Module):
 
 
 def prune(steps: Sequence[Step], answers: str) -> list[Step]:
-    """Only the steps that the answer needs, each knowing what nobody needs after it."""
+    """Steps that the answer needs, each with the names that no later step needs."""
     needed, kept = {answers}, []
     for step in reversed(steps):
         if not needed.intersection(step.outputs):
@@ -137,7 +137,7 @@ def prune(steps: Sequence[Step], answers: str) -> list[Step]:
 
 
 def references(step: Step) -> list[Ref | Held]:
-    """Everything that a step takes from elsewhere."""
+    """References of a step to values, tensors and submodules."""
     found: list[Ref | Held] = []
     waiting: list[Any] = [*step.inputs, *step.options.values()]
     while waiting:

@@ -1,4 +1,4 @@
-"""Names: torch's state dict gets the file's names wherever they can be torch names, and a map where not."""
+"""Names of the state dict: the file's wherever they can be torch names, and a map where not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tta_agent.models.onnx_import.values import Weight
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a tensor of the state dict stands in the file: the initializer, as it is or as the transposed matrix."""
+    """Place of a state-dict tensor in the file: the initializer, as it is or as the transposed matrix."""
 
     initializer: str
     transposed: bool = False
@@ -51,11 +51,11 @@ class Names:
         self._paths = held | self.tensors
 
     def constant(self, name: str) -> str:
-        """A constant's name under `CONSTANTS`."""
+        """Name of a constant under `CONSTANTS`."""
         return _torch_name(name).replace(".", "_")
 
     def rename(self, step: Step) -> Step:
-        """The step, with paths of the module."""
+        """Step with the paths of the module."""
         call = self.layers[step.call] if isinstance(step.call, str) else step.call
         return replace(step, call=call, inputs=tuple(self._renamed(value) for value in step.inputs))
 

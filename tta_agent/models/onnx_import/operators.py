@@ -1,4 +1,4 @@
-"""What the operators compute: the table, and arithmetic. Each is a function of tensors, numbers and attributes.
+"""Operators: the table, and arithmetic. Each is a function of tensors, numbers and attributes.
 
 Inputs that are sizes, axes or bounds rather than tensors (`host`) come as numbers and lists of numbers, and so do
 constants without axes; while a graph is traced they may be symbolic.
@@ -22,13 +22,13 @@ Sizes = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A function, and how it takes its inputs.
+    """Function of one operator, and the form of its inputs.
 
     Attributes:
         call: tensors and attributes to a tensor, or to several.
         host: inputs that are numbers to it.
-        asks_only: it looks at shape or type, never at values.
-        makes: it takes no tensor and needs `like`, to know the device.
+        asks_only: the function looks at shape or type, never at values.
+        makes: the function takes no tensor and needs `like`, to know the device.
     """
 
     call: Callable[..., Any]
@@ -44,7 +44,7 @@ Function = Callable[..., Any]
 def register(
     name: str, *host: int, asks_only: bool = False, makes: bool = False
 ) -> Callable[[Function], Function]:
-    """Put a function into the table."""
+    """Register a function as an operator."""
 
     def put(function: Function) -> Function:
         OPERATORS[name] = Operator(function, frozenset(host), asks_only, makes)
@@ -93,7 +93,7 @@ for _name, _function in _PLAIN.items():
 
 @register("Div")
 def divide(a: Tensor | Number, b: Tensor | Number) -> Any:
-    """Integers are divided towards zero."""
+    """Quotient; integers are divided towards zero."""
     if _integral(a) and _integral(b):
         return torch.div(torch.as_tensor(a), torch.as_tensor(b), rounding_mode="trunc")
     return a / b
@@ -101,7 +101,7 @@ def divide(a: Tensor | Number, b: Tensor | Number) -> Any:
 
 @register("Mod")
 def modulo(a: Tensor | Number, b: Tensor | Number, fmod: int = 0) -> Tensor:
-    """The remainder has the sign of the divisor, or with `fmod` that of the dividend."""
+    """Remainder with the sign of the divisor, or with `fmod` of the dividend."""
     return (torch.fmod if fmod else torch.remainder)(torch.as_tensor(a), torch.as_tensor(b))
 
 
@@ -125,7 +125,7 @@ register("Sum")(_over(torch.add))
 
 @register("HardSigmoid")
 def hard_sigmoid(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
-    """max(0, min(1, alpha x + beta))."""
+    """Piecewise linear sigmoid, max(0, min(1, alpha x + beta))."""
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return F.hardsigmoid(x)
     return (alpha * x + beta).clamp(0, 1)
@@ -133,37 +133,37 @@ def hard_sigmoid(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
 
 @register("Gelu")
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """Exact, or by tanh."""
+    """Gaussian error linear unit, exact or by tanh."""
     return F.gelu(x, approximate=approximate)
 
 
 @register("Elu")
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """alpha (e^x - 1) below zero."""
+    """Exponential linear unit: alpha (e^x - 1) below zero."""
     return F.elu(x, alpha)
 
 
 @register("LeakyRelu")
 def leaky_relu(x: Tensor, alpha: float = 0.01) -> Tensor:
-    """alpha x below zero."""
+    """Leaky rectifier: alpha x below zero."""
     return F.leaky_relu(x, alpha)
 
 
 @register("PRelu")
 def prelu(x: Tensor, slope: Tensor | Number) -> Tensor:
-    """slope x below zero; the slope is broadcast."""
+    """Parametric rectifier: slope x below zero; the slope is broadcast."""
     return torch.where(x < 0, x * slope, x)
 
 
 @register("Clip", 1, 2)
 def clip(x: Tensor, min: Number | None = None, max: Number | None = None) -> Tensor:
-    """Between the bounds; either may be missing."""
+    """Clip to the bounds; either may be missing."""
     return x if min is None and max is None else torch.clamp(x, min, max)
 
 
 @register("Cast")
 def cast(x: Tensor, to: torch.dtype | None, saturate: int = 1) -> Tensor:
-    """Another type."""
+    """Cast to another type."""
     if to is None:
         raise NotImplementedError("a type that torch does not have")
     return x.to(to)
@@ -171,17 +171,17 @@ def cast(x: Tensor, to: torch.dtype | None, saturate: int = 1) -> Tensor:
 
 @register("CastLike", asks_only=True)
 def cast_like(x: Tensor, like: Tensor, saturate: int = 1) -> Tensor:
-    """The other's type."""
+    """Cast to the type of `other`."""
     return x.to(like.dtype)
 
 
 @register("Identity")
 def identity(x: Tensor) -> Tensor:
-    """Itself."""
+    """Identity."""
     return x
 
 
 @register("Dropout")
 def dropout(x: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Itself: the graph is served in inference mode."""
+    """Identity: the graph is served in inference mode."""
     return x

@@ -19,7 +19,7 @@ from tta_agent.models.onnx_import.values import Made, Value
 
 
 def whole(made: Made, uses: Mapping[str, int], weights: Mapping[str, Tensor]) -> Layer | None:
-    """The layer that ends here, if one does. `uses`: how often each value is taken."""
+    """Layer that ends at this node, or None. `uses` is the number of consumers of each value."""
     if made.op != "Add":
         return None
     rest, shift = _last_weight(made)

@@ -1,4 +1,4 @@
-"""The served file as a module, proved by its answers, and the way back into its graph."""
+"""Module of the served file, proved by its answers, and patching of the file's graph."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class OnnxModel:
         module: inference mode, on the CPU.
         shape: of one sample.
         graph: the file's graph, to be patched.
-        folded: how many BatchNorms look to have been folded into convolutions when the file was exported.
+        folded: number of BatchNorms that seem to have been folded into convolutions at export.
         output: name of the output that is the answer; None where the file has a single one.
     """
 
@@ -78,7 +78,7 @@ class OnnxModel:
 
 
 def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = None) -> OnnxModel:
-    """The module of a served file.
+    """Load the module of a served file.
 
     Args:
         path: of the file.

@@ -21,7 +21,7 @@ INSTEAD = "give the model by TTA_MODEL__NAME, or TTA_MODEL__FACTORY, with TTA_MO
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator: names of what goes in ("" where an optional input is left out) and of what comes out."""
+    """One operator with the names of its inputs ("" where an optional one is left out) and outputs."""
 
     op: str
     name: str
@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What the file holds.
+    """Content of an ONNX file.
 
     Attributes:
         proto: the regular graph; its answers are the file's.
@@ -54,7 +54,7 @@ class File:
     batch: int | None
 
     def ending_in(self, output: str) -> File:
-        """The same with this output as the answer, and only the nodes that it needs."""
+        """The file with this output as the answer, and only the nodes that it needs."""
         needed, nodes = {output}, []
         for node in reversed(self.nodes):
             if needed.intersection(node.outputs):
@@ -64,7 +64,7 @@ class File:
 
     @property
     def stuck(self) -> str:
-        """What to say where the graph does not follow another batch size."""
+        """Message for a graph that does not follow another batch size."""
         return (
             f"the ONNX file was exported for batches of {self.batch} and does not follow another size; "
             "export it with a dynamic batch axis"
@@ -72,7 +72,7 @@ class File:
 
 
 def read(path: Path) -> File:
-    """The file's graph, regular.
+    """Read a file and make its graph regular.
 
     Raises:
         ConfigError: not an ONNX file, or not one float32 input.

@@ -1,4 +1,4 @@
-"""The graph made regular, in place: each layer's weights are its own, and any batch goes in.
+"""Normal form of a graph, made in place: each layer has weights of its own, and the batch axis is free.
 
 Undone is what exporters leave behind:
 
@@ -63,7 +63,7 @@ def _open(shape: onnx.TensorProto, size: int) -> onnx.TensorProto:
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
-    """`Identity` of an initializer, and floats in a Constant node, become initializers of that name."""
+    """Turn `Identity` of an initializer, and floats in a Constant node, into initializers of that name."""
     held = {item.name: item for item in graph.initializer}
     kept = []
     for node in graph.node:
@@ -86,7 +86,7 @@ def lift_constants(graph: onnx.GraphProto) -> None:
 
 
 def adaptable(item: onnx.TensorProto) -> bool:
-    """Floats, but no numbers (unless a layer's, by name) and no attention masks (0 and one huge negative number)."""
+    """Initializers that may learn: floats, but no numbers (unless a layer's, by name) and no attention masks."""
     if item.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16) or not item.dims:
         return False
     values = numpy_helper.to_array(item)
@@ -96,7 +96,7 @@ def adaptable(item: onnx.TensorProto) -> bool:
 
 
 def own_weights(graph: onnx.GraphProto, weights: set[str]) -> set[str]:
-    """Copy what layers share, in place; returns the names of the copies."""
+    """Give layers that share weights copies of their own, in place; the names of the copies."""
     tensors = {item.name: item for item in graph.initializer if item.name in weights}
     vectors = {name for name, item in tensors.items() if max(item.dims) == _numel(item)}
     _own_views(graph, vectors, set(tensors))
@@ -115,7 +115,7 @@ def own_weights(graph: onnx.GraphProto, weights: set[str]) -> set[str]:
 
 
 def uses(graph: onnx.GraphProto) -> Uses:
-    """Who takes each value, and as which input."""
+    """Consumers of each value, and the input that it is."""
     found: Uses = {}
     for node in graph.node:
         for i, name in enumerate(node.input):

@@ -1,4 +1,4 @@
-"""What is left to adapt in a model: said where an exporter folded the BatchNorms away."""
+"""Adapters that can still use a model from which an exporter has folded the BatchNorms away."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def can_adapt(module: nn.Module) -> list[str]:
 
 
 def tell(model: OnnxModel, path: Path) -> None:
-    """Log what the file has, and warn where it has lost what most adapters need."""
+    """Log the layers of the file, and warn where those are gone that most adapters need."""
     has = ", ".join(f"{n} {kind}" for kind, n in census(model.module).items()) or "no normalisation layer"
     log.info("%s: the torch module built from it answers as it does; it has %s", path.name, has)
     if not model.folded:

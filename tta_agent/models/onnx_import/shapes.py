@@ -1,4 +1,4 @@
-"""What the operators compute: moving values about."""
+"""Operators on shapes: reshape, slice, gather, pad."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _FAR = 1 << 31  # exporters write the largest integers for "from the begin" and 
 
 @register("Shape", asks_only=True)
 def shape(x: Tensor, start: int = 0, end: int | None = None) -> Tensor:
-    """Its sizes; computed while the graph is built, never when it runs."""
+    """Sizes of a tensor; computed while the graph is built, never when it runs."""
     return torch.tensor(x.shape[start:end], dtype=torch.int64)
 
 
 @register("Size", asks_only=True)
 def size(x: Tensor) -> Tensor:
-    """How many values; as `shape`."""
+    """Number of values; as `shape`."""
     return torch.tensor(x.numel())
 
 
 @register("Reshape", 1)
 def reshape(x: Tensor, sizes: Sizes, allowzero: int = 0) -> Tensor:
-    """-1 takes what is left, 0 what was there."""
+    """Reshape; -1 takes the values that are left, 0 keeps the size."""
     return x.reshape([x.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(sizes)])
 
 
 @register("Flatten")
 def flatten(x: Tensor, axis: int = 1) -> Tensor:
-    """Two axes: those before `axis`, and the others."""
+    """Flatten to two axes: those before `axis`, and the others."""
     return x.flatten(axis) if axis == 1 else x.reshape(_product(x.shape[:axis]), -1)
 
 
@@ -47,20 +47,20 @@ def _product(sizes: Sequence[int]) -> int:
 
 @register("Transpose")
 def transpose(x: Tensor, perm: Sizes | None = None) -> Tensor:
-    """Axes in another order, by default backwards."""
+    """Permute the axes, by default backwards."""
     return x.permute(list(perm) if perm is not None else list(range(x.dim()))[::-1])
 
 
 @register("Squeeze", 1)
 def squeeze(x: Tensor, given: Sizes | None = None, *, axes: Sizes | None = None) -> Tensor:
-    """Without axes of size 1."""
+    """Remove axes of size 1."""
     dims = given if given is not None else axes
     return x.squeeze() if dims is None else x.squeeze(list(dims))
 
 
 @register("Unsqueeze", 1)
 def unsqueeze(x: Tensor, given: Sizes | int | None = None, *, axes: Sizes = ()) -> Tensor:
-    """With axes of size 1 at these places of the result."""
+    """Insert axes of size 1 at these places of the result."""
     dims = [given] if isinstance(given, int) else list(axes if given is None else given)
     for axis in sorted(a % (x.dim() + len(dims)) for a in dims):
         x = x.unsqueeze(axis)
@@ -69,7 +69,7 @@ def unsqueeze(x: Tensor, given: Sizes | int | None = None, *, axes: Sizes = ()) 
 
 @register("Concat")
 def concat(*tensors: Tensor, axis: int) -> Tensor:
-    """Along an axis that they have."""
+    """Concatenate along an axis."""
     return torch.cat(tensors, axis)
 
 
@@ -77,7 +77,7 @@ def concat(*tensors: Tensor, axis: int) -> Tensor:
 def split(
     x: Tensor, given: Sizes | None = None, *, axis: int = 0, split: Sizes | None = None, num_outputs: int = 1
 ) -> tuple[Tensor, ...]:
-    """Into parts of these sizes, or into so many, the last one smaller."""
+    """Split into parts of these sizes, or into so many, the last one smaller."""
     sizes = given if given is not None else split
     if sizes is not None:
         return torch.split(x, list(sizes), axis)
@@ -88,7 +88,7 @@ def split(
 def slice_(
     x: Tensor, starts: Sizes, ends: Sizes, axes: Sizes | None = None, steps: Sizes | None = None
 ) -> Tensor:
-    """From start to end along the axes; a step of -1 turns round."""
+    """Slice from start to end along the axes; a step of -1 reverses."""
     parts = [slice(None)] * x.dim()
     turned = []
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -105,7 +105,7 @@ def slice_(
 
 @register("Gather")
 def gather(x: Tensor, index: Tensor | int, axis: int = 0) -> Tensor:
-    """Entries along an axis; the index's own axes come in its place."""
+    """Gather entries along an axis; the axes of the index take its place."""
     if not isinstance(index, Tensor):
         return x.select(axis, index)
     return x[(slice(None),) * (axis % x.dim()) + (index,)]
@@ -113,13 +113,13 @@ def gather(x: Tensor, index: Tensor | int, axis: int = 0) -> Tensor:
 
 @register("GatherElements")
 def gather_elements(x: Tensor, index: Tensor, axis: int = 0) -> Tensor:
-    """One entry for each place of the index."""
+    """Gather one entry for each place of the index."""
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
 @register("GatherND")
 def gather_nd(x: Tensor, index: Tensor, batch_dims: int = 0) -> Tensor:
-    """Entries at places; the last axis of the index holds a place."""
+    """Gather entries at places; the last axis of the index holds a place."""
     if batch_dims:
         raise NotImplementedError("batch_dims")
     return x[index.unbind(-1)]
@@ -135,7 +135,7 @@ def expand(x: Tensor, sizes: Sizes) -> Tensor:
 
 @register("Tile", 1)
 def tile(x: Tensor, repeats: Sizes) -> Tensor:
-    """So often along each axis."""
+    """Repeat so often along each axis."""
     return x.repeat(list(repeats))
 
 
@@ -144,7 +144,7 @@ def pad(
     x: Tensor, given: Sizes | None = None, value: Number | None = None, axes: Sizes | None = None, *,
     mode: str = "constant", pads: Sizes = (), **old: Any,
 ) -> Tensor:  # fmt: skip
-    """So many at the begin of each axis, then so many at the end of each; negative ones cut."""
+    """Pad the begin of each axis, then the end of each, by these numbers; negative ones cut."""
     widths = list(given if given is not None else pads)
     n = len(widths) // 2
     around = {a % x.dim(): (widths[i], widths[n + i]) for i, a in enumerate(axes or range(n))}
@@ -160,12 +160,12 @@ def pad(
 
 @register("Range", 0, 1, 2, makes=True)
 def arange(start: Number, limit: Number, delta: Number, *, like: Tensor) -> Tensor:
-    """From start to before limit."""
+    """Range of numbers from start to before limit."""
     return torch.arange(start, limit, delta, device=like.device)
 
 
 @register("ConstantOfShape", 0, makes=True)
 def constant_of_shape(sizes: Sizes, *, like: Tensor, value: Tensor | None = None) -> Tensor:
-    """One value everywhere, by default the float 0."""
+    """Tensor of one value everywhere, by default the float 0."""
     dtype = torch.float32 if value is None else value.dtype
     return torch.full(tuple(sizes), 0 if value is None else value.item(), dtype=dtype, device=like.device)

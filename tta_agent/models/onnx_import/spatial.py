@@ -1,4 +1,4 @@
-"""What the operators compute: layers, as functions. `layers` makes modules of those that hold weights."""
+"""Operators on spatial axes and normalisations, as functions. `layers` makes modules of those that hold weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Window = Sequence[int]
 def padding(
     x: Tensor, kernel: Window, strides: Window, dilations: Window, pads: Window, auto_pad: str
 ) -> tuple[list[int], list[int]]:
-    """What is added at the begin and at the end of each spatial axis."""
+    """Padding at the begin and at the end of each spatial axis."""
     n = len(kernel)
     if not auto_pad.startswith("SAME"):
         given = list(pads or [0] * 2 * n) if auto_pad == "NOTSET" else [0] * 2 * n
@@ -32,7 +32,7 @@ def padding(
 
 
 def widths(begin: Window, end: Window) -> list[int]:
-    """As torch pads: the last axis first."""
+    """Padding in the order of torch: the last axis first."""
     pairs = list(zip(begin, end, strict=True))
     return [width for pair in reversed(pairs) for width in pair]
 
@@ -70,7 +70,7 @@ def _fits(kernel: Window, begin: Window, end: Window) -> bool:
 
 @register("MaxPool")
 def max_pool(x: Tensor, *, kernel_shape: Window, **options: Any) -> Tensor:
-    """Largest value of each window."""
+    """Maximum of each window."""
     strides, dilations, begin, end = _window(x, kernel_shape, options)
     if not _fits(kernel_shape, begin, end):
         x, begin = F.pad(x, widths(begin, end), value=float("-inf")), [0] * len(kernel_shape)
@@ -82,7 +82,7 @@ def max_pool(x: Tensor, *, kernel_shape: Window, **options: Any) -> Tensor:
 
 @register("AveragePool")
 def average_pool(x: Tensor, *, kernel_shape: Window, count_include_pad: int = 0, **options: Any) -> Tensor:
-    """Mean of each window; what was padded counts as 0, or not at all."""
+    """Mean of each window; padding counts as 0, or not at all."""
     strides, dilations, begin, end = _window(x, kernel_shape, options)
     if set(dilations) != {1}:
         raise NotImplementedError("dilations")
@@ -116,7 +116,7 @@ def gemm(
     a: Tensor, b: Tensor, c: Tensor | Number | None = None, *, alpha: float = 1.0, beta: float = 1.0,
     transA: int = 0, transB: int = 0,
 ) -> Tensor:  # fmt: skip
-    """alpha A B + beta C."""
+    """General matrix product, alpha A B + beta C."""
     product = (a.t() if transA else a) @ (b.t() if transB else b)
     product = product if alpha == 1.0 else product * alpha
     return product if c is None else product + (c if beta == 1.0 else c * beta)
@@ -127,7 +127,7 @@ def batch_norm(
     x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, epsilon: float = 1e-5,
     training_mode: int = 0, **_: Any,
 ) -> Tensor:  # fmt: skip
-    """By statistics that are given, and that may be computed: gradients flow into them."""
+    """Batch normalisation by given statistics, which may be computed: gradients flow into them."""
     if training_mode:
         raise NotImplementedError("training_mode")
     sizes = [1, -1, *[1] * (x.dim() - 2)]
@@ -137,7 +137,7 @@ def batch_norm(
 
 @register("InstanceNormalization")
 def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
-    """Each channel of each sample by itself: as many groups as channels."""
+    """Instance normalisation: as many groups as channels."""
     return F.group_norm(x, x.shape[1], scale, bias, epsilon)
 
 
@@ -145,7 +145,7 @@ def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e
 def group_norm(
     x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
-    """Scale and shift for each channel, or (before opset 21) for each group."""
+    """Group normalisation; scale and shift for each channel, or (before opset 21) for each group."""
     if len(scale) != x.shape[1]:
         scale, bias = (t.repeat_interleave(x.shape[1] // num_groups) for t in (scale, bias))
     return F.group_norm(x, num_groups, scale, bias, epsilon)
@@ -156,7 +156,7 @@ def layer_norm(
     x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5,
     stash_type: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Over all axes from `axis` on."""
+    """Layer normalisation over all axes from `axis` on."""
     sizes = list(x.shape[axis % x.dim() :])
     normal = F.layer_norm(x, sizes, None, None, epsilon) * scale
     return normal if bias is None else normal + bias

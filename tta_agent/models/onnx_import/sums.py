@@ -1,4 +1,4 @@
-"""What the operators compute: sums over axes, and what is normalised by them."""
+"""Operators that sum over axes: reductions, softmax, attention."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ register("MatMul")(torch.matmul)
 
 @register("Softmax")
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Along one axis (before opset 13 along this axis and all after it: parity tells where that matters)."""
+    """Softmax along one axis (before opset 13 along this axis and all after it: parity tells where that matters)."""
     return torch.softmax(x, axis)
 
 
 @register("LogSoftmax")
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """As softmax."""
+    """Logarithm of the softmax, along the same axes."""
     return torch.log_softmax(x, axis)
 
 
 @register("LpNormalization")
 def lp_normalize(x: Tensor, axis: int = -1, p: int = 2) -> Tensor:
-    """Divided by its p-norm along the axis."""
+    """Normalise by the p-norm along the axis."""
     return F.normalize(x, p=p, dim=axis)
 
 
@@ -83,7 +83,7 @@ def attention(
     is_causal: int = 0, q_num_heads: int = 0, kv_num_heads: int = 0, softcap: float = 0.0,
     qk_matmul_output_mode: int = 0, softmax_precision: int = 0,
 ) -> Tensor:  # fmt: skip
-    """softmax(Q K^T scale + mask) V for each head; scale is 1 / sqrt(size of a head) where not given.
+    """Attention softmax(Q K^T scale + mask) V for each head; scale is 1 / sqrt(size of a head) where not given.
 
     Heads are an axis of their own, [B, heads, tokens, size], or side by side, [B, tokens, heads * size].
     """

@@ -1,4 +1,4 @@
-"""One node, while the graph is built: what comes out for two batches, and whether that is only another view."""
+"""Tracing of one node while the graph is built: its results for two batches, and views of initializers among them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CASTS = {"Cast", "CastLike"}
 
 
 def probe(op: Operator, inputs: Inputs, attributes: Mapping[str, Any], i: int) -> tuple[Tensor, ...]:
-    """What the operator gives for the first (0) or the second (1) of the two batches."""
+    """Result of the operator for the first (0) or the second (1) of the two batches."""
     real = op.asks_only or all(value.known for value in inputs if value)
     taken = [_taken(value, position in op.host, real, i) for position, value in enumerate(inputs)]
     options = {**attributes, "like": torch.empty(0)} if op.makes else attributes
@@ -40,7 +40,7 @@ def _taken(value: Value | None, host: bool, real: bool, i: int) -> Any:
 
 
 def explicit(node: Node, inputs: Inputs) -> Mapping[str, Any]:
-    """Attributes, with the axes that an operator without them would look for at run time."""
+    """Attributes with the axes that an operator without them would look for at run time."""
     x = inputs[0] if inputs else None
     if node.op == "Squeeze" and x and len(inputs) < 2 and "axes" not in node.attributes:
         return {"axes": [i for i, n in enumerate(x.shape) if n == 1]}
@@ -48,7 +48,7 @@ def explicit(node: Node, inputs: Inputs) -> Mapping[str, Any]:
 
 
 def unchanged(op: str, inputs: Inputs, attributes: Mapping[str, Any]) -> bool:
-    """Whether the node gives its first input as it is."""
+    """Whether the node returns its first input unchanged."""
     if op in _CASTS:
         x, *like = inputs
         to = like[0].probes[0].dtype if like and like[0] else attributes.get("to")
@@ -57,7 +57,7 @@ def unchanged(op: str, inputs: Inputs, attributes: Mapping[str, Any]) -> bool:
 
 
 def view(made: Made, result: Tensor) -> Weight | None:
-    """The initializer that the result is a view of."""
+    """Initializer of which the result is a view, or None."""
     x = made.inputs[0] if made.inputs else None
     if x is None or x.weight is None:
         return None
@@ -72,13 +72,13 @@ def view(made: Made, result: Tensor) -> Weight | None:
 
 
 def constant(attributes: Mapping[str, Any]) -> Tensor:
-    """The value of a Constant node."""
+    """Value of a Constant node."""
     value = next(iter(attributes.values()))
     return value if isinstance(value, Tensor) else torch.tensor(value)
 
 
 def parts(x: Value, sizes: Any, axis: int) -> list[int]:
-    """The sizes of the parts into which SplitToSequence cuts, from one size for all or from all of them."""
+    """Sizes of the parts of SplitToSequence, from one size for all or from all of them."""
     if isinstance(sizes, list):
         return sizes
     n = x.shape[axis]

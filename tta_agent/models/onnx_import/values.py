@@ -1,4 +1,4 @@
-"""What is known of a value while the graph is built, from two batches of different size.
+"""Values while the graph is built: shapes and numbers, from two batches of different size.
 
 Activations are followed without data, as shapes (torch's meta device), weights too. Numbers that come from shapes
 and constants are computed for both batches: equal ones are constants, others grow with the batch. So all the
@@ -19,7 +19,7 @@ BATCHES = (2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """An initializer that a value is a view of: in its order, or as the transposed matrix."""
+    """Initializer of which a value is a view: in its order, or as the transposed matrix."""
 
     name: str
     transposed: bool = False
@@ -27,7 +27,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """How a value came to be: for recognising layers that were exported in parts."""
+    """Origin of a value, for recognising layers that were exported in parts."""
 
     op: str
     inputs: tuple[Value | None, ...]
@@ -50,29 +50,29 @@ class Value:
 
     @property
     def known(self) -> bool:
-        """Whether the data is known before any sample comes."""
+        """Whether the data are known before any sample comes."""
         return not self.probes[0].is_meta
 
     @property
     def shape(self) -> torch.Size:
-        """Its shape in the first of the two batches."""
+        """Shape in the first of the two batches."""
         return self.probes[0].shape
 
     @property
     def constant(self) -> bool:
-        """Whether it is known, and the same for every batch."""
+        """Whether the data are known, and the same for every batch."""
         return self.known and torch.equal(*self.probes)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A number that grows with the batch: scale * samples + offset."""
+    """Number that grows with the batch: scale * samples + offset."""
 
     scale: int
     offset: int
 
     def of(self, samples: int) -> int:
-        """The number for so many samples."""
+        """Number for so many samples."""
         product = samples if self.scale == 1 else self.scale * samples
         return product + self.offset if self.offset else product
 
