@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 
 from tests.settings.built import HERE, Built, Detector, Driver, Format, Learner, Net, attributes, module
 from tta_adapters.norm import Norm
+from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.sliding_window import Window
 from tta_agent.assembly import copy, server
 from tta_agent.control.webhooks import Hooks
@@ -101,6 +102,21 @@ def same(one: Any, other: Any) -> bool:
 def has(kind: type) -> Check:
     """The agent holds an object of that class."""
     return lambda built: kind.__name__ in built.kinds()
+
+
+def lacks(kind: type) -> Check:
+    """The agent holds an object of that class by default, and now none."""
+
+    def shows(built: Built) -> bool:
+        now = built.kinds()
+        built.close()
+        default = Built(built.folder / "default", built.master, built.patch)
+        built.patch.delenv(built.variable)
+        before = default.kinds()
+        default.close()
+        return kind.__name__ in before - now
+
+    return shows
 
 
 def given(kind: type, name: str, value: Any) -> Check:
@@ -318,6 +334,7 @@ ROWS = [
         lambda b: len(copy.load_source_info(b.settings, b.source).inputs) == 24,
     ),
     Row("model.served_as", "other", lambda b: b.one(Driver).server.model == "other", AUTO),
+    Row("model.check_served", "false", lacks(ServedCheck)),
     Row("model.device", "cuda:63", refused("cuda:63", lambda b: b.source)),
     Row("model.threads", "3", of_session(3)),
     Row("model.nice", "13", of_nice),

@@ -16,7 +16,7 @@ from tta_agent.core.errors import StreamError
 from tta_agent.core.protocols import Producer
 from tta_agent.core.types import Headers
 from tta_agent.models.loader import DeployedModel
-from tta_agent.models.onnx_export import GraphTemplate
+from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.pipeline.agent import Agent
 from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings import env
@@ -75,11 +75,12 @@ def settings(folder: Path, **more: dict[str, object]) -> Settings:
     return env.load(model=TINY, **groups)
 
 
-def send(settings: Settings) -> None:
-    """Records that can be read, and one that cannot."""
+def send(settings: Settings, deployed: tuple[DeployedModel, GraphTemplate]) -> None:
+    """Records as the model answers them, and one that cannot be read."""
     producer = factory.open_producer(settings)
     for i in range(RECORDS):
-        x, z = np.full((1, 1, 8, 8), i / RECORDS, np.float32), np.zeros((1, 4), np.float32)
+        x = np.full((1, 1, 8, 8), i / RECORDS, np.float32)
+        z = answers(deployed[0].module, x)
         event = CloudEvents().encode_inference(f"r{i}", x, z, 0, source="t", model="m", time_s=time.time())
         producer.send(settings.stream.topic, *event)
     producer.send(settings.stream.topic, b"key", b"no record", ())
@@ -98,7 +99,7 @@ def test_what_could_not_be_handed_on_is_counted_by_reason(
     """A dead letter, requests for labels, and an event, while stream and webhook are away."""
     labels = {**ALL, "requests_topic": "requests"}
     s = settings(tmp_path, labels=labels, http={"event_url": f"http://127.0.0.1:{free_port()}/"})
-    send(s)
+    send(s, deployed)
     agent = made(s, deployed, Down())
     CommandInbox(tmp_path).put(Command("reject", 1, "mia", ""))
     read_all(agent)
@@ -115,7 +116,7 @@ def test_requests_that_a_disk_refuses_are_counted_too(
     s = settings(tmp_path, labels=ALL)
     if full:
         (tmp_path / "label-requests.jsonl").mkdir()
-    send(s)
+    send(s, deployed)
     producer = factory.open_producer(s)
     agent = made(s, deployed, producer)
     read_all(agent)
