@@ -17,7 +17,7 @@ import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
 from tta_agent.core.errors import RegistryError, StreamError
-from tta_agent.core.types import Array, Golden, Headers, Version
+from tta_agent.core.types import Array, Done, Golden, Headers, Version
 
 SHAPE, CLASSES = (1, 4, 4), 3
 STEP = 100.0  # version n answers n * STEP more than version 0
@@ -91,12 +91,21 @@ class FakeProducer:
         self.gate = threading.Event()
         self.gate.set()
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Append once the gate is open."""
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        on_done: Done | None = None,
+    ) -> None:
+        """Append once the gate is open, and acknowledge."""
         self.gate.wait(10)
         if self.fails:
             raise StreamError("no broker")
         self.sent.append((topic, key, value, headers))
+        if on_done is not None:
+            on_done(None)
 
     def flush(self) -> None:
         """Count."""

@@ -14,7 +14,6 @@ from tta_agent.assembly import build
 from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import StreamError
 from tta_agent.core.protocols import Producer
-from tta_agent.core.types import Headers
 from tta_agent.models.loader import DeployedModel
 from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.pipeline.agent import Agent
@@ -32,7 +31,7 @@ ALL = {"requests_uniform": 1.0, "requests_per_day": 4000, "bucket_s": 0}  # of h
 class Down:
     """A stream to which nothing can be written."""
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+    def send(self, topic: str, *message: object, on_done: object = None) -> None:
         raise StreamError(f"{topic} is away")
 
     def flush(self, timeout_s: float = 10.0) -> None:

@@ -32,6 +32,7 @@ from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.factory import open_codec, open_producer, open_source
 from tta_agent.stream.router import RecordRouter
+from tta_agent.stream.outbox import Outbox
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
@@ -40,6 +41,7 @@ __all__ = [
     "open_registry",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
+LAST_WORDS_S = 2.0  # for dead letters and label requests, at the end
 
 
 def open_registry(
@@ -69,7 +71,7 @@ def agent(
         StreamError, SwapError: broker or server cannot be reached.
     """
     stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
-    telemetry, producer = open_telemetry(settings), open_producer(settings)
+    telemetry, producer = open_telemetry(settings), open_producer(settings, list(_written(settings)))
     return assemble(
         settings, source, stream, producer, _driver(settings, source.output.name), telemetry, fence=fence
     )
@@ -122,7 +124,8 @@ def assemble(
     registry = open_registry(settings, source, template)
     registry.fence(fence)
     rollout = make_rollout(
-        s, source, template, registry, driver, producer, telemetry, journal,
+    outbox = Outbox(producer, _written(s), telemetry.dropped, close_timeout_s=LAST_WORDS_S, threaded=threaded)
+        s, source, template, registry, driver, outbox, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock,
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
@@ -146,7 +149,7 @@ def assemble(
             codec,
             source.shape,
             source.classes,
-            producer,
+            outbox,
             dead_letter_topic(s),
             telemetry.dropped,
             output=source.output,
@@ -162,6 +165,7 @@ def assemble(
         threaded=threaded,
         fence=fence,
     )
+        on_close=outbox.close,
 
 
 def _served_check(settings: Settings, source: loader.DeployedModel, served: ServedModel) -> ServedCheck | None:
@@ -174,6 +178,13 @@ def _served_check(settings: Settings, source: loader.DeployedModel, served: Serv
 def _when_up(served: ServedModel, timeout_s: float) -> None:
     """The server may start later than its sidecar: try until `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
+def _written(settings: Settings) -> dict[str, str]:
+    """Topics that the agent writes to, and what it writes there."""
+    letters, requests = dead_letter_topic(settings), settings.labels.requests_topic
+    wanted = requests if settings.labels.requests_per_day else None
+    return {t: kind for t, kind in ((letters, "dead_letter"), (wanted, "label_request")) if t}
+
+
     log.info("waiting %.0f s at most for the model server", timeout_s)
     while True:
         try:

@@ -27,7 +27,7 @@ def run(settings: Settings) -> None:
     number = registry.aliases()["serving"] or 0
     opener = functools.partial(open_session, threads=s.serve.threads, output=ModelOutput(s.model.output))
     pair = HotSwapSession(number, opener(registry.get(number).path))
-    producer = open_producer(s) if codec else None
+    producer = open_producer(s, [s.stream.topic]) if codec else None
     tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
     app = make_app(s.model.served_as, pair, registry.get, open=opener, tap=tap, threads=s.serve.workers)
     where = f"http://{s.serve.host}:{s.serve.port}/v2/models/{s.model.served_as}"

@@ -5,6 +5,7 @@ TtaError
 │   ├── PluginNotFound   no adapter, codec, driver, gate ... of that name
 │   └── CannotAdapt      the adapter has nothing to adapt in this model
 ├── StreamError          the broker or the embedded log cannot be reached or is damaged
+│   └── MessageTooLarge  the topic takes no message of that size
 ├── DecodeError          one record cannot be read: it goes to the dead-letter topic
 ├── GraphError           the ONNX graph cannot be exported, patched, loaded, or differs from torch
 ├── RegistryError          a version is missing, damaged or may not be changed
@@ -38,6 +39,10 @@ class CannotAdapt(ConfigError):
 
 class StreamError(TtaError):
     """A stream that cannot be reached or is damaged."""
+
+
+class MessageTooLarge(StreamError):
+    """The topic takes no message of that size; it is not sent."""
 
 
 class DecodeError(TtaError):

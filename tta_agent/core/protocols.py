@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import (
     Array,
+    Done,
     GateResult,
     Golden,
     Headers,
@@ -63,7 +64,14 @@ class StreamConsumer(Protocol):
 class Producer(Protocol):
     """Producer to the topics of a log. Thread-safe."""
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        on_done: Done | None = None,
+    ) -> None:
         """Append, in order per key. May buffer; raises StreamError where the log cannot be reached."""
 
     def flush(self) -> None:

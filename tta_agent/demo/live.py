@@ -28,7 +28,7 @@ def drive(
     _wait_for(settings.swap.url)
     source = open_session(open_registry(settings).get(0).path)
     workload = make_workload(images, plan, source)
-    producer = open_producer(settings)
+    producer = open_producer(settings, [settings.stream.labels_topic])
     traffic = Traffic(
         plan,
         workload,

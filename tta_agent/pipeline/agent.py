@@ -53,6 +53,7 @@ class Agent:
         queue_bytes: high-water mark of each queue between two stages.
         threaded: stages in threads of their own; False calls them directly, for replay.
         fence: called before a checkpoint is written; raises where another agent has taken over.
+        on_close: called last, to send what waits.
 
     Attributes:
         unfinished: stages that did not end in time after `stop`; nothing of theirs was touched.
@@ -73,10 +74,12 @@ class Agent:
         fingerprint: str,
         threaded: bool = True,
         fence: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.consumer, self.decoder, self.learner, self.rollout = consumer, decoder, learner, rollout
         self.telemetry, self.journal, self._signals = telemetry, journal, signals
         self._path, self._fingerprint, self._fence = checkpoint_path, fingerprint, fence
+        self._on_close = on_close
         self.unfinished: list[str] = []
         self._commits: deque[tuple[Positions, str | None]] = deque()
         self._stages = StageThreads(threaded, queue_bytes)
@@ -178,6 +181,7 @@ class Agent:
         if not self.unfinished:
             self.learner.router.close()
             self.rollout.close()
+        self._on_close()
 
     def stop(self) -> None:
         """Ask `run` to end. Safe from a signal handler."""

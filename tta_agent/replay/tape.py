@@ -13,7 +13,7 @@ import numpy as np
 
 from tta_agent.adaptation.step import StepResult
 from tta_agent.core.protocols import WritingCodec
-from tta_agent.core.types import Array, Headers, Partition, Positions, RawRecord
+from tta_agent.core.types import Array, Done, Headers, Partition, Positions, RawRecord
 from tta_agent.models.ort_sessions import HotSwapSession, Session, raw_answer, run, session_output
 from tta_agent.replay.marks import Marks
 from tta_agent.stream.batcher import Batch
@@ -174,10 +174,19 @@ class Annotators:
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        on_done: Done | None = None,
+    ) -> None:
         """Take a label request; drop a record of another topic."""
         if topic == REQUESTS:
             self._tape.ask((key or b"").decode())
+        if on_done is not None:
+            on_done(None)
 
     def flush(self) -> None:
         """Do nothing: no record waits."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from tta_agent.core.errors import DecodeError, StreamError
+from tta_agent.core.errors import DecodeError
 from tta_agent.core.protocols import Codec, Producer
 from tta_agent.core.types import Label, Message, RawRecord, Record, Shape
 from tta_agent.models.outputs import ModelOutput
@@ -124,7 +124,7 @@ class Decoder:
             return
         try:
             self._producer.send(self._topic, *dead_letter(raw, error))
-        except StreamError as down:
+        except Exception as down:  # also of a record that the log cannot hold
             self._dropped("dead_letter", 1)
             log.warning("a dead letter could not be written: %s", down)
 

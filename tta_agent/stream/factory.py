@@ -39,8 +39,11 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
     return EmbeddedStreamConsumer(path, topics, group or s.group, start=s.start, partitions=s.partitions)
 
 
-def open_producer(settings: Settings) -> Producer:
+def open_producer(settings: Settings, topics: Sequence[str] = ()) -> Producer:
     """Open a producer to the same stream.
+
+    Args:
+        topics: what is written to; missing ones are created, and those that cannot be are named in a warning.
 
     Raises:
         StreamError: the broker or the log cannot be reached.
@@ -49,11 +52,24 @@ def open_producer(settings: Settings) -> Producer:
     if s.bootstrap_servers:
         from tta_agent.stream.kafka.consumer import KafkaStreamProducer
 
+        _create_to_write(s, topics)
         return KafkaStreamProducer(s.bootstrap_servers, **connection(s))
     from tta_agent.stream.embedded.consumer import EmbeddedProducer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
     return EmbeddedProducer(settings.store.path / "log.db", partitions=s.partitions)
+
+
+def _create_to_write(stream: StreamSettings, topics: Sequence[str]) -> None:
+    """Nobody has to write: what cannot be written is dropped and counted later."""
+    from tta_agent.stream.kafka.client import CREATE_ADVICE, create_topics
+
+    read = {stream.topic, stream.labels_topic}  # equally split, so that a label meets its record
+    for topic in topics:
+        count, brokers = stream.partitions if topic in read else 1, stream.bootstrap_servers or ""
+        for why in create_topics(brokers, [topic], count, **connection(stream)).values():
+            told = "topic %s is missing and cannot be created (%s): what belongs there is dropped and counted\n%s"
+            log.warning(told, topic, why, CREATE_ADVICE)
 
 
 def open_codec(settings: Settings, output: str | None = None) -> Codec:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tta_agent.core.errors import StreamError
-from tta_agent.core.types import Headers
+from tta_agent.core.types import Done, Headers
 from tta_agent.stream.embedded.rows import headers_to_text
 from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, FILE, open_log
 from tta_agent.stream.embedded.writer import Message, Writer
@@ -58,9 +58,16 @@ class EmbeddedProducer:
         self._thread = threading.Thread(target=self._run, name="tta-embedded-producer", daemon=True)
         self._thread.start()
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        on_done: Done | None = None,
+    ) -> None:
         """See `Producer`. After a failed write it raises until a retry has succeeded; nothing is lost."""
-        message = Message(topic, key, value, headers_to_text(headers), time.time_ns() // 1_000_000)
+        message = Message(topic, key, value, headers_to_text(headers), time.time_ns() // 1_000_000, on_done)
         with self._changed:
             self._changed.wait_for(
                 lambda: self._waiting_bytes < self._buffer_bytes or self._error or self._closing
@@ -101,16 +108,22 @@ class EmbeddedProducer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            error = self._try_to_write(batch)
+            if not self._settle(batch, self._try_to_write(batch)):
+                return
+
+    def _settle(self, batch: Sequence[Message], error: StreamError | None) -> bool:
+        """Take note of an outcome; False where the producer is closed and the rest is given up."""
+        with self._changed:
+            self._error = error
+            if error is None:
+                self._forget(batch)
+            self._changed.notify_all()
+            given_up = list(self._waiting) if error and self._closing else []
+        _tell(given_up if error else batch, error)
+        if error and not given_up:
             with self._changed:
-                self._error = error
-                if error is None:
-                    self._forget(batch)
-                self._changed.notify_all()
-                if error is not None:
-                    if self._closing:
-                        return
-                    self._changed.wait_for(lambda: self._closing, RETRY_S)
+                self._changed.wait_for(lambda: self._closing, RETRY_S)
+        return not given_up
 
     def _next_batch(self) -> list[Message]:
         """Wait for records, and a little for more; empty when closing with nothing left."""
@@ -134,3 +147,9 @@ class EmbeddedProducer:
         except StreamError as error:
             return error
         return None
+
+
+def _tell(batch: Sequence[Message], error: StreamError | None) -> None:
+    for message in batch:
+        if message.on_done is not None:
+            message.on_done(error)

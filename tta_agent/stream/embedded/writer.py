@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tta_agent.core.sqlite import Connection, transaction
+from tta_agent.core.types import Done
 from tta_agent.stream.embedded.rows import offset_of, row_id
 from tta_agent.stream.embedded.store import create_topic
 
@@ -22,6 +23,7 @@ class Message:
     value: bytes | None
     headers: str
     timestamp_ms: int
+    on_done: Done | None = None
 
     @property
     def size_bytes(self) -> int:

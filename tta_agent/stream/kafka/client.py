@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from tta_agent.core.errors import ConfigError, StreamError, nearest
 from tta_agent.stream.kafka.cause import LastCause, unreachable
 
 CONNECT_TIMEOUT_S = 10.0
+CREATE_ADVICE = "create them by hand, or allow this user to create them"
 OPTIONS: Mapping[Any, Mapping[str, object]] = {
     KafkaConsumer: {
         "enable_auto_commit": False,
@@ -37,7 +39,7 @@ OPTIONS: Mapping[Any, Mapping[str, object]] = {
         "compression_type": "lz4",
         "linger_ms": 5,
         "batch_size": 256 << 10,
-        "max_request_size": 8 << 20,
+        "max_request_size": 32 << 20,  # the topic's own limit counts, see TopicLimits
         "request_timeout_ms": 10_000,
     },
     KafkaAdminClient: {},
@@ -119,25 +121,46 @@ def ensure_topics(
     """Create the topics that are missing, and wait until they can be used.
 
     Raises:
-        StreamError: no broker answers, or the topics may not be created.
+        StreamError: no broker answers, or topics are missing and may not be created; names them.
+    """
+    missing = create_topics(
+        bootstrap_servers, topics, partitions,
+        connect_timeout_s=connect_timeout_s, client_options=client_options,
+    )  # fmt: skip
+    if missing:
+        named = ", ".join(f"{topic} ({why})" for topic, why in missing.items())
+        raise StreamError(f"topics are missing and cannot be created: {named}\n{CREATE_ADVICE}")
+
+
+def create_topics(
+    bootstrap_servers: str,
+    topics: Sequence[str],
+    partitions: int,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    client_options: Mapping[str, object] | None = None,
+) -> dict[str, str]:
+    """Create the topics that are missing, and wait until they can be used; the reasons for those that cannot be had.
+
+    Raises:
+        StreamError: no broker answers.
     """
     admin = connect(KafkaAdminClient, bootstrap_servers, {}, client_options or {}, connect_timeout_s)
     try:
-        missing = sorted(set(topics) - set(admin.list_topics()))
-        if missing:
-            _create(admin, missing, partitions)
-            admin.wait_for_topics(missing)
+        return _create(admin, sorted(set(topics) - set(admin.list_topics())), partitions)
     except KafkaError as error:
-        advice = "create the topics by hand, or allow this user to create them"
-        raise StreamError(f"cannot create topics {', '.join(topics)}: {error}\n{advice}") from error
+        raise StreamError(f"the topics of {bootstrap_servers} cannot be listed: {error}") from error
     finally:
         admin.close()
 
 
-def _create(admin: Any, topics: Sequence[str], partitions: int) -> None:
-    """Somebody else may create them at the same time."""
+def _create(admin: Any, topics: Sequence[str], partitions: int) -> dict[str, str]:
+    failed = {}
     for topic in topics:
         try:
-            admin.create_topics({topic: {"num_partitions": partitions}})
-        except TopicAlreadyExistsError:
-            continue
+            with contextlib.suppress(TopicAlreadyExistsError):  # somebody else creates them at the same time
+                admin.create_topics({topic: {"num_partitions": partitions}})
+            admin.wait_for_topics([topic])
+        except (KafkaError, ValueError) as error:
+            failed[topic] = " ".join(str(error).split())[:200]
+    return failed
