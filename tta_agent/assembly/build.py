@@ -12,7 +12,8 @@ import tta_agent
 from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.step import StepResult
 from tta_agent.assembly.copy import describe, fingerprint, load_source, make_adaptation, method
-from tta_agent.assembly.rollout import make_rollout, open_interface
+from tta_agent.assembly.interface import open_interface
+from tta_agent.assembly.rollout import make_rollout
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import Codec, Producer, ServerDriver, StreamConsumer
 from tta_agent.labels.join import LabelJoiner
@@ -31,8 +32,8 @@ from tta_agent.settings.schema import Settings
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.factory import open_codec, open_producer, open_source
-from tta_agent.stream.router import RecordRouter
 from tta_agent.stream.outbox import Outbox
+from tta_agent.stream.router import RecordRouter
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
@@ -40,8 +41,8 @@ __all__ = [
     "agent", "assemble", "describe", "fingerprint", "load_source", "make_adaptation", "open_interface",
     "open_registry",
 ]  # fmt: skip
-log = logging.getLogger(__name__)
 LAST_WORDS_S = 2.0  # for dead letters and label requests, at the end
+log = logging.getLogger(__name__)
 
 
 def open_registry(
@@ -123,8 +124,8 @@ def assemble(
     template = template or GraphTemplate(source.module, source.shape, source.graph)
     registry = open_registry(settings, source, template)
     registry.fence(fence)
-    rollout = make_rollout(
     outbox = Outbox(producer, _written(s), telemetry.dropped, close_timeout_s=LAST_WORDS_S, threaded=threaded)
+    rollout = make_rollout(
         s, source, template, registry, driver, outbox, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock,
     )  # fmt: skip
@@ -164,20 +165,19 @@ def assemble(
         fingerprint=f"{fingerprint(source.module)}/{s.adapt.method}",
         threaded=threaded,
         fence=fence,
-    )
         on_close=outbox.close,
+    )
 
 
-def _served_check(settings: Settings, source: loader.DeployedModel, served: ServedModel) -> ServedCheck | None:
+def _served_check(
+    settings: Settings, source: loader.DeployedModel, served: ServedModel
+) -> ServedCheck | None:
     if not settings.model.check_served:
         return None
     ask = functools.partial(answers, source.module)
     return ServedCheck(ask, source.output, unversioned=served.version.number == 0)
 
 
-def _when_up(served: ServedModel, timeout_s: float) -> None:
-    """The server may start later than its sidecar: try until `timeout_s`."""
-    deadline_s = time.monotonic() + timeout_s
 def _written(settings: Settings) -> dict[str, str]:
     """Topics that the agent writes to, and what it writes there."""
     letters, requests = dead_letter_topic(settings), settings.labels.requests_topic
@@ -185,6 +185,9 @@ def _written(settings: Settings) -> dict[str, str]:
     return {t: kind for t, kind in ((letters, "dead_letter"), (wanted, "label_request")) if t}
 
 
+def _when_up(served: ServedModel, timeout_s: float) -> None:
+    """The server may start later than its sidecar: try until `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
     log.info("waiting %.0f s at most for the model server", timeout_s)
     while True:
         try:

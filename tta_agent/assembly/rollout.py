@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tta_agent.control.commands import CommandInbox
 from tta_agent.control.webhooks import Hooks
@@ -35,12 +34,10 @@ from tta_agent.rollout.regimes import RegimeFollower
 from tta_agent.rollout.wanted_labels import WantedLabels
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings.schema import Settings
+from tta_agent.settings.secret import revealed
 from tta_agent.stream.factory import open_writer
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
-
-if TYPE_CHECKING:
-    from tta_agent.control.http.server import Server
 
 MODES: dict[str, Mode] = {"observe": "never", "shadow": "never", "approve": "ask", "auto": "always"}
 
@@ -144,26 +141,6 @@ def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint
     return store.open_rehearsal(proofs(settings) / "rehearsal", name, source.module)
 
 
-def open_interface(
-    settings: Settings, registry: ModelRegistry, status: Callable[[], Mapping[str, Any]]
-) -> Server | None:
-    """The agent's own HTTP interface, where a port is given; `status` are the numbers of now.
-
-    Raises:
-        ConfigError: the address cannot be had, or others could command the agent without a token.
-    """
-    h = settings.http
-    if h.port is None:
-        return None
-    from tta_agent.control.http import api, server
-    from tta_agent.labels.store import read_counts
-
-    token = h.token.get_secret_value() if h.token else None
-    counts = functools.partial(read_counts, settings.store.path / "labels.db")
-    app = api.make_app(settings.store.path, registry, token=token, status=status, labels=counts)
-    return server.serve_in_thread(app, h.host, h.port)
-
-
 def _evaluation_settings(s: Settings) -> EvaluationSettings:
     return EvaluationSettings(
         s.gate.window_records,
@@ -185,7 +162,7 @@ def _limits(s: Settings) -> RolloutLimits:
 
 
 def _hooks(s: Settings, telemetry: Telemetry) -> Hooks | None:
-    urls = (s.http.confirm_url, s.http.event_url, s.http.rollback_url)
+    urls = [revealed(url) for url in (s.http.confirm_url, s.http.event_url, s.http.rollback_url)]
     return Hooks(*urls, timeout_s=s.http.timeout_s, dropped=telemetry.dropped) if any(urls) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from tta_agent.core.errors import ConfigError
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.models.outputs import ModelOutput
 from tta_agent.registry.factory import open_registry
@@ -11,7 +12,10 @@ from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.tap import Tap
 from tta_agent.settings.schema import Settings
+from tta_agent.settings.secret import revealed
 from tta_agent.stream.factory import open_producer, open_writer
+from tta_agent.web.access import OwnHosts, is_loopback
+from tta_agent.web.server import address
 
 
 def run(settings: Settings) -> None:
@@ -19,9 +23,11 @@ def run(settings: Settings) -> None:
 
     Raises:
         ConfigError: the registry is empty and the settings name no model to fill it with.
+        ConfigError: others could load versions without a token.
         StreamError: the tap's stream cannot be reached.
     """
     s = settings
+    _check_token(s)
     codec = open_writer(s) if s.serve.tap else None
     registry = _registry(s)
     number = registry.aliases()["serving"] or 0
@@ -29,14 +35,33 @@ def run(settings: Settings) -> None:
     pair = HotSwapSession(number, opener(registry.get(number).path))
     producer = open_producer(s, [s.stream.topic]) if codec else None
     tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
-    app = make_app(s.model.served_as, pair, registry.get, open=opener, tap=tap, threads=s.serve.workers)
-    where = f"http://{s.serve.host}:{s.serve.port}/v2/models/{s.model.served_as}"
+    app = make_app(
+        s.model.served_as,
+        pair,
+        registry.get,
+        open=opener,
+        tap=tap,
+        threads=s.serve.workers,
+        max_batch=s.serve.max_batch,
+        memory_bytes=s.serve.body_bytes,
+        token=revealed(s.serve.token),
+        hosts=OwnHosts.of(s.serve.host, s.serve.hosts, "TTA_SERVE__HOSTS"),
+    )
+    where = f"{address(s.serve.host, s.serve.port)}/v2/models/{s.model.served_as}"
     print(f"version {number} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True)
     try:
-        serve(app, s.serve.host, s.serve.port)
+        serve(app, s.serve.host, s.serve.port, s.serve.connections)
     finally:
         if producer:
             producer.close()
+
+
+def _check_token(settings: Settings) -> None:
+    if settings.serve.token is None and not is_loopback(settings.serve.host):
+        raise ConfigError(
+            f"TTA_SERVE__HOST={settings.serve.host} lets others load versions into the server; set TTA_SERVE__TOKEN"
+            " (and the agent's TTA_SWAP__TOKEN), or listen on 127.0.0.1"
+        )
 
 
 def _registry(settings: Settings) -> ModelRegistry:

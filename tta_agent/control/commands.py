@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import reprlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from tta_agent.core.errors import ConfigError, nearest
 Kind: TypeAlias = Literal["approve", "reject", "rollback", "freeze", "unfreeze", "reset"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_TEXT = 500  # characters of a name or a reason
+MAX_NUMBER = 10**18  # of a version
 _count = itertools.count()
 log = logging.getLogger(__name__)
 
@@ -47,11 +49,11 @@ class Command:
         if self.number is None and self.kind in ("approve", "reject"):
             raise ConfigError(f"{self.kind} needs the number of a version")
         whole = isinstance(self.number, int) and not isinstance(self.number, bool) and self.number >= 0
-        if not (self.number is None or whole):
-            raise ConfigError(f"version is {self.number!r}; expected a whole number from 0")
+        if not (self.number is None or (whole and self.number < MAX_NUMBER)):
+            raise ConfigError(f"version is {reprlib.repr(self.number)}; expected a whole number from 0")
         for name, text in (("by", self.by), ("reason", self.reason)):
-            if not isinstance(text, str) or len(text) > MAX_TEXT:
-                raise ConfigError(f"{name} is {str(text)[:50]!r}; expected {MAX_TEXT} characters at most")
+            if not isinstance(text, str) or len(text) > MAX_TEXT or not _is_unicode(text):
+                raise ConfigError(f"{name} is {reprlib.repr(text)}; expected {MAX_TEXT} characters at most")
 
 
 class CommandInbox:
@@ -128,6 +130,12 @@ class CommandInbox:
         if self._known[0] != seen:
             self._known = (seen, _sentence(self._frozen))
         return self._known[1]
+
+
+def _is_unicode(text: str) -> bool:
+    return not any(
+        "\ud800" <= letter <= "\udfff" for letter in text
+    )  # halves of pairs: no file may hold them
 
 
 def _sentence(path: Path) -> str:

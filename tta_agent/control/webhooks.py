@@ -16,11 +16,20 @@ from typing import Any
 
 import httpx
 
+from tta_agent.core.redact import host_only
+
 ASK_EVERY_S = 3.0
 WAITING = 1000  # events; beyond it the oldest is dropped
 TRIES, BACK_OFF_S = 3, 0.5
 YES, NO = 200, 403
 log = logging.getLogger(__name__)
+
+
+def _hide_addresses(record: logging.LogRecord) -> bool:
+    """Change a line that httpx logs about a request: its URL may hold a secret."""
+    given = record.args if isinstance(record.args, tuple) else ()
+    record.args = tuple(host_only(str(one)) if isinstance(one, httpx.URL) else one for one in given)
+    return True
 
 
 class Hooks:
@@ -47,6 +56,7 @@ class Hooks:
         back_off_s: float = BACK_OFF_S,
         dropped: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
+        logging.getLogger("httpx").addFilter(_hide_addresses)  # the same one again and again is one
         self._http = httpx.Client(timeout=timeout_s, headers={"user-agent": "tta-agent"})
         self._confirm = _Asker(confirm_url, self._post, ask_every_s) if confirm_url else None
         self._rollback = _Asker(rollback_url, self._post, ask_every_s) if rollback_url else None
@@ -59,7 +69,7 @@ class Hooks:
                 url, content=body, headers={"content-type": "application/json"}
             ).status_code
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:  # RuntimeError: closed meanwhile
-            log.debug("%s: %s", url, error)
+            log.debug("%s: %s", host_only(url), type(error).__name__)
             return None
 
     def confirm(self, explanation: Mapping[str, Any]) -> bool | None:
@@ -96,7 +106,7 @@ class _Worker:
     """A daemon thread that works on what waits."""
 
     def __init__(self, url: str, post: Callable[[str, bytes], int | None], name: str) -> None:
-        self._url, self._post = url, post
+        self._url, self._host, self._post = url, host_only(url), post
         self._changed, self._ended = threading.Condition(), threading.Event()
         self._waiting: deque[tuple[object, bytes]] = deque()
         self._thread = threading.Thread(target=self._loop, name=f"tta-{name}", daemon=True)
@@ -152,7 +162,7 @@ class _Asker(_Worker):
             self._busy = False
             if key == self._about:  # else the answer is about a version that is gone
                 if status is None and self._status is None:
-                    log.warning("%s does not answer; asked again in %.0f s", self._url, self._every_s)
+                    log.warning("%s does not answer; asked again in %.0f s", self._host, self._every_s)
                 self._status = status
 
 
@@ -193,4 +203,4 @@ class _Teller(_Worker):
         self._failed += 1
         self._dropped("webhook_event", 1)
         if self._failed.bit_count() == 1:  # 1, 2, 4, 8 ...
-            log.warning("%d events could not be told to %s (last: %s)", self._failed, self._url, status)
+            log.warning("%d events could not be told to %s (last: %s)", self._failed, self._host, status)

@@ -121,12 +121,14 @@ class ServerInfo:
         model: its name there.
         timeout_s: longest wait for one call.
         output: name of the output that is the answer; None where there is a single one.
+        token: bearer token of its repository API, or None.
     """
 
     url: str
     model: str
     timeout_s: float
     output: str | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_agent.core.errors import RegistryError, StoreError, nearest
+from tta_agent.core.redact import without_user
 from tta_agent.registry.storage import MANIFEST, home
 
 ALIASES = "aliases.json"
@@ -32,9 +33,10 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.where = url.rstrip("/")
+        url = url.rstrip("/")
+        self.where = without_user(url)
         self._lock = threading.Lock()
-        self._fs, self._root = _open(self.where)
+        self._fs, self._root = _open(url)
         self._recent: tuple[float, bytes] | None = None  # aliases: the agent asks for them at every step
         self._last: bytes | None = None  # and goes on with these while the store does not answer
         self._mine = threading.local()  # `names` and `writes`, while this thread is in `glance` or `lock`
@@ -178,7 +180,8 @@ class Store:
         except Exception as error:  # each store raises its own kinds
             told = str(error).splitlines() or [type(error).__name__]
             about = f"{name}: " if name else ""
-            what = f"TTA_STORE__VERSIONS={self.where} cannot be used: {about}{told[0].rstrip('.')}"
+            cause = without_user(told[0].rstrip("."))
+            what = f"TTA_STORE__VERSIONS={self.where} cannot be used: {about}{cause}"
             raise StoreError(what + _advice(self.where, error)) from error
 
     def _no_bucket(self) -> StoreError:
@@ -196,10 +199,11 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.url_to_fs(url, use_listings_cache=False)  # others write too
     except ImportError as error:
-        raise RegistryError(f"TTA_STORE__VERSIONS={url}: {error}") from None
+        raise RegistryError(f"TTA_STORE__VERSIONS={without_user(url)}: {error}") from None
     except ValueError:
         known = nearest(scheme, fsspec.available_protocols())
-        raise RegistryError(f"TTA_STORE__VERSIONS={url}: no store is called {scheme}; {known}") from None
+        told = f"TTA_STORE__VERSIONS={without_user(url)}: no store is called {scheme}; {known}"
+        raise RegistryError(told) from None
     return fs, str(root).rstrip("/")
 
 

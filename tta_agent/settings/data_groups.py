@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from tta_agent.settings.secret import Address
+
 Options = dict[str, dict[str, Any]]
 
 
@@ -151,8 +153,10 @@ class SwapSettings(Group):
     versions to the registry."""
     options: Options = {}
     """Constructor arguments by driver, for instance {"my_server": {"folder": "/models"}}."""
-    url: str = "http://127.0.0.1:8080"
+    url: Address = "http://127.0.0.1:8080"
     """Base address of the model server."""
+    token: SecretStr | None = None
+    """Bearer token of the server's repository API: the server's TTA_SERVE__TOKEN."""
     timeout_s: float = Field(default=30.0, gt=0)
     """Longest wait for one call."""
 
@@ -164,7 +168,7 @@ class StoreSettings(Group):
     """Folder of registry, checkpoint, labels and embedded log."""
     proofs: Path | None = None
     """Folder of rehearsals and calibration; `path` where not given."""
-    versions: str | None = None
+    versions: Address | None = None
     """URL of the registry, any that fsspec knows (s3://bucket/models/a, ...); <path>/versions where not given."""
     keep: int = Field(default=20, ge=1)
     """Proven versions kept with their graph; source, serving, previous and pinned ones always are."""
@@ -183,5 +187,17 @@ class ServeSettings(Group):
     """ONNX Runtime threads per request."""
     workers: int = Field(default=2, ge=1)
     """Requests computed at the same time."""
+    token: SecretStr | None = None
+    """Bearer token that orders to load a version must carry; needed where others can reach `host`."""
+    hosts: list[str] = []
+    """Further names under which the server may be asked (header Host), for instance ["models.example"]; on a loopback
+    address its own are always allowed, elsewhere any is unless some are given."""
+    connections: int = Field(default=512, ge=8)
+    """Most open connections; one address has half of them. A new one takes the place of the longest idle."""
+    max_batch: int = Field(default=256, ge=1)
+    """Most samples of one request; larger ones are answered 413."""
+    body_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    """Memory for the bodies of requests in flight, where a byte of a tensor counts twice and one of JSON ten times;
+    beyond it the largest that wait are answered 503."""
     tap: bool = True
     """Log every inference to the stream."""

@@ -53,5 +53,15 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors()[:3]:
         name = PREFIX + "__".join(str(part) for part in item["loc"] if isinstance(part, str)).upper()
-        lines.append(f"{name}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+        told = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}={item['input']!r}: {told}" if _may_be_shown(item["loc"]) else f"{name}: {told}")
     return "\n".join(lines)
+
+
+def _may_be_shown(place: tuple[int | str, ...]) -> bool:
+    """Whether a setting holds no secret; a whole group, and all settings, may hold some."""
+    group = Settings.model_fields[str(place[0])].annotation if place and place[0] in Settings.model_fields else None
+    if not (isinstance(group, type) and issubclass(group, BaseModel)):
+        return bool(place)
+    leaf = group.model_fields.get(str(place[1])) if len(place) > 1 else None
+    return leaf is not None and "Secret" not in str(leaf.annotation)

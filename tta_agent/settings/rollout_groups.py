@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from tta_agent.settings.data_groups import Group, Options
+from tta_agent.settings.secret import WebhookUrl
 
 
 class LabelSettings(Group):
@@ -84,11 +85,18 @@ class HttpSettings(Group):
     """Port to listen on; none where not given."""
     token: SecretStr | None = None
     """Bearer token that commands (approve, roll back, freeze, reset) must carry."""
-    confirm_url: str | None = None
+    hosts: list[str] = []
+    """Further names under which the interface may be asked (header Host); on a loopback address its own are always
+    allowed, elsewhere any is unless some are given."""
+    health_host: str = "127.0.0.1"
+    """Address of the listener for probes; it tells nothing else and takes no command, and so needs no token."""
+    health_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Port of a listener of its own for /healthz and /readyz; they answer under `port`, too."""
+    confirm_url: WebhookUrl | None = None
     """Webhook that is asked before a swap in mode approve: 200 says yes, 403 no, anything else not yet."""
-    event_url: str | None = None
+    event_url: WebhookUrl | None = None
     """Webhook that gets every decision as JSON; never waited for."""
-    rollback_url: str | None = None
+    rollback_url: WebhookUrl | None = None
     """Webhook that is asked while a new version bakes: 200 says take it back."""
     timeout_s: float = Field(default=5.0, gt=0)
     """Longest wait for one webhook."""

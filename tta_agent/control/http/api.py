@@ -9,8 +9,8 @@ A command goes into the inbox and is answered with 202: the agent carries it out
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -21,20 +21,26 @@ from typing import Any, Protocol, TypeAlias
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tta_agent.control.commands import KINDS, Command, CommandInbox, Kind, awaiting, read_status
 from tta_agent.control.http import problems
+from tta_agent.control.http.health import Health, Status
 from tta_agent.control.http.problems import Problem
 from tta_agent.core.errors import ConfigError, TtaError, nearest
+from tta_agent.web import bodies
+from tta_agent.web.access import Guard, OwnHosts
+from tta_agent.web.bodies import AsciiJSON, TooLarge
 
 MAX_BODY_BYTES = 1 << 16
+BODY_S = 10.0  # longest wait for the body of a command
+MAX_DIGITS = 18  # of a version
 MAX_EVENTS = 1000
 _TAIL_BYTES = 8 << 20  # of the events, read from the end
+OWN = OwnHosts()
 _FIELDS = ("version", "by", "reason")
-Status: TypeAlias = Callable[[], Mapping[str, Any]]
 Counts: TypeAlias = Callable[[], tuple[Mapping[str, int], Mapping[int, Mapping[str, float]]]]
 
 
@@ -61,7 +67,7 @@ class Api:
         store: the agent's folder.
         versions: its registry.
         token: bearer token that commands must carry; None lets this machine command without.
-        status: current status; by default read from the file.
+        status: current status.
         labels: counts in all and by version; None where there are none.
     """
 
@@ -70,34 +76,22 @@ class Api:
         store: Path,
         versions: Versions,
         token: str | None,
-        status: Status | None = None,
+        status: Status,
         labels: Counts | None = None,
     ) -> None:
         self._store, self._versions, self._token, self._labels = store, versions, token, labels
-        self._status: Status = status or partial(read_status, store)
-        self._inbox, self._began_s = CommandInbox(store), time.time()
+        self._status, self._inbox = status, CommandInbox(store)
 
-    def alive(self, request: Request) -> JSONResponse:
-        """Answer that the process is alive."""
-        return JSONResponse({"alive": True})
-
-    def ready(self, request: Request) -> JSONResponse:
-        """Answer whether the agent has joined the stream."""
-        status = self._status()  # a file may be the last word of an agent that has ended
-        ready = status.get("ready") is True and status.get("time", self._began_s) >= self._began_s
-        why = {"reason": status["reason"]} if not ready and status.get("reason") else {}
-        return JSONResponse({"ready": ready, **why}, 200 if ready else 503)
-
-    def status(self, request: Request) -> JSONResponse:
+    def status(self, request: Request) -> AsciiJSON:
         """Current status, whether swaps are frozen, and the version that awaits approval."""
         status = self._status()
         return _json({**status, "frozen": self._inbox.frozen(), "awaiting": awaiting(status)})
 
-    def versions(self, request: Request) -> JSONResponse:
+    def versions(self, request: Request) -> AsciiJSON:
         """List all versions, with reasons."""
         return _json({"aliases": self._versions.aliases(), "versions": self._versions.rows()})
 
-    def version(self, request: Request) -> JSONResponse:
+    def version(self, request: Request) -> AsciiJSON:
         """Explain one version: its origin, the result of each gate, the approval."""
         number = self._number(request.path_params["name"])
         names = [name for name, at in self._versions.aliases().items() if at == number]
@@ -109,32 +103,34 @@ class Api:
         numbers = [row["version"] for row in self._versions.rows()]
         if name in aliases:
             return aliases[name]
+        if name.isdecimal() and len(name) > MAX_DIGITS:
+            raise Problem(400, f"version {name[:20]}… has {len(name)} digits; expected {MAX_DIGITS} at most")
         if name.isdecimal() and int(name) in numbers:
             return int(name)
         hint = f"there are {_span(numbers)}" if name.isdecimal() else nearest(name, aliases)
-        raise Problem(404, f"no version {name}; {hint}", valid=[*aliases, *numbers[-50:]])
+        raise Problem(404, f"no version {name[:100]}; {hint}", valid=[*aliases, *numbers[-50:]])
 
-    def labels(self, request: Request) -> JSONResponse:
+    def labels(self, request: Request) -> AsciiJSON:
         """Counts of labels in all and by version; `accuracy` is that of matched answers."""
         if self._labels is None:
             raise Problem(404, "this agent does not count labels")
         counts, by_version = self._labels()
         return _json({"counts": counts, "versions": by_version})
 
-    def events(self, request: Request) -> JSONResponse:
+    def events(self, request: Request) -> AsciiJSON:
         """List the newest events, oldest first."""
         text = request.query_params.get("limit", "100")
-        if not text.isdecimal() or not 1 <= int(text) <= MAX_EVENTS:
+        if not text.isdecimal() or len(text) > MAX_DIGITS or not 1 <= int(text) <= MAX_EVENTS:
             raise Problem(400, f"limit is {text[:20]!r}; expected a whole number from 1 to {MAX_EVENTS}")
         return _json({"events": _tail(self._store / "events.jsonl", int(text))})
 
-    async def command(self, kind: Kind, request: Request) -> JSONResponse:
+    async def command(self, kind: Kind, request: Request) -> AsciiJSON:
         """Put one command into the inbox."""
         problems.check_caller(request, self._token)
         given = _fields(await _body(request))
         return await run_in_threadpool(self._put, kind, given)
 
-    def _put(self, kind: Kind, given: dict[str, Any]) -> JSONResponse:
+    def _put(self, kind: Kind, given: dict[str, Any]) -> AsciiJSON:
         try:
             command = Command(kind, given.get("version"), given.get("by", "http"), given.get("reason", ""))
         except ConfigError as error:
@@ -154,14 +150,21 @@ def make_app(
     versions: Versions,
     *,
     token: str | None = None,
+    hosts: OwnHosts = OWN,
     status: Status | None = None,
     labels: Counts | None = None,
 ) -> Starlette:
-    """Make the interface of one agent, see `Api`."""
-    api = Api(store, versions, token, status, labels)
-    gets = {
-        "/healthz": api.alive,
-        "/readyz": api.ready,
+    """Make the interface of one agent, see `Api`.
+
+    Args:
+        hosts: names under which it may be asked.
+        status: current status; by default read from the file.
+    """
+    known = status or partial(read_status, store)
+    api, health = Api(store, versions, token, known, labels), Health(known)
+    gets: dict[str, Callable[..., Any]] = {
+        "/healthz": health.alive,
+        "/readyz": health.ready,
         "/v1/status": api.status,
         "/v1/versions": api.versions,
         "/v1/versions/{name}": api.version,
@@ -176,18 +179,20 @@ def make_app(
         TtaError: problems.on_our_error,
         Exception: problems.on_any_error,
     }
-    app = Starlette(routes=routes, exception_handlers=handlers)
-    app.state.has_token = token is not None
+    guard = Middleware(Guard, hosts=hosts, refuse=problems.answer)
+    app = Starlette(routes=routes, exception_handlers=handlers, middleware=[guard])
+    app.state.may_be_reached, app.state.settings = token is not None, "TTA_HTTP__"
     return app
 
 
 async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise Problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-    return body
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await bodies.read(request, MAX_BODY_BYTES)
+    except TooLarge as error:
+        raise Problem(413, str(error)) from None
+    except TimeoutError:
+        raise Problem(408, f"the body did not come within {BODY_S:g} s") from None
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -221,10 +226,10 @@ def _event(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _json(data: Mapping[str, Any], status: int = 200) -> JSONResponse:
+def _json(data: Mapping[str, Any], status: int = 200) -> AsciiJSON:
     # numbers that are not finite are no JSON: they travel as null
     text = json.dumps(data, default=str)
-    return JSONResponse(json.loads(text, parse_constant=lambda _: None), status)
+    return AsciiJSON(json.loads(text, parse_constant=lambda _: None), status)
 
 
 def _span(numbers: list[int]) -> str:

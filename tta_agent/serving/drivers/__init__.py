@@ -10,6 +10,7 @@ from tta_agent.core import plugins
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, Golden, ServerInfo
+from tta_agent.settings.secret import revealed
 
 if TYPE_CHECKING:
     from tta_agent.settings.schema import Settings
@@ -28,7 +29,7 @@ def open_driver(settings: Settings, output: str | None = None) -> ServerDriver:
     """
     swap = settings.swap
     output = output or settings.model.output
-    server = ServerInfo(swap.url, settings.model.served_as, swap.timeout_s, output)
+    server = ServerInfo(swap.url, settings.model.served_as, swap.timeout_s, output, revealed(swap.token))
     driver: ServerDriver = plugins.make("drivers", swap.driver, swap.options, server)
     return driver
 

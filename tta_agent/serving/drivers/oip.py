@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 
 from tta_agent.core.errors import DecodeError, SwapError, nearest
+from tta_agent.core.redact import without_user
 from tta_agent.core.types import Array, Golden, ServerInfo, Version
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 from tta_agent.stream.codecs import checks, oip
@@ -26,13 +27,15 @@ class OipDriver:
 
     def __init__(self, server: ServerInfo, *, tolerance: float = TOLERANCE) -> None:
         """Connects at the first call only."""
-        self._url, self._model = server.url.rstrip("/"), server.model
+        url, self._model = server.url.rstrip("/"), server.model
+        self._url = without_user(url)  # for messages
         self._input: str | None = None
         self._output = server.output
         self._tolerance = tolerance
         self._published: tuple[int, Golden] | None = None
         # A sidecar speaks to its own pod: a proxy of the environment would only be in the way.
-        self._http = httpx.Client(base_url=self._url, timeout=server.timeout_s, trust_env=False)
+        headers = {"authorization": f"Bearer {server.token}"} if server.token else {}
+        self._http = httpx.Client(base_url=url, timeout=server.timeout_s, trust_env=False, headers=headers)
 
     def probe(self) -> None:
         """Raise SwapError, with what to do, unless the server has the extension and the model."""
@@ -145,7 +148,10 @@ class OipDriver:
             answer = oip.decode(response.content, None if given is None else int(given))
             return int(answer.version or ""), checks.answer(answer.outputs, self._output)
         except (DecodeError, ValueError) as error:
-            raise SwapError(f"{response.url} answers what is no inference of a version: {error}") from error
+            told = (
+                f"{self._url}/v2/models/{self._model}{path}/infer answers what is no inference of a version"
+            )
+            raise SwapError(f"{told}: {error}") from error
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         """The JSON that the server answers."""
@@ -154,7 +160,7 @@ class OipDriver:
             return response.json()
         except ValueError as error:
             raise SwapError(
-                f"{response.url} answers what is not JSON: is a model server behind it?"
+                f"{self._url}{path} answers what is not JSON: is a model server behind it?"
             ) from error
 
     def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
@@ -168,7 +174,10 @@ class OipDriver:
             ) from error
         if response.is_success:
             return response
-        raise SwapError(f"{method} {response.url} answers {response.status_code}: {_reason(response)}")
+        hint = "\nIts TTA_SERVE__TOKEN belongs into TTA_SWAP__TOKEN." if response.status_code == 401 else ""
+        raise SwapError(
+            f"{method} {self._url}{path} answers {response.status_code}: {_reason(response)}{hint}"
+        )
 
 
 def _reason(response: httpx.Response) -> str:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session
+from tta_agent.serving.server.answers import Handler, guarded, http_error, refusal
 from tta_agent.serving.server.engine import Engine
+from tta_agent.serving.server.loads import Loads
 from tta_agent.serving.server.repository import Repository
-from tta_agent.serving.server.rest import Handler, Rest, guarded, http_error
+from tta_agent.serving.server.rest import Rest
 from tta_agent.serving.server.tap import Tap
+from tta_agent.web import server
+from tta_agent.web.access import Guard, OwnHosts
+from tta_agent.web.connections import Limits
 
-_MAX_WAITING = 1024  # requests in flight; beyond it the server answers 503 rather than grow
+_STOP_S = 10.0  # for requests in progress, at the end
+OWN = OwnHosts(setting="TTA_SERVE__HOSTS")
 
 
 def make_app(
@@ -32,6 +39,10 @@ def make_app(
     output_name: str = "logits",
     threads: int = 2,
     max_body_bytes: int = 64 << 20,
+    max_batch: int = 256,
+    memory_bytes: int = 256 << 20,
+    token: str | None = None,
+    hosts: OwnHosts = OWN,
 ) -> Starlette:
     """Make the server as an ASGI application.
 
@@ -44,32 +55,44 @@ def make_app(
         input_name, output_name: names of the tensors, whatever the graph calls them.
         threads: requests that are answered at a time.
         max_body_bytes: largest request.
+        max_batch: most samples of one request.
+        memory_bytes: for the bodies of all requests in flight, see `admission`.
+        token: bearer token of the repository API; None: none is asked for.
+        hosts: names under which the server may be asked.
     """
-    engine = Engine(model, pair, input_name, output_name)
+    engine = Engine(model, pair, input_name, output_name, max_batch)
     repository = Repository(model, pair, find_version, open)
-    rest = Rest(engine, repository, tap, threads, max_body_bytes)
+    rest = Rest(engine, repository, tap, threads, max_body_bytes, memory_bytes)
+    loads = Loads(model, repository, token)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        loads.close()
+        rest.close()
+
     return Starlette(
-        routes=_routes(rest),
-        lifespan=rest.lifespan,
+        routes=_routes(rest, loads),
+        lifespan=lifespan,
+        middleware=[Middleware(Guard, hosts=hosts, refuse=refusal)],
         exception_handlers={HTTPException: http_error},  # unknown paths and methods
     )
 
 
-def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Serve until the process is told to stop."""
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        limit_concurrency=_MAX_WAITING,
-        timeout_graceful_shutdown=10,
-    )
+def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8080, connections: int = 512) -> None:
+    """Serve until the process is told to stop.
+
+    Args:
+        connections: open ones in all; one address has half of them at most.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    server.serve(app, server.listen(host, port, "TTA_SERVE__"), Limits.of(connections), _STOP_S)
 
 
-def _routes(rest: Rest) -> list[Route]:
-    model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{number:int}"
+def _routes(rest: Rest, loads: Loads) -> list[Route]:
+    model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{number}"
     gets: Mapping[str, Handler] = {
         "/v2": rest.about,
         "/v2/stats": rest.stats,
@@ -81,8 +104,8 @@ def _routes(rest: Rest) -> list[Route]:
         f"{version}/ready": rest.ready,
     }
     post_routes: Mapping[str, Handler] = {
-        "/v2/repository/index": rest.index,
-        "/v2/repository/models/{model}/load": rest.load,
+        "/v2/repository/index": loads.index,
+        "/v2/repository/models/{model}/load": loads.load,
     }
     routes = [Route(path, partial(guarded, handler), methods=["GET"]) for path, handler in gets.items()]
     routes += [

@@ -28,10 +28,12 @@ class Answer:
 class Engine:
     """Inference engine of the served model."""
 
-    def __init__(self, model: str, pair: HotSwapSession, input_name: str, output_name: str) -> None:
+    def __init__(
+        self, model: str, pair: HotSwapSession, input_name: str, output_name: str, max_batch: int
+    ) -> None:
         """Take the names of model and tensors in the API; the graph may use others."""
         self.model = model
-        self._pair = pair
+        self._pair, self._max_batch = pair, max_batch
         self._input, self._output = input_name, output_name
 
     def answer(self, body: bytes, head_length: int | None, number: int | None) -> Answer:
@@ -39,7 +41,7 @@ class Engine:
 
         Raises:
             DecodeError: the request is malformed or not what the model takes.
-            HTTPException: 404 where the version is not loaded.
+            HTTPException: 404 where the version is not loaded, 413 where there are too many samples.
             GraphError: inference failed.
         """
         version, session = self._session(number)
@@ -77,6 +79,9 @@ class Engine:
         if self._input not in request.inputs:
             found = ", ".join(request.inputs)
             raise DecodeError("input_name", f"input is called {found}; expected {self._input}")
+        if x.ndim and x.shape[0] > self._max_batch:
+            limit = f"the largest batch is {self._max_batch} (TTA_SERVE__MAX_BATCH)"
+            raise HTTPException(413, f"{x.shape[0]} samples in one request; {limit}: send several requests")
         return checks.samples(x, shapes(session)[0])
 
     def _wants_binary(self, request: oip.Body) -> bool:

@@ -1,0 +1,99 @@
+"""Handlers of the repository API: what is loaded, and orders to load. They need the token, where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tta_agent.core.errors import DecodeError, nearest
+from tta_agent.serving.server.repository import Repository
+from tta_agent.stream.codecs import checks
+from tta_agent.stream.codecs.datatypes import show
+from tta_agent.web import access, bodies
+from tta_agent.web.bodies import AsciiJSON
+
+_MAX_ORDER_BYTES = 1 << 16
+_ORDER_S = 10.0  # longest wait for the body of an order
+TOKEN = "TTA_SERVE__TOKEN"
+
+
+class Loads:
+    """Handlers of the repository API, on the event loop; loading runs in a thread of its own."""
+
+    def __init__(self, model: str, repository: Repository, token: str | None) -> None:
+        """Store the parts; the thread starts with the first order."""
+        self._model, self._repository, self._token = model, repository, token
+        self._loader = ThreadPoolExecutor(1, "tta-load")
+
+    def close(self) -> None:
+        """Free the thread."""
+        self._loader.shutdown()
+
+    async def load(self, request: Request) -> Response:
+        """Load a version, and make it live unless told otherwise."""
+        self._check_token(request)
+        check_model(request, self._model)
+        number, activate, sha256 = _load_order(await _order(request))
+        if number is not None:  # else: nothing newer than what is loaded is known
+            order = partial(self._repository.load, number, activate=activate, sha256=sha256)
+            await asyncio.get_running_loop().run_in_executor(self._loader, order)
+        return AsciiJSON(self._repository.index())
+
+    async def index(self, request: Request) -> Response:
+        """Versions and their states."""
+        self._check_token(request)
+        return AsciiJSON(self._repository.index())
+
+    def _check_token(self, request: Request) -> None:
+        if fault := access.token_fault(request.headers.get("authorization"), self._token, TOKEN):
+            status, told = fault
+            raise HTTPException(status, told, {"www-authenticate": "Bearer"} if status == 401 else None)
+
+
+def check_model(request: Request, model: str) -> None:
+    """Raise HTTPException 404 unless the URL names the model."""
+    name = request.path_params["model"]
+    if name != model:
+        raise HTTPException(404, f"no model {show(name)} here; {nearest(name, [model])}")
+
+
+async def _order(request: Request) -> bytes:
+    """Body of an order; what says that it is no JSON is refused: browsers send such a body to any site unasked."""
+    kind = request.headers.get("content-type")
+    if kind is not None and not access.is_json(kind):
+        raise HTTPException(415, f"content-type is {show(kind)}; expected application/json")
+    try:
+        async with asyncio.timeout(_ORDER_S):
+            body = await bodies.read(request, _MAX_ORDER_BYTES)
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the body did not come within {_ORDER_S:g} s", {"connection": "close"}
+        ) from None
+    if body and kind is None:
+        raise HTTPException(400, "the body has no content-type; expected application/json")
+    return body
+
+
+def _load_order(body: bytes) -> tuple[int | None, bool, str | None]:
+    """Version, whether to activate it, and its sha256, as the caller gave them."""
+    try:
+        given: Any = json.loads(body or b"{}")
+        parameters = given.get("parameters") or {}
+        number, activate = parameters.get("version"), parameters.get("activate", True)
+        sha256 = parameters.get("sha256")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DecodeError(
+            "json", 'the body is no object; expected {"parameters": {"version": "3"}}'
+        ) from error
+    if not isinstance(activate, bool) or not isinstance(sha256, str | None):
+        raise DecodeError(
+            "parameters", "activate or sha256 has a wrong type; expected true or false, a string"
+        )
+    return checks.whole(None if number is None else str(number), "version"), activate, sha256

@@ -1,0 +1,1 @@
+"""HTTP servers of ours: listening, limits of connections, bodies, and checks of the caller."""
