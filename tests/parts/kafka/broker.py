@@ -13,7 +13,7 @@ import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -36,17 +36,25 @@ def jars() -> Path:
 
 
 @contextlib.contextmanager
-def broker(work_dir: Path) -> Iterator[str]:
-    """A broker with its data in `work_dir`; yields its bootstrap address and ends it by its process id."""
+def broker(
+    work_dir: Path, more: str = "", *, clients: str = "PLAINTEXT", **client_options: str
+) -> Iterator[str]:
+    """A broker with its data in `work_dir`; yields its bootstrap address and ends it by its process id.
+
+    Args:
+        more: lines for server.properties.
+        clients: security protocol of the listener, and with it options that a client needs.
+    """
     fetch()
     client_port, controller_port = free_ports(2)
     settings = work_dir / "server.properties"
     values = {"client_port": client_port, "controller_port": controller_port, "data": work_dir / "data"}
-    settings.write_text(string.Template((HERE / "server.properties").read_text()).substitute(values))
+    template = string.Template((HERE / "server.properties").read_text())
+    settings.write_text(template.substitute(values, clients=clients) + more)
     format_storage(settings, work_dir)
     process = start(settings, work_dir)
     try:
-        await_metadata(f"127.0.0.1:{client_port}", process, work_dir / "broker.log")
+        await_metadata(f"127.0.0.1:{client_port}", process, work_dir / "broker.log", client_options)
         yield f"127.0.0.1:{client_port}"
     finally:
         stop(process)
@@ -101,7 +109,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait(30)
 
 
-def await_metadata(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def await_metadata(
+    address: str, process: subprocess.Popen[bytes], log: Path, client_options: Mapping[str, str]
+) -> None:
     """Return when the broker answers a metadata request."""
     from kafka import KafkaAdminClient  # slow to import, and most sessions start no broker
     from kafka.errors import KafkaError
@@ -110,7 +120,9 @@ def await_metadata(address: str, process: subprocess.Popen[bytes], log: Path) ->
     while time.monotonic() < deadline_s and process.poll() is None:
         if listens(address):
             with contextlib.suppress(KafkaError):
-                KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5000).close()
+                KafkaAdminClient(
+                    bootstrap_servers=address, bootstrap_timeout_ms=5000, **client_options
+                ).close()
                 return
         time.sleep(0.2)
     raise RuntimeError(f"the broker does not answer on {address}; its log ends:\n{log.read_text()[-2000:]}")

@@ -107,10 +107,13 @@ class KafkaStreamProducer:
 
     def flush(self) -> None:
         """See `Producer`."""
+        limit_s = self._delivery_timeout_s + 5  # by then each record is delivered or given up
         try:
-            self._producer.flush(self._delivery_timeout_s + 5)  # by then each record is delivered or given up
-        except KafkaError as error:
-            raise StreamError(f"Kafka at {self._servers} does not take records: {error}") from error
+            self._producer.flush(limit_s)
+        except KafkaError as error:  # the client also gives up where it splits a batch that is too large
+            with self._changed:
+                if not self._changed.wait_for(lambda: not self._on_way_bytes, limit_s):
+                    raise StreamError(f"Kafka at {self._servers} does not take records: {error}") from error
         with self._changed:
             self._raise_error()
 
