@@ -5,6 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export MPLBACKEND ?= Agg
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test fuzz check docs fmt bench lock clean
@@ -28,8 +29,8 @@ install: .venv/.installed  ## create .venv and install the locked packages (abou
 demo: install  ## the whole story on real images: shift, adapt, prove, swap, recover (about 3 minutes)
 	@$(BIN)/tta-agent demo $(ARGS)
 
-test: install  ## run the tests (parts that this machine lacks are skipped with the reason)
-	@$(BIN)/python -m pytest $(ARGS)
+test: install  ## run the tests, in two processes (parts that this machine lacks are skipped with the reason)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 fuzz: install  ## look for bytes that the decoder stumbles over (FUZZ_SECONDS, 10 minutes)
 	@$(BIN)/python -m tests.fuzz.decoder .fuzz/decoder -dict=tests/fuzz/decoder.dict -artifact_prefix=.fuzz/ \
