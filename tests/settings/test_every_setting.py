@@ -50,6 +50,7 @@ from tta_agent.stream.router import RecordRouter
 from tta_policies.gates.collapse import Collapse
 from tta_policies.schedule.periodic_reset import PeriodicReset
 from tta_policies.select.entropy import Entropy
+from tta_policies.select.plausible import Plausible
 
 Check = Callable[[Built], bool]
 LONG_AGO = 1000.0
@@ -371,6 +372,7 @@ ROWS = [
     Row("labels.requests_uniform", "0.43", held(LabelRequester, 0.43)),
     Row("labels.requests_topic", "requests", of_requests),
     Row("select.selectors", '["entropy"]', has(Entropy), {"TTA_ADAPT__METHOD": "norm"}),
+    Row("select.screen", "[]", lacks(Plausible)),
     Row("select.options", '{"entropy": {"margin": 0.123}}', held(Entropy, 0.123)),
     Row("select.holdout", "0.77", held(RecordRouter, 0.77)),
     Row("adapt.method", "norm", has(Norm)),

@@ -6,7 +6,6 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,17 @@ from torch import Tensor, nn
 
 from tta_agent.adaptation.optimizer_health import OptimizerHealth
 from tta_agent.adaptation.reference import ReferenceModel
-from tta_agent.core.protocols import Adapter, Schedule, Selector, Stateful
+from tta_agent.adaptation.result import StepResult as StepResult
+from tta_agent.adaptation.result import interleaved, joined, scored
+from tta_agent.adaptation.screen import Screen
+from tta_agent.core.protocols import Adapter, InputSelector, Schedule, Selector, Stateful
 from tta_agent.core.types import Array, Moment, Positions, Selection, StepReport, View
 from tta_agent.models.device import Accelerator, Room
-from tta_agent.scoring import sample_scores
+from tta_agent.scoring.sample_scores import all_finite
 from tta_agent.telemetry.facade import Telemetry
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """Scores and report of one round. Logits [B, C]; entropy in nats, confidence and margin [B]."""
-
-    logits: Array
-    entropy: Array
-    confidence: Array
-    margin: Array
-    dropped: Mapping[str, int]
-    report: StepReport
-
-    def numbers(self) -> dict[str, float | None]:
-        """Means of the batch, the share that was kept, and the loss, for the status."""
-        means = {name: float(getattr(self, name).mean()) for name in ("entropy", "confidence", "margin")}
-        return {**means, "kept": 1 - sum(self.dropped.values()) / len(self.logits), "loss": self.report.loss}
+GUARDED = ("nonfinite", "skipped")  # diagnostics of a step that was not taken
 
 
 class Adaptation:
@@ -63,7 +49,9 @@ class Adaptation:
         policy: str = "",
         schedules: Sequence[Schedule] = (),
     ) -> None:
-        self.adapter, self._selectors, self._schedules = adapter, selectors, schedules
+        self.adapter, self._schedules = adapter, schedules
+        self._screen = Screen([one for one in selectors if isinstance(one, InputSelector)])
+        self._selectors = [one for one in selectors if not isinstance(one, InputSelector)]
         self.accelerator, self._original, self._room = accelerator, ReferenceModel(source), Room()
         self._telemetry, self._policy = telemetry, policy
         self.rounds = 0
@@ -80,10 +68,28 @@ class Adaptation:
         with self.accelerator.working():
             batch = self.accelerator.put(x)
             known = None if served is None else torch.from_numpy(served).to(batch.device)
-            done = self._fitting(batch, known)
+            kept, dropped = self._screen.select(batch)
+            whole = not dropped.total()
+            done = self._fitting(batch, known) if whole else self._screened(batch, known, kept, dropped)
         self.rounds += 1
         self._telemetry.scores(done.entropy, done.confidence, done.logits.shape[1])
         return done
+
+    def plausible(self, x: Array) -> Array:
+        """Which of the inputs [B, ...] would take part in a round, [B]; nothing is remembered."""
+        return np.asarray(self._screen.look(torch.from_numpy(x)))
+
+    def _screened(self, x: Tensor, served: Tensor | None, kept: Tensor, dropped: Counter[str]) -> StepResult:
+        """A round of those that are kept; the deployed model answers the others, each alone."""
+        index, rest = kept.nonzero().flatten(), (~kept).nonzero().flatten()
+        self._tally({f"rejected_{reason}": n for reason, n in dropped.items()})
+        parts = torch.split(rest, self._room.fit(len(rest)))
+        answers = [self._original.logits(x[part], None if served is None else served[part]) for part in parts]
+        outside = StepResult(*scored(torch.cat(answers).float()), dropped, StepReport(len(rest), 0, None))
+        if not len(index):
+            return outside
+        inside = self._fitting(x[index], None if served is None else served[index])
+        return interleaved(inside, outside, np.asarray(kept.cpu()))
 
     def _fitting(self, x: Tensor, served: Tensor | None) -> StepResult:
         """The batch in pieces that fit into memory; a piece that does not is tried again, halved."""
@@ -98,19 +104,16 @@ class Adaptation:
                 if x.is_cuda:
                     torch.cuda.empty_cache()
                 self._room.shrink(here.stop - start)
-        return done[0] if len(done) == 1 else _joined(done)
+        return done[0] if len(done) == 1 else joined(done)
 
     def _piece(self, x: Tensor, served: Tensor | None) -> StepResult:
         with self._telemetry.score():
             logits = self.adapter.forward(x) if self._room.learns else self.adapter.predict(x)
             seen = logits.detach().float()
-            entropy, confidence, margin = (
-                score(seen).cpu().numpy()
-                for score in (sample_scores.entropy, sample_scores.confidence, sample_scores.margin)
-            )
+            scores = scored(seen)
         if not self._room.learns:
             report = StepReport(len(x), 0, None, {"paused": 1.0})
-            return StepResult(seen.cpu().numpy(), entropy, confidence, margin, {"paused": len(x)}, report)
+            return StepResult(*scores, {"paused": len(x)}, report)
         with self._telemetry.select() as stage:
             selection = self._select(x, seen, served)
             stage.selected(len(selection.index), len(x))
@@ -119,13 +122,15 @@ class Adaptation:
             stage.adapted(report)
         self._count(selection, report)
         self._after(Moment(seen, report, self.adapter.moved()) if self._schedules else None)
-        return StepResult(seen.cpu().numpy(), entropy, confidence, margin, dict(selection.dropped), report)
+        return StepResult(*scores, dict(selection.dropped), report)
 
     @torch.no_grad()
     def _select(self, x: Tensor, logits: Tensor, served: Tensor | None) -> Selection:
         index = torch.arange(len(x), device=x.device)
         weight = torch.ones(len(x), device=x.device)
         dropped: Counter[str] = Counter()
+        if not all_finite(logits):
+            return Selection(index, weight)  # the adapter's guard finds out why
         whole = functools.cache(lambda: self._original.batch_logits(x))
         for selector in self._selectors:
             if not len(index):
@@ -158,14 +163,16 @@ class Adaptation:
 
     def _count(self, selection: Selection, report: StepReport) -> None:
         self.health.take(report)
+        for found in report.diagnostics.keys() & GUARDED:
+            self.totals[f"rounds_{found}"] += 1
         if report.diagnostics.keys() & {"nonfinite", "recovered"}:  # the copy has reset itself
             self.reset()
         else:
             self.learnt += bool(report.used)
-        outcomes = {
-            "kept": len(selection.index),
-            **{f"rejected_{k}": n for k, n in selection.dropped.items()},
-        }
+        rejected = {f"rejected_{reason}": n for reason, n in selection.dropped.items()}
+        self._tally({"kept": len(selection.index), **rejected})
+
+    def _tally(self, outcomes: Mapping[str, int]) -> None:
         for outcome, count in outcomes.items():
             self.totals[outcome] += count
             self._telemetry.samples(outcome, count)
@@ -184,7 +191,7 @@ class Adaptation:
     def reset(self) -> None:
         """Reset copy, selectors and schedules to the source."""
         self.adapter.reset()
-        for part in self._with_memory():
+        for part in (*self._with_memory(), *self._screens()):
             part.reset()
         self.health.reset()
         self.learnt = 0
@@ -192,38 +199,28 @@ class Adaptation:
     def _with_memory(self) -> list[Stateful]:
         return [part for part in (*self._selectors, *self._schedules) if isinstance(part, Stateful)]
 
+    def _screens(self) -> list[Stateful]:
+        return [part for part in self._screen.selectors if isinstance(part, Stateful)]
+
     def state_dict(self) -> dict[str, Any]:
         """Adapter, policies, counters, and the random state that a bit-equal continuation needs."""
         counts = {"rounds": self.rounds, "learnt": self.learnt, "totals": dict(self.totals)}
-        policies = [part.state_dict() for part in self._with_memory()]
-        random = torch.get_rng_state()
-        health = self.health.state_dict()
+        memory = {
+            "policies": [part.state_dict() for part in self._with_memory()],
+            "screen": [part.state_dict() for part in self._screens()],
+            "health": self.health.state_dict(),
+        }
         adapter = self.adapter.state_dict()
-        return {"adapter": adapter, "policies": policies, "random": random, "health": health, **counts}
+        return {"adapter": adapter, "random": torch.get_rng_state(), **memory, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.adapter.load_state_dict(state["adapter"])
         for part, memory in zip(self._with_memory(), state["policies"], strict=True):
             part.load_state_dict(memory)
+        screens = state.get("screen", ())  # older checkpoints have none
+        for part, memory in zip(self._screens(), screens, strict=False):
+            part.load_state_dict(memory)
         torch.set_rng_state(state["random"])
         self.health.load_state_dict(state["health"])
         self.rounds, self.learnt, self.totals = state["rounds"], state["learnt"], Counter(state["totals"])
-
-
-def _joined(parts: Sequence[StepResult]) -> StepResult:
-    """Several pieces as one round."""
-
-    def rows(name: str) -> Array:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    dropped: Counter[str] = Counter()
-    for part in parts:
-        dropped.update(part.dropped)
-    reports = [part.report for part in parts]
-    losses = [(r.loss, r.used) for r in reports if r.loss is not None]
-    used = sum(r.used for r in reports)
-    mean = sum(loss * n for loss, n in losses) / max(used, 1) if losses else None
-    diagnostics = {name: value for r in reports for name, value in r.diagnostics.items()}
-    report = StepReport(sum(r.seen for r in reports), used, mean, diagnostics)
-    return StepResult(rows("logits"), rows("entropy"), rows("confidence"), rows("margin"), dropped, report)

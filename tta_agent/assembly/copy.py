@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from tta_agent.models.batchnorm import census
 from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import floats
 from tta_agent.models.source_data import read_source_data
+from tta_agent.settings.data_groups import Options
 from tta_agent.settings.schema import Settings
 from tta_agent.telemetry.facade import Telemetry
 
@@ -44,13 +46,14 @@ def load_source(settings: Settings) -> loader.DeployedModel:
 
 def make_adaptation(settings: Settings, source: loader.DeployedModel, telemetry: Telemetry) -> Adaptation:
     """The adapter with its selectors and schedules; the frozen one in mode observe."""
-    s = settings
-    name = method(settings)
-    adapter = make_adapter(settings, source, name)
+    s, name = settings, method(settings)
+    info = functools.cache(lambda: load_source_info(settings, source))
+    adapter: Adapter = _make("adapters", name, s.adapt.options, info, source.module)
     own: Mapping[str, Mapping[str, Any]] = getattr(adapter, "selectors", {})
-    chosen = list(own) if s.select.selectors is None else s.select.selectors
+    named = list(own) if s.select.selectors is None else s.select.selectors
+    chosen = list(dict.fromkeys([*s.select.screen, *named]))
     options = {one: {**own.get(one, {}), **s.select.options.get(one, {})} for one in chosen}
-    selectors = [plugins.make("selectors", one, options) for one in chosen]
+    selectors = [_make("selectors", one, options, info) for one in chosen]
     schedules = [plugins.make("schedules", one, s.schedule.options) for one in s.schedule.schedules]
     if s.adapt.window:
         coupled = bool(census(source.module).get("BatchNorm"))
@@ -64,13 +67,11 @@ def method(settings: Settings) -> str:
     return "frozen" if settings.mode == "observe" else settings.adapt.method
 
 
-def make_adapter(settings: Settings, source: loader.DeployedModel, name: str) -> Adapter:
-    """The adapter, with facts about the source where it asks for them."""
-    asks = "origin" in inspect.signature(plugins.load("adapters", name)).parameters
-    known = {"origin": load_source_info(settings, source)} if asks else {}
-    options = {name: {**known, **settings.adapt.options.get(name, {})}}
-    adapter: Adapter = plugins.make("adapters", name, options, source.module)
-    return adapter
+def _make(kind: plugins.Kind, name: str, options: Options, info: Callable[[], SourceInfo], *args: Any) -> Any:
+    """A plugin, with facts about the source where its constructor has a parameter `origin`."""
+    asks = "origin" in inspect.signature(plugins.load(kind, name)).parameters
+    known = {"origin": info()} if asks else {}
+    return plugins.make(kind, name, {name: {**known, **options.get(name, {})}}, *args)
 
 
 def load_source_info(settings: Settings, source: loader.DeployedModel) -> SourceInfo:

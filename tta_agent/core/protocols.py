@@ -194,6 +194,16 @@ class Selector(Protocol):
         """Indices [K] and weights [K] of the samples to learn from, and counts of the others by reason."""
 
 
+@runtime_checkable
+class InputSelector(Selector, Protocol):
+    """A selector that needs `view.x` alone. It is asked before the learning forward pass: inputs that it leaves out
+    are in no statistics of the batch, are answered by the deployed model, and are no evidence.
+    """
+
+    def look(self, x: Tensor) -> Tensor:
+        """Which of the inputs [B, ...] `select` would keep, [B]; nothing is remembered."""
+
+
 class Schedule(Stateful, Protocol):
     """Rule that is applied after each round: it may pull parameters towards the source, or ask for a reset."""
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
+
+import numpy as np
 
 from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.step import Adaptation, StepResult
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
-from tta_agent.core.types import Partition, Positions
+from tta_agent.core.types import Partition, Positions, Record
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.signals import Signals
 from tta_agent.pipeline.stages import NextStage
@@ -70,8 +73,9 @@ class LearnerStage:
         self._checked = self._check is None or self._check.passed([*records.held, *records.teach])
         self._adapt(self.batcher.full(records.teach, self._clock))
         self._positions.update(polled.positions)
-        self._report(records)
-        self._to_rollout.put(records, records.nbytes)
+        evidence = self._evidence(records)
+        self._report(records, implausible=len(records.held) - len(evidence.held))
+        self._to_rollout.put(evidence, evidence.nbytes)
         self._maybe_propose()
         if self.adaptation.rounds - self._marked >= self._cadence.checkpoint_every:
             self.mark()
@@ -134,8 +138,19 @@ class LearnerStage:
             self.adaptation.reset()
             self._journal.event(Event.RESET)
 
-    def _report(self, records: RoutedRecords) -> None:
-        for reason, count in {**records.dropped, "held_out": len(records.held)}.items():
+    def _evidence(self, records: RoutedRecords) -> RoutedRecords:
+        """The records without implausible inputs, which would look like drift, or like the failure of a candidate."""
+        return replace(records, held=self._plausible(records.held), teach=self._plausible(records.teach))
+
+    def _plausible(self, records: list[Record]) -> list[Record]:
+        if not records:
+            return records
+        kept = self.adaptation.plausible(np.stack([record.x for record in records]))
+        return [record for record, keeps in zip(records, kept.tolist(), strict=True) if keeps]
+
+    def _report(self, records: RoutedRecords, implausible: int) -> None:
+        outcomes = records.dropped + Counter(held_out_implausible=implausible)  # what is 0 is left out
+        for reason, count in {**outcomes, "held_out": len(records.held)}.items():
             self.routed_total[reason] += count
             self._telemetry.samples(reason, count)
         for outcome in records.outcomes:

@@ -73,7 +73,8 @@ ATTRIBUTES = {
     POLICY: "method that adapts",
     MODEL_SOURCE: "the deployed model: timm name, factory or ONNX file",
     PROOF: "proof of the version that serves: source, certified, rehearsed, guarded, none",
-    OUTCOME: "fate of a sample: kept, rejected by a selector, held_out, stale, duplicate, undecodable",
+    OUTCOME: "fate of a sample: kept, rejected by a selector, held_out (held_out_implausible: no evidence), stale, "
+    "duplicate, undecodable",
     REASON: "kind of a message that was given up: dead_letter, label_request, webhook_event",
     SELECT_KEPT: "samples that teach",
     SELECT_TOTAL: "samples of the round",
