@@ -30,7 +30,7 @@ demo: install  ## the whole story on real images: shift, adapt, prove, swap, rec
 	@$(BIN)/tta-agent demo $(ARGS)
 
 test: install  ## run the tests, in two processes (parts that this machine lacks are skipped with the reason)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 fuzz: install  ## look for bytes that the decoder stumbles over (FUZZ_SECONDS, 10 minutes)
 	@$(BIN)/python -m tests.fuzz.decoder .fuzz/decoder -dict=tests/fuzz/decoder.dict -artifact_prefix=.fuzz/ \
