@@ -33,6 +33,7 @@ from tta_agent.labels.requests import LabelRequester
 from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.learner import LearnerStage
 from tta_agent.pipeline.stages import ThreadedStage
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rollout.approval import Approval
@@ -334,6 +335,7 @@ ROWS = [
         "{folder}/data.npz",
         lambda b: len(copy.load_source_info(b.settings, b.source).inputs) == 24,
     ),
+    Row("model.check_served", "false", held(LearnerStage, None)),
     Row("model.served_as", "other", lambda b: b.one(Driver).server.model == "other", AUTO),
     Row("model.check_served", "false", lacks(ServedCheck)),
     Row("model.device", "cuda:63", refused("cuda:63", lambda b: b.source)),

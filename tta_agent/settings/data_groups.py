@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from tta_agent.settings import values
 from tta_agent.settings.secret import Address
 
 Options = dict[str, dict[str, Any]]
@@ -19,6 +20,11 @@ class Group(BaseModel):
     """Base of all groups: frozen, unknown names forbidden."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        return values.read(cls.model_fields[str(info.field_name)].annotation, value)
 
 
 class ModelSettings(Group):
@@ -48,7 +54,7 @@ class ModelSettings(Group):
     `labels`, or a folder of images, one folder a class."""
     check_served: bool = True
     """Whether the first served answers in the stream must be the model's own before anything is learnt."""
-    served_as: str = "model"
+    served_as: values.UrlSegment = "model"
     """Name of the model in the server."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """Device of the adapted copy: auto, cpu, cuda or cuda:N."""
@@ -63,11 +69,11 @@ class StreamSettings(Group):
 
     bootstrap_servers: str | None = None
     """Kafka brokers, host:port[,host:port]; the embedded log under `store.path` where not given."""
-    topic: str = "inference"
+    topic: values.Topic = "inference"
     """Topic of inferences."""
-    labels_topic: str = "inference.labels"
+    labels_topic: values.Topic = "inference.labels"
     """Topic of late labels, keyed by inference id."""
-    dead_letter_topic: str | None = None
+    dead_letter_topic: values.TopicOrNone | None = None
     """Topic for records that cannot be read; default <topic>.tta.dlq, empty for none."""
     codec: str = "auto"
     """Wire format: a name (cloudevents, oip_json, ...) or module:Class; auto recognises each record's, codecs that go
@@ -105,9 +111,6 @@ class SelectSettings(Group):
 
     selectors: list[str] | None = None
     """Names or module:Class, applied one after the other; [] keeps all; the method's own where not given."""
-    screen: list[str] = ["plausible"]
-    """Selectors of inputs, asked before the learning forward pass of every method; [] for none. What they leave out
-    is scored, but neither teaches nor is evidence."""
     options: Options = {}
     """Constructor arguments by selector, for instance {"entropy": {"margin": 0.4}}."""
     holdout: float = Field(default=0.2, gt=0, lt=1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.settings import values
 from tta_agent.settings.retired import RETIRED
 from tta_agent.settings.schema import PREFIX, Settings
 
@@ -36,12 +37,14 @@ def env_names() -> list[str]:
     return names
 
 
-def _refuse_unknown(environ: Iterable[str]) -> None:
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
     # pydantic-settings ignores unknown top-level names even under extra="forbid"
     valid = env_names()
     groups = {name.rpartition("__")[0] for name in valid if "__" in name}  # a whole group as JSON
-    for name in environ:
+    for name, text in environ.items():
         upper = name.upper()
+        if values.is_service_link(upper, text):
+            continue
         if upper.startswith(PREFIX) and upper not in (*valid, *groups, *RETIRED):
             deeper = upper.split("__")[:2]  # TTA_GATE__OPTIONS__X: a key inside a mapping
             if "__".join(deeper) in valid and deeper[-1:] == ["OPTIONS"]:
@@ -54,13 +57,17 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors()[:3]:
         name = PREFIX + "__".join(str(part) for part in item["loc"] if isinstance(part, str)).upper()
         told = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}={item['input']!r}: {told}" if _may_be_shown(item["loc"]) else f"{name}: {told}")
+        lines.append(f"{name}={item['input']!r:.100}: {told}" if _may_be_shown(item["loc"]) else f"{name}: {told}")
     return "\n".join(lines)
 
 
 def _may_be_shown(place: tuple[int | str, ...]) -> bool:
     """Whether a setting holds no secret; a whole group, and all settings, may hold some."""
-    group = Settings.model_fields[str(place[0])].annotation if place and place[0] in Settings.model_fields else None
+    group = (
+        Settings.model_fields[str(place[0])].annotation
+        if place and place[0] in Settings.model_fields
+        else None
+    )
     if not (isinstance(group, type) and issubclass(group, BaseModel)):
         return bool(place)
     leaf = group.model_fields.get(str(place[1])) if len(place) > 1 else None

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 
 from tta_agent.settings.data_groups import Group, Options
 from tta_agent.settings.secret import WebhookUrl
+from tta_agent.settings.values import Topic
 
 
 class LabelSettings(Group):
@@ -21,7 +22,7 @@ class LabelSettings(Group):
     """Records whose label the agent asks for, at most; 0 for none."""
     requests_uniform: float = Field(default=0.01, ge=0, le=1)
     """Share of records that is asked for at random, beside the disagreements."""
-    requests_topic: str | None = None
+    requests_topic: Topic | None = None
     """Topic for the requests; <store>/label-requests.jsonl where not given."""
 
 

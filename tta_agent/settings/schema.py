@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from tta_agent.settings import values
 from tta_agent.settings.data_groups import (
     AdaptSettings,
     ModelSettings,
@@ -33,7 +41,6 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
-        env_ignore_empty=True,
     )
 
     mode: Literal["observe", "shadow", "approve", "auto"] = "shadow"
@@ -64,7 +71,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of the sources: flags, environment, preset."""
-        return init_settings, env_settings, _PresetSource(settings_cls, init_settings, env_settings)
+        environment = _EnvironmentSource(settings_cls)
+        return init_settings, environment, _PresetSource(settings_cls, init_settings, environment)
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +84,29 @@ class Settings(BaseSettings):
         if self.stream.sasl_password and self.stream.sasl_password_file:
             raise ValueError("give TTA_STREAM__SASL_PASSWORD or TTA_STREAM__SASL_PASSWORD_FILE, not both")
         return self
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    """Variables; a text that is not JSON is left to the setting, which says what it expects."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        """All variables but the empty ones of settings that have no "none"."""
+        found = super()._load_env_vars()
+        return {name: text for name, text in found.items() if text or _may_be_empty(name)}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """What JSON makes of the text, or the text."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except (ValueError, RecursionError):
+            return value
+
+
+def _may_be_empty(name: str) -> bool:
+    group, _, leaf = name.removeprefix(PREFIX.lower()).partition("__")
+    found = Settings.model_fields.get(group)
+    fields = getattr(found and found.annotation, "model_fields", {})
+    return leaf in fields and values.may_be_empty(fields[leaf].annotation)
 
 
 class _PresetSource(PydanticBaseSettingsSource):

@@ -1,0 +1,79 @@
+"""Values of variables: lists by comma or as JSON, empty ones, names that become a path, a topic or part of a URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias, get_args, get_origin
+
+from pydantic import AfterValidator
+
+LIST = 'expected a,b,c or ["a", "b", "c"]'
+NONE = "empty for none"  # metadata of a text whose empty value is a value of its own
+OBJECT = 'expected a JSON object of options by name, for instance {"tent": {"lr": 0.001}}'
+_SERVICE_LINK = re.compile(r".+_SERVICE_(HOST|PORT(_\w+)?)|.+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+_LINKED_PORT = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+
+
+def read(annotation: Any, value: Any) -> Any:
+    """A setting as its type takes it, from the text of a variable or from what JSON made of that text.
+
+    Raises:
+        ValueError: a text that is no list or no object; says which form is expected.
+    """
+    kinds = _kinds(annotation)
+    if value == "" and may_be_empty(annotation):
+        return [] if list in kinds else "" if _is_empty_text(annotation) else None
+    if kinds & {list, tuple}:
+        return _listed(value)
+    if dict in kinds and not isinstance(value, Mapping):
+        raise ValueError(OBJECT)
+    return value
+
+
+def may_be_empty(annotation: Any) -> bool:
+    """Whether an empty variable says "none"; elsewhere it counts as not given."""
+    return list in _kinds(annotation) or type(None) in get_args(annotation)
+
+
+def is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set the variable for a Service whose name begins with `tta`, as `TTA_AGENT_PORT=tcp://...`."""
+    if "__" in name:
+        return False
+    return bool(_SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _LINKED_PORT.match(value)))
+
+
+def _listed(value: Any) -> Any:
+    if value is None or isinstance(value, list | tuple):
+        return value
+    if isinstance(value, Mapping) or (isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
+        raise ValueError(LIST)
+    if not isinstance(value, str):
+        return [value]  # JSON made a number of it
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Type of the setting without None; of a union each."""
+    return {get_origin(one) or one for one in (annotation, *get_args(annotation))}
+
+
+def _is_empty_text(annotation: Any) -> bool:
+    return any(NONE in getattr(one, "__metadata__", ()) for one in get_args(annotation))
+
+
+def _is_topic(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
+        raise ValueError("expected a topic: 1 to 249 letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _is_segment(name: str) -> str:
+    if not re.fullmatch(r"[^\s/\\?#%]{1,255}", name) or name in (".", ".."):
+        raise ValueError("expected a name as it stands in a URL: no space and none of / \\ ? # %")
+    return name
+
+
+Topic: TypeAlias = Annotated[str, AfterValidator(_is_topic)]
+TopicOrNone: TypeAlias = Annotated[str, AfterValidator(lambda name: name and _is_topic(name)), NONE]
+UrlSegment: TypeAlias = Annotated[str, AfterValidator(_is_segment)]
