@@ -127,6 +127,8 @@ def test_a_producer_that_an_error_has_ended_is_replaced(
         producer.send(topic, b"%d" % i, noise(1000), (), told.append)
     producer.flush()
     assert told[1:] == [None] * 100
+    with pytest.raises(MessageTooLarge, match="20000 bytes"):
+        producer.send(topic, b"k", noise(40_000))
     assert len(values(kafka, topic, 100)) == 100
 
 

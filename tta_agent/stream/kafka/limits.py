@@ -15,7 +15,8 @@ from tta_agent.core.errors import MessageTooLarge
 from tta_agent.core.types import Headers
 
 DEFAULT_BYTES = 1_048_588  # Kafka's own limit, where the topic's cannot be asked
-SURELY_BYTES = 64 << 10  # every topic takes so much: nobody is asked
+SURELY_BYTES = 64 << 10  # a topic that has not refused anything takes so much: it is not asked
+NEVER_S = float("-inf")
 ASK_AGAIN_S = 30.0  # a limit may be raised while records are refused
 OVERHEAD_BYTES = 96  # of a batch with one record, beside what the record holds
 HEADER_BYTES = 10  # of one header, likewise
@@ -51,7 +52,7 @@ class TopicLimits:
         Raises:
             MessageTooLarge: it does not fit, compressed or not; names the limit and how to raise it.
         """
-        if size_bytes <= SURELY_BYTES or size_bytes <= (limit := self._limit(topic, size_bytes)):
+        if size_bytes <= (limit := self._limit(topic, size_bytes)):
             return
         if len(lz4_encode(content())) + OVERHEAD_BYTES > limit:
             raise MessageTooLarge(
@@ -59,9 +60,14 @@ class TopicLimits:
                 f"raise {CONFIG} of the topic (and message.max.bytes of its brokers), or send fewer samples a request"
             )
 
+    def doubt(self, topic: str) -> None:
+        """Ask again before the next record: the topic has refused one."""
+        with self._lock:
+            self._known[topic] = 0, NEVER_S
+
     def _limit(self, topic: str, size_bytes: int) -> int:
         with self._lock:
-            limit, asked_s = self._known.get(topic, (0, float("-inf")))
+            limit, asked_s = self._known.get(topic, (SURELY_BYTES, NEVER_S))
             if size_bytes > limit and time.monotonic() - asked_s > ASK_AGAIN_S:
                 limit = self._ask(topic)
                 self._known[topic] = limit, time.monotonic()

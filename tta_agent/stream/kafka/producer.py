@@ -92,7 +92,7 @@ class KafkaStreamProducer:
             advice = f"check that the topic {topic} exists and may be written, and that the broker runs"
             raise StreamError(f"Kafka at {self._servers} does not take records: {error}\n{advice}") from error
         sent.add_callback(lambda _: self._done(size_bytes, None, on_done))
-        sent.add_errback(lambda error: self._done(size_bytes, error, on_done))
+        sent.add_errback(lambda error: self._failed(topic, size_bytes, error, on_done))
 
     def _client(self) -> Any:
         """The client; a new one where an error has ended it, as each does that is not worth a retry."""
@@ -136,6 +136,11 @@ class KafkaStreamProducer:
             self._changed.notify_all()
         if on_done is not None:
             on_done(None if error is None else self._refused(error))
+
+    def _failed(self, topic: str, size_bytes: int, error: BaseException, on_done: Done | None) -> None:
+        if isinstance(error, MessageSizeTooLargeError):
+            self._limits.doubt(topic)
+        self._done(size_bytes, error, on_done)
 
     def _refused(self, error: BaseException) -> StreamError:
         kind: type[StreamError] = (
