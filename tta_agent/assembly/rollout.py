@@ -128,6 +128,7 @@ def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet |
         source.mean,
         source.std,
         must=settings.gate.anchor is not None,
+        classes=source.classes,
     )
 
 

@@ -52,17 +52,19 @@ class AnchorSet:
     @classmethod
     def read(
         cls, path: Path, shape: tuple[int, ...], mean: Floats, std: Floats, count: int = IMAGES, seed: int = 0,
-        *, must: bool = True,
+        *, must: bool = True, classes: int | None = None,
     ) -> AnchorSet | None:  # fmt: skip
         """About `count` samples of an .npz or a folder, as many of each class as there are, evenly.
 
         Args:
             must: False returns None where the data has no labels, instead of raising.
+            classes: of the model; labels lie below it.
 
         Raises:
             ConfigError: cannot be read, has another shape, or (with `must`) no labels.
         """
-        inputs, labels = read_source_data(path, shape, mean, std)
+        setting = "TTA_GATE__ANCHOR" if must else "TTA_MODEL__SOURCE_DATA"
+        inputs, labels = read_source_data(path, shape, mean, std, classes=classes, setting=setting)
         if labels is None:
             if not must:
                 return None

@@ -157,7 +157,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise whatever the reader meets first
-        raise ConfigError(f"TTA_MODEL__WEIGHTS={path} cannot be read as weights: {error}") from None
+        told = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ConfigError(f"TTA_MODEL__WEIGHTS={path} cannot be read as weights: {told}") from None
     return _tensors(state, path)
 
 
