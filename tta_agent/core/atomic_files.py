@@ -6,16 +6,29 @@ import os
 import tempfile
 from pathlib import Path
 
+from tta_agent.core.os_errors import naming
+
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file: temporary file, fsync, rename, fsync of the folder."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)  # temp files are private; another process serves these
-    Path(file.name).replace(path)
-    sync_folder(path.parent)
+    """Replace a file: temporary file, fsync, rename, fsync of the folder.
+
+    Raises:
+        OSError: with the name of the file, which is as it was; nothing else is left behind.
+    """
+    with naming(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        draft = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(handle)
+            draft.chmod(0o644)  # temp files are private; another process serves these
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

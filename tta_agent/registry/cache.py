@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tta_agent.core.atomic_files import write_atomic
-from tta_agent.core.errors import RegistryError
+from tta_agent.core.errors import RegistryError, StoreError
+from tta_agent.core.os_errors import describe
 
 NEWEST = 4  # graphs kept beside those of aliased versions
 
@@ -53,7 +54,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
         except OSError as error:
-            raise RegistryError(f"TTA_STORE__PATH: cannot write {path}: {error.strerror}") from None
+            raise StoreError(f"TTA_STORE__PATH: {describe(error, path)}") from None
         self._seen[path] = _stamp(path)
         self.prune()
 

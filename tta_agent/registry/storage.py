@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tta_agent.core.atomic_files import sync_folder, write_atomic
-from tta_agent.core.errors import RegistryError
+from tta_agent.core.errors import StoreError
+from tta_agent.core.os_errors import describe
 
 MANIFEST = "manifest.json"
 LEFT_OVER_S = 3600.0  # a staging folder older than this is of a crash
@@ -72,16 +73,15 @@ def open_storage(where: str | Path | Storage) -> Storage:
     Raises:
         RegistryError: the folder cannot be made, or nothing installed knows the URL.
     """
-    if not isinstance(where, str | Path):
+    if isinstance(where, Path):
+        return Folder(where)
+    if not isinstance(where, str):
         return where
-    text = str(where)
-    if "://" not in text:
-        return Folder(Path(text))
-    if text.startswith(("file://", "local://")):
-        return Folder(Path(text.split("://", 1)[1]))
+    if "://" not in where or where.startswith(("file://", "local://")):
+        return Folder(Path(where.split("://", 1)[-1]), "TTA_STORE__VERSIONS")
     from tta_agent.registry.storage_fsspec import Store
 
-    return Store(text)
+    return Store(where)
 
 
 def home(number: int) -> str:
@@ -92,20 +92,33 @@ def home(number: int) -> str:
 class Folder:
     """Storage in a local folder.
 
+    Args:
+        setting: variable that leads to it, for messages.
+
     Raises:
-        RegistryError: it cannot be made.
+        StoreError: it cannot be made; so do its methods, where it cannot be read or written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.where = folder, str(folder)
-        try:
+    def __init__(self, folder: Path, setting: str = "TTA_STORE__PATH") -> None:
+        self.folder, self.where, self._setting = folder, str(folder), setting
+        with self._telling():
             folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            if self.folder.is_dir():
+                raise
+            raise StoreError(f"{self._setting}: the folder {self.folder} was removed") from None
         except OSError as error:
-            raise RegistryError(f"TTA_STORE__PATH: cannot make {folder}: {error.strerror}") from None
+            raise StoreError(f"{self._setting}: {describe(error)}") from error
 
     def read(self, name: str) -> bytes:
         """Bytes of a file."""
-        return (self.folder / name).read_bytes()
+        with self._telling():
+            return (self.folder / name).read_bytes()
 
     def exists(self, name: str) -> bool:
         """Whether the file exists."""
@@ -113,32 +126,37 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file, by rename of a finished one."""
-        write_atomic(self.folder / name, data)
+        with self._telling():
+            write_atomic(self.folder / name, data)
 
     def add(self, number: int, files: Mapping[str, bytes]) -> None:
         """Add a version, by rename of a finished folder."""
         # staged under a name that is no number, so that nobody takes a half-written folder for a version
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
-        for name, data in files.items():
-            write_atomic(staging / name, data)
-        staging.chmod(0o755)
-        staging.rename(self.folder / home(number))
-        sync_folder(self.folder)
+        with self._telling():
+            staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
+            for name, data in files.items():
+                write_atomic(staging / name, data)
+            staging.chmod(0o755)
+            staging.rename(self.folder / home(number))
+            sync_folder(self.folder)
 
     def numbers(self) -> list[int]:
         """Numbers of the folders that have one for a name."""
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        with self._telling():
+            return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def remove(self, name: str) -> None:
         """Unlink a file, if it exists."""
-        (self.folder / name).unlink(missing_ok=True)
+        with self._telling():
+            (self.folder / name).unlink(missing_ok=True)
 
     def remove_version(self, number: int) -> None:
         """Remove a version, renamed first, so that none is ever half removed."""
-        gone = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
-        with contextlib.suppress(FileNotFoundError):
-            (self.folder / home(number)).rename(gone / "gone")
-        shutil.rmtree(gone, ignore_errors=True)
+        with self._telling():
+            gone = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder / home(number)).rename(gone / "gone")
+            shutil.rmtree(gone, ignore_errors=True)
 
     def path(self, name: str) -> Path | None:
         """Path of a file."""
@@ -151,7 +169,9 @@ class Folder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Lock against writers of all processes."""
-        with (self.folder / ".lock").open("w") as file:
+        with self._telling():
+            file = (self.folder / ".lock").open("w")
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
