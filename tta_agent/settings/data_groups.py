@@ -111,6 +111,9 @@ class SelectSettings(Group):
 
     selectors: list[str] | None = None
     """Names or module:Class, applied one after the other; [] keeps all; the method's own where not given."""
+    screen: list[str] = ["plausible"]
+    """Selectors of inputs, asked before the learning forward pass of every method; [] for none. What they leave out
+    is scored, but neither teaches nor is evidence."""
     options: Options = {}
     """Constructor arguments by selector, for instance {"entropy": {"margin": 0.4}}."""
     holdout: float = Field(default=0.2, gt=0, lt=1)
