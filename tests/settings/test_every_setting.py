@@ -214,6 +214,15 @@ def of_token(built: Built) -> bool:
     return [answer.status_code for answer in answers] == [202, 403]
 
 
+def of_hosts(built: Built) -> bool:
+    """The interface may be asked under that name."""
+    built.fake(module("tta_agent.control.http.server"), "serve_in_thread")
+    told = built.raised(built.interface)
+    names = ("here.example", "other.example")
+    answers = [TestClient(told.given[0], base_url=f"http://{name}").get("/healthz") for name in names]
+    return [answer.status_code for answer in answers] == [200, 403]
+
+
 def of_session(threads: int) -> Check:
     """In ONNX Runtime's options for the version that serves."""
     return lambda built: (
@@ -441,6 +450,7 @@ ROWS = [
         AUTO,
     ),
     Row("swap.url", "http://127.0.0.1:9", lambda b: b.one(Driver).server.url == "http://127.0.0.1:9", AUTO),
+    Row("swap.token", "s3", lambda b: b.one(Driver).server.token == "s3", AUTO),
     Row("swap.timeout_s", "3.25", lambda b: b.one(Driver).server.timeout_s == 3.25, AUTO),
     Row("store.path", "{folder}/elsewhere", of_store),
     Row("store.proofs", "{folder}/proofs", of_calibration),
@@ -456,9 +466,17 @@ ROWS = [
     ),
     Row("serve.workers", "5", of_server(lambda _, named: named["threads"] == 5)),
     Row("serve.tap", "false", of_server(lambda _, named: named["tap"] is None)),
+    Row("serve.token", "s3", of_server(lambda _, named: named["token"] == "s3")),
+    Row("serve.hosts", "here.example", of_server(lambda _, named: named["hosts"].fault("here.example") is None)),
+    Row("serve.connections", "99", of_address(3, 99)),
+    Row("serve.max_batch", "12", of_server(lambda _, named: named["max_batch"] == 12)),
+    Row("serve.body_bytes", "2000000", of_server(lambda _, named: named["memory_bytes"] == 2_000_000)),
     Row("http.host", "127.0.0.2", of_interface(1, "127.0.0.2"), {"TTA_HTTP__PORT": "0"}),
     Row("http.port", "8084", of_interface(2, 8084)),
     Row("http.token", "s3", of_token, {"TTA_HTTP__PORT": "0"}),
+    Row("http.hosts", "here.example", of_hosts, {"TTA_HTTP__PORT": "0"}),
+    Row("http.health_host", "127.0.0.2", of_interface(1, "127.0.0.2"), {"TTA_HTTP__HEALTH_PORT": "0"}),
+    Row("http.health_port", "8085", of_interface(2, 8085)),
     Row("http.confirm_url", "http://127.0.0.1:9/c", of_hook("_confirm", "http://127.0.0.1:9/c")),
     Row("http.event_url", "http://127.0.0.1:9/e", of_hook("_events", "http://127.0.0.1:9/e")),
     Row("http.rollback_url", "http://127.0.0.1:9/r", of_hook("_rollback", "http://127.0.0.1:9/r")),
