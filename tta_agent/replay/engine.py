@@ -26,7 +26,7 @@ from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.pipeline.agent import Agent
 from tta_agent.replay.chronicle import Chronicle
-from tta_agent.replay.marks import MOST_WINDOWS
+from tta_agent.replay.marks import MOST_WINDOWS, Marks
 from tta_agent.replay.tape import REQUESTS, Annotators, Late, Tape
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.settings.rollout_groups import HttpSettings
@@ -50,6 +50,7 @@ def replay(
     on_request: bool = False,
     windows: int = MOST_WINDOWS,
     progress: Progress = lambda done, total: None,
+    marks: Callable[[Marks], None] = lambda marks: None,
     scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Play a recording under one policy and measure it; modes shadow and approve are played as auto.
@@ -58,6 +59,7 @@ def replay(
         label_rate, label_delay_s, seed, speed, on_request: as in `Late`.
         windows: of equal length that accuracy is given for, at most.
         progress: called with records played and records in all.
+        marks: called once, with what is known of each single record.
         scratch: folder for the store, which is removed afterwards; the system's where not given.
 
     Returns:
@@ -82,6 +84,7 @@ def replay(
             seconds = _run(agent, tape, chronicle, lambda: progress(tape.records, len(recording)))
         finally:
             agent.close()
+    marks(tape.marks)
     forward = _forward_only(recording, source, settings.adapt.batch_size)
     return {
         **_measured(agent, tape, windows),
