@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +32,15 @@ def rows_of(count: int, dtype: str = "float32", shape: tuple[int, ...] = (3, 4, 
     return rows
 
 
-def write(folder: Path, rows: Iterable[Row], rows_per_part: int = 4096) -> Recording:
-    with RecordingWriter(folder, model="net", classes=10, rows_per_part=rows_per_part) as writer:
+def write(
+    folder: Path,
+    rows: Iterable[Row],
+    rows_per_part: int = 4096,
+    preprocessing: Preprocessing | None = None,
+) -> Recording:
+    with RecordingWriter(
+        folder, model="net", classes=10, rows_per_part=rows_per_part, preprocessing=preprocessing
+    ) as writer:
         for row in rows:
             writer.add(row)
     return Recording.open(folder)
@@ -191,6 +201,65 @@ def test_wrong_schema_version(tmp_path: Path) -> None:
     path = tmp_path / "r" / "recording.json"
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
     with pytest.raises(ConfigError, match="schema version 9; this release reads 1"):
+        Recording.open(tmp_path / "r")
+
+
+HOSTILE: list[Any] = [
+    None, True, -1, 10**400, 1e999, math.nan, "x", "\ud800", "../../part-00000.parquet", "O", [], [1], {}, {"a": 1},
+]  # fmt: skip
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Keys that lead to each value of a JSON document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    yield from ([before] if before else [])
+    for key, one in inner:
+        yield from places(one, (*before, key))
+
+
+def test_whatever_stands_in_the_index_ends_in_one_error_with_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "r", rows_of(3), preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5)))
+    path = tmp_path / "r" / "recording.json"
+    good = path.read_text()
+    refused = 0
+    for place, value in itertools.product(places(json.loads(good)), HOSTILE):
+        content = at = json.loads(good)
+        for key in place[:-1]:
+            at = at[key]
+        at[place[-1]] = value
+        path.write_text(json.dumps(content))
+        try:
+            list(Recording.open(tmp_path / "r"))
+        except ConfigError as error:
+            assert str(tmp_path / "r") in str(error) and len(str(error)) < 500
+            refused += 1
+    assert refused > 200
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"a": ' * 100_000, '{"schema_version": ' + "9" * 6000 + "}"]
+)
+def test_an_index_that_is_nested_too_deep_or_holds_a_huge_number(tmp_path: Path, content: str) -> None:
+    write(tmp_path / "r", rows_of(1))
+    (tmp_path / "r" / "recording.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"recording\.json: damaged: .{0,150}$"):
+        Recording.open(tmp_path / "r")
+
+
+def test_an_index_that_counts_other_rows_than_its_parts_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "r", rows_of(2))
+    path = tmp_path / "r" / "recording.json"
+    path.write_text(path.read_text().replace('"count": 2', '"count": 3'))
+    with pytest.raises(ConfigError, match="count is 3, its parts hold another number"):
+        Recording.open(tmp_path / "r")
+
+
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "other", rows_of(2))
+    write(tmp_path / "r", rows_of(2))
+    path = tmp_path / "r" / "recording.json"
+    path.write_text(path.read_text().replace("part-00000.parquet", "../other/part-00000.parquet"))
+    with pytest.raises(ConfigError, match=r"expected the name of a file beside it, found '\.\./other/part"):
         Recording.open(tmp_path / "r")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tta_agent.core import json_text
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
 
@@ -114,28 +115,62 @@ class Index:
     def load(cls, path: Path) -> Index:
         """Read `recording.json`. Raises ConfigError where it is damaged or of another schema version."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json_text.parse_object(path.read_bytes())
             if content["schema_version"] == SCHEMA_VERSION:
                 return cls._of(content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, ConfigError) as error:
+            raise ConfigError(f"{path}: damaged: {type(error).__name__}: {_short(error)}") from error
         raise ConfigError(
-            f"{path}: schema version {content['schema_version']!r}; this release reads {SCHEMA_VERSION}"
+            f"{path}: schema version {_short(content['schema_version'])}; this release reads {SCHEMA_VERSION}"
         )
 
     @classmethod
     def _of(cls, content: Mapping[str, Any]) -> Index:
         pre, sample, span = content["preprocessing"], content["sample"], content["time_range_s"]
+        shape = None if sample["shape"] is None else tuple(map(_whole, sample["shape"]))
+        preprocessing = None if pre is None else _preprocessing(pre)
+        if preprocessing and shape:
+            preprocessing.check(shape)
+        parts = tuple((_plain_name(part["file"]), _whole(part["rows"])) for part in content["parts"])
+        if content["count"] != sum(rows for _, rows in parts):
+            raise ValueError(f"count is {_short(content['count'])}, its parts hold another number of rows")
         return cls(
             model=str(content["model"]),
-            classes=tuple(content["classes"]),
-            preprocessing=pre and Preprocessing(float(pre["scale"]), tuple(pre["mean"]), tuple(pre["std"])),
-            time_range_s=span and (float(span[0]), float(span[1])),
-            count=int(content["count"]),
-            dtype=sample["dtype"],
-            shape=None if sample["shape"] is None else tuple(sample["shape"]),
-            parts=tuple((str(part["file"]), int(part["rows"])) for part in content["parts"]),
+            classes=tuple(map(str, content["classes"])),
+            preprocessing=preprocessing,
+            time_range_s=None if span is None else (float(span[0]), float(span[1])),
+            count=_whole(content["count"]),
+            dtype=None if sample["dtype"] is None else np.dtype(sample["dtype"]).name,
+            shape=shape,
+            parts=parts,
         )
+
+
+def _preprocessing(content: Mapping[str, Any]) -> Preprocessing:
+    found = Preprocessing(
+        float(content["scale"]), tuple(map(float, content["mean"])), tuple(map(float, content["std"]))
+    )
+    if not np.isfinite([found.scale, *found.mean, *found.std]).all():
+        raise ValueError("preprocessing is not finite")
+    return found
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 48:
+        raise ValueError(f"expected a whole number from 0, found {_short(value)}")
+    return value
+
+
+def _plain_name(value: Any) -> str:
+    """A file of the folder itself: nobody's index leads anywhere else."""
+    if not isinstance(value, str) or value != Path(value).name or "\0" in value:
+        raise ValueError(f"expected the name of a file beside it, found {_short(value)}")
+    return value
+
+
+def _short(value: object) -> str:
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]} ..."
 
 
 def to_columns(row: Row, x: Array) -> dict[str, Any]:
