@@ -21,7 +21,7 @@ import pytest
 
 from tests import worlds
 from tests.plugins.distribution import install
-from tta_agent.core.protocols import Producer
+from tta_agent.core.stream_protocols import Producer
 from tta_agent.core.types import Array, Message
 from tta_agent.demo.processes import Child
 from tta_agent.models.ort_sessions import open_session, run

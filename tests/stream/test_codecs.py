@@ -16,7 +16,7 @@ import pytest
 from tests.plugins.distribution import install
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError, DecodeError, PluginNotFound
-from tta_agent.core.protocols import Codec
+from tta_agent.core.stream_protocols import Codec
 from tta_agent.core.types import Label, RawRecord, Record, Shape
 from tta_agent.settings import env
 from tta_agent.settings.schema import Settings

@@ -19,7 +19,7 @@ import pytest
 
 from tests.parts.kafka.broker import broker, start, stop
 from tta_agent.core.errors import ConfigError, StreamError
-from tta_agent.core.protocols import Producer, StreamConsumer
+from tta_agent.core.stream_protocols import Producer, StreamConsumer
 from tta_agent.core.types import Partition, RawRecord
 from tta_agent.stream.embedded.consumer import EmbeddedProducer, EmbeddedStreamConsumer
 from tta_agent.stream.embedded.groups import share
@@ -440,7 +440,8 @@ def test_embedded_a_silent_member_loses_its_partitions(tmp_path: Path) -> None:
     silent.commit({p: 5 for p in silent.assignment()})  # it does not know yet
     settle(silent, other, until=lambda: split_evenly(silent, other))
     with sqlite3.connect(path) as file:
-        assert file.execute("SELECT count(*) FROM commits").fetchone() == (0,)
+        stored = file.execute("SELECT position, count(*) FROM commits GROUP BY position").fetchall()
+    assert stored == [(0, PARTITIONS)], "where the group began, and nothing of the silent one"
     file.close()
     silent.close()
     other.close()

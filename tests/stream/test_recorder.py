@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.core.protocols import Producer
+from tta_agent.core.stream_protocols import Producer
 from tta_agent.settings import env
 from tta_agent.settings.schema import Settings
 from tta_agent.stream import recorder

@@ -13,7 +13,7 @@ from tests.parts.otlp import OtlpReceiver
 from tta_agent.assembly import build
 from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import StreamError
-from tta_agent.core.protocols import Producer
+from tta_agent.core.stream_protocols import Producer
 from tta_agent.models.loader import DeployedModel
 from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.pipeline.agent import Agent

@@ -15,7 +15,8 @@ from tta_agent.assembly.copy import describe, fingerprint, load_source, make_ada
 from tta_agent.assembly.interface import open_interface
 from tta_agent.assembly.rollout import make_rollout
 from tta_agent.core.errors import SwapError
-from tta_agent.core.protocols import Codec, Producer, ServerDriver, StreamConsumer
+from tta_agent.core.protocols import ServerDriver
+from tta_agent.core.stream_protocols import Codec, Producer, StreamConsumer
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate, answers

@@ -10,7 +10,8 @@ from pathlib import Path
 from tta_agent.control.commands import CommandInbox
 from tta_agent.control.webhooks import Hooks
 from tta_agent.core import plugins
-from tta_agent.core.protocols import Gate, Producer, ServerDriver
+from tta_agent.core.protocols import Gate, ServerDriver
+from tta_agent.core.stream_protocols import Producer
 from tta_agent.core.types import Message
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tta_agent import corruptions
-from tta_agent.core.protocols import Producer, WritingCodec
+from tta_agent.core.stream_protocols import Producer, WritingCodec
 from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import Session, run
 from tta_agent.samples import dataset

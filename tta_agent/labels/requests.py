@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from tta_agent.core.errors import StreamError
-from tta_agent.core.protocols import Producer
+from tta_agent.core.stream_protocols import Producer
 from tta_agent.core.types import Headers, Record
 
 DAY_S = 86_400.0

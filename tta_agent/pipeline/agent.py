@@ -23,6 +23,7 @@ the data, so that the weights, the gate's evidence and the offsets in one file b
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,8 +31,8 @@ from typing import Any
 
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
-from tta_agent.core.protocols import StreamConsumer
-from tta_agent.core.types import Positions
+from tta_agent.core.stream_protocols import StreamConsumer
+from tta_agent.core.types import Positions, RawRecord
 from tta_agent.pipeline import checkpoint
 from tta_agent.pipeline.learner import LearnerStage
 from tta_agent.pipeline.signals import Signals
@@ -43,6 +44,7 @@ from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
 STOP_WITHIN_S = 8.0
+JOIN_WITHIN_S = 10.0  # a member for which there are no partitions is ready, too
 
 
 class Agent:
@@ -81,6 +83,9 @@ class Agent:
         self._path, self._fingerprint, self._fence = checkpoint_path, fingerprint, fence
         self._on_close = on_close
         self.unfinished: list[str] = []
+        self._backlog: deque[RawRecord] = deque()  # polled, not decoded
+        self._positions: Positions = {}  # at the last portion
+        self._topic_ids: Mapping[str, str] = {}
         self._commits: deque[tuple[Positions, str | None]] = deque()
         self._stages = StageThreads(threaded, queue_bytes)
         self._to_rollout = self._stages.before_all("rollout", self.roll_out, self._idle_rollout)
@@ -89,20 +94,34 @@ class Agent:
 
     def read(self, timeout_s: float = 0.25) -> int:
         """1 poll, 2 decode; obeys commits. Returns the number of raw records."""
-        self.consumer.pause() if self._to_learner.full() else self.consumer.resume()
-        raws = self.consumer.poll(timeout_s)
+        full = self._to_learner.full()
+        self.consumer.pause() if full or self._backlog else self.consumer.resume()
+        raws = self.consumer.poll(0.0 if self._backlog and not full else timeout_s)
+        self._backlog.extend(raws)
         if raws:
-            known = self.decoder.refused.total()
-            items = self.decoder.read(raws)
-            self.telemetry.samples("undecodable", self.decoder.refused.total() - known)
-            self.journal.status(undecodable=dict(self.decoder.refused))
-            after = {(raw.topic, raw.partition): raw.offset + 1 for raw in raws}
             with self.telemetry.poll(raws[0].topic, len(raws)):
                 self.telemetry.stream(self.consumer.lag(), self._stages.held_bytes)
-            polled = PolledBatch(items, after)
-            self._to_learner.put(polled, polled.nbytes)
+        self._topic_ids = self.consumer.topic_ids()
+        waiting = len(self._backlog)
+        if not full:
+            self._decode_portion()
         self._commit()
-        return len(raws)
+        return waiting - len(self._backlog)
+
+    def _decode_portion(self) -> None:
+        """2 decode: what memory can hold of what was polled; the rest waits, and nothing is polled meanwhile."""
+        known = self.decoder.refused.total()
+        items = self.decoder.read_portion(self._backlog)
+        refused = self.decoder.refused.total() - known
+        oldest = {(raw.topic, raw.partition): raw.offset for raw in reversed(self._backlog)}
+        positions = {**self.consumer.positions(), **oldest}
+        if refused:
+            self.telemetry.samples("undecodable", refused)
+            self.journal.status(undecodable=dict(self.decoder.refused))
+        if items or positions != self._positions:
+            polled = PolledBatch(items, positions)
+            self._positions = positions
+            self._to_learner.put(polled, polled.nbytes)
 
     def _commit(self) -> None:
         while self._commits:
@@ -135,6 +154,7 @@ class Agent:
             "learner": barrier.learner,
             **self.rollout.state_dict(),
             "positions": dict(barrier.positions),
+            "topic_ids": dict(self._topic_ids),
         }
         self._fence()
         checkpoint.save(self._path, self._fingerprint, state)
@@ -148,7 +168,7 @@ class Agent:
         """
         state = checkpoint.load(self._path, self._fingerprint)
         if state is not None:
-            self.consumer.seek(state["positions"])
+            self.consumer.seek(state["positions"], state.get("topic_ids"))
             keep = self.rollout.load_state_dict(state)
             self.learner.restore(state["learner"], state["positions"], keep=keep)
             self.journal.event(Event.RESUMED, rounds=self.learner.adaptation.rounds)
@@ -163,7 +183,7 @@ class Agent:
         """
         self._stages.start()
         try:
-            self.read(0.0)  # joins the group: what comes from here on is seen
+            self._join()
             self.journal.status(ready=True)
             while not self._signals.stop.is_set():
                 self.read()
@@ -174,6 +194,15 @@ class Agent:
             self._commit()
             self.close()
         self._stages.raise_failure()
+
+    def _join(self) -> None:
+        """Read until the group has given us partitions, which takes seconds: what comes from then on is seen."""
+        self.read(0.0)
+        until_s = time.monotonic() + JOIN_WITHIN_S
+        while (
+            not self.consumer.assignment() and time.monotonic() < until_s and not self._signals.stop.is_set()
+        ):
+            self.read()
 
     def close(self) -> None:
         """Free consumer, labels and hooks; only where `run` did not. A late stage keeps what it still uses."""

@@ -20,7 +20,7 @@ import torch
 from tta_agent.assembly import build
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.events import Event
-from tta_agent.core.protocols import Codec
+from tta_agent.core.stream_protocols import Codec
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session

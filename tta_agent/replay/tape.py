@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from tta_agent.adaptation.step import StepResult
-from tta_agent.core.protocols import WritingCodec
+from tta_agent.core.stream_protocols import WritingCodec
 from tta_agent.core.types import Array, Done, Headers, Partition, Positions, RawRecord
 from tta_agent.models.ort_sessions import HotSwapSession, Session, raw_answer, run, session_output
 from tta_agent.replay.marks import Marks
@@ -158,7 +158,15 @@ class Tape:
         """Partitions: one of each topic."""
         return [("inference", 0), ("labels", 0)]
 
-    def seek(self, positions: Positions) -> None:
+    def positions(self) -> Positions:
+        """After the records that were played."""
+        return {("inference", 0): self.records, ("labels", 0): self.labels}
+
+    def topic_ids(self) -> Mapping[str, str]:
+        """None that could change."""
+        return {}
+
+    def seek(self, positions: Positions, topic_ids: Mapping[str, str] | None = None) -> None:
         """Do nothing: a replay is never resumed."""
 
     def commit(self, positions: Positions) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from tta_agent.core.errors import DecodeError
-from tta_agent.core.protocols import Codec, Producer
+from tta_agent.core.stream_protocols import Codec, Producer
 from tta_agent.core.types import Label, Message, RawRecord, Record, Shape
 from tta_agent.models.outputs import ModelOutput
 

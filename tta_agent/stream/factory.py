@@ -9,7 +9,7 @@ from typing import Any
 
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError, PluginNotFound
-from tta_agent.core.protocols import Codec, Producer, StreamConsumer, WritingCodec
+from tta_agent.core.stream_protocols import Codec, Producer, StreamConsumer, WritingCodec
 from tta_agent.settings.data_groups import StreamSettings
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.codecs.auto import AutoCodec
@@ -151,7 +151,6 @@ def _password(stream: StreamSettings) -> str | None:
         return None
     try:
         return stream.sasl_password_file.read_text().strip()
-    except OSError as error:
-        raise ConfigError(
-            f"TTA_STREAM__SASL_PASSWORD_FILE={stream.sasl_password_file}: {error.strerror}"
-        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+        raise ConfigError(f"TTA_STREAM__SASL_PASSWORD_FILE={stream.sasl_password_file}: {told}") from None

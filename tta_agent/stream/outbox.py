@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tta_agent.core.errors import MessageTooLarge
-from tta_agent.core.protocols import Producer
+from tta_agent.core.stream_protocols import Producer
 from tta_agent.core.types import Done, Headers, Message
 
 CAPACITY_BYTES = 32 << 20  # of messages that wait

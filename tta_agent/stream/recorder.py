@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.core.protocols import StreamConsumer
+from tta_agent.core.stream_protocols import StreamConsumer
 from tta_agent.core.types import Label, RawRecord, Record
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.decoder import Decoder

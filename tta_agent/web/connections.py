@@ -46,7 +46,7 @@ class Limits:
         return cls(most, max(most // 2, 4))
 
 
-class Phase(IntEnum):
+class ConnectionPhase(IntEnum):
     """State of a connection; the order in which connections make room."""
 
     HEAD = 0  # the client has not sent a whole head
@@ -85,7 +85,7 @@ class Connections:
 
 def _drop_one(some: Iterable[LimitedProtocol]) -> bool:
     """Close the connection that has been waited for longest; False where none is waited for."""
-    waiting = [one for one in some if one.phase != Phase.BUSY]
+    waiting = [one for one in some if one.phase != ConnectionPhase.BUSY]
     if waiting:
         min(waiting, key=lambda one: (one.phase, one.since_s)).drop()
     return bool(waiting)
@@ -112,11 +112,11 @@ class LimitedProtocol(H11Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> ConnectionPhase:
         """What is waited for."""
         if self.cycle is None or self.cycle.response_complete:
-            return Phase.HEAD
-        return Phase.BODY if self.cycle.more_body else Phase.BUSY
+            return ConnectionPhase.HEAD
+        return ConnectionPhase.BODY if self.cycle.more_body else ConnectionPhase.BUSY
 
     def drop(self) -> None:
         """Close at once, whatever is on its way."""
@@ -160,14 +160,14 @@ class LimitedProtocol(H11Protocol):
         self._write_timer = _cancelled(self._write_timer)
 
     def _watch_head(self) -> None:
-        if self.phase != Phase.HEAD or self.transport.is_closing():
+        if self.phase != ConnectionPhase.HEAD or self.transport.is_closing():
             self._head_timer = _cancelled(self._head_timer)
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self._open.limits.head_s, self._on_late_head)
 
     def _on_late_head(self) -> None:
         self._head_timer = None
-        if self.phase != Phase.HEAD or self.transport.is_closing():
+        if self.phase != ConnectionPhase.HEAD or self.transport.is_closing():
             return
         if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
             self._refuse(408, f"no whole request within {self._open.limits.head_s:g} s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from tta_agent.core.protocols import Producer, WritingCodec
+from tta_agent.core.stream_protocols import Producer, WritingCodec
 from tta_agent.core.types import Array
 from tta_agent.stream.outbox import CAPACITY_BYTES, Outbox
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from tta_agent.core.errors import DecodeError
-from tta_agent.core.protocols import Codec
+from tta_agent.core.stream_protocols import Codec
 from tta_agent.core.types import Label, RawRecord, Record, Shape
 from tta_agent.stream.codecs.datatypes import show
 
