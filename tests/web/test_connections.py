@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.parts.serving import eventually
-from tta_agent.web.connections import LimitedProtocol, Limits, Phase
+from tta_agent.web.connections import ConnectionPhase, LimitedProtocol, Limits
 from tta_agent.web.server import ServerThread, listen
 
 HALF = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Some"
@@ -126,7 +126,7 @@ def test_a_flood_of_one_client_keeps_nobody_out(sends: bytes) -> None:
 def test_heads_make_room_before_bodies_and_the_oldest_first() -> None:
     with world_of(Limits(16, 4)) as world:
         body, first, second, third = (world.client(sends) for sends in (BODY, HALF, HALF, HALF))
-        eventually(lambda: [one.phase for one in world.connections()].count(Phase.BODY) == 1)
+        eventually(lambda: [one.phase for one in world.connections()].count(ConnectionPhase.BODY) == 1)
         fourth, _ = world.client(HALF), world.client(HALF)
         assert heard(first) == heard(second) == b""
         body.sendall(bytes(996))
