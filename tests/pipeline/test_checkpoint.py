@@ -52,7 +52,7 @@ def test_no_flipped_bit_loads_silently(tmp_path):
         damaged = bytearray(sound)
         damaged[place] ^= 1 << int(random.integers(8))
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="damaged|cannot be read"):
+        with pytest.raises(CheckpointError, match=r"damaged|cannot be read"):
             checkpoint.load(path, "m")
 
 

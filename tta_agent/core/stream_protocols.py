@@ -1,4 +1,4 @@
-"""Protocols of the stream: consumers, producers and wire formats. A plugin implements one without inheriting from it."""
+"""Protocols of the stream: consumers, producers and wire formats. A plugin need not inherit from them."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class StreamConsumer(Protocol):
         """The next offset to read of each partition that this member owns, also of those never read from."""
 
     def topic_ids(self) -> Mapping[str, str]:
-        """Identity of each topic that is read: another one once the topic is deleted and made anew. May lack topics."""
+        """Identity of each topic that is read: another one once the topic is made anew. May lack topics."""
 
     def seek(self, positions: Positions, topic_ids: Mapping[str, str] | None = None) -> None:
         """Read on from these offsets, also before the first poll and for partitions assigned later.
 
         Args:
-            topic_ids: as they were when the positions were valid; a topic with another one is read from its beginning.
+            topic_ids: of the time of the positions; a topic with another one is read from its beginning.
         """
 
     def commit(self, positions: Positions) -> None:
