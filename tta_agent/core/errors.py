@@ -13,6 +13,7 @@ TtaError
 ├── CheckpointError      the checkpoint does not belong to this model, or is damaged
 ├── LeaseLost            another agent has taken over the store: nothing may be written any more
 └── SwapError            the server refused or failed a swap: the old version is still live
+    └── WrongAnswer      a version answers otherwise than its graph: evidence about it, not about the way to it
 
 Messages name the value, what was expected and the nearest valid choice, in one to three lines.
 """
@@ -75,6 +76,10 @@ class LeaseLost(TtaError):
 
 class SwapError(TtaError):
     """A failed swap; the version that served before is still live."""
+
+
+class WrongAnswer(SwapError):
+    """A version that answers the golden batch otherwise than its graph does."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

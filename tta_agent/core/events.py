@@ -84,7 +84,7 @@ class Event(StrEnum):
     REALIGNED = (
         "realigned",
         "The server answered otherwise than the registry says, and was corrected.",
-        "version reason",
+        "version reason attempt",
     )
     PROMOTED = "promoted", "A person put a version into service by command.", "version before by force"
 

@@ -16,6 +16,7 @@ from tta_agent.rollout.deployments import Deployments
 from tta_agent.rollout.factory import EvaluationFactory
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.ports import RollbackHook
+from tta_agent.rollout.realignment import Realignment
 from tta_agent.rollout.regimes import RegimeFollower
 from tta_agent.serving.deployment import ServedModel
 
@@ -46,6 +47,7 @@ class ServingMonitor:
     ) -> None:
         self._served, self._factory, self._deployments, self._regimes = served, factory, deployments, regimes
         self._limits, self._hook, self._every_s, self._clock = limits, hook, every_s, clock
+        self._realignment = Realignment(served, every_s, clock)
         self._checked_s = clock()
 
     @property
@@ -76,13 +78,8 @@ class ServingMonitor:
 
     def _ask_around(self) -> bool:
         """The server's own health, and the webhook."""
-        bake, found = self.bake, self._served.check() or self._asked_for()
-        if found is None:
-            return False
-        if bake is None:
-            self._served.realign(found)
-            return False
-        return self.take_back(bake.baseline, found, "agent")
+        bake, found = self.bake, self._realignment.check() or self._asked_for()
+        return found is not None and bake is not None and self.take_back(bake.baseline, found, "agent")
 
     def _asked_for(self) -> GateResult | None:
         """Whether the webhook wants a version gone that still bakes."""

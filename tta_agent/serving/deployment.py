@@ -18,6 +18,7 @@ from tta_agent.core.types import Array, GateResult, Version
 from tta_agent.models.ort_sessions import Session
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
+from tta_agent.serving.check import check
 from tta_agent.serving.promotion import PromotionRecord
 from tta_agent.serving.swap import bring_up, golden
 from tta_agent.telemetry.event_log import EventLog
@@ -127,34 +128,18 @@ class ServedModel:
         """Bytes of the served graph."""
         return self.version.path.stat().st_size
 
-    def realign(self, found: GateResult) -> None:
-        """Put the served version into the server again, after a check has failed."""
+    def realign(self, found: GateResult, attempt: int = 1) -> TtaError | None:
+        """Put the served version into the server again, after a check has failed; the error, or None."""
         log.warning("%s: putting version %d into service again", found.reason, self.version.number)
         error = self._bring(self.version, self.session, nullcontext(), None)
-        self.say(
-            Event.SWAP_FAILED if error else Event.REALIGNED, version=self.version.number, reason=found.reason
-        )
+        why = {"error": str(error)} if error else {}
+        event = Event.SWAP_FAILED if error else Event.REALIGNED
+        self.say(event, version=self.version.number, reason=found.reason, attempt=attempt, **why)
+        return error
 
     def check(self) -> GateResult | None:
-        """Check that the server answers with the served version; the failed result, or None.
-
-        A server that cannot be reached is no failure: no swap could mend it.
-        """
-        try:
-            live = self._driver.live()
-        except SwapError as error:
-            log.warning("the server does not say what serves: %s", error)
-            return None
-        if live != self.version.number:
-            reason = f"version {live} answers instead of version {self.version.number}"
-            return GateResult("server", live, self.version.number, "fail", reason)
-        try:
-            self._driver.verify(golden(self.session, self._fixed))
-        except SwapError as error:
-            return GateResult(
-                "server", 0.0, 1.0, "fail", f"the server answers otherwise than it should: {error}"
-            )
-        return None
+        """Check that the server answers with the served version, and as it should; the failed result, or None."""
+        return check(self._driver, self.version.number, golden(self.session, self._fixed))
 
     def promote(
         self, version: Version, session: Session, record: PromotionRecord, carrier: str | None

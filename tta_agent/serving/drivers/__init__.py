@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tta_agent.core import plugins
-from tta_agent.core.errors import SwapError
+from tta_agent.core.errors import WrongAnswer
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, Golden, ServerInfo
 from tta_agent.settings.secret import revealed
@@ -35,14 +35,16 @@ def open_driver(settings: Settings, output: str | None = None) -> ServerDriver:
 
 
 def check_golden(answer: Array, golden: Golden, who: str, tolerance: float = TOLERANCE) -> None:
-    """Raise SwapError unless the answer is finite and equals the golden logits."""
+    """Raise WrongAnswer unless the answer is finite and equals the golden logits."""
     if answer.shape != golden.logits.shape:
-        raise SwapError(f"{who} answers shape {list(answer.shape)}; expected {list(golden.logits.shape)}")
+        raise WrongAnswer(f"{who} answers shape {list(answer.shape)}; expected {list(golden.logits.shape)}")
     if not np.isfinite(answer).all():
         bad = int(np.count_nonzero(~np.isfinite(answer)))
-        raise SwapError(f"{who} answers {bad} values that are not finite on the golden batch; expected none")
+        raise WrongAnswer(
+            f"{who} answers {bad} values that are not finite on the golden batch; expected none"
+        )
     gap = float(np.abs(answer.astype(np.float64) - golden.logits).max(initial=0.0))
     if not gap <= tolerance:
-        raise SwapError(
+        raise WrongAnswer(
             f"{who} differs from the golden logits by {gap:.3g}; at most {tolerance:g} is allowed"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from tta_agent.core.errors import DecodeError, SwapError, nearest
+from tta_agent.core.errors import DecodeError, SwapError, WrongAnswer, nearest
 from tta_agent.core.redact import without_user
 from tta_agent.core.types import Array, Golden, ServerInfo, Version
 from tta_agent.serving.drivers import TOLERANCE, check_golden
@@ -151,7 +151,7 @@ class OipDriver:
             told = (
                 f"{self._url}/v2/models/{self._model}{path}/infer answers what is no inference of a version"
             )
-            raise SwapError(f"{told}: {error}") from error
+            raise WrongAnswer(f"{told}: {error}") from error
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         """The JSON that the server answers."""
@@ -164,7 +164,7 @@ class OipDriver:
             ) from error
 
     def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
-        """A successful response, or SwapError with the server's own words."""
+        """A successful response, or SwapError with the server's own words; WrongAnswer where it fails inside."""
         try:
             response = self._http.request(method, path, **content)
         except httpx.HTTPError as error:
@@ -175,9 +175,8 @@ class OipDriver:
         if response.is_success:
             return response
         hint = "\nIts TTA_SERVE__TOKEN belongs into TTA_SWAP__TOKEN." if response.status_code == 401 else ""
-        raise SwapError(
-            f"{method} {self._url}{path} answers {response.status_code}: {_reason(response)}{hint}"
-        )
+        kind = WrongAnswer if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR else SwapError
+        raise kind(f"{method} {self._url}{path} answers {response.status_code}: {_reason(response)}{hint}")
 
 
 def _reason(response: httpx.Response) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tta_agent.core.errors import GraphError, SwapError
+from tta_agent.core.errors import GraphError, SwapError, WrongAnswer
 from tta_agent.core.types import Golden, Version
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, raw_answer
 from tta_agent.serving.drivers import TOLERANCE, check_golden
@@ -51,7 +51,7 @@ class SessionDriver:
         try:
             self._check(number, session, golden)
         except GraphError as error:
-            raise SwapError(f"version {number} is live but fails: {error}") from error
+            raise WrongAnswer(f"version {number} is live but fails: {error}") from error
 
     def live(self) -> int:
         """Number of the live version."""
