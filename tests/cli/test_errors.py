@@ -1,5 +1,6 @@
 """What goes wrong at the start is said in one to three lines, with what to do; status 2, no traceback."""
 
+import json
 import subprocess
 import sys
 
@@ -32,6 +33,9 @@ AUTO = {"TTA_MODE": "auto", "TTA_SWAP__TIMEOUT_S": "1", "TTA_SWAP__URL": "http:/
         ("run", {**TINY, "TTA_SWAP__DRIVER": "opi"}, "did you mean oip?"),
         ("run", {**TINY, "TTA_STREAM__CODEC": "cloudevent"}, "did you mean cloudevents?"),
         ("serve", {**TINY, "TTA_STREAM__CODEC": "oip_json"}, "can only be read"),
+        ("run", {"TTA_GATE__GATES": "a,b", **TINY}, "TTA_GATE__GATES: no gate is called 'a'"),
+        ("run", {"TTA_GATE__GATES": '["a"', **TINY}, "TTA_GATE__GATES='[\"a\"': expected a,b,c or"),
+        ("serve", {"TTA_MODEL__SERVED_AS": "a/b", **TINY}, "TTA_MODEL__SERVED_AS='a/b': expected a name"),
         ("rollback", {}, "name one with --to"),
         ("versions", {"TTA_STORE__PATH": "/proc/nowhere"}, "TTA_STORE__PATH"),
     ],
@@ -72,3 +76,26 @@ def test_record_of_a_topic_that_cannot_be_read(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert "unreadable records of inference: 3 (3 unknown_format)" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"TTA_ADAPT__METHOD": "tnet"}, "TTA_ADAPT__METHOD: no adapter is called 'tnet'; did you mean tent?"),
+        ({"TTA_ADAPT__OPTIONS": '{"tent": {"rate": 1}}'}, "TTA_ADAPT__OPTIONS: adapter 'tent' with options"),
+        ({"TTA_GATE__GATES": "certificate,colapse"}, "did you mean collapse?"),
+        ({"TTA_MODEL__CLASSES": "10", "TTA_AGENT_PORT": "tcp://10.96.0.12:8080"}, None),
+    ],
+)
+def test_show_config_needs_no_model_and_fails_on_names_that_do_not_exist(tmp_path, environ, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "tta_agent", "run", "--show-config"],
+        env={**worlds.clean_environ(), "TTA_STORE__PATH": str(tmp_path), **environ},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    if message is None:
+        assert done.returncode == 0 and json.loads(done.stdout)["model"]["classes"] == 10
+        assert not done.stderr
+        return
+    assert done.returncode == 2 and not done.stdout
+    assert message in done.stderr and len(done.stderr.splitlines()) <= 3

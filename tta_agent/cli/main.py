@@ -50,6 +50,9 @@ def run(
     """Consume the stream, adapt the copy, test candidates, swap what is proven (TTA_MODE=auto or approve)."""
     settings = _settings()
     if show_config:
+        from tta_agent.assembly import preflight
+
+        preflight.check_plugins(settings)
         print(settings.model_dump_json(indent=1))
         return
     for number in (signal.SIGINT, signal.SIGTERM):

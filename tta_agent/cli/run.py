@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from tta_agent.assembly import build
+from tta_agent.assembly import build, preflight
 from tta_agent.core.lease import Holder, Lease
 from tta_agent.pipeline.agent import Agent
 from tta_agent.registry.factory import open_registry
@@ -38,6 +38,8 @@ class Lifecycle:
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        preflight.check_plugins(self._settings)
+        preflight.check_files(self._settings)
         interface = build.open_interface(self._settings, open_registry(self._settings), self._status)
         try:
             self._run()
