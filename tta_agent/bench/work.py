@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tta_agent.core import json_text
 from tta_agent.core.errors import ConfigError
 
 Result = Mapping[str, Any]
@@ -63,9 +64,9 @@ class Work:
 
     def _read(self) -> dict[str, Result]:
         known = {}
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_bytes().splitlines():
             try:
-                cell = json.loads(line)
+                cell = json_text.parse(line)
                 known[cell["key"]] = cell["result"]
             except (ValueError, KeyError, TypeError):
                 continue

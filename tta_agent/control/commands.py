@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.core.os_errors import describe
 
 Kind: TypeAlias = Literal["approve", "reject", "rollback", "freeze", "unfreeze", "reset"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -83,9 +84,7 @@ class CommandInbox:
             name = f"{time.time_ns():020d}-{os.getpid()}-{next(_count):06d}.json"
             write_atomic(self._folder / name, json.dumps(asdict(command)).encode())
         except OSError as error:
-            raise ConfigError(
-                f"{self._folder} cannot be written: {error.strerror} (TTA_STORE__PATH)"
-            ) from None
+            raise ConfigError(f"TTA_STORE__PATH: {describe(error)}") from None
 
     def take(self) -> list[Command]:
         """Take all commands since the last call, oldest first, each once.

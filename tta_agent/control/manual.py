@@ -76,9 +76,14 @@ def _earlier(registry: ModelRegistry, serving: int | None) -> int:
     previous = registry.aliases().get("previous")
     if previous is not None and not registry.is_withdrawn(previous):
         return previous
+    if not registry.numbers():
+        raise RegistryError(f"nothing to roll back to: {registry.nothing()}")
     proven = registry.last_proven().number if previous is not None else serving
     if proven is None or proven == serving:
-        raise RegistryError(f"nothing served before version {serving}; name one with --to")
+        raise RegistryError(
+            f"nothing served before version {serving}; name one with --to ({registry.storage.where} has"
+            f" {registry.numbers()})"
+        )
     return proven
 
 

@@ -1,10 +1,10 @@
 """Sole ownership of a store: one agent writes, a second one waits as standby.
 
 `<store>/lease.json` names the owner, counts its heartbeats, and carries a token that grows with every owner. A
-standby takes over when the lease was given back, when the owner's process is gone from this machine, or when the heartbeat
-has stood still for `ttl_s` by the standby's own clock; clocks of two machines are never compared. An owner that was
-away meanwhile finds another token in the file, and may not write any more: `check` is called before each write
-(fencing; Kleppmann, "Designing Data-Intensive Applications", O'Reilly 2017, chapter 8).
+standby takes over when the lease was given back, when the owner's process is gone from this machine, or when the
+heartbeat has stood still for `ttl_s` by the standby's own clock; clocks of two machines are never compared. An
+owner that was away meanwhile finds another token in the file, and may not write any more: `check` is called before
+each write (Kleppmann, "Designing Data-Intensive Applications", O'Reilly 2017, chapter 8: fencing).
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tta_agent.core import json_text
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError, LeaseLost
+from tta_agent.core.os_errors import describe
 
 TTL_S = 15.0  # a heartbeat comes five times as often
 
@@ -62,7 +64,7 @@ class Lease:
             store.mkdir(parents=True, exist_ok=True)
             self._lock.touch()
         except OSError as error:
-            raise ConfigError(f"{store} cannot be written: {error.strerror} (TTA_STORE__PATH)") from None
+            raise ConfigError(f"TTA_STORE__PATH: {describe(error)}") from None
 
     def acquire(
         self, stopped: Callable[[], bool], waiting: Callable[[Holder], Any] = lambda holder: None
@@ -116,10 +118,13 @@ class Lease:
 
     def _refuse_others(self) -> None:
         holder = self._read()
-        if holder is None or holder.token != self._mine.token:
+        if holder is None:
             raise LeaseLost(
-                f"{holder or 'somebody'} owns {self._file.parent} now: this agent must not write any more"
+                f"TTA_STORE__PATH: {self._file} was removed or damaged while this agent ran: it must not write any"
+                " more;\nstart it again (without its checkpoint it starts from the source)"
             )
+        if holder.token != self._mine.token:
+            raise LeaseLost(f"{holder} owns {self._file.parent} now: this agent must not write any more")
 
     def abandon(self) -> None:
         """Give it back from a signal handler, which may have interrupted this very class: takes no lock."""
@@ -140,7 +145,7 @@ class Lease:
 
     def _read(self) -> Holder | None:
         try:
-            return Holder(**json.loads(self._file.read_bytes()))
+            return Holder(**json_text.parse_object(self._file.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 

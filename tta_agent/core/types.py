@@ -21,10 +21,15 @@ Partition: TypeAlias = tuple[str, int]  # topic, number
 Positions: TypeAlias = Mapping[Partition, int]  # the next offset to read
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 Message: TypeAlias = tuple[bytes | None, bytes | None, Headers]  # key, value, headers of a record to append
-Done: TypeAlias = Callable[[Exception | None], None]  # called once: with None when durable, else with the error
+Done: TypeAlias = Callable[
+    [Exception | None], None
+]  # called once: with None when durable, else with the error
 Shape: TypeAlias = tuple[int | None, ...]  # of one sample, without the batch axis; None: any size
 Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
 Proof: TypeAlias = Literal["source", "certified", "rehearsed", "guarded", "none"]
+PROVING: Mapping[str, tuple[str, ...]] = {  # our gates behind each proof
+    "certified": ("certificate", "average"), "rehearsed": ("rehearsed",), "guarded": ("guarded",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

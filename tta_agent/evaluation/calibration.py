@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tta_agent.core import json_text
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.evidence import AnchorResult, Evidence, LabelledPair
@@ -185,7 +186,7 @@ def load(folder: Path, fingerprint: str | None = None) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_text.parse_object(path.read_bytes())
         nulls = {name: float(gate["value"]) for name, gate in found["gates"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(

@@ -6,15 +6,16 @@ have no children yet: for them only graph and manifest are compared with each ot
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from tta_agent.core.errors import RegistryError
+from tta_agent.core import json_text
+from tta_agent.core.errors import RegistryError, StoreError
 from tta_agent.registry.cache import digest
 from tta_agent.registry.storage import MANIFEST, Storage, home
 
 VERDICT = "verdict.json"
+NEEDED = {MANIFEST: ("sha256", "parent"), VERDICT: ("outcome", "proof", "findings")}
 
 
 def document(storage: Storage, number: int, name: str) -> dict[str, Any]:
@@ -24,8 +25,13 @@ def document(storage: Storage, number: int, name: str) -> dict[str, Any]:
         RegistryError: it is missing or damaged.
     """
     try:
-        return dict(json.loads(storage.read(f"{home(number)}/{name}")))
-    except (OSError, ValueError, TypeError) as error:
+        found = json_text.parse_object(storage.read(f"{home(number)}/{name}"))
+        if missing := [key for key in NEEDED.get(name, ()) if key not in found]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return found
+    except StoreError:
+        raise
+    except (OSError, ValueError) as error:
         told = f"version {number} is damaged: {storage.where}/{home(number)}/{name} cannot be read: {error}"
         raise RegistryError(told) from None
 

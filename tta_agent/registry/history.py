@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from tta_agent.core import json_text
 from tta_agent.core.errors import RegistryError
 from tta_agent.registry.storage import Storage, home
 
@@ -16,20 +18,39 @@ WITHDRAWN = "withdrawn.json"
 def entries(storage: Storage) -> list[dict[str, Any]]:
     """Changes of service, oldest first: {time, number, before, by, reason}."""
     try:
-        lines = storage.read(HISTORY).decode().splitlines()
+        return [_change(line) for line in storage.read(HISTORY).splitlines()]
     except FileNotFoundError:
         return []
-    try:
-        return [dict(json.loads(line)) for line in lines]
     except ValueError as error:
         raise RegistryError(f"{storage.where}/{HISTORY} cannot be read: {error}") from None
 
 
-def note(storage: Storage, number: int, before: int | None, by: str, reason: str) -> None:
-    """Record a change of service; the file is rewritten whole, since object stores cannot append."""
-    entry = {"time": time.time(), "number": number, "before": before, "by": by, "reason": reason}
-    lines = [*entries(storage), entry]
+def _change(line: bytes) -> dict[str, Any]:
+    found = json_text.parse_object(line)
+    if missing := {"time", "number", "before", "by", "reason"} - set(found):
+        raise ValueError(f"a line lacks {', '.join(sorted(missing))}")
+    return found
+
+
+def note(storage: Storage, number: int, before: int | None, by: str, reason: str) -> int | None:
+    """Record a change of service, unless it is the last one on record; the version that served before.
+
+    The file is rewritten whole, since object stores cannot append.
+
+    Args:
+        before: the version that served, for a registry without a history.
+    """
+    lines = entries(storage)
+    if lines and lines[-1]["number"] == number:  # a crash came before the alias, or somebody has edited that
+        return _before(lines[-1])
+    before = lines[-1]["number"] if lines else before
+    lines.append({"time": time.time(), "number": number, "before": before, "by": by, "reason": reason})
     storage.write(HISTORY, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return before
+
+
+def _before(change: Mapping[str, Any]) -> int | None:
+    return None if change["before"] is None else int(change["before"])
 
 
 def served(storage: Storage, proven: list[int], serving: int | None) -> list[int]:
@@ -68,7 +89,7 @@ def withdraw(storage: Storage, number: int, reason: str, by: str) -> None:
 def withdrawal(storage: Storage, number: int) -> dict[str, Any]:
     """Withdrawal of a version as {time, by, reason}; empty where it was not taken back."""
     try:
-        return dict(json.loads(storage.read(f"{home(number)}/{WITHDRAWN}")))
+        return json_text.parse_object(storage.read(f"{home(number)}/{WITHDRAWN}"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

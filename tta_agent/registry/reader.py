@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from tta_agent.core import json_text
 from tta_agent.core.errors import RegistryError, StoreError, nearest
 from tta_agent.core.types import Array, Proof, Version
 from tta_agent.registry import artefacts, hash_chain, history
 from tta_agent.registry.cache import Cache, same
+from tta_agent.registry.rows import rows
 from tta_agent.registry.storage import MANIFEST, Storage, home
 
 Alias = Literal["source", "serving", "previous", "candidate"]
@@ -60,7 +61,17 @@ class Reader:
             numbers = self.numbers()
             if number not in numbers or not self.has_graph(number):
                 have = [n for n in numbers if self.has_graph(n)]
-                raise RegistryError(f"version {number} is not in {self.storage.where}; there are {have}")
+                raise RegistryError(self._lacks(f"version {number} is not in {self.storage.where}", have))
+
+    def _lacks(self, told: str, have: list[int]) -> str:
+        return f"{told}; there are {have}" if have else self.nothing()
+
+    def nothing(self) -> str:
+        """Sentence about a registry without versions."""
+        return (
+            f"no version is in {self.storage.where} yet: `tta-agent run` or `serve` writes the first"
+            " (TTA_STORE__PATH, TTA_STORE__VERSIONS)"
+        )
 
     def numbers(self) -> list[int]:
         """Numbers of all versions, rejected ones included."""
@@ -75,7 +86,7 @@ class Reader:
         if name.isdecimal():
             if int(name) in self.numbers():
                 return int(name)
-            raise RegistryError(f"there is no version {name}; there are {self.numbers()}")
+            raise RegistryError(self._lacks(f"there is no version {name}", self.numbers()))
         if name not in ALIASES:
             raise RegistryError(f"{name!r} is neither a number nor an alias; {nearest(name, ALIASES)}")
         number = self.aliases().get(name)
@@ -90,11 +101,17 @@ class Reader:
 
     def aliases(self) -> dict[str, int | None]:
         """Version number of each alias."""
-        return dict(self._small("aliases.json", {}))
+        found = self._small("aliases.json", {})
+        if not isinstance(found, dict) or not all(at is None or _is_number(at) for at in found.values()):
+            raise RegistryError(f"{self.storage.where}/aliases.json is damaged: expected a version for each alias")
+        return found
 
     def pinned(self) -> list[int]:
         """Numbers of the versions that are pinned: retention keeps them."""
-        return sorted(self._small("pins.json", []))
+        found = self._small("pins.json", [])
+        if not isinstance(found, list) or not all(map(_is_number, found)):
+            raise RegistryError(f"{self.storage.where}/pins.json is damaged: expected a list of versions")
+        return sorted(found)
 
     def manifest(self, number: int) -> dict[str, Any]:
         """Manifest of a version: its origin."""
@@ -143,30 +160,7 @@ class Reader:
     def rows(self) -> list[dict[str, Any]]:
         """Rows of all versions, one each, for people and scripts."""
         with self.storage.glance():
-            return self._rows()
-
-    def _rows(self) -> list[dict[str, Any]]:
-        names: dict[int | None, list[str]] = {}
-        for name, number in self.aliases().items():
-            names.setdefault(number, []).append(name)
-        for number in self.pinned():
-            names.setdefault(number, []).append("pinned")
-        return [self._row(number, ", ".join(names.get(number, []))) for number in self.numbers()]
-
-    def _row(self, number: int, alias: str) -> dict[str, Any]:
-        verdict, withdrawn = self.verdict(number), self.withdrawal(number)
-        findings = verdict.get("findings", [])
-        telling = [f for f in findings if f["verdict"] == "fail"] or findings[-1:]
-        reason = telling[0]["reason"] if telling else None
-        return {
-            "version": number,
-            "alias": alias,
-            "parent": self.manifest(number)["parent"],
-            "outcome": "taken back" if withdrawn else verdict.get("outcome", "under test"),
-            "proof": verdict.get("proof"),
-            "by": (withdrawn or verdict).get("by"),
-            "reason": withdrawn.get("reason", reason),
-        }
+            return rows(self)
 
     def golden_inputs(self) -> Array:
         """Fixed inputs, [N, ...] float32."""
@@ -196,7 +190,7 @@ class Reader:
 
     def _small(self, name: str, otherwise: Any) -> Any:
         try:
-            return json.loads(self.storage.read(name))
+            return json_text.parse(self.storage.read(name))
         except FileNotFoundError:
             return otherwise
         except ValueError as error:
@@ -208,6 +202,10 @@ class Reader:
             with contextlib.suppress(RegistryError):  # a damaged one needs no copy
                 needed.add(str(self.manifest(int(number or 0))["sha256"]))
         return needed
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def as_path(storage: Storage) -> Path:

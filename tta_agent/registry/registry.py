@@ -175,8 +175,9 @@ class ModelRegistry(Reader):
             clear = {"candidate": None} if self.aliases().get("candidate") == number else {}
             if before != number:
                 self._must_have(number)
+                # first: an alias that the history does not know is not believed
+                before = history.note(self.storage, number, before, by, reason)
                 self._point({"previous": before, "serving": number, **clear})
-                history.note(self.storage, number, before, by, reason)
 
     def take_back(self, number: int, reason: str, *, by: str = "agent") -> None:
         """Mark a version as withdrawn: `last_proven` passes it over from now on. The first reason stays.

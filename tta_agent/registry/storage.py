@@ -96,22 +96,22 @@ class Folder:
         setting: variable that leads to it, for messages.
 
     Raises:
-        StoreError: it cannot be made; so do its methods, where it cannot be read or written.
+        StoreError: it cannot be read; so do its methods, where it cannot be read or written.
     """
 
     def __init__(self, folder: Path, setting: str = "TTA_STORE__PATH") -> None:
         self.folder, self.where, self._setting = folder, str(folder), setting
         with self._telling():
-            folder.mkdir(parents=True, exist_ok=True)
+            self._there = folder.is_dir()  # the first writer makes it: a misspelt path stays a path
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
-            if self.folder.is_dir():
+            if not self._there or self.folder.is_dir():
                 raise
-            raise StoreError(f"{self._setting}: the folder {self.folder} was removed") from None
+            raise StoreError(f"{self._setting}: the folder {self.folder} was removed; start again") from None
         except OSError as error:
             raise StoreError(f"{self._setting}: {describe(error)}") from error
 
@@ -142,8 +142,11 @@ class Folder:
 
     def numbers(self) -> list[int]:
         """Numbers of the folders that have one for a name."""
-        with self._telling():
-            return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        try:
+            with self._telling():
+                return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        except FileNotFoundError:
+            return []
 
     def remove(self, name: str) -> None:
         """Unlink a file, if it exists."""
@@ -170,6 +173,9 @@ class Folder:
     def lock(self) -> Iterator[None]:
         """Lock against writers of all processes."""
         with self._telling():
+            if not self._there:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._there = True
             file = (self.folder / ".lock").open("w")
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)

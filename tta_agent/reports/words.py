@@ -8,14 +8,15 @@ from numbers import Real
 from typing import Any, TypeAlias, TypeGuard
 
 from tta_agent.core.events import Event
+from tta_agent.core.types import PROVING
 
 LogLine: TypeAlias = Mapping[str, Any]  # a line of `events.jsonl`
 
 DASH = "–"
 PASS, FAIL, OPEN = ("✓ pass", "green"), ("✗ fail", "bold red"), ("· not yet", "yellow")
 VERDICTS = {"pass": PASS, "fail": FAIL, "inconclusive": OPEN}
-PROVEN = ("certified", "rehearsed", "guarded")
-PROOFS = ("certificate", "rehearsed", "guarded")  # the gates behind them
+PROVEN = tuple(PROVING)
+GATES = [gate for gates in PROVING.values() for gate in gates]  # the gates behind the proofs
 TELLING = {**dict.fromkeys(PROVEN, "pass"), "rejected": "fail", "expired": "inconclusive"}
 GOOD = {Event.SWAP, Event.PROMOTED, Event.REINSTATED, Event.CONFIRMED}
 BAD = {
@@ -138,7 +139,7 @@ def _verdict(line: LogLine) -> str:
     if not picked:
         return f"{_version(line)} {outcome}"
     # the proof says more than that a graph is intact
-    chosen = next((finding for finding in picked if finding.get("gate") in PROOFS), picked[0])
+    chosen = next((finding for finding in picked if finding.get("gate") in GATES), picked[0])
     by = f" by {chosen.get('gate')}" if telling == "fail" else ""
     return f"{_version(line)} {outcome}{by}: {str(chosen.get('reason', '')).removeprefix('certified: ')}"
 

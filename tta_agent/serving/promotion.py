@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tta_agent.core.types import GateResult, Proof
-
-PROOFS = {"certified": "certificate", "rehearsed": "rehearsed", "guarded": "guarded"}  # the gates behind them
+from tta_agent.core.types import PROVING, GateResult, Proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +27,5 @@ class PromotionRecord:
 
     def sentence(self) -> str:
         """Sentence about the proof, for people."""
-        told = (result.reason for result in self.findings if result.gate == PROOFS.get(self.proof))
+        told = (result.reason for result in self.findings if result.gate in PROVING.get(self.proof, ()))
         return next(told, str(self.proof))

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from tta_agent.core import json_text
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.evaluation.rehearsed import features, regress
@@ -94,12 +95,11 @@ class RehearsalStore:
         """
         path = self.path / SUMMARY
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
+            return json_text.parse_object(path.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise ConfigError(f"{path} is damaged ({error}); remove it and run: tta-agent rehearse") from None
-        return found
 
     def forget(self) -> None:
         """Remove all rows and the summary."""
@@ -131,10 +131,13 @@ def open_rehearsal(folder: Path, name: str, source: nn.Module) -> GainEstimator 
     if summary.get("learners") != regress.VERSION:
         log.warning("%s is of another release: run tta-agent rehearse again (scenarios are kept)", saved.path)
         return None
-    rows = saved.rows(set(summary["scenes"]))
-    if len(rows) < FEWEST:
-        return None
-    return GainEstimator(rows, Fit(**summary["fit"]), source, int(summary["window"]))
+    try:
+        rows = saved.rows(set(summary["scenes"]))
+        known, window = Fit(**summary["fit"]), int(summary["window"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        told = f"{saved.path} is damaged ({type(error).__name__}: {error})"
+        raise ConfigError(f"{told}; remove it and run: tta-agent rehearse") from None
+    return None if len(rows) < FEWEST else GainEstimator(rows, known, source, window)
 
 
 def _ends_a_line(file: Any) -> bool:
@@ -144,7 +147,7 @@ def _ends_a_line(file: Any) -> bool:
 
 def _line(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        found = json_text.parse_object(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and "rows" in found else None
+    return found if {"scene", "rows"} <= set(found) else None
