@@ -142,6 +142,46 @@ def test_weights_of_another_model_are_refused(weights):
         loader.load("resnet10t", None, weights, classes=9)
 
 
+def test_a_head_of_another_size_names_the_setting(weights, tmp_path):
+    for classes in (None, 9):
+        with pytest.raises(ConfigError, match="TTA_MODEL__CLASSES=7 with TTA_MODEL__NAME") as refused:
+            loader.load("resnet10t", None, weights, classes=classes)
+        told = str(refused.value)
+        assert f"the weights are of 7 classes, the model has {classes or 1000}" in told
+        assert "fc." in told and len(told.splitlines()) <= 3
+    net = testing.tiny_net("batch")
+    net[-1] = torch.nn.Linear(8, 6)
+    save_file(net.state_dict(), tmp_path / "six.safetensors")
+    with pytest.raises(ConfigError, match="a factory that makes 6"):
+        loader.load(None, TINY, tmp_path / "six.safetensors", shape=(1, 8, 8))
+
+
+def test_weights_of_another_width_are_no_matter_of_classes(tmp_path):
+    state = testing.tiny_net("batch").state_dict()
+    state["0.weight"] = torch.zeros(12, 1, 5, 5)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"0.weight has shape \[12, 1, 5, 5\] there.*1 of \d+ tensors"
+    ) as refused:
+        loader.load(None, TINY, tmp_path / "w.safetensors", shape=(1, 8, 8))
+    assert "TTA_MODEL__CLASSES" not in str(refused.value)
+
+
+def failing():
+    """For TTA_MODEL__FACTORY."""
+    raise OSError("no weights on this machine\nand more")
+
+
+def test_a_factory_that_fails_is_named():
+    with pytest.raises(ConfigError) as refused:
+        loader.load(None, "tests.models.test_loader:failing", None)
+    assert str(refused.value) == (
+        "TTA_MODEL__FACTORY=tests.models.test_loader:failing fails: OSError: no weights on this machine"
+    )
+    with pytest.raises(ConfigError, match=r"TTA_MODEL__FACTORY=tests.worlds:images fails: TypeError"):
+        loader.load(None, "tests.worlds:images", None)
+
+
 def test_a_file_with_another_number_of_classes_than_was_said_is_refused(served):
     with pytest.raises(ConfigError, match=r"TTA_MODEL__CLASSES=9: .* answers with 4 classes"):
         loader.load(None, None, None, onnx=served, classes=9)

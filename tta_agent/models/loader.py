@@ -139,7 +139,13 @@ def _from_timm(name: str, state: dict[str, Tensor] | None, classes: int | None) 
 
 
 def _from_factory(path: str) -> nn.Module:
-    module = plugins.import_path(path)()
+    try:
+        module = plugins.import_path(path)()
+    except ConfigError as error:
+        raise ConfigError(f"TTA_MODEL__FACTORY={path}: {error}") from None
+    except Exception as error:  # it is the user's
+        told = (str(error) or "no message").partition("\n")[0]
+        raise ConfigError(f"TTA_MODEL__FACTORY={path} fails: {type(error).__name__}: {told}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(
             f"TTA_MODEL__FACTORY={path} gave a {type(module).__name__}, expected a torch.nn.Module"
@@ -181,12 +187,8 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path | None) -> Non
     wrapped = "module."  # by nn.DataParallel
     if all(name.startswith(wrapped) for name in state) and not hasattr(module, "module"):
         state = {name.removeprefix(wrapped): tensor for name, tensor in state.items()}
-    try:
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"TTA_MODEL__WEIGHTS={path} does not fit the model: {str(error).splitlines()[-1].strip()}"
-        ) from None
+    _refuse_sizes(module, state, path)
+    missing, unexpected = module.load_state_dict(state, strict=False)
     lost = [key for key in missing if not key.endswith("num_batches_tracked")]
     if lost or unexpected:
         what = f"{lost[0]!r} is missing" if lost else f"{unexpected[0]!r} is not in the model"
@@ -194,6 +196,24 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path | None) -> Non
             f"TTA_MODEL__WEIGHTS={path} does not fit the model: {what} "
             f"({len(lost)} missing, {len(unexpected)} unexpected of {len(state)})"
         )
+
+
+def _refuse_sizes(module: nn.Module, state: Mapping[str, Tensor], path: Path | None) -> None:
+    """Raise ConfigError where a tensor has another shape; where only the head has, with the number of classes."""
+    own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    pairs = [(n, list(t.shape), own[n]) for n, t in state.items() if n in own and list(t.shape) != own[n]]
+    if not pairs:
+        return
+    told = f"TTA_MODEL__WEIGHTS={path} does not fit the model: {pairs[0][0]} has shape {pairs[0][1]} there, "
+    told += f"{pairs[0][2]} in the model"
+    heads = {(held[0], has[0]) for _, held, has in pairs if held and has and held[1:] == has[1:]}
+    if len(heads) == 1 and all(held and held[1:] == has[1:] for _, held, has in pairs):
+        [(classes, others)] = heads
+        told += f";\nthe weights are of {classes} classes, the model has {others}: TTA_MODEL__CLASSES={classes} with "
+        told += f"TTA_MODEL__NAME, or a factory that makes {classes}"
+    else:
+        told += f" ({len(pairs)} of {len(state)} tensors differ in shape)"
+    raise ConfigError(told)
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
