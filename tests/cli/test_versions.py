@@ -173,3 +173,13 @@ def test_verify_names_the_damage(registry):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(RegistryError, match="version 3 is damaged"):
         tta("verify")
+
+
+def test_verify_finds_an_alias_that_was_edited(registry):
+    path = registry.folder / "aliases.json"
+    before = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(before), "serving": 4}))
+    with pytest.raises(RegistryError, match=r"aliases\.json: serving is version 4, which is still under test"):
+        tta("verify")
+    path.write_bytes(before)
+    assert json.loads(tta("verify", "--json"))["damaged"] == {}

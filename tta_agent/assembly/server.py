@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.models.outputs import ModelOutput
+from tta_agent.registry import trust
 from tta_agent.registry.factory import open_registry
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
@@ -16,6 +18,8 @@ from tta_agent.settings.secret import revealed
 from tta_agent.stream.factory import open_producer, open_writer
 from tta_agent.web.access import OwnHosts, is_loopback
 from tta_agent.web.server import address
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
@@ -30,7 +34,9 @@ def run(settings: Settings) -> None:
     _check_token(s)
     codec = open_writer(s) if s.serve.tap else None
     registry = _registry(s)
-    number = registry.aliases()["serving"] or 0
+    number, fault = trust.serving(registry)
+    if fault:
+        log.error("%s; serving version %d, the last proven one", fault, number)
     opener = functools.partial(open_session, threads=s.serve.threads, output=ModelOutput(s.model.output))
     pair = HotSwapSession(number, opener(registry.get(number).path))
     producer = open_producer(s, [s.stream.topic]) if codec else None

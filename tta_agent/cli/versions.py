@@ -13,6 +13,7 @@ from rich.console import Console
 from tta_agent.cli import version_tables
 from tta_agent.core import process
 from tta_agent.core.errors import RegistryError
+from tta_agent.core.os_errors import describe
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
@@ -187,7 +188,8 @@ def verify(as_json: Json = False) -> None:
     registry = _registry()
     numbers = registry.numbers()
     found = {number: _checked(registry, number) for number in _shown(numbers)}
-    damaged = {n: told for n, (sound, told) in found.items() if not sound}
+    damaged: dict[int | str, str] = {n: told for n, (sound, told) in found.items() if not sound}
+    damaged |= _alias_faults(registry)
     if as_json:
         print(json.dumps({"checked": len(found), "damaged": damaged}, indent=1))
     else:
@@ -204,10 +206,20 @@ def _checked(registry: ModelRegistry, number: int) -> tuple[bool, str]:
         return False, str(error)
 
 
+def _alias_faults(registry: ModelRegistry) -> dict[int | str, str]:
+    from tta_agent.registry import trust
+
+    try:
+        return {alias: told for alias, told in trust.faults(registry).items()}
+    except RegistryError as error:  # of a version that is told anyway
+        return {"aliases.json": str(error)}
+
+
 def _shown(numbers: list[int]) -> Any:
     from rich.progress import track
 
-    return track(numbers, "reading", console=Console(stderr=True), transient=True)
+    bar = Console(stderr=True)
+    return track(numbers, "reading", console=bar, transient=True, disable=not bar.is_terminal)
 
 
 def _settings() -> Settings:
@@ -220,14 +232,17 @@ def _settings() -> Settings:
 def _registry(settings: Settings | None = None) -> ModelRegistry:
     from tta_agent.registry.factory import open_registry
 
-    return open_registry(settings or _settings())
+    registry = open_registry(settings or _settings())
+    if not registry.numbers():
+        raise RegistryError(registry.nothing())
+    return registry
 
 
 def _write(registry: ModelRegistry, number: int, out: Path) -> int:
     try:
         return out.write_bytes(registry.get(number).path.read_bytes())
     except OSError as error:
-        raise RegistryError(f"cannot write {out}: {error.strerror}") from None
+        raise RegistryError(f"cannot write {describe(error, out)}") from None
 
 
 def _serves(number: int, as_json: bool) -> None:

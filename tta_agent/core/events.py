@@ -86,6 +86,11 @@ class Event(StrEnum):
         "The server answered otherwise than the registry says, and was corrected.",
         "version reason attempt",
     )
+    ALIAS_REFUSED = (
+        "alias_refused",
+        "The alias `serving` named a version that may not serve; the last proven one serves on.",
+        "version reason",
+    )
     PROMOTED = "promoted", "A person put a version into service by command.", "version before by force"
 
     APPROVE = "approve", "A person said yes to a candidate.", "version by reason"

@@ -11,6 +11,7 @@ from tta_agent.core.events import Event
 from tta_agent.core.types import GateResult, Label, Version
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.models.ort_sessions import Session
+from tta_agent.registry import trust
 from tta_agent.rollout.bake import BakeMonitor
 from tta_agent.rollout.deployments import Deployments
 from tta_agent.rollout.factory import EvaluationFactory
@@ -143,5 +144,5 @@ class ServingMonitor:
             bake.load_state_dict(saved)
             self._deployments.add(bake, self._regimes.regime(blocks))
         if serving.number and self.bake is None:
-            previous = registry.get(registry.aliases().get("previous") or 0)
+            previous = registry.get(trust.rollback_target(registry))
             self.begin(previous, registry.verdict(serving.number).get("expires_s"))

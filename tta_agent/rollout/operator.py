@@ -8,6 +8,7 @@ from tta_agent.control.commands import Command, CommandInbox
 from tta_agent.core.errors import RegistryError
 from tta_agent.core.events import Event
 from tta_agent.core.types import GateResult
+from tta_agent.registry import trust
 from tta_agent.rollout.approval import Approval, ApprovalAnswer
 from tta_agent.rollout.monitor import ServingMonitor
 from tta_agent.serving.deployment import ServedModel
@@ -51,8 +52,9 @@ class OperatorCommands:
         try:
             if before is None:
                 raise RegistryError(f"nothing served before version {serving.number}")
-            gone = number is None and registry.is_withdrawn(before)
-            target = self._served.source if gone else registry.get(before)
+            if number is not None and (why := trust.unproven(registry, number)):
+                raise RegistryError(f"version {number} {why}")
+            target = registry.get(trust.rollback_target(registry) if number is None else number)
             return self._monitor.take_back(target, result, command.by)
         except RegistryError as error:
             self._served.say(Event.ROLLBACK_REFUSED, version=number, by=command.by, error=str(error))

@@ -16,6 +16,7 @@ from tta_agent.core.events import Event
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, GateResult, Version
 from tta_agent.models.ort_sessions import Session
+from tta_agent.registry import trust
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
 from tta_agent.serving.check import check
@@ -57,7 +58,10 @@ class ServedModel:
         self._sessions: dict[int, Session] = {}
         self.backlog = RetryQueue()
         self.source = registry.get(0)
-        self.version = self._adopt(registry.get(registry.aliases()["serving"] or 0))
+        number, fault = trust.serving(registry)
+        self.version = self._adopt(registry.get(number))
+        if fault:
+            self._correct_alias(fault)
 
     def _adopt(self, version: Version, session: Session | None = None) -> Version:
         if session is not None:
@@ -106,6 +110,9 @@ class ServedModel:
         if number is None or number == self.version.number:
             return False
         try:
+            if fault := trust.faults(self.registry).get("serving"):
+                self._correct_alias(fault)
+                return False
             theirs = self.registry.get(number)
         except StoreError as error:
             log.warning("version %d is to serve, by somebody else's decision, but later: %s", number, error)
@@ -113,6 +120,12 @@ class ServedModel:
         log.info("version %d serves now, by somebody else's decision: adaptation starts over", number)
         self.version = self._adopt(theirs)
         return True
+
+    def _correct_alias(self, fault: str) -> None:
+        """Point `serving` at the version that serves, after it was found to name one that may not."""
+        log.error("%s; version %d serves", fault, self.version.number)
+        self.backlog.write(lambda: self.registry.serve(self.version.number, reason=fault))
+        self.say(Event.ALIAS_REFUSED, version=self.version.number, reason=fault)
 
     def rolled_back_from(self, number: int) -> bool:
         """Whether that version, which served before, was taken back, or replaced by a command.
