@@ -162,7 +162,8 @@ def _told(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import track
 
-    return iter(track(items, what, total=total, console=Console(stderr=True), transient=True))
+    bar = Console(stderr=True)
+    return iter(track(items, what, total=total, console=bar, transient=True, disable=not bar.is_terminal))
 
 
 def _show(nulls: dict[str, Null], about: dict[str, Any], path: Path, configured: set[str]) -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from tta_agent.cli import failures
 from tta_agent.core import process
-from tta_agent.core.errors import ConfigError, TtaError
+from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
@@ -32,15 +33,18 @@ console = Console()
 
 
 def main() -> None:
-    """Entry point: what we raise on purpose is a message, not a traceback."""
+    """Entry point: what we raise on purpose, and what refuses us from outside, is a message, not a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)  # so that `finally` runs: the demo ends its children
     try:
         app()
-    except TtaError as error:
-        print(f"tta-agent: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        told = failures.message(error)
+        if told is None:
+            raise
+        print(f"tta-agent: {told}", file=sys.stderr)
+        sys.exit(2)
 
 
 @app.command()
@@ -162,7 +166,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _progress() -> Any:
     from rich.progress import Progress
 
-    return Progress(console=Console(stderr=True), transient=True)
+    bar = Console(stderr=True)
+    return Progress(console=bar, transient=True, disable=not bar.is_terminal)
 
 
 def _add_others() -> None:

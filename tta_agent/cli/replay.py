@@ -113,7 +113,8 @@ def _play(folder: Path, named: list[Named], late: Late, workers: int) -> tuple[d
     from tta_agent.replay import outcome, several
 
     settings = {one.name: one.settings() for one in named}
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {name: bar.add_task(name, total=None) for name in settings}
         played, complete = several.play(
             folder, settings, late, workers=workers,
