@@ -19,7 +19,7 @@ TEACHES = {
     "replay": ("policy", "recording", "--label-rate", "--seed"),
     "record": ("topic", "labels", "replay", "--count"),
     "import-npz": ("inputs [N,C,H,W]", "--scale", "--mean", "--std"),
-    "versions": ("ledger", "--json"),
+    "versions": ("registry", "--json"),
     "rollback": ("earlier version", "--to"),
     "schema": ("JSON schema", "settings"),
 }
