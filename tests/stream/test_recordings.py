@@ -271,6 +271,26 @@ def test_damaged_index(tmp_path: Path, content: str) -> None:
         Recording.open(tmp_path / "r")
 
 
+def test_a_part_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "recording"
+    write(folder, rows_of(3))
+    part = folder / "part-00000.parquet"
+    inside, outside = folder / "other.parquet", tmp_path / "other.parquet"
+    part.rename(inside)
+    part.symlink_to(inside)
+    assert len(list(Recording.open(folder))) == 3
+    inside.rename(outside)
+    part.unlink()
+    part.symlink_to(outside)
+    with pytest.raises(ConfigError, match=r"part-00000\.parquet: a link that leads out"):
+        list(Recording.open(folder))
+    moved = tmp_path / "linked"
+    part.unlink()
+    outside.rename(part)
+    moved.symlink_to(folder)
+    assert len(list(Recording.open(moved))) == 3, "the folder itself may be a link"
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "replace"])
 def test_a_damaged_part_is_named(tmp_path: Path, damage: str) -> None:
     recording = write(tmp_path / "r", rows_of(60, shape=(3, 16, 16)), rows_per_part=50)

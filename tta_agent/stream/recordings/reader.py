@@ -125,6 +125,8 @@ def _npz_arrays(path: Path) -> tuple[Array, Array | None, Array | None]:
 def _read_part(path: Path, expected_rows: int) -> Iterator[Row]:
     rows = 0
     try:
+        if path.resolve().parent != path.parent.resolve():
+            raise ValueError("a link that leads out of the folder")
         with pq.ParquetFile(path, page_checksum_verification=True) as part:
             for batch in part.iter_batches(batch_size=_READ_ROWS):
                 rows += batch.num_rows
