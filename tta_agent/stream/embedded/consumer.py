@@ -7,9 +7,10 @@ that share partitions, and bounded retention. Several processes may read and wri
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +19,11 @@ from tta_agent.core.types import Partition, Positions, RawRecord
 from tta_agent.stream.embedded.appender import EmbeddedProducer
 from tta_agent.stream.embedded.groups import Membership
 from tta_agent.stream.embedded.rows import payload_bytes, read
-from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, FILE, open_log
+from tta_agent.stream.embedded.store import DEFAULT_PARTITIONS, FILE, identity, open_log
 
 __all__ = ["EmbeddedProducer", "EmbeddedStreamConsumer"]
 
+log = logging.getLogger(__name__)
 TICK_S = 0.01  # how often an idle poll looks whether the file has changed
 LEAST_PATIENCE_S = 0.02  # so that a poll of no time at all can join the group
 
@@ -59,6 +61,7 @@ class EmbeddedStreamConsumer:
         self._log = open_log(self._path, durable=False)  # what is lost is read again
         self._membership = Membership(self._log, group, topics, partitions, session_timeout_s)
         self._from_start = start == "earliest"
+        self._topics, self._id = tuple(topics), identity(self._log)
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._slots: dict[Partition, int] = {}
@@ -97,9 +100,23 @@ class EmbeddedStreamConsumer:
         """See `StreamConsumer`."""
         return sorted(self._slots)
 
-    def seek(self, positions: Positions) -> None:
+    def positions(self) -> Positions:
+        """See `StreamConsumer`."""
+        return dict(self._positions)
+
+    def topic_ids(self) -> Mapping[str, str]:
+        """See `StreamConsumer`. All topics of a log have the log's."""
+        return dict.fromkeys(self._topics, self._id)
+
+    def seek(self, positions: Positions, topic_ids: Mapping[str, str] | None = None) -> None:
         """See `StreamConsumer`. A position that is no longer kept becomes the oldest one that is."""
-        self._sought.update(positions)
+        now = self.topic_ids()
+        anew = {topic for topic, id in (topic_ids or {}).items() if now.get(topic, id) != id}
+        if anew:
+            log.warning(
+                "%s was replaced: %s are read from their beginning", self._path, ", ".join(sorted(anew))
+            )
+        self._sought.update({p: 0 if p[0] in anew else n for p, n in positions.items()})
         with FILE.explained(self._path):
             for partition in positions.keys() & self._slots.keys():
                 self._positions[partition] = self._first_position(partition)
@@ -136,24 +153,29 @@ class EmbeddedStreamConsumer:
             return True
         try:
             slots = self._membership.sync(max(patience_s, LEAST_PATIENCE_S))
+            kept = slots.keys() & self._slots.keys()
+            self._slots = slots
+            self._positions = {p: self._positions[p] if p in kept else self._first_position(p) for p in slots}
+            self._membership.begin({slot: self._positions[p] for p, slot in slots.items()})
         except sqlite3.OperationalError as error:
             if is_busy(error):
                 return False
             raise
-        kept = slots.keys() & self._slots.keys()
-        self._slots = slots
-        self._positions = {p: self._positions[p] if p in kept else self._first_position(p) for p in slots}
         return True
 
     def _first_position(self, partition: Partition) -> int:
-        """What was sought, else what the group committed, else what `start` says."""
+        """What was sought, else what the group committed, else what `start` says to a group that is new."""
         slot = self._slots[partition]
         first, end = self._bounds(slot)
         wanted = self._sought.pop(partition, None)
         if wanted is None:
             wanted = self._membership.committed(slot)
-        if wanted is None or wanted > end:  # beyond the end: of a log that was replaced since
-            return first if self._from_start else end
+        if wanted is None:
+            return first if self._from_start or self._membership.has_been(partition[0]) else end
+        if wanted > end:
+            told = "position %d of %s[%d] lies beyond its end %d: it is read from its oldest record"
+            log.warning(told, wanted, *partition, end)
+            return first
         return wanted  # of what is no longer kept, reading continues with the oldest that is
 
     def _bounds(self, slot: int) -> tuple[int, int]:

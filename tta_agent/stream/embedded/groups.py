@@ -76,6 +76,17 @@ class Membership:
         with transaction(self._log):
             self._log.executemany(sql, rows)
 
+    def begin(self, positions: Mapping[int, int]) -> None:
+        """Store where the group begins, by slot, so that what comes while nobody reads is not passed over."""
+        new = {slot: n for slot, n in positions.items() if self.committed(slot) is None}
+        if new:
+            self.commit(new)
+
+    def has_been(self, topic: str) -> bool:
+        """Whether the group has a position in any partition of the topic."""
+        sql = "SELECT 1 FROM commits JOIN partitions USING (slot) WHERE grp = ? AND topic = ? LIMIT 1"
+        return self._log.execute(sql, (self._group, topic)).fetchone() is not None
+
     def committed(self, slot: int) -> int | None:
         """The position that the group stored last, if any."""
         sql = "SELECT position FROM commits WHERE grp = ? AND slot = ?"

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tta_agent.core.errors import StreamError
-from tta_agent.core.sqlite import Connection, DatabaseKind
+from tta_agent.core.sqlite import Connection, DatabaseKind, transaction
 from tta_agent.core.types import Partition
 
 DEFAULT_PARTITIONS = 4
+IDENTITY = "\x00identity"  # stands among the generations of the groups, as logs of before have no other place
 
 TABLES = """
 CREATE TABLE partitions (slot INTEGER PRIMARY KEY, topic TEXT NOT NULL, number INTEGER NOT NULL,
@@ -45,7 +46,15 @@ def open_log(path: Path, *, durable: bool) -> Connection:
         StreamError: the file is damaged, is something else, or cannot be written.
     """
     synchronous = f"synchronous = {'FULL' if durable else 'NORMAL'}"
-    return FILE.open(path, "page_size = 16384", "journal_size_limit = 67108864", synchronous)
+    log = FILE.open(path, "page_size = 16384", "journal_size_limit = 67108864", synchronous)
+    with FILE.explained(path), transaction(log):
+        log.execute("INSERT OR IGNORE INTO generations VALUES (?, abs(random()))", (IDENTITY,))
+    return log
+
+
+def identity(log: Connection) -> str:
+    """A name of this log: one that replaces it has another."""
+    return str(log.execute("SELECT generation FROM generations WHERE grp = ?", (IDENTITY,)).fetchone()[0])
 
 
 def create_topic(log: Connection, topic: str, partitions: int) -> dict[Partition, int]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from tta_agent.core.errors import StreamError
@@ -57,13 +57,13 @@ class KafkaStreamConsumer:
         silence_limit_s: float = 60.0,
         client_options: Mapping[str, object] | None = None,
     ) -> None:
-        own = {"group_id": group, "auto_offset_reset": start, "max_poll_records": max_records}
+        own = {"group_id": group, "auto_offset_reset": "earliest", "max_poll_records": max_records}
         self._servers = bootstrap_servers
         self._silence_limit_s = silence_limit_s
         self._consumer = connect(
             KafkaConsumer, bootstrap_servers, own, client_options or {}, connect_timeout_s
         )
-        self._places = Places(self._consumer)
+        self._places = Places(self._consumer, start)
         self._cause = LastCause().__enter__()
         self._heard_s = time.monotonic()
         self._last_lag = 0
@@ -105,15 +105,23 @@ class KafkaStreamConsumer:
         """See `StreamConsumer`. Those of which it is settled where to read on."""
         return sorted((p.topic, p.partition) for p in self._places.settled())
 
-    def seek(self, positions: Positions) -> None:
+    def positions(self) -> Positions:
+        """See `StreamConsumer`."""
+        return {(p.topic, p.partition): n for p, n in self._places.settled().items()}
+
+    def topic_ids(self) -> Mapping[str, str]:
+        """See `StreamConsumer`. Empty where the brokers are older than Kafka 2.8."""
+        return self._places.topic_ids()
+
+    def seek(self, positions: Positions, topic_ids: Mapping[str, str] | None = None) -> None:
         """See `StreamConsumer`. A position that is no longer kept becomes the oldest one that is."""
-        self._places.seek(positions)
+        self._places.seek(positions, topic_ids or {})
 
     def commit(self, positions: Positions) -> None:
         """See `StreamConsumer`. Dropped while the group is rearranged or brokers are away: the next one follows."""
         owned = self._places.settled()
-        wanted = {TopicPartition(*p): OffsetAndMetadata(n, "", -1) for p, n in positions.items()}
-        offsets = {p: offset for p, offset in wanted.items() if p in owned}
+        wanted = {TopicPartition(*p): n for p, n in positions.items()}
+        offsets = {p: self._places.offset(p, n) for p, n in wanted.items() if p in owned}
         if offsets:
             with self._getting_over():
                 self._consumer.commit(offsets, timeout_ms=CALL_LIMIT_MS)
