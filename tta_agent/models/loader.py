@@ -85,6 +85,7 @@ def load(
     # channels last halves the time of a convolution on most devices, and whatever follows keeps the layout
     module = module.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     shape = shape or _shape(module)
+    probing.refuse_absurd_sample(shape, "TTA_MODEL__INPUT_SHAPE: the model")
     answer, found = probing.find(module, shape, where, output)
     if classes not in (None, found):
         raise ConfigError(

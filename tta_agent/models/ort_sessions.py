@@ -18,7 +18,7 @@ from tta_agent.models.heap import trim_after
 from tta_agent.models.outputs import LOGITS, ModelOutput, choose
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-_SEVERITY_ERROR = 3
+_SEVERITY_ERROR, _SEVERITY_FATAL = 3, 4
 
 
 class GraphPort(Protocol):
@@ -68,12 +68,12 @@ def open_session(
     try:
         session = _OutputSession(
             graph if isinstance(graph, bytes) else str(graph),
-            _options(threads),
+            _options(threads, quiet=device == "cpu"),
             providers=[provider],
             enable_fallback=0,  # or a failing device silently becomes the CPU
         )
     except Exception as error:  # onnxruntime's errors have no common base
-        raise GraphError(f"{name} cannot be loaded on {device}: {error}") from error
+        raise GraphError(f"{name} cannot be loaded on {device}: {_told(error)}") from error
     if session.get_providers()[0] != provider[0]:
         raise GraphError(
             f"{name} was to run on {device}, but {provider[0]} does not start here.\n"
@@ -118,7 +118,7 @@ def raw_answer(session: Session, x: Array) -> Array:
     try:
         found = session.run(None if name is None else [name], {node.name: feed})[0]
     except Exception as error:  # as above
-        raise GraphError(f"inference on input {list(x.shape)} failed: {error}") from error
+        raise GraphError(f"inference on input {list(x.shape)} failed: {_told(error)}") from error
     return np.asarray(found, dtype=np.float32)
 
 
@@ -204,6 +204,11 @@ class HotSwapSession:
             self._state = _State(state.standby, state.live, None if back else state.live[0])
 
 
+def _told(error: Exception) -> str:
+    """ONNX Runtime's words on one line."""
+    return " ".join(str(error).split())[:300]
+
+
 def _provider(device: str) -> tuple[str, dict[str, str]]:
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
@@ -216,11 +221,12 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
     return "CUDAExecutionProvider", {"device_id": index or "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, *, quiet: bool) -> ort.SessionOptions:
+    """Options of a session; `quiet` where its exceptions tell as much as its log."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _SEVERITY_ERROR
+    options.log_severity_level = _SEVERITY_FATAL if quiet else _SEVERITY_ERROR
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

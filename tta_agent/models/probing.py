@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from tta_agent.models.outputs import LOGITS, ONE_OF, SAID, ModelOutput, choose, 
 
 SINGLE = "logits"  # name of a single output without one
 ROWS = 7
+MOST_VALUES = 1 << 28  # of one sample: 1 GiB
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +103,15 @@ def output_of(module: nn.Module) -> ModelOutput:
     """The output that `find` found for a module, or for that of which it is a copy."""
     hooks = module._forward_hooks.values()
     return next((hook.output for hook in hooks if isinstance(hook, ToLogits)), LOGITS)
+
+
+def refuse_absurd_sample(shape: tuple[int, ...], what: str) -> None:
+    """Raise ConfigError where no model takes samples of such a shape."""
+    if not shape or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+        raise ConfigError(
+            f"{what} takes samples of shape {list(shape)!s:.100}; expected sizes from 1 up, and at most "
+            f"{MOST_VALUES:.0e} values"
+        )
 
 
 @torch.no_grad()

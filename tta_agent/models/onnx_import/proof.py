@@ -22,8 +22,10 @@ from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
 from tta_agent.models.ort_sessions import Session, open_session, raw_answer, session_output
 from tta_agent.models.outputs import ONE_OF, ModelOutput, described
+from tta_agent.models.probing import refuse_absurd_sample
 
 log = logging.getLogger(__name__)
+MOST_BATCH = 4096
 _SAMPLES = 5  # neither of the batch sizes that the module was built from
 
 
@@ -93,6 +95,7 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
         raise ConfigError(f"TTA_MODEL__ONNX={path}: no such file")
     file = read(path)
     shape = _shape(file, shape, path)
+    refuse_absurd_sample(shape, f"TTA_MODEL__ONNX={path}")
     try:
         served = _open(file, output, path)
         if name := session_output(served).name:
@@ -102,6 +105,11 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
         _prove(served, file, module, graph, shape)
     except GraphError as error:
         raise ConfigError(f"TTA_MODEL__ONNX={path}: {error}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # what a file makes torch and numpy raise is not ours to foresee
+        told = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ConfigError(f"TTA_MODEL__ONNX={path} cannot be read into torch: {told};\n{INSTEAD}") from error
     return OnnxModel(module, shape, graph, _folded(module, graph), session_output(served).name)
 
 
@@ -137,6 +145,8 @@ def _shape(file: File, given: tuple[int, ...] | None, path: Path) -> tuple[int, 
 
 
 def _prove(served: Session, file: File, module: nn.Module, graph: Graph, shape: tuple[int, ...]) -> None:
+    if file.batch is not None and not 0 < file.batch <= MOST_BATCH:
+        raise GraphError(f"it insists on batches of {file.batch}; export it with a dynamic batch axis")
     batch = file.batch or _SAMPLES
     calls = 1 if file.batch is None else max(2, -(-_SAMPLES // batch))
     x = np.random.default_rng(0).standard_normal((calls * batch, *shape), dtype=np.float32)

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.models.onnx_import.limits import refuse_absurd
 from tta_agent.models.onnx_import.regular import adaptable, free_batch, lift_constants, own_weights
 
 INSTEAD = "give the model by TTA_MODEL__NAME, or TTA_MODEL__FACTORY, with TTA_MODEL__WEIGHTS instead"
@@ -75,14 +76,22 @@ def read(path: Path) -> File:
     """Read a file and make its graph regular.
 
     Raises:
-        ConfigError: not an ONNX file, or not one float32 input.
+        ConfigError: not an ONNX file, not one float32 input, or sizes that no model has.
     """
     try:
         proto = onnx.load(path)
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
-    except Exception as error:  # a damaged file raises whatever the parser meets first
-        raise ConfigError(f"TTA_MODEL__ONNX={path} cannot be read as an ONNX file: {error}") from None
+        refuse_absurd(proto, path)
+        return _file(proto, path)
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file raises whatever is met first
+        told = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ConfigError(f"TTA_MODEL__ONNX={path} cannot be read as an ONNX file: {told}") from None
+
+
+def _file(proto: onnx.ModelProto, path: Path) -> File:
     graph = proto.graph
     takes = _input(graph, path)
     batch = free_batch(graph, takes)
@@ -108,7 +117,8 @@ def _input(graph: onnx.GraphProto, path: Path) -> onnx.ValueInfoProto:
     held = {item.name for item in graph.initializer}  # old files list them among the inputs
     inputs = [value for value in graph.input if value.name not in held]
     wanted = onnx.TensorProto.FLOAT
-    if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != wanted:
+    axes = [len(value.type.tensor_type.shape.dim) for value in inputs]
+    if axes in ([], [0]) or len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != wanted:
         kinds = ", ".join(
             f"{v.name} {onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type).lower()}" for v in inputs
         )
@@ -150,4 +160,7 @@ def _dtype(number: int) -> torch.dtype | None:
 
 
 def _tensor(item: onnx.TensorProto) -> Tensor:
-    return torch.from_numpy(numpy_helper.to_array(item).copy())
+    try:
+        return torch.from_numpy(numpy_helper.to_array(item).copy())
+    except ValueError as error:
+        raise ValueError(f"tensor {item.name!r} of shape {list(item.dims)}: {error}") from error

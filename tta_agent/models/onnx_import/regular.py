@@ -41,8 +41,10 @@ def free_batch(graph: onnx.GraphProto, takes: onnx.ValueInfoProto) -> int | None
     size = axis.dim_value
     if not size:
         return None
-    for value in (takes, graph.output[0]):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for value in (takes, *graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        if sizes and sizes[0].dim_value == size:
+            sizes[0].dim_param = "batch"
     del graph.value_info[:]
     held = {item.name for item in graph.initializer}
     shapes = {n.input[1] for n in graph.node if n.op_type == "Reshape" and n.input[0] not in held}
@@ -65,10 +67,11 @@ def _open(shape: onnx.TensorProto, size: int) -> onnx.TensorProto:
 def lift_constants(graph: onnx.GraphProto) -> None:
     """Turn `Identity` of an initializer, and floats in a Constant node, into initializers of that name."""
     held = {item.name: item for item in graph.initializer}
+    answers = {value.name for value in graph.output}
     kept = []
     for node in graph.node:
         tensor = None
-        if node.op_type == "Identity" and node.output[0] != graph.output[0].name:
+        if node.op_type == "Identity" and node.output[0] not in answers:
             tensor = held.get(node.input[0])
         elif node.op_type == "Constant" and node.attribute[0].name == "value":
             tensor = node.attribute[0].t if adaptable(node.attribute[0].t) else None
