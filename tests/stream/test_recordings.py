@@ -282,7 +282,7 @@ def test_a_part_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> N
     inside.rename(outside)
     part.unlink()
     part.symlink_to(outside)
-    with pytest.raises(ConfigError, match=r"part-00000\.parquet: a link that leads out"):
+    with pytest.raises(ConfigError, match=r"part-00000\.parquet: damaged part: a link that leads out"):
         list(Recording.open(folder))
     moved = tmp_path / "linked"
     part.unlink()

@@ -32,6 +32,7 @@ from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
+from tta_agent.stream.holdout import secret_of
 from tta_agent.stream.factory import open_codec, open_producer, open_source
 from tta_agent.stream.outbox import Outbox
 from tta_agent.stream.router import RecordRouter
@@ -74,9 +75,8 @@ def agent(
     """
     stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
     telemetry, producer = open_telemetry(settings), open_producer(settings, list(_written(settings)))
-    return assemble(
-        settings, source, stream, producer, _driver(settings, source.output.name), telemetry, fence=fence
-    )
+    driver, salt = _driver(settings, source.output.name), secret_of(settings.store.path)
+    return assemble(settings, source, stream, producer, driver, telemetry, fence=fence, salt=salt)
 
 
 def open_telemetry(settings: Settings) -> Telemetry:
@@ -109,6 +109,7 @@ def assemble(
     observer: Callable[[Batch, StepResult], None] | None = None,
     threaded: bool = True,
     fence: Callable[[], None] = lambda: None,
+    salt: bytes = b"",
 ) -> Agent:
     """The agent around parts that are already open (replay and tests bring their own).
 
@@ -119,6 +120,7 @@ def assemble(
         observer: called with each batch and its result.
         threaded: stages in threads of their own; False calls them directly.
         fence: as in `agent`.
+        salt: of the hold-out; a replay has none, so that it can be repeated.
     """
     s, journal, signals = settings, EventLog(settings.store.path), Signals()
     codec = codec or open_codec(s, source.output.name)
@@ -128,12 +130,12 @@ def assemble(
     outbox = Outbox(producer, _written(s), telemetry.dropped, close_timeout_s=LAST_WORDS_S, threaded=threaded)
     rollout = make_rollout(
         s, source, template, registry, driver, outbox, telemetry, journal,
-        fingerprint=fingerprint(source.module), clock=clock,
+        fingerprint=fingerprint(source.module), clock=clock, salt=salt,
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
         _when_up(rollout.served, s.swap.timeout_s)
     learner = LearnerStage(
-        RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock),
+        RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock, salt),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         make_adaptation(settings, source, telemetry),
         telemetry,

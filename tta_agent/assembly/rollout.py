@@ -55,11 +55,13 @@ def make_rollout(
     *,
     fingerprint: str,
     clock: Callable[[], float],
+    salt: bytes = b"",
 ) -> RolloutController:
     """Everything between a candidate and the server.
 
     Args:
         fingerprint: of the deployed weights; calibration and rehearsals of others do not count.
+        salt: of the draw of records whose label is requested.
 
     Raises:
         ConfigError: a gate, detector, window, anchor set or address that does not fit.
@@ -107,7 +109,7 @@ def make_rollout(
         limits,
         approval,
         monitor,
-        WantedLabels(_requests(s, producer, telemetry), clock),
+        WantedLabels(_requests(s, producer, telemetry, salt), clock, salt),
         telemetry,
         PromotionRules(s.gate.patience_records, s.watch.guarded_ttl_s),
         frozen=inbox.frozen,
@@ -168,7 +170,7 @@ def _hooks(s: Settings, telemetry: Telemetry) -> Hooks | None:
     return Hooks(*urls, timeout_s=s.http.timeout_s, dropped=telemetry.dropped) if any(urls) else None
 
 
-def _requests(s: Settings, producer: Producer, telemetry: Telemetry) -> LabelRequester | None:
+def _requests(s: Settings, producer: Producer, telemetry: Telemetry, salt: bytes) -> LabelRequester | None:
     labels = s.labels
     if not labels.requests_per_day:
         return None
@@ -178,7 +180,7 @@ def _requests(s: Settings, producer: Producer, telemetry: Telemetry) -> LabelReq
         else to_file(s.store.path / "label-requests.jsonl", telemetry.dropped)
     )
     limits = {"per_day": labels.requests_per_day, "uniform": labels.requests_uniform}
-    return LabelRequester(write, **limits, bucket_s=labels.bucket_s)  # type: ignore[arg-type]
+    return LabelRequester(write, **limits, bucket_s=labels.bucket_s, salt=salt)  # type: ignore[arg-type]
 
 
 def _encoder(s: Settings) -> Callable[[LabelRequest], Message]:

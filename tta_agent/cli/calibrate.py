@@ -106,10 +106,12 @@ def _asked(settings: Settings, source: DeployedModel, folder: Path, records: int
 
     from tta_agent.evaluation.calibration import Answers, ask, find_sigma, jittered
     from tta_agent.stream.batcher import held_out
+    from tta_agent.stream.holdout import secret_of
     from tta_agent.stream.recordings.reader import Recording
 
     tape = Recording.open(folder)
-    rows = (row for row in tape if not held or held_out(row.key, settings.select.holdout))
+    share, salt = settings.select.holdout, secret_of(settings.store.path) if held else b""
+    rows = (row for row in tape if not held or held_out(row.key, share, salt))
     wanted = islice(rows, records)
     first = list(islice(wanted, FIRST))
     if not first:

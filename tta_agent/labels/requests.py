@@ -61,11 +61,19 @@ class LabelRequester:
         per_day: requests in any 24 hours, at most.
         uniform: share of records drawn at random, by a hash of the id: replicas draw the same.
         bucket_s: one request for each entity and stretch of this length; 0: no such limit.
+        salt: of the draw, see `drawn`.
     """
 
     def __init__(
-        self, write: Writer, *, per_day: int = 200, uniform: float = 0.01, bucket_s: float = 60.0
+        self,
+        write: Writer,
+        *,
+        per_day: int = 200,
+        uniform: float = 0.01,
+        bucket_s: float = 60.0,
+        salt: bytes = b"",
     ) -> None:
+        self._salt = salt
         self._write, self._per_day, self._uniform, self._bucket_s = write, per_day, uniform, bucket_s
         self._most = max(AT_ONCE * per_day, 1.0)
         self._tokens, self._filled_s = self._most, 0.0
@@ -98,7 +106,7 @@ class LabelRequester:
         self, record: Record, serving: int, candidate: int | None, now_s: float
     ) -> tuple[LabelRequest, Record] | None:
         differs = candidate is not None and candidate != serving
-        if not differs and not drawn(record.id, self._uniform):
+        if not differs and not drawn(record.id, self._uniform, self._salt):
             return None
         reason: Reason = "disagreement" if differs else "uniform"
         other = None if candidate is None else int(candidate)
@@ -140,9 +148,13 @@ class LabelRequester:
         self._asked = OrderedDict.fromkeys((name, number) for name, number in state["asked"])
 
 
-def drawn(id: str, share: float) -> bool:
-    """Whether the id belongs to the uniform sample; independent of the hold-out."""
-    digest = hashlib.blake2b(id.encode(), digest_size=8, person=b"tta-wishes").digest()
+def drawn(id: str, share: float, salt: bytes = b"") -> bool:
+    """Whether the id belongs to the uniform sample; independent of the hold-out.
+
+    Args:
+        salt: secret, so that no client can choose an id that is drawn.
+    """
+    digest = hashlib.blake2b(id.encode(), digest_size=8, key=salt, person=b"tta-wishes").digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 

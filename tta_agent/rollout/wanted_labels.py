@@ -25,10 +25,13 @@ class WantedLabels:
     Args:
         requests: makes the requests within their budget, or None.
         clock: seconds since the epoch, as the stream counts them.
+        salt: of the draw, see `drawn`.
     """
 
-    def __init__(self, requests: LabelRequests | None, clock: Callable[[], float] = time.time) -> None:
-        self.requests, self._clock = requests, clock
+    def __init__(
+        self, requests: LabelRequests | None, clock: Callable[[], float] = time.time, salt: bytes = b""
+    ) -> None:
+        self.requests, self._clock, self._salt = requests, clock, salt
 
     def consider(self, batch: BatchPredictions, rows: Sequence[Row], baseline: Session | None) -> None:
         """Request labels for some of these records.
@@ -43,7 +46,7 @@ class WantedLabels:
         if baseline:
             before = batch.by(baseline, [record.id for record in records]).argmax(1).tolist()
             others = tuple(
-                was if other in (now, None) and drawn(record.id, BAKED) else other
+                was if other in (now, None) and drawn(record.id, BAKED, self._salt) else other
                 for (record, now, other), was in zip(rows, before, strict=True)
             )
         self.requests.consider(records, serving, others, self._clock())

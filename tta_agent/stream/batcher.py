@@ -83,7 +83,11 @@ class Batcher:
         return batch
 
 
-def held_out(key: str, share: float) -> bool:
-    """Whether an entity is held out for the gates. By hash: the same on every replica and after every restart."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+def held_out(key: str, share: float, salt: bytes = b"") -> bool:
+    """Whether an entity is held out for the gates. By hash: the same on every replica and after every restart.
+
+    Args:
+        salt: secret of the store, `stream.holdout`, so that no client can choose; empty where there is no store.
+    """
+    digest = hashlib.blake2b(key.encode(), digest_size=8, key=salt).digest()
     return int.from_bytes(digest, "big") < share * 2**64

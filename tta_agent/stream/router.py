@@ -44,12 +44,19 @@ class RecordRouter:
         holdout: share of entities that only the gates see.
         max_age_s: older samples serve neither learning nor evaluation.
         clock: seconds since the epoch.
+        salt: of the hold-out's hash, see `held_out`.
     """
 
     def __init__(
-        self, join: LabelJoiner, holdout: float, max_age_s: float, clock: Callable[[], float] = time.time
+        self,
+        join: LabelJoiner,
+        holdout: float,
+        max_age_s: float,
+        clock: Callable[[], float] = time.time,
+        salt: bytes = b"",
     ) -> None:
         self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
+        self._salt = salt
         self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()
         self._told = False
 
@@ -109,7 +116,7 @@ class RecordRouter:
             self._label(early, out)
         if self._clock() - record.time_s > self._max_age_s:
             out.dropped["stale"] += 1
-        elif held_out(record.key, self._holdout):
+        elif held_out(record.key, self._holdout, self._salt):
             out.held.append(record)
         else:
             out.teach.append(record)
