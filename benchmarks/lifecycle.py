@@ -29,7 +29,6 @@ from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings import env
 from tta_agent.stream import factory
 from tta_agent.stream.batcher import held_out
-from tta_agent.stream.holdout import secret_of
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.holdout import secret_of
 from tta_agent.telemetry.facade import Telemetry
