@@ -152,3 +152,10 @@ def test_the_oldest_of_sixteen_blocks_is_followed_and_none_before():
     assert np.array_equal(regime.blocks[-1], latest[0])
     regime.follow(latest)
     assert np.array_equal(regime.blocks[-1], latest[1])
+
+
+def test_rounding_of_probabilities_is_no_change():
+    z = np.random.default_rng(0).normal(0, 3, (500, 10)).astype(np.float32)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    features = BlockMeans().features(np.log(p), np.zeros((500, 1, 4, 4)))
+    assert (features[:, FEATURES.index("energy")] == 0).all()

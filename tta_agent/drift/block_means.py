@@ -23,6 +23,7 @@ from tta_agent.drift.regime import ENOUGH, FITTING, KEPT, LEFT, SPANS, DataRegim
 from tta_agent.scoring.distributions import energy, entropy
 
 BLOCK = 8  # records
+ROUNDING = 1e-5  # energies below it
 LONGER = (*SPANS, 32, 64)  # blocks looked at together for changes of what arrives
 FEATURES = ("entropy", "energy", "mean", "deviation", "roughness")
 
@@ -49,11 +50,14 @@ class BlockMeans:
     def features(self, logits: Array, x: Array) -> Array:
         """Entropy and energy of the source's logits [n, C]; mean, deviation and roughness of the inputs; [n, 5].
 
-        Roughness is the mean distance of neighbours along the last axis: noise raises it, blur lowers it.
+        Roughness is the mean distance of neighbours along the last axis: noise raises it, blur lowers it. The energy
+        of a model that answers probabilities is 0, but for rounding, which would look like a change.
         """
         z, flat = np.asarray(logits, np.float64), x.reshape(len(x), -1)
         rough = np.abs(np.diff(x, axis=-1)).reshape(len(x), -1).mean(1) if x.shape[-1] > 1 else flat.mean(1)
-        return np.stack([entropy(softmax(z)), energy(z), flat.mean(1), flat.std(1), rough], 1)
+        sharp = energy(z)
+        sharp[np.abs(sharp) < ROUNDING] = 0.0
+        return np.stack([entropy(softmax(z)), sharp, flat.mean(1), flat.std(1), rough], 1)
 
     def regime(self, blocks: ArrayLike) -> DataRegime:
         """A regime of these blocks [k, d]."""
