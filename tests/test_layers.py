@@ -28,7 +28,7 @@ HOMES = {
     "fsspec": ("tta_agent.registry",),
     "sklearn": ("tta_agent.evaluation.rehearsed",),
     "matplotlib": ("tta_agent.demo.picture",),
-    "sqlite3": ("tta_agent.core.sqlite", "tta_agent.stream.embedded.consumer"),
+    "sqlite3": ("tta_agent.core.sqlite", "tta_agent.stream.embedded.consumer", "tta_agent.cli.failures"),
     "torch_ttt": ("tta_agent.bench.peers",),
     "timm": ("tta_agent.models.loader",),
     "jinja2": ("tta_agent.reports",),

@@ -33,7 +33,6 @@ from tta_agent.labels.requests import LabelRequester
 from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.cadence import Cadence
-from tta_agent.pipeline.learner import LearnerStage
 from tta_agent.pipeline.stages import ThreadedStage
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rollout.approval import Approval
@@ -344,7 +343,6 @@ ROWS = [
         "{folder}/data.npz",
         lambda b: len(copy.load_source_info(b.settings, b.source).inputs) == 24,
     ),
-    Row("model.check_served", "false", held(LearnerStage, None)),
     Row("model.served_as", "other", lambda b: b.one(Driver).server.model == "other", AUTO),
     Row("model.check_served", "false", lacks(ServedCheck)),
     Row("model.device", "cuda:63", refused("cuda:63", lambda b: b.source)),
@@ -395,7 +393,7 @@ ROWS = [
     ),
     Row("adapt.batch_size", "33", held(Batcher, 33)),
     Row("adapt.max_wait_s", "3.5", held(Batcher, 3.5)),
-    Row("adapt.window", "48", has(Window)),
+    Row("adapt.window", "48", held(Window, 48)),
     Row("adapt.precision", "bfloat16", of_precision),
     Row("adapt.memory", "0.37", of_memory),
     Row("schedule.schedules", '["periodic_reset"]', has(PeriodicReset)),
@@ -467,7 +465,11 @@ ROWS = [
     Row("serve.workers", "5", of_server(lambda _, named: named["threads"] == 5)),
     Row("serve.tap", "false", of_server(lambda _, named: named["tap"] is None)),
     Row("serve.token", "s3", of_server(lambda _, named: named["token"] == "s3")),
-    Row("serve.hosts", "here.example", of_server(lambda _, named: named["hosts"].fault("here.example") is None)),
+    Row(
+        "serve.hosts",
+        "here.example",
+        of_server(lambda _, named: named["hosts"].fault("here.example") is None),
+    ),
     Row("serve.connections", "99", of_address(3, 99)),
     Row("serve.max_batch", "12", of_server(lambda _, named: named["max_batch"] == 12)),
     Row("serve.body_bytes", "2000000", of_server(lambda _, named: named["memory_bytes"] == 2_000_000)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,3 +55,8 @@ def _layers(tensors: dict[str, Any] | None) -> None:
         table.add_row(row["layer"], str(row["tensors"]), f"{row['distance']:.4g}", f"{row['of']:.4g}")
     console.print(f"tensors: {tensors['differ']} differ; the layers that moved furthest:")
     console.print(table)
+
+
+def pins(numbers: list[int], as_json: bool) -> str:
+    """The pinned versions, for people or as JSON."""
+    return json.dumps({"pinned": numbers}) if as_json else f"pinned: {', '.join(map(str, numbers)) or 'none'}"

@@ -132,7 +132,7 @@ def pin(name: Name, as_json: Json = False) -> None:
     """Keep a version's graph, whatever retention says."""
     registry = _registry()
     registry.pin(registry.number_of(name))
-    _pins(registry, as_json)
+    print(version_tables.pins(registry.pinned(), as_json))
 
 
 @versions.command()
@@ -140,7 +140,7 @@ def unpin(name: Name, as_json: Json = False) -> None:
     """Leave a version to retention again."""
     registry = _registry()
     registry.unpin(registry.number_of(name))
-    _pins(registry, as_json)
+    print(version_tables.pins(registry.pinned(), as_json))
 
 
 @versions.command()
@@ -223,9 +223,8 @@ def _shown(numbers: list[int]) -> Any:
 
 
 def _settings() -> Settings:
-    settings = env.load()
-    process.budget(settings.model.threads)
     logging.basicConfig(level=logging.WARNING)
+    process.budget((settings := env.load()).model.threads)
     return settings
 
 
@@ -247,8 +246,3 @@ def _write(registry: ModelRegistry, number: int, out: Path) -> int:
 
 def _serves(number: int, as_json: bool) -> None:
     print(json.dumps({"serving": number})) if as_json else console.print(f"version {number} serves now")
-
-
-def _pins(registry: ModelRegistry, as_json: bool) -> None:
-    pinned = registry.pinned()
-    print(json.dumps({"pinned": pinned}) if as_json else f"pinned: {', '.join(map(str, pinned)) or 'none'}")
