@@ -12,6 +12,7 @@ from typing import Any
 
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.core.redact import without_user
 from tta_agent.core.types import SourceInfo
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.rollout.limits import RolloutLimits
@@ -127,7 +128,7 @@ def _driver(settings: Settings) -> None:
         _known("drivers", [swap.driver], "TTA_SWAP__OPTIONS", swap.options)
         open_driver(settings).close()
     if swap.driver == "oip" and not swap.url.startswith(("http://", "https://")):
-        raise ConfigError(f"TTA_SWAP__URL={swap.url}: expected http://host:port or https://host:port")
+        raise ConfigError(f"TTA_SWAP__URL={without_user(swap.url)}: expected http://host:port or https://host:port")
 
 
 def _made(

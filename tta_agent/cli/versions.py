@@ -14,6 +14,7 @@ from tta_agent.cli import version_tables
 from tta_agent.core import process
 from tta_agent.core.errors import RegistryError
 from tta_agent.core.os_errors import describe
+from tta_agent.core.redact import without_user
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def promote(
     settings = _settings()
     number = _registry(settings).number_of(name)
     if not yes:
-        typer.confirm(f"Put version {number} into {settings.swap.url}?", abort=True, err=True)
+        typer.confirm(f"Put version {number} into {without_user(settings.swap.url)}?", abort=True, err=True)
     from tta_agent.control import manual
 
     _serves(manual.promote(settings, number, force=force), as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.redact import without_user
 from tta_agent.demo.processes import answers
 from tta_agent.demo.traffic import Traffic, TrafficPlan, make_workload, window
 from tta_agent.models.ort_sessions import open_session
@@ -53,7 +54,8 @@ def _wait_for(url: str) -> None:
     until_s = time.monotonic() + SERVER_WITHIN_S
     while not answers(url):
         if time.monotonic() > until_s:
-            raise ConfigError(f"no model server answers at TTA_SWAP__URL={url}; start one: tta-agent serve")
+            where = f"TTA_SWAP__URL={without_user(url)}"
+            raise ConfigError(f"no model server answers at {where}; start one: tta-agent serve")
         time.sleep(0.5)
 
 

@@ -36,7 +36,8 @@ class Store:
         url = url.rstrip("/")
         self.where = without_user(url)
         self._lock = threading.Lock()
-        self._fs, self._root = _open(url)
+        with self._telling():
+            self._fs, self._root = _open(url)
         self._recent: tuple[float, bytes] | None = None  # aliases: the agent asks for them at every step
         self._last: bytes | None = None  # and goes on with these while the store does not answer
         self._mine = threading.local()  # `names` and `writes`, while this thread is in `glance` or `lock`

@@ -22,7 +22,9 @@ def _is_web_address(url: SecretUrl) -> SecretUrl:
     return url
 
 
-WebhookUrl: TypeAlias = Annotated[SecretUrl, AfterValidator(_is_web_address)]
+WebhookUrl: TypeAlias = Annotated[
+    SecretUrl, AfterValidator(_is_web_address), PlainSerializer(str, return_type=str, when_used="json")
+]
 Address: TypeAlias = Annotated[str, PlainSerializer(without_user, return_type=str, when_used="json")]
 
 
