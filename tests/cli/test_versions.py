@@ -49,6 +49,12 @@ def registry(tmp_path, monkeypatch):
     return registry
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    """Tables are cut to the terminal's width, which depends on who runs the tests."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def tta(*words):
     """What the command prints; what it raises is raised."""
     done = CliRunner().invoke(app, ["versions", *map(str, words)])
