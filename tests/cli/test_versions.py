@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.registry.test_registry import GOLDEN, graph
+from tta_agent.cli import version_tables
 from tta_agent.cli.main import app
 from tta_agent.core.errors import RegistryError
 from tta_agent.core.types import GateResult
@@ -30,7 +31,7 @@ def registry(tmp_path, monkeypatch):
     """0 source; 1 certified, served and taken back; 2 rejected; 3 certified, serves; 4 under test."""
     monkeypatch.setenv("TTA_STORE__PATH", str(tmp_path / "store"))
     monkeypatch.setenv("TTA_SWAP__DRIVER", "none")
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(version_tables.console, "width", 200)
     registry = open_registry(env.load())
     registry.ensure_source("model-a", lambda: (graph(), GOLDEN))
     for number in (1, 2, 3):
@@ -52,7 +53,7 @@ def registry(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     """Tables are cut to the terminal's width, which depends on who runs the tests."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(version_tables.console, "width", 200)
 
 
 def tta(*words):
