@@ -154,17 +154,48 @@ def test_partitions_that_are_added_while_nobody_reads(topics: Topics) -> None:
     assert keys(take(second, 200)) == some_keys(200)
 
 
+def commit_by_hand(topics: Topics, note: str) -> None:
+    """The group commits the beginning of partition 0, and nothing else."""
+    member = KafkaConsumer(
+        bootstrap_servers=topics.address, group_id=f"{topics.name}-agents", enable_auto_commit=False
+    )
+    member.assign([TopicPartition(topics.name, 0)])
+    member.commit({TopicPartition(topics.name, 0): OffsetAndMetadata(0, note, -1)})
+    member.close()
+
+
 @pytest.mark.kafka
 def test_a_group_of_an_older_agent_passes_over_nothing(topics: Topics) -> None:
     """It committed what it had read, and nothing else: it is not known where it was in the other partitions."""
     topics.put(*some_keys(40))
-    old = KafkaConsumer(
-        bootstrap_servers=topics.address, group_id=f"{topics.name}-agents", enable_auto_commit=False
-    )
-    old.assign([TopicPartition(topics.name, 0)])
-    old.commit({TopicPartition(topics.name, 0): OffsetAndMetadata(0, "", -1)})
-    old.close()
+    commit_by_hand(topics, "")
     assert keys(take(topics.source(), 40)) == some_keys(40)
+
+
+@pytest.mark.kafka
+def test_a_member_that_begins_beside_another_begins_at_the_end(topics: Topics) -> None:
+    """The other has been in all of today's partitions, and noted it: none of them was added."""
+    topics.put(*some_keys(40))
+    other = topics.source()
+    joined(other)
+    note = other._places.offset(TopicPartition(topics.name, 0), 0).metadata
+    other.close()
+    topics._admin.delete_group_offsets(
+        f"{topics.name}-agents", [TopicPartition(topics.name, n) for n in range(4)]
+    )
+    commit_by_hand(topics, note)
+    source = topics.source()
+    found = poll_for(source, 2.0)
+    topics.put("one")
+    assert {record.partition for record in found} == {0}
+    assert keys(take(source, 1)) == ["one"]
+
+
+def poll_for(source: StreamConsumer, seconds: float) -> list[RawRecord]:
+    found, until_s = [*source.poll(LIMIT_S)], time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        found += source.poll(0.2)
+    return found
 
 
 @pytest.mark.kafka
@@ -215,8 +246,23 @@ def test_records_that_were_pruned_unread_are_no_reason_to_go_to_the_end(topics: 
     cut = {TopicPartition(*p): n + 5 for p, n in positions.items()}
     topics._admin.delete_records(cut)
     second = topics.source()
-    second.seek({p: n for p, n in positions.items()})
+    second.seek(positions)
     assert len(take(second, 100 - 5 * PARTITIONS)) == 80
+
+
+@pytest.mark.kafka
+def test_records_that_are_pruned_while_the_member_is_paused(topics: Topics) -> None:
+    source = topics.source()
+    joined(source)
+    topics.put("one")
+    take(source, 1)
+    source.pause()
+    source.poll(0.2)
+    topics.put(*some_keys(600))
+    ends_now = topics._admin.list_partition_offsets({TopicPartition(*p): -1 for p in source.positions()})
+    topics._admin.delete_records({p: found.offset - 5 for p, found in ends_now.items()})
+    source.resume()
+    assert len(take(source, 5 * PARTITIONS)) == 20
 
 
 # -- the embedded log only -----------------------------------------------------------------------------------------
