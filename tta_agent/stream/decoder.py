@@ -17,6 +17,7 @@ from tta_agent.models.outputs import ModelOutput
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 1000  # characters of an error that are logged and travel to the dead-letter topic
 PORTION_BYTES = 4 << 20  # of decoded items that are handed on at once
+UNREADABLE = "tta_unreadable"  # header of a record that stands for others, with the reason
 INTERNAL = "internal"  # reason of records that a codec stumbled over without a DecodeError
 
 
@@ -67,6 +68,8 @@ class Decoder:
 
     def _one(self, raw: RawRecord) -> Sequence[Record | Label]:
         try:
+            if raw.headers[:1] and raw.headers[0][0] == UNREADABLE:
+                raise DecodeError("unreadable", raw.headers[0][1].decode(errors="backslashreplace"))
             found = [*self._codec.decode(raw, self._shape, self._classes)]
             for item in found:
                 self._check(item)

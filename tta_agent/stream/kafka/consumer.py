@@ -16,6 +16,7 @@ from tta_agent.stream.kafka.cause import LastCause, unreachable
 from tta_agent.stream.kafka.client import CONNECT_TIMEOUT_S, connect, ensure_topics, is_transient
 from tta_agent.stream.kafka.places import Places
 from tta_agent.stream.kafka.producer import KafkaStreamProducer
+from tta_agent.stream.kafka.tolerant import tolerate
 
 __all__ = ["KafkaStreamConsumer", "KafkaStreamProducer", "ensure_topics"]
 
@@ -63,6 +64,7 @@ class KafkaStreamConsumer:
         self._consumer = connect(
             KafkaConsumer, bootstrap_servers, own, client_options or {}, connect_timeout_s
         )
+        tolerate(self._consumer)
         self._places = Places(self._consumer, start)
         self._cause = LastCause().__enter__()
         self._heard_s = time.monotonic()
