@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -183,6 +184,18 @@ def test_probes_have_a_listener_of_their_own_and_it_tells_nothing_else(tmp_path:
         assert httpx.get(f"{probes}/readyz", trust_env=False).json() == {"ready": True}
         assert httpx.get(f"{probes}/v1/status", trust_env=False).status_code == 404
         assert httpx.post(f"{probes}/v1/reset", json={}, trust_env=False).status_code == 404
+
+
+def test_a_flood_does_not_end_the_probes(tmp_path: Path) -> None:
+    """A liveness probe that fails would restart the agent."""
+    with interface(tmp_path, health_port=0) as found, ExitStack() as stack:
+        for server in found.servers:
+            for _ in range(150):
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: ")
+        for server in found.servers:
+            for _ in range(5):
+                assert httpx.get(f"{server.url}/healthz", timeout=20, trust_env=False).is_success
 
 
 def test_probes_alone_are_enough(tmp_path: Path) -> None:

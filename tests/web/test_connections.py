@@ -213,6 +213,23 @@ def test_a_client_that_does_not_read_is_left() -> None:
         eventually(lambda: not world.connections())
 
 
+def test_answers_that_nobody_reads_do_not_take_the_memory() -> None:
+    asked = WHOLE.replace(b"GET /", b"GET /large", 1)
+    with world_of(Limits(unread_bytes=80 << 20)) as world:
+        clients = []
+        for _ in range(8):
+            clients.append(world.client(asked))
+            clients[-1].recv(1000)
+        eventually(lambda: len(world.connections()) == 2)
+        assert len(heard(clients[0])) < 32 << 20
+        last = clients[-1]
+        size = 0
+        while size < (32 << 20) - 1000:
+            size += len(last.recv(1 << 20))
+    with world_of(Limits(unread_bytes=1)) as world:
+        assert len(world.get("/large").text) == 32 << 20, "a single one is no flood"
+
+
 def test_requests_one_after_the_other_and_at_once_are_answered() -> None:
     with world_of(Limits(head_s=0.2)) as world:
         with httpx.Client(base_url=world.server.url, timeout=10, trust_env=False) as http:

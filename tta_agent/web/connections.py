@@ -30,12 +30,14 @@ class Limits:
         per_client: open ones of one address.
         head_s: longest wait for the head of a request, from the start of the connection or its first byte.
         write_s: longest wait for a client that does not read its answer.
+        unread_bytes: of answers that clients have not read, in all.
     """
 
     connections: int = 512
     per_client: int = 256
     head_s: float = 10.0
     write_s: float = 30.0
+    unread_bytes: int = 256 << 20
 
     @classmethod
     def of(cls, connections: int) -> Limits:
@@ -72,6 +74,14 @@ class Connections:
         self._by_client.setdefault(new.address, set()).add(new)
         self._count += 1
         return True
+
+    def on_unread(self, new: LimitedProtocol) -> None:
+        """Keep unread answers within the limit: the connection that has been waited for longest goes first."""
+        unread = {one for one in set().union(*self._by_client.values()) if one.unread_bytes}
+        while sum(one.unread_bytes for one in unread) > self.limits.unread_bytes and unread - {new}:
+            oldest = min(unread - {new}, key=lambda one: one.since_s)
+            unread.remove(oldest)
+            oldest.drop()
 
     def remove(self, old: LimitedProtocol) -> None:
         """Forget a connection. Idempotent."""
@@ -118,6 +128,11 @@ class LimitedProtocol(H11Protocol):
             return ConnectionPhase.HEAD
         return ConnectionPhase.BODY if self.cycle.more_body else ConnectionPhase.BUSY
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of answers that the client has not read."""
+        return self.transport.get_write_buffer_size()
+
     def drop(self) -> None:
         """Close at once, whatever is on its way."""
         self._open.remove(self)
@@ -153,6 +168,7 @@ class LimitedProtocol(H11Protocol):
         """Begin to wait for a client that does not read."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(self._open.limits.write_s, self.drop)
+        self._open.on_unread(self)
 
     def resume_writing(self) -> None:
         """The client reads."""
