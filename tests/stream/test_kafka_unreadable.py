@@ -55,3 +55,16 @@ def told(record: RawRecord) -> None:
     assert "cannot be read: [Error 2] CorruptRecordError" in decoder.first
     letter = dead_letter(record, DecodeError("unreadable", decoder.first))
     assert dict(letter[2])["tta_unreadable"].startswith(b"records ")
+
+
+@pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
+def test_every_compression_of_kafka_is_read(kafka: str, codec: str | None) -> None:
+    topic = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(kafka, [topic], PARTITIONS)
+    producer = KafkaStreamProducer(kafka, client_options={"compression_type": codec})
+    for i in range(20):
+        producer.send(topic, b"%d" % i, b"v" * 1000)
+    producer.close()
+    consumer = KafkaStreamConsumer(kafka, [topic], topic, start="earliest")
+    assert {record.value for record in take(consumer, 20)} == {b"v" * 1000}
+    consumer.close()

@@ -12,10 +12,9 @@ from tta_agent.stream.decoder import UNREADABLE
 
 
 def tolerate(consumer: Any) -> None:
-    """Have a consumer hand out one record in place of those of a batch that cannot be read, with the reason in a header.
+    """Have a consumer hand out one record for those of a batch that cannot be read, with the reason in a header.
 
-    The client would raise, and then turn in circles. A batch is written by one producer at once: nobody else's records
-    are in there.
+    The client would raise, and then turn in circles. One producer writes a batch: nobody else's records are in there.
     """
     consumer._fetcher.PartitionRecords = _PartitionRecords
 
