@@ -28,17 +28,22 @@ def settings(tmp_path, monkeypatch):
     }
     for name, value in {**given, "TTA_STORE__PATH": str(tmp_path / "store")}.items():
         monkeypatch.setenv(name, value)
+    send(range(96))
+    return env.load()
+
+
+def send(rows):
+    """Records that the demo's net answers."""
     with torch.no_grad():
-        x = worlds.images(6000)[0][:96]
+        x = worlds.images(6000)[0][rows.start : rows.stop]
         answers = worlds.fashion_answering("logits")(torch.from_numpy(x)).numpy()
     producer = factory.open_producer(env.load())
-    for i in range(96):
+    for i, sample, answer in zip(rows, x, answers, strict=True):
         event = CloudEvents().encode_inference(
-            f"r{i}", x[i : i + 1], answers[i : i + 1], None, source="s", model="m", time_s=time.time()
+            f"r{i}", sample[None], answer[None], None, source="s", model="m", time_s=time.time()
         )
         producer.send("inference", *event)
     producer.close()
-    return env.load()
 
 
 @pytest.fixture
@@ -83,3 +88,18 @@ def test_the_check_can_be_turned_off(settings, others, monkeypatch):
     monkeypatch.setenv("TTA_MODEL__CHECK_SERVED", "false")
     settings = env.load()
     assert rounds(build.agent(settings, build.load_source(settings)))
+
+
+def test_nothing_is_learnt_before_enough_answers_have_come(settings, tmp_path, monkeypatch):
+    for name, value in {
+        "TTA_STORE__PATH": str(tmp_path / "few"), "TTA_ADAPT__BATCH_SIZE": "2", "TTA_ADAPT__MAX_WAIT_S": "0.1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    send(range(7))
+    agent = build.agent(env.load(), build.load_source(env.load()))
+    with Running(agent):
+        until(lambda: agent.learner.routed_total["held_out"] + len(agent.learner.batcher.waiting()) >= 7)
+        time.sleep(0.5)
+        assert agent.learner.adaptation.rounds == 0
+        send(range(7, 9))
+        until(lambda: agent.learner.adaptation.rounds > 0)

@@ -75,6 +75,16 @@ def test_batches_by_size_and_age():
     assert full.x.shape == (3, 1, 2, 2)
 
 
+def test_batches_that_were_put_back_come_again_in_their_order_and_size():
+    batcher, clock = Batcher(3, 2.0), lambda: 10.0
+    records = [record(i) for i in range(11)]
+    batcher.put_back(batcher.full(records[:8], clock))
+    assert [r.offset for r in batcher.waiting()] == list(range(8))
+    again = batcher.full(records[8:10], clock)
+    assert [[r.offset for r in batch.records] for batch in again] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert [r.offset for r in batcher.waiting()] == [9]
+
+
 def test_what_was_dealt_with_is_known_after_any_number_of_restarts():
     waiting, identity = {("t", 0): 1}, record(2).identity
     first = sorter()
