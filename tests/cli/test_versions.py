@@ -186,7 +186,9 @@ def test_verify_finds_an_alias_that_was_edited(registry):
     path = registry.folder / "aliases.json"
     before = path.read_bytes()
     path.write_text(json.dumps({**json.loads(before), "serving": 4}))
-    with pytest.raises(RegistryError, match=r"aliases\.json: serving is version 4, which is still under test"):
+    with pytest.raises(
+        RegistryError, match=r"aliases\.json: serving is version 4, which is still under test"
+    ):
         tta("verify")
     path.write_bytes(before)
     assert json.loads(tta("verify", "--json"))["damaged"] == {}

@@ -32,8 +32,8 @@ from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
-from tta_agent.stream.holdout import secret_of
 from tta_agent.stream.factory import open_codec, open_producer, open_source
+from tta_agent.stream.holdout import secret_of
 from tta_agent.stream.outbox import Outbox
 from tta_agent.stream.router import RecordRouter
 from tta_agent.telemetry.event_log import EventLog

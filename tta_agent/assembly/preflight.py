@@ -128,7 +128,9 @@ def _driver(settings: Settings) -> None:
         _known("drivers", [swap.driver], "TTA_SWAP__OPTIONS", swap.options)
         open_driver(settings).close()
     if swap.driver == "oip" and not swap.url.startswith(("http://", "https://")):
-        raise ConfigError(f"TTA_SWAP__URL={without_user(swap.url)}: expected http://host:port or https://host:port")
+        raise ConfigError(
+            f"TTA_SWAP__URL={without_user(swap.url)}: expected http://host:port or https://host:port"
+        )
 
 
 def _made(

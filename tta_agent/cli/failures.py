@@ -30,7 +30,9 @@ def message(error: BaseException) -> str | None:
         return _of_file(error, settings)
     store = f"TTA_STORE__PATH={settings.store.path}" if settings else "TTA_STORE__PATH"
     if isinstance(error, sqlite3.Error):
-        return f"{store}: a database there cannot be used: {error}; check that disk, and who else writes there"
+        return (
+            f"{store}: a database there cannot be used: {error}; check that disk, and who else writes there"
+        )
     if type(error).__module__.startswith("kafka."):
         servers = settings.stream.bootstrap_servers if settings else None
         return f"TTA_STREAM__BOOTSTRAP_SERVERS={servers}: {type(error).__name__}: {error}"
@@ -52,7 +54,9 @@ def _leading_to(path: Path, settings: Settings | None) -> str | None:
     if settings is None:
         return None
     path = path.absolute()
-    found = [(name, at) for name, at in _paths(settings) if path.is_relative_to(at) or at.is_relative_to(path)]
+    found = [
+        (name, at) for name, at in _paths(settings) if path.is_relative_to(at) or at.is_relative_to(path)
+    ]
     name, at = max(found, key=lambda one: len(one[1].parts), default=("", path))
     return f"{name}={at}" if name else None
 

@@ -68,5 +68,7 @@ def make(kind: Kind, name: str, options: Mapping[str, Mapping[str, Any]], *args:
     try:
         return load(kind, name)(*args, **given)
     except (TypeError, ValueError) as error:
-        said = {option: value for option, value in given.items() if option != "origin"}  # holds whole data sets
+        said = {
+            option: value for option, value in given.items() if option != "origin"
+        }  # holds whole data sets
         raise ConfigError(f"{kind.removesuffix('s')} {name!r} with options {said}: {error}") from None

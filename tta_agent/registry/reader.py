@@ -103,7 +103,9 @@ class Reader:
         """Version number of each alias."""
         found = self._small("aliases.json", {})
         if not isinstance(found, dict) or not all(at is None or _is_number(at) for at in found.values()):
-            raise RegistryError(f"{self.storage.where}/aliases.json is damaged: expected a version for each alias")
+            raise RegistryError(
+                f"{self.storage.where}/aliases.json is damaged: expected a version for each alias"
+            )
         return found
 
     def pinned(self) -> list[int]:

@@ -57,7 +57,9 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors()[:3]:
         name = PREFIX + "__".join(str(part) for part in item["loc"] if isinstance(part, str)).upper()
         told = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}={item['input']!r:.100}: {told}" if _may_be_shown(item["loc"]) else f"{name}: {told}")
+        lines.append(
+            f"{name}={item['input']!r:.100}: {told}" if _may_be_shown(item["loc"]) else f"{name}: {told}"
+        )
     return "\n".join(lines)
 
 
