@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 import yaml
@@ -156,6 +156,8 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _type(kind: Any) -> str:
+    if get_origin(kind) is Annotated:  # validators are no part of the type
+        return _type(get_args(kind)[0])
     origin, inner = get_origin(kind), [part for part in get_args(kind) if part not in (type(None), ...)]
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
@@ -163,7 +165,7 @@ def _type(kind: Any) -> str:
         return " or ".join(map(_type, inner))
     if origin in (list, tuple):
         return f"list of {_type(inner[0])}"
-    return WORDS.get(origin or kind, str(kind))
+    return WORDS.get(origin or kind, getattr(kind, "__name__", str(kind)))
 
 
 def _default(field: FieldInfo) -> str:
