@@ -26,7 +26,7 @@ def source(kind="batch"):
 
 
 def settings(method, **groups):
-    return env.load(adapt={"method": method}, select={"selectors": []}, mode="shadow", **groups)
+    return env.load(adapt={"method": method, "window": 1}, select={"selectors": []}, mode="shadow", **groups)
 
 
 def stream(folder, name="reset", corruptions=("contrast",), images=40, batch=8, **rest):

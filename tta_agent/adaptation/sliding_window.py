@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from tta_agent.core.protocols import Adapter
 from tta_agent.core.types import Selection, StepReport
 
+STATE = "sliding_window"  # in the state of an adapter
+
 
 class Window:
     """Adapter whose batches overlap. Batches of `size` and more pass untouched.
@@ -79,12 +81,12 @@ class Window:
         self._x, self._weight, self._fresh = None, torch.zeros(0), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the adapter, and the window."""
+        """The adapter's state, and the window's under a name of its own."""
         window = {"x": self._x, "weight": self._weight, "fresh": self._fresh}
-        return {"inner": self.inner.state_dict(), "window": window}
+        return {**self.inner.state_dict(), STATE: window}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.inner.load_state_dict(state["inner"])
-        window = state["window"]
+        """Continue from `state_dict()`; from that of the adapter alone with an empty window."""
+        window = state.get(STATE, {"x": None, "weight": torch.zeros(0), "fresh": 0})
+        self.inner.load_state_dict({name: part for name, part in state.items() if name != STATE})
         self._x, self._weight, self._fresh = window["x"], window["weight"], window["fresh"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from tta_agent.models.source_data import read_source_data
 from tta_agent.settings.data_groups import Options
 from tta_agent.settings.schema import Settings
 from tta_agent.telemetry.facade import Telemetry
+
+log = logging.getLogger(__name__)
 
 
 def load_source(settings: Settings) -> loader.DeployedModel:
@@ -55,11 +58,22 @@ def make_adaptation(settings: Settings, source: loader.DeployedModel, telemetry:
     options = {one: {**own.get(one, {}), **s.select.options.get(one, {})} for one in chosen}
     selectors = [_make("selectors", one, options, info) for one in chosen]
     schedules = [plugins.make("schedules", one, s.schedule.options) for one in s.schedule.schedules]
-    if s.adapt.window:
-        coupled = bool(census(source.module).get("BatchNorm"))
-        adapter = Window(adapter, s.adapt.window, coupled=coupled)
+    adapter = _windowed(adapter, s.adapt.window, coupled=bool(census(source.module).get("BatchNorm")))
     accelerator = Accelerator(source.device, s.adapt.precision, s.adapt.memory)
     return Adaptation(adapter, source.module, selectors, accelerator, telemetry, name, schedules)
+
+
+def _windowed(adapter: Adapter, size: int, *, coupled: bool) -> Adapter:
+    """The adapter behind a sliding window of this size; of 0: of the smallest batch that it needs."""
+    least = getattr(adapter, "smallest_batch", 1)
+    if not size and least > 1:
+        log.info(
+            "rounds of fewer than %d records are answered together with those before, and learnt from once there are "
+            "as many (TTA_ADAPT__WINDOW=1 takes each alone; a longer TTA_ADAPT__MAX_WAIT_S makes larger rounds)",
+            least,
+        )
+    size = size or least
+    return Window(adapter, size, coupled=coupled) if size > 1 else adapter
 
 
 def method(settings: Settings) -> str:

@@ -15,6 +15,7 @@ from tta_agent.settings.schema import Settings
 
 FIRST = ("frozen", "norm", "tent", "deyo", "rmt", "adamixbn", "tesla", "eata", "sar", "cotta", "roid")
 WINDOW = 64  # images that a stream of single ones is looked at through
+AS_GIVEN: dict[str, dict[str, Any]] = {"adapt": {"window": 1}}  # small batches too, as papers take them
 # What a protocol needs beyond the contender's own settings.
 PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"single": {"adapt": {"batch_size": 1, "window": WINDOW}}}
 
@@ -37,9 +38,9 @@ class Contender:
         Raises:
             ConfigError: a setting that does not fit.
         """
-        extra = PROTOCOL_SETTINGS.get(protocol, {})
+        flags = merged(merged(AS_GIVEN, self.flags), PROTOCOL_SETTINGS.get(protocol, {}))
         fixed = {"model": model, "mode": "shadow", **({"store": {"path": store}} if store else {})}
-        return env.load(**merged(merged(self.flags, extra), fixed))
+        return env.load(**merged(flags, fixed))
 
 
 def parse(methods: str, preset: str | None = None) -> list[Contender]:

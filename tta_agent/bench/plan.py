@@ -172,7 +172,7 @@ def _modules(settings: Settings) -> list[str]:
     own = (
         getattr(adapter, "selectors", {}) if settings.select.selectors is None else settings.select.selectors
     )
-    found = [adapter, *(plugins.load("selectors", name) for name in own)]
+    found = [adapter, *(plugins.load("selectors", name) for name in (*settings.select.screen, *own))]
     found += [plugins.load("schedules", name) for name in settings.schedule.schedules]
     return [*(plugin.__module__ for plugin in found), *ENGINE, *(f"tta_agent.bench.{name}" for name in BENCH)]
 

@@ -38,9 +38,9 @@ class Adapter(Stateful, Protocol):
     """A copy of the model that changes while it answers.
 
     Built as `Class(model, **options)`; where the constructor has a parameter `origin`, it is given a `SourceInfo`.
-    Two class attributes may say more: `selectors`, the selectors (with options) that its paper uses, which are
-    taken where the settings name none; `answers_after_step = True`, where the paper reports the answers after
-    the step on the same batch.
+    Three attributes may say more: `selectors`, the selectors (with options) that its paper uses, which are taken
+    where the settings name none; `answers_after_step = True`, where the paper reports the answers after the step on
+    the same batch; `smallest_batch`, the samples below which a sliding window is put in front of it.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -130,9 +130,11 @@ class AdaptSettings(Group):
     batch_size: int = Field(default=64, ge=1)
     """Samples of one round."""
     max_wait_s: float = Field(default=2.0, gt=0)
-    """Longest wait for a full batch; then a round starts with the samples that are there."""
+    """Longest wait for a full batch; then a round starts with the samples that are there, which may be one of a slow
+    stream: a longer wait makes larger rounds, and `window` helps the small ones."""
     window: int = Field(default=0, ge=0)
-    """Samples of the sliding window, for streams that come one by one; 0 for none."""
+    """Samples of the sliding window: a smaller round is answered together with the records before it, and learnt from
+    once there are as many. 0: 16 where the method takes statistics of the batch, else none; 1: none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the copy's activations; bfloat16 halves memory and time on recent accelerators."""
     memory: float = Field(default=1.0, gt=0, le=1)
