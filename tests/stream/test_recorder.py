@@ -179,5 +179,27 @@ def test_where_nothing_can_be_read_it_fails_and_leaves_no_folder(settings: Setti
     assert (tmp_path / "mine").exists()  # it is the user's
 
 
-def test_a_topic_without_records_is_an_empty_recording(settings: Settings, tmp_path: Path) -> None:
-    assert recorder.record(settings, tmp_path / "r", 1000, 0.5) == Recorded(0)
+@pytest.mark.parametrize("sent", ["nothing", "a label only"])
+def test_record_of_nothing_writes_nothing(settings: Settings, tmp_path: Path, sent: str) -> None:
+    producer = open_producer(settings)
+    if sent == "a label only":
+        tell(producer, settings, 0)
+    producer.close()
+    with pytest.raises(ConfigError, match=f"nothing to record: no inference is in {settings.stream.topic}"):
+        recorder.record(settings, tmp_path / "r", 100, 0.3)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_was_there_stays_and_stays_empty(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    settings = env.load(store={"path": tmp_path / "store"})
+    open_producer(settings).close()
+    with pytest.raises(ConfigError, match="nothing to record"):
+        recorder.record(settings, tmp_path / "r", 100, 0.1)
+    assert list((tmp_path / "r").iterdir()) == []
+
+
+def test_a_misspelt_store_is_said_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no embedded log .*misspelt.log\.db \(TTA_STORE__PATH\)"):
+        recorder.record(env.load(store={"path": tmp_path / "misspelt"}), tmp_path / "r", 100, 0.1)
+    assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tta_agent.cli import outputs
 from tta_agent.core import process
-from tta_agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tta_agent.bench.options import BenchOptions
@@ -129,9 +129,7 @@ def methods(
         quick, who, preset, protocols, data, model, weights, source_data, mean, std, corruptions, severity,
         images, batches, lags, orders,
     )  # fmt: skip
-    for path in (out, markdown):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {path.resolve().parent}")
+    outputs.check({"--json": out, "--markdown": markdown})
     cores = os.cpu_count() or 1
     found = _measure(options, work, fresh, cores if workers is None else workers)
     _tell(found, out, markdown, quick)
@@ -164,6 +162,6 @@ def _tell(found: Findings, out: Path | None, markdown: Path | None, quick: bool)
     for cell, error in found.failed:
         print(f"failed: {cell.name()}: {error}", file=sys.stderr)
     if out is not None:
-        out.write_text(json.dumps(found.rows() if quick else found.everything(), indent=1) + "\n")
+        outputs.write(out, json.dumps(found.rows() if quick else found.everything(), indent=1) + "\n")
     if markdown is not None:
-        markdown.write_text("\n".join(sheet.markdown() for sheet in sheets))
+        outputs.write(markdown, "\n".join(sheet.markdown() for sheet in sheets))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tta_agent.cli import outputs
 from tta_agent.core import extras, process
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.settings import env
@@ -73,6 +74,7 @@ def demo(
 
     process.budget(1)
     logging.basicConfig(level=logging.WARNING)
+    outputs.check({"--json": json_out})
     plan = _plan(corruption, severity, rate, label_rate if labels == "late" else 0.0, label_delay, seed)
     if labels == "none":
         os.environ["TTA_GATE__ANCHOR"] = str((out / "anchor.npz").resolve())
@@ -109,7 +111,7 @@ def _close(numbers: dict[str, Any], files: dict[str, Path], table: Any, json_out
     console = Console()
     console.print(table)
     if json_out:
-        json_out.write_text(json.dumps(numbers, indent=1) + "\n")
+        outputs.write(json_out, json.dumps(numbers, indent=1) + "\n")
         files = {**files, "json": json_out}
     for what, path in files.items():
         console.print(f"{what:>8}: {path}", soft_wrap=True)

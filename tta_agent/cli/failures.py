@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tta_agent.core.errors import ConfigError, TtaError
@@ -42,23 +43,32 @@ def message(error: BaseException) -> str | None:
 def _of_file(error: OSError, settings: Settings | None) -> str | None:
     if isinstance(error.filename, str | bytes):
         name = error.filename if isinstance(error.filename, str) else error.filename.decode(errors="replace")
-        setting = _leading_to(Path(name), settings)
-        return describe(error, name) if setting is None else f"{setting}: {describe(error, name)}"
+        where = _option(Path(name), sys.argv[2:]) or _setting(Path(name), settings)
+        return f"{where}: {describe(error, name)}" if where else describe(error, name)
     if error.errno in NO_ROOM:  # a write names no file
         return f"{describe(error)} (TTA_STORE__PATH, and the files and folders of the command line)"
     return None
 
 
-def _leading_to(path: Path, settings: Settings | None) -> str | None:
-    """Assignment of the setting whose folder or file this is; the closest one of several."""
+def _option(path: Path, words: Sequence[str]) -> str | None:
+    """Option or argument of the command line whose folder or file this is."""
+    before = "argument"
+    for word in words:
+        option, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if equals and value and path.absolute().is_relative_to(Path(value).absolute()):
+            return option
+        before = word if word.startswith("-") else "argument"
+    return None
+
+
+def _setting(path: Path, settings: Settings | None) -> str | None:
+    """Assignment of the setting whose folder or file this is, or leads through it; the closest of several."""
     if settings is None:
         return None
-    path = path.absolute()
-    found = [
-        (name, at) for name, at in _paths(settings) if path.is_relative_to(at) or at.is_relative_to(path)
-    ]
-    name, at = max(found, key=lambda one: len(one[1].parts), default=("", path))
-    return f"{name}={at}" if name else None
+    path, places = path.absolute(), dict(_paths(settings))
+    near = [name for name, at in places.items() if path.is_relative_to(at) or at.is_relative_to(path)]
+    name = max(near, key=lambda name: len(places[name].parts), default="")
+    return f"{name}={places[name]}" if name else None
 
 
 def _paths(settings: Settings) -> Iterator[tuple[str, Path]]:

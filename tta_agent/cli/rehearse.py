@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tta_agent.cli import outputs
 from tta_agent.core import extras, process
 from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
@@ -63,10 +64,12 @@ def rehearse(
     logging.basicConfig(level=logging.WARNING)
     path = anchor or settings.gate.anchor or settings.model.source_data
     if path is None or not path.exists():
+        why = "none are named" if path is None else f"{path} does not exist"
         raise ConfigError(
-            f"rehearsing needs labelled images, and {path or 'none'} was found: --anchor validation.npz "
-            "or TTA_GATE__ANCHOR=<.npz, or a folder with one folder a class>"
+            f"rehearsing needs labelled images, and {why}: --anchor validation.npz or "
+            "TTA_GATE__ANCHOR=<.npz, or a folder with one folder a class>"
         )
+    outputs.check({"--out": out})
     from tta_agent.assembly import build
     from tta_agent.evaluation.rehearsed import store
     from tta_agent.rehearsal.failures import KINDS
@@ -148,7 +151,7 @@ def _tell(summary: dict[str, Any], saved: RehearsalStore, out: Path, as_json: bo
 
     rows = saved.rows(set(summary["scenes"]))
     told = words.findings(rows, summary)
-    out.write_text(page.html(rows, summary, told), encoding="utf-8")
+    outputs.write(out, page.html(rows, summary, told))
     if as_json:
         short = {k: v for k, v in summary.items() if k not in ("fit", "scenes")}
         fit = {k: v for k, v in summary["fit"].items() if k not in ("guesses", "lower")}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tta_agent.cli import outputs
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
@@ -70,9 +71,7 @@ def replay(
     ] = None,
 ) -> None:
     """Play whole policies over a recording: see HELP."""
-    for path in (out, html):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {path.resolve().parent}")
+    outputs.check({"--json": None if out == Path("-") else out, "--html": html})
     process.budget(env.load().model.threads)
     _quiet()
     from tta_agent.replay import rules
@@ -143,9 +142,9 @@ def _write(result: dict[str, Any], out: Path | None, html: Path | None) -> None:
     else:
         table.show(result)
     if out is not None and out != Path("-"):
-        out.write_text(text, encoding="utf-8")
+        outputs.write(out, text)
     if html is not None:
-        html.write_text(page.html(result), encoding="utf-8")
+        outputs.write(html, page.html(result))
 
 
 def _verdict(result: dict[str, Any], checks: list[Any]) -> int:

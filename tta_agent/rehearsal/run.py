@@ -69,7 +69,7 @@ def player(config: PlayerConfig) -> Player:
     facts = source.shape, source.mean, source.std
 
     def read(path: Path) -> ImagePool:
-        return pooled(*read_source_data(path, *facts), source.mean, source.std)
+        return pooled(*read_source_data(path, *facts, setting="--anchor"), source.mean, source.std)
 
     pool, anchor = split(read(config.anchor), IMAGES)
     pool = pool if config.images is None else read(config.images)

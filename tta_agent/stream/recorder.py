@@ -49,10 +49,12 @@ def record(
         progress: called with the number of inferences read so far.
 
     Raises:
-        ConfigError: the folder holds a recording already, or none of the inferences could be read.
+        ConfigError: the folder holds a recording already, or there is no inference that could be read: then nothing
+            is written.
         StreamError: the stream cannot be reached.
     """
     s = settings.model_copy(update={"stream": settings.stream.model_copy(update={"start": "earliest"})})
+    _await_log(s, follow_s)
     with (
         RecordingWriter(folder, model=s.model.served_as, classes=s.model.classes) as writer,
         contextlib.ExitStack() as opened,
@@ -71,9 +73,23 @@ def record(
         expected = codec_names(codec, s)
         read = (s.stream.topic, decoder), (s.stream.labels_topic, labels.decoder)
         told = tuple(_told(topic, one, expected) for topic, one in read if one.refused)
-        if decoder.refused and not unwritten.count:
-            raise ConfigError("\n".join((f"nothing to record: {told[0]}", *told[1:])))
+        if not unwritten.count:
+            none = f"no inference is in {s.stream.topic}, and none came within {follow_s:g} s (TTA_STREAM__TOPIC)"
+            first, *others = told if decoder.refused else (none, *told)
+            raise ConfigError("\n".join((f"nothing to record: {first}", *others)))
         return Recorded(unwritten.count, told)
+
+
+def _await_log(settings: Settings, follow_s: float) -> None:
+    """Wait for an embedded log that others write: to read it would make an empty one."""
+    log, deadline_s = settings.store.path / "log.db", time.monotonic() + follow_s
+    while not settings.stream.bootstrap_servers and not log.exists():
+        if time.monotonic() > deadline_s:
+            raise ConfigError(
+                f"nothing to record: there is no embedded log {log} (TTA_STORE__PATH); `tta-agent serve` writes it;\n"
+                "for Kafka give TTA_STREAM__BOOTSTRAP_SERVERS"
+            )
+        time.sleep(min(PATIENCE_S, follow_s))
 
 
 def _told(topic: str, decoder: Decoder, expected: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.os_errors import naming
 from tta_agent.core.types import Array
 from tta_agent.stream.recordings.format import COLUMNS, INDEX, Index, Preprocessing, Row, to_columns
 
@@ -94,7 +95,8 @@ class RecordingWriter:
         if not self._buffer:
             return
         name = f"part-{len(self._parts):05d}.parquet"
-        with (self._folder / name).open("xb") as file:
+        path = self._folder / name
+        with naming(path), path.open("xb") as file:
             pq.write_table(
                 pa.Table.from_pylist(self._buffer, schema=COLUMNS),
                 file,
