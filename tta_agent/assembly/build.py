@@ -23,6 +23,7 @@ from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.pipeline.agent import Agent
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.learner import LearnerStage
+from tta_agent.pipeline.record_counts import RecordCounts
 from tta_agent.pipeline.signals import Signals
 from tta_agent.registry import factory as registries
 from tta_agent.registry.registry import ModelRegistry
@@ -127,7 +128,8 @@ def assemble(
     template = template or GraphTemplate(source.module, source.shape, source.graph)
     registry = open_registry(settings, source, template)
     registry.fence(fence)
-    outbox = Outbox(producer, _written(s), telemetry.dropped, close_timeout_s=LAST_WORDS_S, threaded=threaded)
+    counts = RecordCounts(journal, telemetry, max_age_s=s.stream.max_age_s, horizon_s=s.labels.horizon_s)
+    outbox = Outbox(producer, _written(s), counts.lost, close_timeout_s=LAST_WORDS_S, threaded=threaded)
     rollout = make_rollout(
         s, source, template, registry, driver, outbox, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock, salt=salt,
@@ -142,6 +144,7 @@ def assemble(
         journal,
         Cadence(s.schedule.candidate_every, s.store.checkpoint_every),
         signals,
+        counts,
         learns=s.mode != "observe",
         check=_served_check(s, source, rollout.served),
         observer=observer,
@@ -155,7 +158,7 @@ def assemble(
             source.classes,
             outbox,
             dead_letter_topic(s),
-            telemetry.dropped,
+            counts.lost,
             output=source.output,
         ),
         learner,
@@ -163,6 +166,7 @@ def assemble(
         telemetry,
         journal,
         signals,
+        counts,
         queue_bytes=s.stream.queue_bytes,
         checkpoint_path=s.store.path / "checkpoint.pt",
         fingerprint=f"{fingerprint(source.module)}/{s.adapt.method}",

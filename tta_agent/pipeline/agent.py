@@ -35,6 +35,7 @@ from tta_agent.core.stream_protocols import StreamConsumer
 from tta_agent.core.types import Positions, RawRecord
 from tta_agent.pipeline import checkpoint
 from tta_agent.pipeline.learner import LearnerStage
+from tta_agent.pipeline.record_counts import RecordCounts
 from tta_agent.pipeline.signals import Signals
 from tta_agent.pipeline.stages import StageThreads
 from tta_agent.rollout.controller import RolloutController
@@ -70,6 +71,7 @@ class Agent:
         telemetry: Telemetry,
         journal: EventLog,
         signals: Signals,
+        counts: RecordCounts,
         *,
         queue_bytes: int,
         checkpoint_path: Path,
@@ -79,7 +81,7 @@ class Agent:
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.consumer, self.decoder, self.learner, self.rollout = consumer, decoder, learner, rollout
-        self.telemetry, self.journal, self._signals = telemetry, journal, signals
+        self.telemetry, self.journal, self._signals, self._counts = telemetry, journal, signals, counts
         self._path, self._fingerprint, self._fence = checkpoint_path, fingerprint, fence
         self._on_close = on_close
         self.unfinished: list[str] = []
@@ -110,14 +112,11 @@ class Agent:
 
     def _decode_portion(self) -> None:
         """2 decode: what memory can hold of what was polled; the rest waits, and nothing is polled meanwhile."""
-        known = self.decoder.refused.total()
         items = self.decoder.read_portion(self._backlog)
-        refused = self.decoder.refused.total() - known
+        for topic, outcomes in self.decoder.take_outcomes().items():
+            self._counts.decoded(topic, outcomes)
         oldest = {(raw.topic, raw.partition): raw.offset for raw in reversed(self._backlog)}
         positions = {**self.consumer.positions(), **oldest}
-        if refused:
-            self.telemetry.samples("undecodable", refused)
-            self.journal.status(undecodable=dict(self.decoder.refused))
         if items or positions != self._positions:
             polled = PolledBatch(items, positions)
             self._positions = positions
@@ -211,6 +210,7 @@ class Agent:
             self.learner.router.close()
             self.rollout.close()
         self._on_close()
+        self.journal.flush()
 
     def stop(self) -> None:
         """Ask `run` to end. Safe from a signal handler."""

@@ -17,6 +17,7 @@ from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
 from tta_agent.core.types import Partition, Positions, Record
 from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.record_counts import RecordCounts
 from tta_agent.pipeline.signals import Signals
 from tta_agent.pipeline.stages import NextStage
 from tta_agent.stream.batcher import Batch, Batcher
@@ -46,6 +47,7 @@ class LearnerStage:
         journal: EventLog,
         cadence: Cadence,
         signals: Signals,
+        counts: RecordCounts,
         *,
         learns: bool = True,
         check: ServedCheck | None = None,
@@ -54,13 +56,14 @@ class LearnerStage:
     ) -> None:
         self.router, self.batcher, self.adaptation = router, batcher, adaptation
         self._telemetry, self._journal, self._cadence, self._signals = telemetry, journal, cadence, signals
-        self._learns, self._observer, self._clock = learns, observer, clock
+        self._counts, self._learns, self._observer, self._clock = counts, learns, observer, clock
         self._check, self._checked = check, check is None
         self._positions: dict[Partition, int] = {}
         self._proposed = self._marked = 0  # rounds at the last proposal and at the last checkpoint
         self._hurried = False
         self._carrier: str | None = None
         self.routed_total: Counter[str] = Counter()
+        counts.labelled(router.label_counts)
 
     def connect(self, rollout: NextStage) -> None:
         """Set the stage that takes records, proposals and barriers."""
@@ -83,6 +86,7 @@ class LearnerStage:
     def idle(self) -> None:
         """Adapt on a batch that has waited for long enough; called while nothing comes."""
         self._obey_reset()
+        self._journal.status()
         if self._checked and (batch := self.batcher.due(self._clock())) is not None:
             self._round(batch)
 
@@ -150,9 +154,10 @@ class LearnerStage:
 
     def _report(self, records: RoutedRecords, implausible: int) -> None:
         outcomes = records.dropped + Counter(held_out_implausible=implausible)  # what is 0 is left out
-        for reason, count in {**outcomes, "held_out": len(records.held)}.items():
-            self.routed_total[reason] += count
-            self._telemetry.samples(reason, count)
+        routed = {**outcomes, "held_out": len(records.held)}
+        self.routed_total.update(routed)
+        self._counts.routed({**routed, "teach": len(records.teach)})
+        self._counts.labelled(self.router.label_counts)
         for outcome in records.outcomes:
             self._telemetry.accuracy_realised(outcome.version, outcome.accuracy)
 

@@ -51,6 +51,7 @@ class Decoder:
         self._producer, self._topic, self._dropped = producer, topic, dropped
         self.refused: Counter[str] = Counter()
         self.first = ""
+        self._outcomes: dict[str, Counter[str]] = {}
 
     def read(self, raws: Iterable[RawRecord]) -> list[Record | Label]:
         """Samples and labels of all readable records, in their order."""
@@ -66,14 +67,17 @@ class Decoder:
             items += found
         return items
 
+    def take_outcomes(self) -> dict[str, Counter[str]]:
+        """Records by topic since the last call: those that were `read`, and the others by reason."""
+        taken, self._outcomes = self._outcomes, {}
+        return taken
+
     def _one(self, raw: RawRecord) -> Sequence[Record | Label]:
+        outcomes = self._outcomes.setdefault(raw.topic, Counter())
         try:
-            if raw.headers[:1] and raw.headers[0][0] == UNREADABLE:
-                raise DecodeError("unreadable", raw.headers[0][1].decode(errors="backslashreplace"))
-            found = [*self._codec.decode(raw, self._shape, self._classes)]
-            for item in found:
-                self._check(item)
-            return [self._with_logits(item) for item in found]
+            found = self._decoded(raw)
+            outcomes["read"] += 1
+            return found
         except DecodeError as error:
             self._refuse(raw, error)
         except Exception as error:  # a codec may be anybody's, and so may the bytes
@@ -81,6 +85,14 @@ class Decoder:
             told.__cause__ = error
             self._refuse(raw, told)
         return ()
+
+    def _decoded(self, raw: RawRecord) -> list[Record | Label]:
+        if raw.headers[:1] and raw.headers[0][0] == UNREADABLE:
+            raise DecodeError("unreadable", raw.headers[0][1].decode(errors="backslashreplace"))
+        found = [*self._codec.decode(raw, self._shape, self._classes)]
+        for item in found:
+            self._check(item)
+        return [self._with_logits(item) for item in found]
 
     def _check(self, item: Record | Label) -> None:
         """Hold what every later stage relies on, whichever codec made the item.
@@ -120,6 +132,7 @@ class Decoder:
         where, text = f"{raw.topic}[{raw.partition}]@{raw.offset}", str(error)[:MAX_MESSAGE]
         self.first = self.first or f"{where}: {text}"
         self.refused[error.reason] += 1
+        self._outcomes[raw.topic][error.reason] += 1
         if self.refused[error.reason] == 1:  # the first of a kind is told, the others are counted
             trace = error.__cause__ if error.reason == INTERNAL else None
             log.warning("%s cannot be read: %s", where, text, exc_info=trace)

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tta_agent.core.errors import TtaError
@@ -92,6 +92,11 @@ class RecordRouter:
                 "%s[%d]@%d cannot be routed, and is left out", item.topic, item.partition, item.offset
             )
         self._told = True
+
+    @property
+    def label_counts(self) -> Mapping[str, int]:
+        """Counts of the label store."""
+        return self._join.counts
 
     def flush(self) -> None:
         """Make waiting labels durable, so that offsets may be committed."""

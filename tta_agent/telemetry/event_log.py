@@ -32,7 +32,7 @@ class EventLog:
         self._events = folder / "events.jsonl"
         self._status = folder / "status.json"
         self._now: dict[str, Any] = {}
-        self._written_s = 0.0
+        self._written_s, self._unwritten = 0.0, False
         self._lock = threading.Lock()
 
     def event(self, name: str, **data: Any) -> None:
@@ -53,12 +53,21 @@ class EventLog:
             return dict(self._now)
 
     def status(self, **numbers: Any) -> None:
-        """Update the present numbers; written at most twice a second."""
+        """Update the present numbers; written at most twice a second, then with the next call."""
         with self._lock, _forgiving():
             self._now.update(numbers)
-            if time.monotonic() - self._written_s < STATUS_EVERY_S:
-                return
-            self._written_s = time.monotonic()
-            draft = self._status.with_suffix(".tmp")
-            draft.write_text(json.dumps({"time": time.time(), **self._now}, default=str))
-            draft.replace(self._status)
+            self._unwritten = self._unwritten or bool(numbers)
+            if self._unwritten and time.monotonic() - self._written_s >= STATUS_EVERY_S:
+                self._write()
+
+    def flush(self) -> None:
+        """Write the present numbers, if they are not in the file."""
+        with self._lock, _forgiving():
+            if self._unwritten:
+                self._write()
+
+    def _write(self) -> None:
+        self._written_s, self._unwritten = time.monotonic(), False
+        draft = self._status.with_suffix(".tmp")
+        draft.write_text(json.dumps({"time": time.time(), **self._now}, default=str))
+        draft.replace(self._status)
