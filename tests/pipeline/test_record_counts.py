@@ -17,6 +17,7 @@ from tests.pipeline.test_agent import Running, World, until
 from tta_agent.assembly import build
 from tta_agent.pipeline.record_counts import WINDOW, RecordCounts
 from tta_agent.stream.codecs.cloudevents import CloudEvents
+from tta_agent.telemetry import event_log
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
@@ -127,3 +128,19 @@ def test_a_constant_id_or_a_clock_that_is_behind_is_told(
     assert shown["undecodable"]
     assert len(told(caplog)) == 1
     assert advice in told(caplog)[0]
+
+
+@pytest.mark.parametrize("how", ["status", "flush"])
+def test_the_last_numbers_reach_the_file_though_no_more_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    journal = EventLog(tmp_path)
+    monkeypatch.setattr(event_log, "STATUS_EVERY_S", 3600.0)
+    journal._written_s = time.monotonic()
+    journal.status(a=1)
+    journal.status()
+    assert not (tmp_path / "status.json").exists()
+    if how == "status":
+        monkeypatch.setattr(event_log, "STATUS_EVERY_S", 0.0)
+    getattr(journal, how)()
+    assert json.loads((tmp_path / "status.json").read_text())["a"] == 1
