@@ -12,8 +12,8 @@ fgsm              honest images, moved against the source by the sign of the gra
 out of range      every value at 1e4 or -1e4, or noise of that size
 wild pixel        honest images with one pixel of 1e20
 lying labels      honest images, each by another client, labelled as another class
-one client        the same, all by one client
-chosen keys       the same, by clients whose keys are held out for the gate
+one client        the same, all by one client, whose key is held out for the gate
+chosen keys       the same, by clients whose keys are all held out
 """
 
 from __future__ import annotations
@@ -96,12 +96,11 @@ REASONS = ("rejected_implausible", "held_out_implausible", "rounds_skipped", "ro
 
 
 def key_of(attack, i):
-    """The client's key."""
-    if attack == "one client":
-        return "mallory"
-    if attack == "chosen keys":
-        return next(f"m{i}-{n}" for n in itertools.count() if held_out(f"m{i}-{n}", HOLDOUT))
-    return f"m{i}"
+    """The client's key; where it matters, one that is held out for the gate."""
+    name = "mallory" if attack == "one client" else f"m{i}"
+    if attack == "lying labels":
+        return name
+    return next(f"{name}-{n}" for n in itertools.count() if held_out(f"{name}-{n}", HOLDOUT))
 
 
 def stream(attack, share, lengths, seed, net):
