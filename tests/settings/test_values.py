@@ -139,6 +139,7 @@ def test_variables_that_kubernetes_sets_for_a_service_are_left_alone(monkeypatch
         ("TTA_HTTP_PORT", "8081", "did you mean TTA_HTTP__PORT?"),
         ("TTA_SERVE_PORT", "8080", "did you mean TTA_SERVE__PORT?"),
         ("TTA_SERVE__PRT", "tcp://10.96.0.12:8080", "did you mean TTA_SERVE__PORT?"),
+        ("TTA_SERVE__MY_PORT", "tcp://10.96.0.12:8080", "did you mean TTA_SERVE__PORT?"),
         ("TTA_SERVE__PORT", "tcp://10.96.0.12:8080", "TTA_SERVE__PORT='tcp://10.96.0.12:8080'"),
     ],
 )
