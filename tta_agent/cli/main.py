@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import tta_agent
 from tta_agent.cli import failures
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError
@@ -26,7 +27,6 @@ app = typer.Typer(
     "Settings are environment variables TTA_<GROUP>__<NAME>; `tta-agent schema` lists them, "
     "`tta-agent run --show-config` prints what they come to. New here? `tta-agent demo`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console()
@@ -45,6 +45,23 @@ def main() -> None:
             raise
         print(f"tta-agent: {told}", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tta-agent {tta_agent.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
+        ),
+    ] = False,
+) -> None: ...
 
 
 @app.command()

@@ -14,7 +14,7 @@ FIXES = {
     errno.ENOSPC: "free space on that disk",
     errno.EDQUOT: "free space, or raise this user's quota",
     errno.EFBIG: "raise this process's limit on the size of files (ulimit -f)",
-    errno.ENOENT: "it was removed, or never made",
+    errno.ENOENT: "check the path: it was removed, or never made",
     errno.ENOTDIR: "a part of the path is a file: name a folder",
     errno.EEXIST: "a file stands there: name a folder",
     errno.EISDIR: "a folder stands there: name a file",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError, PluginNotFound
+from tta_agent.core.os_errors import describe
 from tta_agent.core.stream_protocols import Codec, Producer, StreamConsumer, WritingCodec
 from tta_agent.settings.data_groups import StreamSettings
 from tta_agent.settings.schema import Settings
@@ -132,16 +135,34 @@ def _installed(settings: Settings, name: str, output: str | None) -> Codec | Non
 
 
 def connection(stream: StreamSettings) -> dict[str, Any]:
-    """Connection options: timeout, and security in the names of kafka-python."""
+    """Connection options: timeout, and security in the names of kafka-python.
+
+    Raises:
+        ConfigError: a file of a password or of certificates that cannot be read.
+    """
     given = {
         "security_protocol": stream.security_protocol,
         "sasl_mechanism": stream.sasl_mechanism,
         "sasl_plain_username": stream.sasl_username,
         "sasl_plain_password": _password(stream),
-        "ssl_cafile": str(stream.ssl_cafile) if stream.ssl_cafile else None,
+        "ssl_cafile": _authority(stream.ssl_cafile),
     }
     options = {name: value for name, value in given.items() if value is not None}
     return {"connect_timeout_s": stream.connect_timeout_s, "client_options": options}
+
+
+def _authority(path: Path | None) -> str | None:
+    """The file of the certificate authority, tried: Kafka's client would call it a broker that does not answer."""
+    if path is None:
+        return None
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # SSLError is one
+        told = (
+            f"no certificate in it ({error.reason})" if isinstance(error, ssl.SSLError) else describe(error)
+        )
+        raise ConfigError(f"TTA_STREAM__SSL_CAFILE={path}: {told}") from None
+    return str(path)
 
 
 def _password(stream: StreamSettings) -> str | None:
@@ -152,5 +173,5 @@ def _password(stream: StreamSettings) -> str | None:
     try:
         return stream.sasl_password_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        told = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+        told = describe(error) if isinstance(error, OSError) else "no text in UTF-8"
         raise ConfigError(f"TTA_STREAM__SASL_PASSWORD_FILE={stream.sasl_password_file}: {told}") from None
