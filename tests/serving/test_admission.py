@@ -278,21 +278,22 @@ def test_a_large_request_is_not_overtaken_for_ever(monkeypatch: pytest.MonkeyPat
 
 def test_a_turn_that_is_given_up_goes_to_the_next() -> None:
     async def scenario() -> None:
-        turns, go, order = Turns(1), asyncio.Event(), []
+        turns, order = Turns(1), []
 
         async def ask(number: int) -> None:
             async with turns.turn(0):
                 order.append(number)
-                await go.wait()
 
+        first = turns.turn(0)
+        await first.__aenter__()
         tasks = [asyncio.create_task(ask(number)) for number in range(4)]
         await asyncio.sleep(0.01)
-        tasks[1].cancel()
-        go.set()
-        tasks[0].add_done_callback(lambda _: tasks[2].cancel())  # in the moment in which its turn comes
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert order[0] == 0 and order[-1] == 3
-        assert turns._free == 1
+        tasks[0].cancel()
+        await asyncio.sleep(0.01)
+        await first.__aexit__(None, None, None)
+        tasks[1].cancel()  # in the moment in which its turn has come
+        await asyncio.wait(tasks, timeout=10)
+        assert order == [2, 3] and turns._free == 1
 
     run(scenario())
 

@@ -170,6 +170,21 @@ def test_a_number_of_5000_digits_is_a_bad_request(
     assert (http.post(url, content=b"{}") if server else http.get(url)).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"by": "\\ud800"}',
+        '{"reason": "\\udfff"}',
+        '{"version": ' + "9" * 4000 + "}",
+        '{"version": ' + DIGITS + "}",
+        "[" * 60_000,
+    ],
+)
+def test_what_no_file_could_hold_is_no_command(urls: tuple[str, str], http: httpx.Client, body: str) -> None:
+    found = http.post(f"{urls[1]}/v1/freeze", content=body, headers={"content-type": "application/json"})
+    assert found.status_code == 400
+
+
 RAW = [
     b"Host: [::1", b"Host: \xff\xfe", b"Host: a b", b"Host: 127.0.0.1:99999999999", b"Host: 127.0.0.1\r\nHost: evil",
     b"Host: 127.0.0.1\r\nContent-Length: " + DIGITS.encode(), b"Host: 127.0.0.1\r\nContent-Length: -1",
