@@ -71,9 +71,14 @@ def started(tmp_path, monkeypatch, **environ):
     return agent, spy
 
 
-def test_they_neither_teach_nor_are_evidence_nor_drift(tmp_path, monkeypatch):
+def test_they_neither_teach_nor_are_evidence_nor_drift(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("tta_agent.pipeline.record_counts.WINDOW", N // 4)
+    monkeypatch.setattr("tta_agent.pipeline.record_counts.SHARE", 0.15)  # a fifth here
     agent, spy = started(tmp_path, monkeypatch)
     try:
+        told = [line for line in caplog.messages if "are dropped as implausible" in line]
+        assert len(told) == 1
+        assert "TTA_SELECT__SCREEN" in told[0]
         inputs = spy.inputs()
         assert len(inputs) == N - N // 5
         assert max(float(np.abs(x).max()) for x in inputs) <= 1.0
@@ -81,6 +86,7 @@ def test_they_neither_teach_nor_are_evidence_nor_drift(tmp_path, monkeypatch):
         waiting = [record for record in agent.learner.batcher.waiting() if abs(record.x).max() > 1]
         assert totals["rejected_implausible"] > N // 10
         assert totals["rejected_implausible"] + routed["held_out_implausible"] + len(waiting) == N // 5
+        agent.journal.flush()
         status = json.loads((tmp_path / "store" / "status.json").read_text())
         assert status["totals"]["rejected_implausible"] == totals["rejected_implausible"]
         assert not [event for event in agent.journal.read_events() if event["event"] == "drift"]

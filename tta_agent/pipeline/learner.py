@@ -77,7 +77,7 @@ class LearnerStage:
         self._adapt(self.batcher.full(records.teach, self._clock))
         self._positions.update(polled.positions)
         evidence = self._evidence(records)
-        self._report(records, implausible=len(records.held) - len(evidence.held))
+        self._report(records, evidence)
         self._to_rollout.put(evidence, evidence.nbytes)
         self._maybe_propose()
         if self.adaptation.rounds - self._marked >= self._cadence.checkpoint_every:
@@ -152,8 +152,11 @@ class LearnerStage:
         kept = self.adaptation.plausible(np.stack([record.x for record in records]))
         return [record for record, keeps in zip(records, kept.tolist(), strict=True) if keeps]
 
-    def _report(self, records: RoutedRecords, implausible: int) -> None:
-        outcomes = records.dropped + Counter(held_out_implausible=implausible)  # what is 0 is left out
+    def _report(self, records: RoutedRecords, evidence: RoutedRecords) -> None:
+        kept, all_of_them = (len(some.held) + len(some.teach) for some in (evidence, records))
+        self._counts.screened({"plausible": kept, "implausible": all_of_them - kept})
+        held_out = Counter(held_out_implausible=len(records.held) - len(evidence.held))
+        outcomes = records.dropped + held_out  # what is 0 is left out
         routed = {**outcomes, "held_out": len(records.held)}
         self.routed_total.update(routed)
         self._counts.routed({**routed, "teach": len(records.teach)})

@@ -18,6 +18,8 @@ ADVICE = {
     "stale": "they are older than TTA_STREAM__MAX_AGE_S={max_age_s:g} s: check the clocks of senders, or raise it",
     "undecodable": "see TTA_STREAM__CODEC, the shape of the model's input, and the dead letters",
     "internal": "see the traceback in this log",
+    "implausible": "they lie far outside of what source and stream show, and neither teach nor are evidence: check how "
+    "senders prepare them; TTA_SELECT__SCREEN='[]' takes all",
     "late": "they came more than TTA_LABELS__HORIZON_S={horizon_s:g} s after their inference: raise it",
     "orphan": "no inference came with their id in time: check their ids, and that every inference is logged",
 }
@@ -58,6 +60,11 @@ class RecordCounts:
             if outcome != "teach":  # the selectors tell what becomes of those
                 self._telemetry.samples(outcome, count)
         self._add("samples", outcomes)
+
+    def screened(self, outcomes: Mapping[str, int]) -> None:
+        """Inputs that are plausible, or implausible: of the same samples, so that only a large share is told."""
+        with self._lock:
+            self._look("inputs", outcomes)
 
     def labelled(self, counts: Mapping[str, int]) -> None:
         """Counts of the label store, which go up from run to run: what they have gone up by is counted."""
