@@ -18,8 +18,8 @@ ADVICE = {
     "stale": "they are older than TTA_STREAM__MAX_AGE_S={max_age_s:g} s: check the clocks of senders, or raise it",
     "undecodable": "see TTA_STREAM__CODEC, the shape of the model's input, and the dead letters",
     "internal": "see the traceback in this log",
-    "implausible": "they lie far outside of what source and stream show, and are neither learnt from nor evidence: see "
-    "how senders prepare them; TTA_SELECT__SCREEN='[]' takes all",
+    "implausible": "they lie far outside of what source and stream show, neither teach nor are evidence: see how "
+    "senders prepare them; TTA_SELECT__SCREEN='[]' takes all",
     "late": "they came more than TTA_LABELS__HORIZON_S={horizon_s:g} s after their inference: raise it",
     "orphan": "no inference came with their id in time: check their ids, and that every inference is logged",
 }
