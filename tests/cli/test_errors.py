@@ -36,7 +36,7 @@ AUTO = {"TTA_MODE": "auto", "TTA_SWAP__TIMEOUT_S": "1", "TTA_SWAP__URL": "http:/
         ("run", {"TTA_GATE__GATES": "a,b", **TINY}, "TTA_GATE__GATES: no gate is called 'a'"),
         ("run", {"TTA_GATE__GATES": '["a"', **TINY}, "TTA_GATE__GATES='[\"a\"': expected a,b,c or"),
         ("serve", {"TTA_MODEL__SERVED_AS": "a/b", **TINY}, "TTA_MODEL__SERVED_AS='a/b': expected a name"),
-        ("rollback", {}, "name one with --to"),
+        ("rollback", {}, "nothing to roll back to: no version is in"),
         ("versions", {"TTA_STORE__PATH": "/proc/nowhere"}, "TTA_STORE__PATH"),
     ],
 )

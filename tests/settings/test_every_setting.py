@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import certifi
 import numpy as np
 import pytest
 import torch
@@ -54,6 +55,7 @@ from tta_policies.select.plausible import Plausible
 
 Check = Callable[[Built], bool]
 LONG_AGO = 1000.0
+AUTHORITY = certifi.where()
 KAFKA = {"TTA_STREAM__BOOTSTRAP_SERVERS": "127.0.0.1:9"}
 AUTO = {"TTA_MODE": "auto", "TTA_SWAP__DRIVER": f"{HERE}:Driver"}
 FASHION = {"TTA_MODEL__FACTORY": "tests.worlds:tiny_batch_net", "TTA_MODEL__INPUT_SHAPE": "[1,8,8]"}
@@ -370,7 +372,7 @@ ROWS = [
     Row("stream.sasl_username", "mia", of_consumer("sasl_plain_username", "mia"), KAFKA),
     Row("stream.sasl_password", "s3", of_consumer("sasl_plain_password", "s3"), KAFKA),
     Row("stream.sasl_password_file", "{folder}/password", of_consumer("sasl_plain_password", "s4"), KAFKA),
-    Row("stream.ssl_cafile", "/ca.pem", of_consumer("ssl_cafile", "/ca.pem"), KAFKA),
+    Row("stream.ssl_cafile", AUTHORITY, of_consumer("ssl_cafile", AUTHORITY), KAFKA),
     Row("labels.horizon_s", "4321", held(LabelJoiner, 4321.0)),
     Row(
         "labels.bucket_s",
