@@ -5,6 +5,7 @@ Letters: N records of the window, C classes, A samples of the anchor set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +14,16 @@ from tta_agent.core.types import Array
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """Classes of both graphs for one labelled record of the window, and its tenant; in order of arrival of labels."""
+    """Classes of both graphs for one labelled record of the window, and its tenant; in order of arrival of labels.
+
+    `confidence` is that of both graphs' answers, serving's first, 0 .. 1; NaN where it was not kept.
+    """
 
     label: int
     serving: int
     candidate: int
     tenant: str = ""
+    confidence: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def step(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from tta_agent.core.evidence import LabelledPair
-from tta_agent.core.types import Array, Label, Positions, Record
+from tta_agent.core.types import Array, Label, Positions, Record, softmax
 from tta_agent.models.ort_sessions import Session, run
 
 REMEMBERED = 50_000  # records that may still get a label; labels whose order is kept
@@ -53,6 +54,7 @@ class PairedAnswer:
         first, second: classes by `serving` and by `candidate`.
         tenant, entity: whose record it is.
         bucket: stretch of time in which one label of the entity counts.
+        confidence: of both answers, 0 .. 1.
     """
 
     first: int
@@ -60,6 +62,7 @@ class PairedAnswer:
     tenant: str
     entity: str
     bucket: int
+    confidence: tuple[float, float] = (math.nan, math.nan)
 
 
 class PairedEvaluation:
@@ -93,22 +96,23 @@ class PairedEvaluation:
         answers = {role: batch.by(session, ids) for role, session in self.graphs.items()}
         for role, logits in answers.items():
             self._logits[role] = np.concatenate([self._logits.get(role, logits[:0]), logits])[-self._window :]
-        pair = (answers[role].argmax(1).tolist() for role in ("serving", "candidate"))
-        fresh = [
-            (batch.records[name], *both) for name, both in zip(ids, zip(*pair, strict=True), strict=True)
-        ]
-        for record, first, second in fresh:
-            self._remember(record, first, second)
+        both = [answers[role] for role in ("serving", "candidate")]
+        pairs = list(zip(*(logits.argmax(1).tolist() for logits in both), strict=True))
+        with np.errstate(invalid="ignore"):  # not finite: gate `integrity` says so
+            sure = list(zip(*(softmax(logits).max(1).tolist() for logits in both), strict=True))
+        fresh = [(batch.records[name], *pair) for name, pair in zip(ids, pairs, strict=True)]
+        for one, confidence in zip(fresh, sure, strict=True):
+            self._remember(*one, confidence)
         return fresh
 
     def _is_fresh(self, record: Record) -> bool:
         newer = record.offset >= self.trained_until.get((record.topic, record.partition), 0)
         return newer and record.id not in self._seen
 
-    def _remember(self, record: Record, first: int, second: int) -> None:
+    def _remember(self, record: Record, first: int, second: int, confidence: tuple[float, float]) -> None:
         bucket = int(record.time_s // self._bucket_s) if self._bucket_s else self.records
         tenant = record.tenant or record.key
-        self._unlabelled[record.id] = PairedAnswer(first, second, tenant, record.key, bucket)
+        self._unlabelled[record.id] = PairedAnswer(first, second, tenant, record.key, bucket, confidence)
         self._seen[record.id] = None
         self._tenants.append(tenant)
         self.records += 1
@@ -122,7 +126,7 @@ class PairedEvaluation:
         if found is None or (found.entity, found.bucket) in self._counted:
             return None
         self._counted[found.entity, found.bucket] = None
-        judged = LabelledPair(label.label, found.first, found.second, found.tenant)
+        judged = LabelledPair(label.label, found.first, found.second, found.tenant, found.confidence)
         self.judged.append(judged)
         self.labels += 1
         self.wins += judged.step > 0
