@@ -49,6 +49,7 @@ def test_a_second_agent_waits_as_standby_and_takes_over(tmp_path):
         while httpx.get(f"http://127.0.0.1:{ports[1]}/readyz").status_code != 200:
             assert time.monotonic() < deadline_s
             time.sleep(0.1)
+        assert "tta_model_info{" in httpx.get(f"http://127.0.0.1:{ports[1]}/metrics").text
         assert lifecycle.ended_cleanly(second)
     finally:
         first.stop(0.1)

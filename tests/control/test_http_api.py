@@ -242,3 +242,15 @@ def test_a_failure_inside_is_answered(world):
     found = world.start().get("/v1/labels")
     assert found.status_code == 500
     assert "move it" in json.loads(found.text)["detail"]
+
+
+def test_metrics_on_the_same_port(world):
+    http = world.start(metrics=lambda: b"tta_swaps_total 1.0\n")
+    answer = http.get("/metrics")
+    assert (answer.status_code, answer.text) == (200, "tta_swaps_total 1.0\n")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_metrics_that_are_not_kept_say_why(world):
+    answer = world.start().get("/metrics")
+    assert answer.status_code == 404 and "OTEL_METRICS_EXPORTER=none" in answer.json()["detail"]

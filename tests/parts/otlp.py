@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 import grpc  # type: ignore[import-untyped,unused-ignore]
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
@@ -24,23 +25,26 @@ Values: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Received:
-    """One span or metric and the resource that it came from."""
+    """One span, metric or log record and the resource that it came from."""
 
     item: Any
     resource: Values
 
 
 class OtlpReceiver:
-    """Listens on a free loopback port within a `with` block and keeps all spans and metrics."""
+    """Listens on a free loopback port within a `with` block and keeps all spans, metrics and logs."""
 
     def __init__(self) -> None:
         self.received_spans: list[Received] = []
         self.received_metrics: list[Received] = []
+        self.received_logs: list[Received] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         register: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
         register(_Traces(self.received_spans), self._server)
         register = metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
         register(_Metrics(self.received_metrics), self._server)
+        register = logs_service_pb2_grpc.add_LogsServiceServicer_to_server
+        register(_Logs(self.received_logs), self._server)
         self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     def __enter__(self) -> OtlpReceiver:
@@ -113,3 +117,16 @@ class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
             resource = values(group.resource.attributes)
             self._into.extend(Received(m, resource) for scope in group.scope_metrics for m in scope.metrics)
         return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
+class _Logs(logs_service_pb2_grpc.LogsServiceServicer):
+    def __init__(self, into: list[Received]) -> None:
+        self._into = into
+
+    def Export(self, request: Any, context: Any) -> Any:
+        for group in request.resource_logs:
+            resource = values(group.resource.attributes)
+            self._into.extend(
+                Received(line, resource) for scope in group.scope_logs for line in scope.log_records
+            )
+        return logs_service_pb2.ExportLogsServiceResponse()

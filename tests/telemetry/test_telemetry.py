@@ -338,6 +338,7 @@ def test_console_is_an_exporter(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     [
         ("OTEL_TRACES_EXPORTER", "otpl", "OTEL_TRACES_EXPORTER: no exporter 'otpl'; did you mean otlp"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "no exporter 'zipkin'; valid: console, none, otlp"),
+        ("OTEL_LOGS_EXPORTER", "oltp", "'oltp'; did you mean otlp"),
         ("OTEL_METRICS_EXPORTER", "otlp,promethues", "'promethues'; did you mean prometheus"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "no protocol 'http/json'; valid: grpc, http/protobuf"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "0", "OTEL_.* variables: "),
@@ -350,6 +351,32 @@ def test_what_cannot_be_understood_is_refused(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=message):
         Telemetry.from_environment("1")
+
+
+def test_logs_leave_beside_those_on_stderr(receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "otlp")
+    telemetry = Telemetry.from_environment("1")
+    log, handlers = logging.getLogger("tta_agent.of_this_test"), len(logging.getLogger().handlers)
+    log.setLevel(logging.INFO)
+    log.info("version %d serves", 3)
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        log.exception("a fault")
+    telemetry.shutdown()
+    assert receiver.wait(lambda r: len(r.received_logs) == 2)
+    said, fault = receiver.received_logs
+    assert (said.item.body.string_value, said.item.severity_text) == ("version 3 serves", "INFO")
+    assert said.resource["service.name"] == "tta-agent"
+    assert values(fault.item.attributes)["exception.type"] == "ZeroDivisionError"
+    assert len(logging.getLogger().handlers) == handlers - 1  # the next agent in this process begins anew
+
+
+def test_logs_stay_here_unless_they_are_named(receiver: OtlpReceiver) -> None:
+    telemetry = Telemetry.from_environment("1")
+    logging.getLogger("tta_agent.of_this_test").warning("not for the collector")
+    telemetry.shutdown()
+    assert not receiver.received_logs
 
 
 def port_of(telemetry: Telemetry) -> int:
@@ -384,6 +411,18 @@ def test_prometheus_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
     second.shutdown()
     with pytest.raises(OSError):
         scrape(port)
+
+
+def test_metrics_are_kept_for_a_scrape_of_the_agents_own_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    telemetry = Telemetry.from_environment("1", scraped=True)
+    telemetry.swap_done("activated", 0.02)
+    assert b"tta_swaps_total{" in (telemetry.exposition() or b"")
+    telemetry.shutdown()
+    assert Telemetry.off().exposition() is None
+    for variable, value in (("OTEL_METRICS_EXPORTER", "none"), ("OTEL_SDK_DISABLED", "true")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            assert Telemetry.from_environment("1", scraped=True).exposition() is None
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def open_telemetry(settings: Settings) -> Telemetry:
         group=settings.stream.group,
         policy=method(settings),
         source=m.name or m.factory or (m.onnx.name if m.onnx else ""),
+        scraped=settings.http.port is not None,
     )
 
 

@@ -32,12 +32,16 @@ class Interface:
 
 
 def open_interface(
-    settings: Settings, registry: ModelRegistry, status: Callable[[], Mapping[str, Any]]
+    settings: Settings,
+    registry: ModelRegistry,
+    status: Callable[[], Mapping[str, Any]],
+    metrics: Callable[[], bytes | None] = lambda: None,
 ) -> Interface | None:
     """The agent's own HTTP interface and the listener for probes, where a port is given.
 
     Args:
         status: the numbers of now.
+        metrics: in the text format of Prometheus.
 
     Raises:
         ConfigError: an address cannot be had, or others could command the agent without a token.
@@ -54,7 +58,13 @@ def open_interface(
         counts = functools.partial(read_counts, settings.store.path / "labels.db")
         hosts = OwnHosts.of(h.host, h.hosts, "TTA_HTTP__HOSTS")
         app = api.make_app(
-            settings.store.path, registry, token=revealed(h.token), hosts=hosts, status=status, labels=counts
+            settings.store.path,
+            registry,
+            token=revealed(h.token),
+            hosts=hosts,
+            status=status,
+            labels=counts,
+            metrics=metrics,
         )
         servers.append(server.serve_in_thread(app, h.host, h.port))
     if h.health_port is not None:

@@ -40,7 +40,8 @@ class Lifecycle:
             signal.signal(number, self._on_signal)
         preflight.check_plugins(self._settings)
         preflight.check_files(self._settings)
-        interface = build.open_interface(self._settings, open_registry(self._settings), self._status)
+        registry = open_registry(self._settings)
+        interface = build.open_interface(self._settings, registry, self._status, self._metrics)
         try:
             self._run()
         finally:
@@ -80,6 +81,9 @@ class Lifecycle:
         if self._agent is None:
             return {"ready": False, "reason": self._standby or "starting"}
         return self._agent.journal.now()
+
+    def _metrics(self) -> bytes | None:
+        return self._agent.telemetry.exposition() if self._agent else b""  # a standby has none yet
 
     def _leave(self) -> None:
         """A stage that hangs in native code would abort an orderly exit of the interpreter."""

@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from wsgiref.simple_server import WSGIServer
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -30,73 +31,106 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 from prometheus_client import CollectorRegistry, start_http_server
 
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.telemetry import sdk_log
 
-Signal: TypeAlias = Literal["TRACES", "METRICS"]
+if TYPE_CHECKING:
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import LogRecordExporter
 
-_VALID = {"TRACES": ("otlp", "console", "none"), "METRICS": ("otlp", "console", "prometheus", "none")}
+Signal: TypeAlias = Literal["TRACES", "METRICS", "LOGS"]
+
+_VALID = {
+    "TRACES": ("otlp", "console", "none"),
+    "METRICS": ("otlp", "console", "prometheus", "none"),
+    "LOGS": ("otlp", "console", "none"),
+}
 _PROTOCOLS = ("grpc", "http/protobuf")
-_LOG_EVERY_S = 60.0
 
 _log = logging.getLogger("tta_agent.telemetry.facade")
 
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """Providers of traces and metrics. `prometheus` is the HTTP server of the scrape endpoint."""
+    """Providers of traces, metrics and logs.
+
+    Attributes:
+        exporters: of all of them.
+        registry: of Prometheus, where metrics are kept for a scrape.
+        prometheus: HTTP server of a scrape endpoint of its own.
+    """
 
     tracer: TracerProvider | None
     meter: MeterProvider | None
-    exporters: Sequence[SpanExporter | MetricExporter] = ()
+    logger: LoggerProvider | None = None
+    exporters: Sequence[SpanExporter | MetricExporter | LogRecordExporter] = ()
+    registry: CollectorRegistry | None = None
     prometheus: WSGIServer | None = None
 
     def flush(self, timeout_s: float) -> None:
         """Send the waiting data, for `timeout_s` at most. Whether it arrived is not known."""
-        _in_time([p.force_flush for p in (self.tracer, self.meter) if p is not None], timeout_s)
+        _in_time([p.force_flush for p in (self.tracer, self.meter, self.logger) if p is not None], timeout_s)
 
     def shutdown(self, timeout_s: float) -> None:
         """Flush and stop, for `timeout_s` at most; exports still under way then are given up."""
         if self.prometheus is not None:
             self.prometheus.shutdown()
             self.prometheus.server_close()
-        if _in_time([p.shutdown for p in (self.tracer, self.meter) if p is not None], timeout_s):
+        if self.logger is not None:
+            _logs().detach(self.logger)
+        if _in_time([p.shutdown for p in (self.tracer, self.meter, self.logger) if p is not None], timeout_s):
             return
         for exporter in self.exporters:  # frees the threads that still wait for a dead collector
             _in_time([exporter.shutdown], 1.0)
 
 
-def build(service_version: str) -> Providers | None:
+def build(service_version: str, *, scraped: bool = False) -> Providers | None:
     """Providers as the environment asks for; None where it asks for nothing.
+
+    Args:
+        scraped: metrics are kept for a scrape of the agent's own port, unless OTEL_METRICS_EXPORTER is `none`.
 
     Raises:
         ConfigError: an unknown exporter or protocol, a value that the SDK refuses, a port in use.
     """
     if _env("OTEL_SDK_DISABLED").lower() == "true":
         return None
-    traces, metrics = _words("TRACES"), _words("METRICS")
-    if not traces and not metrics:
+    traces, metrics, logs = _words("TRACES"), _words("METRICS"), _words("LOGS")
+    if scraped and not _is_off("METRICS"):
+        metrics.append("scraped")
+    if not (traces or metrics or logs):
         return None
-    _tame_logs()
+    sdk_log.tame()
     try:
-        return _providers(traces, metrics, _resource(service_version))
+        return _providers(traces, metrics, logs, _resource(service_version))
     except ValueError as error:
         raise ConfigError(f"OTEL_* variables: {error}") from error
 
 
-def _providers(traces: list[str], metrics: list[str], resource: Resource) -> Providers:
-    readers: list[MetricReader] = []
-    server = None
-    if "prometheus" in metrics:
-        reader, server = _prometheus()
-        readers.append(reader)
+def _providers(traces: list[str], metrics: list[str], logs: list[str], resource: Resource) -> Providers:
     span_exporters = [_span_exporter(word) for word in traces]
-    metric_exporters = [_metric_exporter(word) for word in metrics if word != "prometheus"]
-    readers += [PeriodicExportingMetricReader(exporter) for exporter in metric_exporters]
+    metric_exporters = [_metric_exporter(word) for word in metrics if word not in ("prometheus", "scraped")]
+    log_exporters = [_logs().exporter_of(word, grpc=_is_grpc("LOGS")) for word in logs]
+    readers: list[MetricReader] = [PeriodicExportingMetricReader(exporter) for exporter in metric_exporters]
+    registry, server = None, None
+    if {"prometheus", "scraped"} & {*metrics}:
+        registry = CollectorRegistry()
+        server = _scrape_server(registry) if "prometheus" in metrics else None
+        readers.insert(0, PrometheusMetricReader(registry=registry))
     tracer = TracerProvider(resource=resource, shutdown_on_exit=False) if traces else None
     for exporter in span_exporters:
         assert tracer is not None
         tracer.add_span_processor(BatchSpanProcessor(exporter))
     meter = MeterProvider(readers, resource, shutdown_on_exit=False) if metrics else None
-    return Providers(tracer, meter, [*span_exporters, *metric_exporters], server)
+    logger = _logs().provider_of(log_exporters, resource) if logs else None
+    exporters = [*span_exporters, *metric_exporters, *log_exporters]
+    return Providers(tracer, meter, logger, exporters, registry, server)
+
+
+def _logs() -> ModuleType:
+    """The export of logs, imported where it is asked for: it is a tenth of a second."""
+    from tta_agent.telemetry import logs
+
+    return logs
 
 
 def _env(name: str) -> str:
@@ -104,15 +138,19 @@ def _env(name: str) -> str:
 
 
 def _words(signal: Signal) -> list[str]:
-    """The exporters of a signal; OTLP where nothing is said but an endpoint is."""
+    """The exporters of a signal; OTLP where nothing is said but an endpoint is (logs: only where they are named)."""
     variable = f"OTEL_{signal}_EXPORTER"
     if not _env(variable):
-        return ["otlp"] if _endpoint(signal) else []
+        return ["otlp"] if _endpoint(signal) and signal != "LOGS" else []
     words = [word.strip().lower() for word in _env(variable).split(",") if word.strip()]
     for word in words:
         if word not in _VALID[signal]:
             raise ConfigError(f"{variable}: no exporter {word!r}; {nearest(word, _VALID[signal])}")
     return [word for word in dict.fromkeys(words) if word != "none"]
+
+
+def _is_off(signal: Signal) -> bool:
+    return _env(f"OTEL_{signal}_EXPORTER").lower() == "none"
 
 
 def _endpoint(signal: Signal) -> str:
@@ -155,19 +193,17 @@ def _metric_exporter(word: str) -> MetricExporter:
     return Http()
 
 
-def _prometheus() -> tuple[MetricReader, WSGIServer]:
+def _scrape_server(registry: CollectorRegistry) -> WSGIServer:
     host = _env("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
     port = _env("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
     if not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f"OTEL_EXPORTER_PROMETHEUS_PORT: {port!r} is no port; expected 0 to 65535")
-    registry = CollectorRegistry()
     try:
-        server, _ = start_http_server(int(port), host, registry)
+        return start_http_server(int(port), host, registry)[0]
     except OSError as error:
         raise ConfigError(
             f"OTEL_EXPORTER_PROMETHEUS_HOST, _PORT: cannot serve {host}:{port}: {error}"
         ) from error
-    return PrometheusMetricReader(registry=registry), server
 
 
 def _resource(service_version: str) -> Resource:
@@ -193,26 +229,3 @@ def _in_time(jobs: Sequence[Callable[[], object]], timeout_s: float) -> bool:
     for thread in threads:
         thread.join(max(0.0, deadline_s - time.monotonic()))
     return not any(thread.is_alive() for thread in threads)
-
-
-class _OneLine(logging.Handler):
-    """Repeats what the SDK logs as single lines, at most one a minute from each of its modules."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._last_s: dict[str, float] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        now_s = time.monotonic()
-        if now_s - self._last_s.get(record.name, -_LOG_EVERY_S) >= _LOG_EVERY_S:
-            self._last_s[record.name] = now_s
-            cause = record.exc_info[1] if record.exc_info else None
-            text = record.getMessage() if cause is None else f"{record.getMessage()} {cause!r}"
-            _log.warning("telemetry: %s", text.partition("\n")[0])
-
-
-def _tame_logs() -> None:
-    logger = logging.getLogger("opentelemetry")
-    if not any(isinstance(handler, _OneLine) for handler in logger.handlers):
-        logger.addHandler(_OneLine())
-        logger.propagate = False

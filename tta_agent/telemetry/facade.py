@@ -66,6 +66,7 @@ class Telemetry:
         group: str = "",
         policy: str = "",
         source: str = "",
+        scraped: bool = False,
     ) -> Telemetry:
         """Telemetry as the OTEL_* variables ask for. Raises ConfigError where they cannot be understood.
 
@@ -75,18 +76,28 @@ class Telemetry:
             group: consumer group, where there is one.
             policy: adaptation method, for `tta.policy`.
             source: name of the deployed model, for `tta.model.source`.
+            scraped: metrics are kept for `exposition`.
         """
         from tta_agent.telemetry.export import (
             build,  # the SDK and its exporters, only where they may be needed
         )
 
         about = {"system": system, "group": group, "policy": policy, "source": source}
-        return cls(build(service_version), service_version, **about)
+        return cls(build(service_version, scraped=scraped), service_version, **about)
 
     @classmethod
     def off(cls) -> Telemetry:
         """Telemetry that records nothing and costs next to nothing."""
         return cls(None)
+
+    def exposition(self) -> bytes | None:
+        """Metrics of now in the text format of Prometheus, or None where they are not kept for a scrape."""
+        registry = self._providers.registry if self._providers else None
+        if registry is None:
+            return None
+        from prometheus_client import generate_latest
+
+        return generate_latest(registry)
 
     def flush(self, timeout_s: float = 5.0) -> None:
         """Send the waiting data; gives up after `timeout_s`."""

@@ -1,6 +1,6 @@
 """HTTP interface of the agent: status, versions, events, and commands.
 
-    GET  /healthz  /readyz
+    GET  /healthz  /readyz  /metrics
     GET  /v1/status  /v1/versions  /v1/versions/{number or alias}  /v1/labels  /v1/events?limit=
     POST /v1/approve  /v1/reject  /v1/rollback  /v1/freeze  /v1/unfreeze  /v1/reset
 
@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from tta_agent.control.commands import KINDS, Command, CommandInbox, Kind, awaiting, read_status
@@ -42,6 +43,7 @@ _TAIL_BYTES = 8 << 20  # of the events, read from the end
 OWN = OwnHosts()
 _FIELDS = ("version", "by", "reason")
 Counts: TypeAlias = Callable[[], tuple[Mapping[str, int], Mapping[int, Mapping[str, float]]]]
+Exposition: TypeAlias = Callable[[], bytes | None]
 
 
 class Versions(Protocol):
@@ -69,6 +71,7 @@ class Api:
         token: bearer token that commands must carry; None lets this machine command without.
         status: current status.
         labels: counts in all and by version; None where there are none.
+        metrics: in the text format of Prometheus; None where they are not kept.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class Api:
         token: str | None,
         status: Status,
         labels: Counts | None = None,
+        metrics: Exposition = lambda: None,
     ) -> None:
+        self._metrics = metrics
         self._store, self._versions, self._token, self._labels = store, versions, token, labels
         self._status, self._inbox = status, CommandInbox(store)
 
@@ -124,6 +129,13 @@ class Api:
             raise Problem(400, f"limit is {text[:20]!r}; expected a whole number from 1 to {MAX_EVENTS}")
         return _json({"events": _tail(self._store / "events.jsonl", int(text))})
 
+    def metrics(self, request: Request) -> Response:
+        """Metrics in the text format of Prometheus."""
+        text = self._metrics()
+        if text is None:
+            raise Problem(404, "no metrics are kept: OTEL_SDK_DISABLED or OTEL_METRICS_EXPORTER=none says so")
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
     async def command(self, kind: Kind, request: Request) -> AsciiJSON:
         """Put one command into the inbox."""
         problems.check_caller(request, self._token)
@@ -153,6 +165,7 @@ def make_app(
     hosts: OwnHosts = OWN,
     status: Status | None = None,
     labels: Counts | None = None,
+    metrics: Exposition = lambda: None,
 ) -> Starlette:
     """Make the interface of one agent, see `Api`.
 
@@ -161,10 +174,11 @@ def make_app(
         status: current status; by default read from the file.
     """
     known = status or partial(read_status, store)
-    api, health = Api(store, versions, token, known, labels), Health(known)
+    api, health = Api(store, versions, token, known, labels, metrics), Health(known)
     gets: dict[str, Callable[..., Any]] = {
         "/healthz": health.alive,
         "/readyz": health.ready,
+        "/metrics": api.metrics,
         "/v1/status": api.status,
         "/v1/versions": api.versions,
         "/v1/versions/{name}": api.version,
