@@ -88,7 +88,7 @@ def test_explain_says_why_in_few_lines(registry):
     assert "it lost 12 of 13" in gone
     assert "half of the classes are gone" in tta("explain", 2)
     assert "given up" in tta("explain", 2)
-    assert "its trial runs" in tta("explain", "candidate")
+    assert "its evaluation runs" in tta("explain", "candidate")
     assert json.loads(tta("explain", 1, "--json"))["lines"] == gone.splitlines()
 
 

@@ -39,7 +39,7 @@ def full() -> dict[str, Any]:
         "clean_accuracy": 0.905, "source_accuracy_after_shift": 0.472, "served_accuracy_before_swap": 0.491,
         "served_accuracy_after_swap": 0.811, "source_accuracy_after_swap": 0.468, "recovered": 0.784,
         "swaps": 2, "rollbacks": 1, "failed_requests": 0, "unknown_answers": 0, "labels_used": 248,
-        "labels_sent": 1780, "requests": 3600, "seconds": 60.2, "seed": 7, "ledger": "some store/versions",
+        "labels_sent": 1780, "requests": 3600, "seconds": 60.2, "seed": 7, "registry": "some store/versions",
         "shift": {"name": "contrast", "families": ["contrast"], "severity": 4, "started_s": 20.0},
         "latency_ms": {"clean": {"p50": 2.9, "p99": 6.1}, "adapting": {"p50": 3.2, "p99": 9.8},
                        "swapping": {"p50": 3.4, "p99": 14.2}},
@@ -79,7 +79,7 @@ def hostile() -> dict[str, Any]:
     result["events"] += [{"t": 1.0, "event": EVIL}, {"t": 2.0, "event": "swap_failed", "error": EVIL}]
     return {
         **result,
-        "ledger": EVIL,
+        "registry": EVIL,
         "seed": EVIL,
         "shift": {**result["shift"], "name": EVIL, "severity": EVIL},
     }

@@ -117,8 +117,8 @@ def _close(numbers: dict[str, Any], files: dict[str, Path], table: Any, json_out
         console.print(f"{what:>8}: {path}", soft_wrap=True)
     if "png" not in files:
         console.print(f"     png: not drawn; {extras.missing('demo', 'it')}", soft_wrap=True, markup=False)
-    console.print(f"  ledger: {numbers['ledger']}", soft_wrap=True)
-    state = Path(numbers["ledger"]).parent
+    console.print(f"  registry: {numbers['registry']}", soft_wrap=True)
+    state = Path(numbers["registry"]).parent
     console.print(f"  deeper: TTA_STORE__PATH={state} tta-agent versions", soft_wrap=True)
     wrong = list(numbers["failures"])
     if numbers["failed_requests"]:

@@ -38,10 +38,10 @@ def html(result: Result) -> str:
 
 
 def _commands(result: Result) -> list[tuple[str, str]]:
-    registry = Path(str(result.get("ledger") or "tta-state/versions"))
+    registry = Path(str(result.get("registry") or "tta-state/versions"))
     store = registry.parent if registry.name == "versions" else registry
     return [
-        (f"export TTA_STORE__PATH={shlex.quote(str(store))}", "the ledger of this run"),
+        (f"export TTA_STORE__PATH={shlex.quote(str(store))}", "the registry of this run"),
         ("tta-agent versions", "every candidate, whether it was certified, and why"),
         ("tta-agent rollback", "the version that served before serves again"),
         ("tta-agent replay RECORDING --policy tent", "a recording by `tta-agent record`, through any policy"),

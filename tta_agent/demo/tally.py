@@ -51,7 +51,7 @@ def result(run: DemoRun) -> dict[str, Any]:
         "errors": dict(run.traffic.errors),
         "timeline": run.timeline,
         "events": run.events,
-        "ledger": str(run.registry.folder),
+        "registry": str(run.registry.folder),
         "failures": run.failures,
     }
 

@@ -108,7 +108,7 @@ def _finding(finding: Mapping[str, Any]) -> str:
 def _proof(verdict: Mapping[str, Any]) -> str:
     kind = verdict.get("proof")
     if kind is None:
-        return "not yet: its trial runs"
+        return "not yet: its evaluation runs"
     if kind == "certified":
         return _certified(verdict)
     if kind == "guarded" and "expires_s" in verdict:
