@@ -21,7 +21,7 @@ from tta_agent.registry.retry_queue import RetryQueue
 from tta_agent.rollout import factory
 from tta_agent.rollout.approval import Approval
 from tta_agent.rollout.candidates import CandidateQueue
-from tta_agent.rollout.controller import RolloutController
+from tta_agent.rollout.controller import EVALUATED, RolloutController
 from tta_agent.rollout.deployments import Deployments
 from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
@@ -252,7 +252,7 @@ def test_labels_take_a_bad_version_back_and_adaptation_starts_over(world):
     assert world.promoter.wants_candidate()
 
 
-def test_labels_of_records_that_teach_take_a_bad_version_back_but_judge_no_candidate(world):
+def test_labels_of_records_that_teach_take_a_bad_version_back_and_its_successor_ends(world):
     world.swap()
     world.propose(2)
     x = np.random.default_rng(5).standard_normal((60, 1, 8, 8), dtype=np.float32)
@@ -265,6 +265,80 @@ def test_labels_of_records_that_teach_take_a_bad_version_back_but_judge_no_candi
     evaluation = world.queue.running
     assert world.label(names, world.answers(0, x))
     assert world.pair.current()[0] == 0 and evaluation.pairs.labels == 0
+
+
+def teaching(world, n, key=None):
+    """Records that teach, each of an entity of its own or all of one; names and inputs."""
+    x = np.random.default_rng(world.sent).standard_normal((n, 1, 8, 8), dtype=np.float32)
+    names = [f"r{world.sent + i}" for i in range(n)]
+    some = [
+        Record(name, world.now_s, x[i], None, None, key or name, None, "t", 0, world.sent + i)
+        for i, name in enumerate(names)
+    ]
+    world.sent += n
+    world.rollout.on_records(RoutedRecords(teach=some))
+    return names, x
+
+
+def test_records_that_teach_the_copy_are_evidence_for_a_candidate_that_is_older(world):
+    names, x = teaching(world, 20)
+    world.propose()
+    world.label(names, world.answers(0, x))  # it may have learnt from these
+    pairs = world.queue.running.pairs
+    assert (pairs.records, pairs.labels) == (0, 0)
+    names, x = teaching(world, 20)
+    world.label(names, world.answers(0, x))
+    differ = (world.answers(0, x) != world.answers(1, x)).sum()
+    assert (pairs.records, pairs.labels, pairs.losses) == (20, 20, differ)
+
+
+def test_not_where_the_candidate_has_learnt_from_their_entity(tmp_path, template, world):
+    teaching(world, 5, key="camera")
+    world.propose()
+    again = World(tmp_path, template)
+    assert again.rollout.load_state_dict(world.rollout.state_dict())
+    for one in (world, again):
+        teaching(one, 5, key="camera")
+        teaching(one, 5, key="scanner")
+        teaching(one, 5, key="scanner")  # it has taught the copy meanwhile, but not the candidate
+        assert one.queue.running.pairs.records == 10
+        again.sent = 5
+
+
+def test_a_share_of_the_records_that_teach_is_drawn_by_a_salted_hash(world):
+    world.propose()
+    world.rollout._share, world.rollout._salt = 0.3, b"secret"
+    names, _ = teaching(world, 400)
+    evaluated = list(world.queue.running.pairs._seen)
+    assert evaluated == [name for name in names if drawn(name, 0.3, b"secret", EVALUATED)]
+    assert evaluated != [name for name in names if drawn(name, 0.3, b"guessed", EVALUATED)]
+    assert 80 < len(evaluated) < 160
+    world.records(20)
+    assert world.queue.running.pairs.records == len(evaluated) + 20  # held-out ones always
+
+
+def test_held_out_and_teaching_records_stand_in_order_of_arrival(world):
+    world.propose()
+    x = np.random.default_rng(3).standard_normal((30, 1, 8, 8), dtype=np.float32)
+    some = [Record(f"r{i}", world.now_s, x[i], None, None, f"r{i}", None, "t", 0, i) for i in range(30)]
+    world.rollout.on_records(RoutedRecords(teach=some[1::2], held=some[::2]))
+    pairs = world.queue.running.pairs
+    assert list(pairs.tenants) == [f"r{i}" for i in range(30)]
+    assert np.allclose(pairs.window("serving"), run(open_session(world.registry.get(0).path), x), atol=1e-5)
+
+
+def test_a_candidate_waits_for_its_first_label_where_labels_come_late(tmp_path, template):
+    world = World(tmp_path, template, patience=40)
+    for labelled in (False, True):
+        world.propose()
+        number = world.queue.running.version.number
+        if labelled:
+            world.label(["somebody"], [0])
+        world.records(60)
+        assert (world.queue.running is None) == (not labelled)
+    assert world.registry.verdict(number - 1)["outcome"] == "expired"
+    world.records(100)
+    assert world.registry.verdict(number)["outcome"] == "expired"
 
 
 def test_going_back_goes_to_the_last_proven_version(world):

@@ -38,6 +38,7 @@ from tta_agent.pipeline.stages import ThreadedStage
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rollout.approval import Approval
 from tta_agent.rollout.candidates import CandidateQueue
+from tta_agent.rollout.controller import RolloutController
 from tta_agent.rollout.factory import EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
@@ -410,6 +411,7 @@ ROWS = [
     Row("gate.gates", '["guarded"]', lambda b: "Guarded" in b.kinds() and "Collapse" not in b.kinds()),
     Row("gate.options", '{"collapse": {"ratio": 0.81}}', held(Collapse, 0.81)),
     Row("gate.alpha", "0.0123", held(CandidateQueue, 0.0123)),
+    Row("gate.evaluate_share", "0.66", held(RolloutController, 0.66)),
     Row("gate.patience_records", "1234", held(PromotionRules, 1234)),
     Row("gate.window_records", "1235", held(EvaluationSettings, 1235)),
     Row("gate.anchor", "{folder}/data.npz", lambda b: len(b.one(AnchorSet)) == 24),

@@ -117,7 +117,9 @@ def make_rollout(
     )
     operator = OperatorCommands(inbox, approval, monitor, served)
     close = hooks.close if hooks else lambda: None
-    return RolloutController(served, operator, monitor, regimes, queue, promoter, close)
+    return RolloutController(
+        served, operator, monitor, regimes, queue, promoter, close, share=s.gate.evaluate_share, salt=salt
+    )
 
 
 def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet | None:

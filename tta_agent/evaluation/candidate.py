@@ -1,4 +1,9 @@
-"""One candidate under evaluation: its graph and the serving one on the same held-out records, newer than it is."""
+"""One candidate under evaluation: its graph and the serving one on the same records, which it has not learnt from.
+
+The candidate is pinned, so every record that is newer is fresh for it, those among them that teach the copy further:
+prequential evaluation (Gama, Sebastião, Rodrigues, "On evaluating stream learning algorithms", Machine Learning 90,
+2013). Records of entities that it has learnt from are left out: it may know these entities, and others come later.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,14 @@ from tta_agent.core.types import Array, Label, Positions, Record, Version
 from tta_agent.evaluation.decision import Decision, GateSet
 from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
 from tta_agent.evaluation.phase import NEXT, Phase
+from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.models.ort_sessions import Session, run
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
 STEP = 16  # new records that make a new judgement worth its while
-LEADING = 4  # times the patience for a candidate that wins more than chance lets it
+LEADING = (
+    4  # times the patience for a candidate that wins more than chance lets it, or waits for its first label
+)
 FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show
 
 Estimate = Callable[[Array, Array, Array, AnchorResult | None, Mapping[str, float]], GainEstimate]
@@ -59,7 +67,9 @@ class CandidateEvaluation:
         graphs: sessions of `serving` and `candidate`, and of `source` and `proven` for the gates that look at them.
         trained_until: offsets after the last record that the candidate has learnt from; older records do not count.
         facts: what is fixed.
-        window: held-out records that label-free gates look back on.
+        taught: entities that have taught the copy.
+        taught_before: how many records had taught it when the candidate was made.
+        window: records that label-free gates look back on.
         bucket_s: one label counts for each entity and stretch of this length.
         estimate: gain by rehearsals, asked once for each `every` new records, so that looks share no record.
         carrier: trace context of the proposal.
@@ -79,6 +89,8 @@ class CandidateEvaluation:
         trained_until: Positions,
         facts: CandidateFacts,
         *,
+        taught: TaughtEntities | None = None,
+        taught_before: int = 0,
         window: int = 2000,
         bucket_s: float = 0.0,
         estimate: Estimate | None = None,
@@ -86,7 +98,8 @@ class CandidateEvaluation:
         carrier: str | None = None,
     ) -> None:
         self.version, self.opponent, self.facts, self.carrier = version, opponent, facts, carrier
-        self.pairs = PairedEvaluation(graphs, trained_until, window, bucket_s)
+        self._taught, self._taught_before = taught or TaughtEntities(), taught_before
+        self.pairs = PairedEvaluation(graphs, trained_until, window, bucket_s, self._has_learnt_from)
         self.phase = Phase.RUNNING
         self.decision: Decision | None = None
         self.held_by: str | None = None
@@ -108,6 +121,9 @@ class CandidateEvaluation:
         return self.pairs.wins + self.pairs.losses
 
     # evidence
+
+    def _has_learnt_from(self, entity: str) -> bool:
+        return self._taught.among_first(entity, self._taught_before)
 
     def on_records(self, batch: BatchPredictions) -> list[tuple[Record, int, int]]:
         """Evaluate all graphs on the records that are new; each with its class by serving and by the candidate."""
@@ -195,11 +211,16 @@ class CandidateEvaluation:
 
     # questions
 
-    def overdue(self, patience: int) -> bool:
-        """Whether it has had its time: so many records, four times as many while it leads by a standard error."""
+    def overdue(self, patience: int, *, labels_come: bool = False) -> bool:
+        """Whether it has had its time: so many records, four times as many while it leads by a standard error.
+
+        Args:
+            labels_come: the stream has labels: a candidate without any waits for them, four times as many, too.
+        """
         wins, losses = self.pairs.wins, self.pairs.losses
         leads = wins - losses > math.sqrt(wins + losses)
-        return self.pairs.records >= patience * (LEADING if leads else 1)
+        waits = labels_come and not self.pairs.labels
+        return self.pairs.records >= patience * (LEADING if leads or waits else 1)
 
     def outdated_by(self, newer: Session) -> bool:
         """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
@@ -229,5 +250,7 @@ class CandidateEvaluation:
 
     def load_state_dict(self, state: Mapping[str, Any], regime: Regime | None) -> None:
         """Continue from `state_dict()` of the same candidate; with a regime it is suspended or has been."""
+            "taught_before": self._taught_before,
         self.pairs.load_state_dict(state["pairs"])
         self._looks, self.regime = state["looks"], regime
+        self._taught_before = state["taught_before"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -20,30 +19,35 @@ REMEMBERED = 50_000  # records that may still get a label; labels whose order is
 
 
 class BatchPredictions:
-    """Records that arrived together, and the answers of any graph to them: each graph is asked once."""
+    """Records that arrived together, and the answers of any graph to them: each graph answers a record once."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = {record.id: record for record in records}
-        self._answers: dict[int, Array] = {}
+        self._answers: dict[int, dict[str, Array]] = {}  # by session and record; views share them
 
-    @functools.cached_property
+    @property
     def x(self) -> Array:
         """Inputs [n, ...], in order."""
         return np.stack([record.x for record in self.records.values()])
 
+    def only(self, records: Sequence[Record]) -> BatchPredictions:
+        """View of some of the records, in this order."""
+        view = BatchPredictions(records)
+        view._answers = self._answers
+        return view
+
     def latest(self, n: int) -> BatchPredictions:
-        """The latest n records; itself where there are no more, so that no graph is asked twice."""
-        return self if len(self.records) <= n else BatchPredictions(list(self.records.values())[-n:])
+        """View of the latest n records, of all where there are no more."""
+        return self.only(list(self.records.values())[-n:])
 
     def by(self, session: Session, ids: Sequence[str] | None = None) -> Array:
         """Logits [n, C] of the records with these ids, of all where none are given."""
-        if id(session) not in self._answers:
-            self._answers[id(session)] = run(session, self.x)
-        answers = self._answers[id(session)]
-        if ids is None:
-            return answers
-        places = {name: i for i, name in enumerate(self.records)}
-        return answers[[places[name] for name in ids]]
+        names = list(self.records) if ids is None else ids
+        known = self._answers.setdefault(id(session), {})
+        if missing := [name for name in names if name not in known]:
+            answers = run(session, np.stack([self.records[name].x for name in missing]))
+            known.update(zip(missing, answers, strict=True))
+        return np.stack([known[name] for name in names])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,18 @@ class PairedEvaluation:
         trained_until: offsets before which records do not count.
         window: records that are kept for label-free numbers.
         bucket_s: of one entity, one label counts in each stretch of this length; 0 counts all.
+        learnt_from: whether the candidate has learnt from an entity; its records do not count.
     """
 
     def __init__(
-        self, graphs: Mapping[str, Session], trained_until: Positions, window: int, bucket_s: float
+        self,
+        graphs: Mapping[str, Session],
+        trained_until: Positions,
+        window: int,
+        bucket_s: float,
+        learnt_from: Callable[[str], bool] = lambda entity: False,
     ) -> None:
+        self._learnt_from = learnt_from
         self.graphs, self.trained_until = dict(graphs), dict(trained_until)
         self._window, self._bucket_s = window, bucket_s
         self._logits: dict[str, Array] = {}  # by role, of the window
@@ -101,13 +112,13 @@ class PairedEvaluation:
         with np.errstate(invalid="ignore"):  # not finite: gate `integrity` says so
             sure = list(zip(*(softmax(logits).max(1).tolist() for logits in both), strict=True))
         fresh = [(batch.records[name], *pair) for name, pair in zip(ids, pairs, strict=True)]
-        for one, confidence in zip(fresh, sure, strict=True):
-            self._remember(*one, confidence)
+        for (record, first, second), confidence in zip(fresh, sure, strict=True):
+            self._remember(record, first, second, confidence)
         return fresh
 
     def _is_fresh(self, record: Record) -> bool:
         newer = record.offset >= self.trained_until.get((record.topic, record.partition), 0)
-        return newer and record.id not in self._seen
+        return newer and record.id not in self._seen and not self._learnt_from(record.key)
 
     def _remember(self, record: Record, first: int, second: int, confidence: tuple[float, float]) -> None:
         bucket = int(record.time_s // self._bucket_s) if self._bucket_s else self.records

@@ -148,13 +148,14 @@ class LabelRequester:
         self._asked = OrderedDict.fromkeys((name, number) for name, number in state["asked"])
 
 
-def drawn(id: str, share: float, salt: bytes = b"") -> bool:
+def drawn(id: str, share: float, salt: bytes = b"", purpose: bytes = b"tta-wishes") -> bool:
     """Whether the id belongs to the uniform sample; independent of the hold-out.
 
     Args:
         salt: secret, so that no client can choose an id that is drawn.
+        purpose: of the draw, 16 bytes at most: draws for different purposes are independent.
     """
-    digest = hashlib.blake2b(id.encode(), digest_size=8, key=salt, person=b"tta-wishes").digest()
+    digest = hashlib.blake2b(id.encode(), digest_size=8, key=salt, person=purpose).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 

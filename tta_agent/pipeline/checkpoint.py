@@ -19,8 +19,9 @@ import torch
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import CheckpointError
 
-FORMAT = 6
+FORMAT = 7
 MAGIC = b"tta-agent checkpoint\n"  # then the SHA-256 of what follows; files of format 5 have neither
+EVER = 2**62  # records that teach: every entity that does has done so before
 # names of format 5, which is read as well
 FORMER = {
     "agenda": "queue", "trial": "running", "adjourned": "suspended", "wishes": "wanted", "pace": "limits",
@@ -86,7 +87,9 @@ def _read(path: Path) -> dict[str, Any]:
         state = dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged file raises whatever the reader meets first
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__})") from None
-    return upgraded(state) if state.get("format") == 5 else state
+    if state.get("format") == 5:
+        state = upgraded(state)
+    return with_taught(state) if state.get("format") == 6 else state
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +100,19 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     monitor = next(value for value in others if "pace" in value)
     deployments = next(value for name, value in monitor.items() if name != "pace")
     told = {"deployments": _renamed(deployments), "limits": _renamed(monitor["pace"])}
-    return {"format": FORMAT, **kept, "promoter": _renamed(promoter), "monitor": told}
+    return {"format": 6, **kept, "promoter": _renamed(promoter), "monitor": told}
+
+
+def with_taught(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of format 6 in format 7: its evaluations count no entity that teaches, for they knew of none."""
+    promoter = dict(state["promoter"])
+    queue = promoter["queue"]
+    running, *suspended = (
+        saved and {**saved, "taught_before": EVER} for saved in (queue["running"], *queue["suspended"])
+    )
+    promoter |= {"labels_come": bool(promoter["labels_used"])}
+    promoter |= {"queue": {**queue, "running": running, "suspended": suspended}}
+    return {**state, "format": FORMAT, "promoter": promoter, "taught": {"count": 0, "first": []}}
 
 
 def _renamed(value: Any) -> Any:

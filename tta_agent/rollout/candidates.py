@@ -18,6 +18,7 @@ from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label
 from tta_agent.evaluation.candidate import CandidateEvaluation
+from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.rollout.factory import EvaluationFactory
 from tta_agent.rollout.regimes import RegimeFollower
 from tta_agent.serving.deployment import ServedModel
@@ -82,6 +83,11 @@ class CandidateQueue:
         self._served.say(
             Event.CANDIDATE, version=version.number, parent=self._served.version.number, **proposal.history
         )
+
+    @property
+    def taught(self) -> TaughtEntities:
+        """Entities that have taught the copy."""
+        return self._factory.taught
 
     def on_drift(self, drift: Drift) -> None:
         """Suspend the running evaluation at a change of regime; continue one that waited for this regime."""

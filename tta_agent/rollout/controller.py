@@ -9,12 +9,14 @@ A step that takes a version back, or a person's reset, makes adaptation start ov
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tta_agent.core.errors import StoreError
 from tta_agent.core.messages import CandidateProposal
+from tta_agent.core.types import Record
 from tta_agent.evaluation.paired import BatchPredictions
+from tta_agent.labels.requests import drawn
 from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.monitor import ServingMonitor
 from tta_agent.rollout.operator import OperatorCommands
@@ -23,6 +25,7 @@ from tta_agent.rollout.regimes import RegimeFollower
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.stream.router import RoutedRecords
 
+EVALUATED = b"tta-evaluated"  # this draw is independent of others by the same salt
 log = logging.getLogger(__name__)
 
 
@@ -30,6 +33,8 @@ class RolloutController:
     """Calls the steps in their order.
 
     Args:
+        share: of the records that teach, on which candidates are evaluated, too.
+        salt: of their draw, so that no client can choose.
         close: ends what was opened for them.
     """
 
@@ -42,14 +47,20 @@ class RolloutController:
         queue: CandidateQueue,
         promoter: Promoter,
         close: Callable[[], None] = lambda: None,
+        *,
+        share: float = 1.0,
+        salt: bytes = b"",
     ) -> None:
+        self._share, self._salt = share, salt
         self.served, self.operator, self.monitor, self.regimes = served, operator, monitor, regimes
         self.queue, self.promoter, self.close = queue, promoter, close
 
     def on_records(self, records: RoutedRecords) -> bool:
         """One poll's held-out records, teaching records and labels; whether adaptation starts over."""
         again = self._attend()
-        held, taught = BatchPredictions(records.held), BatchPredictions(records.teach)
+        self.queue.taught.add(records.teach)
+        arrived = BatchPredictions(in_order([*records.held, *records.teach]))
+        held, taught = arrived.only(records.held), arrived.only(records.teach)
         drift = self.regimes.observe(held, taught)
         again = self.monitor.on_records(held, taught, records.labels) or again
         if again:
@@ -57,12 +68,18 @@ class RolloutController:
             return True
         self.regimes.follow(drift)
         try:
-            self.promoter.on_records(held, records.labels, drift)
+            self.promoter.on_records(arrived.only(self._evaluated(records)), held, records.labels, drift)
         except (
             StoreError
         ) as error:  # raised before anything has changed: the next evidence finds all as it was
             log.warning("no verdict: %s", error)
         return False
+
+    def _evaluated(self, records: RoutedRecords) -> list[Record]:
+        """Held-out records and the drawn share of those that teach, in order of arrival."""
+        share, salt = self._share, self._salt
+        drawn_ones = [record for record in records.teach if drawn(record.id, share, salt, EVALUATED)]
+        return in_order([*records.held, *drawn_ones])
 
     def on_proposal(self, proposal: CandidateProposal, *, stale: bool = False) -> bool:
         """A snapshot of the copy; whether adaptation starts over.
@@ -84,16 +101,27 @@ class RolloutController:
 
     def state_dict(self) -> dict[str, Any]:
         """Evaluations, bakes and limits."""
-        return {"promoter": self.promoter.state_dict(), "monitor": self.monitor.state_dict()}
+        taught = self.queue.taught.state_dict()
+        return {
+            "promoter": self.promoter.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "taught": taught,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Continue from `state_dict()`; False where the version of the checkpoint was taken back meanwhile.
 
         Then nothing counts that was learnt.
         """
+        self.queue.taught.load_state_dict(state["taught"])
         if self.served.rolled_back_from(state["promoter"]["serving"]):
             self.monitor.load_state_dict({**state["monitor"], "deployments": []})
             return False
         self.monitor.load_state_dict(state["monitor"])
         self.promoter.load_state_dict(state["promoter"])
         return True
+
+
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """Records by time, then by place in their partition."""
+    return sorted(records, key=lambda record: (record.time_s, record.offset))

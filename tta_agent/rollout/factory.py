@@ -15,6 +15,7 @@ from tta_agent.core.protocols import Gate
 from tta_agent.core.types import Array, Positions, Version
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
+from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.models.onnx_export import GraphTemplate, answers, parity
 from tta_agent.models.ort_sessions import Session, run
 from tta_agent.rollout.bake import BakeMonitor
@@ -45,6 +46,9 @@ class EvaluationFactory:
         anchor: labelled images that every candidate answers, or None.
         rehearsal: of this model and adapter, or None.
         null: thresholds by A/A runs.
+
+    Attributes:
+        taught: entities that have taught the copy.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class EvaluationFactory:
     ) -> None:
         self._template, self._served, self._settings, self._vetoes = template, served, settings, vetoes
         self._anchor, self._rehearsal, self._null = anchor, rehearsal, null or {}
+        self.taught = TaughtEntities()
         self._known: dict[int, Mapping[str, Array]] = {}  # answers to the anchor set, by version
 
     def compose(self, proposal: CandidateProposal) -> tuple[bytes, Session]:
@@ -119,7 +124,8 @@ class EvaluationFactory:
         }
         served.keep_only([proven])
         return CandidateEvaluation(
-            version, opponent.number, graphs, trained_until, facts, window=settings.window,
+            version, opponent.number, graphs, trained_until, facts, taught=self.taught,
+            taught_before=self.taught.count, window=settings.window,
             bucket_s=settings.bucket_s, estimate=rehearsal.expect if rehearsal else None,
             every=rehearsal.window if rehearsal else settings.window, carrier=carrier,
         )  # fmt: skip

@@ -62,18 +62,26 @@ class Promoter:
         self._approval, self._monitor, self._wanted, self._telemetry = approval, monitor, wanted, telemetry
         self._rules, self._frozen, self._clock = rules, frozen, clock
         self.labels_used = 0
+        self._labels_come = False
         self._announced: int | None = None
 
     def wants_candidate(self) -> bool:
         """Whether no cool-down holds."""
         return not self._limits.cools(self._clock())
 
-    def on_records(self, batch: BatchPredictions, labels: Sequence[Label], drift: Drift) -> None:
-        """Held-out records, then labels; a verdict where there is one."""
+    def on_records(
+        self, batch: BatchPredictions, held: BatchPredictions, labels: Sequence[Label], drift: Drift
+    ) -> None:
+        """Records to evaluate a candidate on, then labels; a verdict where there is one.
+
+        Args:
+            held: the held-out ones, of which labels are requested while there is no candidate.
+        """
         self._queue.on_drift(drift)
         running = self._queue.running
-        rows = running.on_records(batch) if running else served_rows(batch)
+        rows = running.on_records(batch) if running else served_rows(held)
         self._wanted.consider(batch, rows, self._monitor.rollback_session())
+        self._labels_come = self._labels_come or bool(labels)
         self.labels_used += self._queue.on_labels(labels)
         if running:
             self._judge(running)
@@ -87,7 +95,7 @@ class Promoter:
             self._try_to_promote(evaluation, evaluation.decision)
         elif decision and decision.outcome == "rejected":
             self._conclude("rejected", evaluation, decision)
-        elif decision and evaluation.overdue(self._rules.patience_records):
+        elif decision and evaluation.overdue(self._rules.patience_records, labels_come=self._labels_come):
             self._conclude("expired", evaluation, decision)
 
     def _report(self, evaluation: CandidateEvaluation, decision: Decision) -> None:
@@ -150,11 +158,12 @@ class Promoter:
     def state_dict(self) -> dict[str, Any]:
         """Evaluations, and labels asked for."""
         counts = {"serving": self._served.version.number, "labels_used": self.labels_used}
+        counts["labels_come"] = self._labels_come
         return {**counts, "queue": self._queue.state_dict(), "wanted": self._wanted.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the evaluations, unless a swap came after the checkpoint."""
-        self.labels_used = state["labels_used"]
+        self.labels_used, self._labels_come = state["labels_used"], state["labels_come"]
         self._wanted.load_state_dict(state["wanted"])
         if state["serving"] == self._served.version.number:
             self._queue.load_state_dict(state["queue"])

@@ -38,11 +38,16 @@ class GateSettings(Group):
     """Constructor arguments by gate, for instance {"collapse": {"ratio": 0.9}}."""
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
     """Bound on the probability of promoting a candidate that is not better, between two promotions."""
-    patience_records: int = Field(default=1000, ge=1)
-    """A candidate that is not proven after this many held-out records (four times as many while it leads) gives way
-    to a fresher one."""
+    worst_class: float = Field(default=0.2, gt=0, lt=1)
+    """Fall of a class's recall that labels have to rule out: 0.2 = 20 points. Less asks for more labels of each class."""
+    evaluate_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the records that teach, on which a candidate is evaluated as on held-out ones: it is older than these
+    records. Less costs fewer forward passes and more time until a proof."""
+    patience_records: int = Field(default=5000, ge=1)
+    """A candidate that is not proven after this many records (four times as many while it leads, or while it waits
+    for its first label) gives way to a fresher one."""
     window_records: int = Field(default=2000, ge=50)
-    """Held-out records that the label-free gates look back on."""
+    """Records that the label-free gates look back on."""
     anchor: Path | None = None
     """Labelled anchor set that a candidate must not forget: .npz with `inputs` and `labels`, or a folder of images,
     one folder a class; `model.source_data` where not given and labelled."""
