@@ -6,6 +6,7 @@ python benchmarks/gate.py --json OUT                (an hour)
 simulations   1,000 candidates that are not better (streams in three structures, labels late and sampled),
               duplicates of one entity, decisive labels until a better one is certified
 collapse      200 injected failures on real answers: never promoted, and vetoed or taken back in two windows
+delay         records from a shift to the certified swap, by the share of labels and by their delay
 streams       whole policies over real images: regret against the best of keeping and always adapting
 keeps         cases in which adapting harms: no promotion, or it is taken back (not with --quick)
 rehearsed     promotions without any label, leave-one-family-out (benchmarks/rehearsed.py has the whole table)
@@ -28,6 +29,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gate_delay as delays
 import gate_simulations as simulations
 import gate_streams as streams
 import numpy as np
@@ -36,7 +38,7 @@ import torch
 from tta_agent import corruptions
 from tta_agent.samples import dataset as images
 
-PARTS = ("simulations", "collapse", "streams", "keeps", "rehearsed")
+PARTS = ("simulations", "collapse", "delay", "streams", "keeps", "rehearsed")
 QUICK_STRETCH = 2  # domains of 2,000 to 8,000 records, turns of 1,000
 SEEDS = 20  # of each case in which adapting harms
 
@@ -165,6 +167,22 @@ def run_streams(asked, pool):
         "late_records": float(np.median(late)) if late else None,
         "streams": rows,
     }
+
+
+def run_delay(asked, pool):
+    """Records from a shift to the certified swap."""
+    known = streams.models()
+    nets = [known[name] for name in known if name in (["fashion"] if asked.quick else asked.nets.split(","))]
+    rows = []
+    for row in pool.map(delays.delay_of, delays.cells(nets, quick=asked.quick, seeds=asked.seeds)):
+        rows.append(row)
+        when = "no swap" if row["records"] is None else f"swapped {row['records']} records after the shift"
+        print(
+            f"{row['model']} {row['shift']}, labels {row['rate']} after {row['delay']:,}, seed {row['seed']}: {when}"
+            f", candidate {row['candidate']}, {row['labels']:,} labels",
+            flush=True,
+        )
+    return delays.table(rows)
 
 
 def _told(row):

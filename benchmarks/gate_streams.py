@@ -90,12 +90,13 @@ HARMFUL = (  # (net, stream, method, its settings): keeping the source is right,
 
 
 def recording(model, structure, seed, folder, stretch=1):
-    """The stream as a recording; its domains last `stretch` times as long."""
+    """The stream, by its name or its stretches, as a recording; its domains last `stretch` times as long."""
+    stretches = STRUCTURES[structure] if isinstance(structure, str) else structure
     some = images.read_npz(model.data)
     random = np.random.default_rng(seed)
     order = random.permutation(len(some.labels))
     parts, labels, domains, taken = [], [], [], 0
-    for name, severity, count in ((name, level, n * stretch) for name, level, n in STRUCTURES[structure]):
+    for name, severity, count in ((name, level, n * stretch) for name, level, n in stretches):
         rows = np.take(order, range(taken, taken + count), mode="wrap")
         if structure == "correlated":
             rows = in_runs(rows, some.labels, random)
@@ -160,7 +161,7 @@ def _late_records(row, best):
     return (best - row["served"]) * row["records"] / gain if gain > 0.02 else None
 
 
-def play(folder, model, method, seed, labels, more=None):
+def play(folder, model, method, seed, labels, more=None, label_delay_s=5.0):
     """One policy over one recording; `labels` is the share of records that get one, or REQUESTED."""
     flags = merged({"model": model.flags, "adapt": {"method": method}, "mode": "auto"}, more or {})
     on_request = labels == REQUESTED
@@ -168,7 +169,7 @@ def play(folder, model, method, seed, labels, more=None):
         flags = merged({"labels": {"requests_per_day": DAILY}}, flags)
     return replay(
         folder, env.load(**flags), label_rate=1.0 if on_request else labels, on_request=on_request,
-        label_delay_s=5.0, seed=seed, scratch=folder.parent, windows=len(Recording.open(folder)) // STEP,
+        label_delay_s=label_delay_s, seed=seed, scratch=folder.parent, windows=len(Recording.open(folder)) // STEP,
     )  # fmt: skip
 
 

@@ -1,0 +1,72 @@
+"""Records from a shift to the certified swap, by the share of labels and by their delay."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import gate_streams as streams
+import numpy as np
+import torch
+
+RATES = (0.3, 0.1, 0.02, streams.REQUESTED)
+DELAYS = (0, 500, 5000)  # records
+RECORD_S = 0.01  # between two records of a recording
+CLEAN, MOST = 1000, 4000  # records before the shift, and after the first label that may come
+SHIFTS = (("gaussian_noise", 4), ("contrast", 5))
+
+
+def cells(nets, *, quick, seeds):
+    """Jobs of `delay_of`: (model, shift, rate, delay, seed)."""
+    return [
+        (net, shift, rate, delay, seed)
+        for delay in ((500,) if quick else DELAYS)
+        for rate in RATES
+        for net in nets
+        for shift in SHIFTS[: 1 if quick else None]
+        for seed in range(seeds)
+    ]
+
+
+def delay_of(job):
+    """Records from the shift to the swap, None where there is none, and what came before it."""
+    model, shift, rate, delay, seed = job
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="gate-delay-") as scratch:
+        stretches = [(None, 0, CLEAN), (*shift, delay + MOST)]
+        folder = streams.recording(model, stretches, seed, Path(scratch))
+        late = {"label_delay_s": delay * RECORD_S}
+        found = streams.play(folder, model, "norm", seed, rate, **late)
+    swapped, born = (_first_after(found["events"], name) for name in ("swap", "candidate"))
+    return {
+        "model": model.name, "shift": shift[0], "rate": rate, "delay": delay, "seed": seed, "records": swapped,
+        "candidate": born, "labels": found["labels_arrived"], "source": found["source_accuracy"],
+        "served": found["served_accuracy"],
+    }  # fmt: skip
+
+
+def _first_after(events, name):
+    """Records from the shift to the first such event, None where there is none."""
+    places = (event["record"] - CLEAN for event in events if event["event"] == name)
+    return next((place for place in places if place > 0), None)
+
+
+def table(rows):
+    """By rate, at the delay of 500 records, and by delay and rate: median and 90 % quantile; None: too few swapped."""
+    by = {delay: _by_rate([row for row in rows if row["delay"] == delay]) for delay in DELAYS}
+    found = {str(delay): rates for delay, rates in by.items() if rates}
+    return {"delay": found.get("500", {}), "delay_by_label_delay": found, "delay_runs": rows}
+
+
+def _by_rate(rows):
+    rates = {rate: [row["records"] for row in rows if row["rate"] == rate] for rate in RATES}
+    return {str(rate): _quantiles(records) for rate, records in rates.items() if records}
+
+
+def _quantiles(records):
+    known = [np.inf if n is None else n for n in records]
+    median, p90 = (float(np.quantile(known, q, method="higher")) for q in (0.5, 0.9))
+    return {
+        "median": median if np.isfinite(median) else None, "p90": p90 if np.isfinite(p90) else None,
+        "runs": len(known), "swapped": int(np.isfinite(known).sum()),
+    }  # fmt: skip
