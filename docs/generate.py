@@ -1,4 +1,4 @@
-"""Write the reference pages, and the table of rooms in the architecture page, from the code.
+"""Write the reference pages, the table of rooms in the architecture page, and parts of the Helm chart from the code.
 
 `python -m docs.generate` writes what differs; with `--check` it writes nothing and exits with 1 if a page is stale.
 """
@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from charts import generate as chart
 from docs.rooms import rooms
 from docs.tables import clause, plain, table
 from tta_agent.cli.main import app
@@ -186,7 +187,7 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with `--check` only compare; the exit status."""
-    made = pages(ROOT)
+    made = {**pages(ROOT), **chart.files(ROOT)}
     stale = [p for p, text in made.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     for path in stale:
         if "--check" in arguments:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 LIST = 'expected a,b,c or ["a", "b", "c"]'
 NONE = "empty for none"  # metadata of a text whose empty value is a value of its own
 OBJECT = 'expected a JSON object of options by name, for instance {"tent": {"lr": 0.001}}'
 _SERVICE_LINK = re.compile(r".+_SERVICE_(HOST|PORT(_\w+)?)|.+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+_TOPIC, _SEGMENT = r"[A-Za-z0-9._-]{1,249}", r"[^\s/\\?#%]{1,255}"
 _LINKED_PORT = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
 
@@ -63,17 +64,23 @@ def _is_empty_text(annotation: Any) -> bool:
 
 
 def _is_topic(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
+    if not re.fullmatch(_TOPIC, name) or name in (".", ".."):
         raise ValueError("expected a topic: 1 to 249 letters, digits, '.', '_' and '-'")
     return name
 
 
 def _is_segment(name: str) -> str:
-    if not re.fullmatch(r"[^\s/\\?#%]{1,255}", name) or name in (".", ".."):
+    if not re.fullmatch(_SEGMENT, name) or name in (".", ".."):
         raise ValueError("expected a name as it stands in a URL: no space and none of / \\ ? # %")
     return name
 
 
-Topic: TypeAlias = Annotated[str, AfterValidator(_is_topic)]
-TopicOrNone: TypeAlias = Annotated[str, AfterValidator(lambda name: name and _is_topic(name)), NONE]
-UrlSegment: TypeAlias = Annotated[str, AfterValidator(_is_segment)]
+def _schema(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "not": {"enum": [".", ".."]}})
+
+
+Topic: TypeAlias = Annotated[str, AfterValidator(_is_topic), _schema(f"^{_TOPIC}$")]
+TopicOrNone: TypeAlias = Annotated[
+    str, AfterValidator(lambda name: name and _is_topic(name)), NONE, _schema(f"^({_TOPIC})?$")
+]
+UrlSegment: TypeAlias = Annotated[str, AfterValidator(_is_segment), _schema(f"^{_SEGMENT}$")]

@@ -1,0 +1,1 @@
+"""Helm, its checkers, and a real Kubernetes control plane, built by Go and kept between runs."""
