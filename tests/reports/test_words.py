@@ -10,6 +10,7 @@ DATA = {
     "version": 7, "before": 3, "by": "ada", "reason": "12 losses", "error": "no room", "outcome": "certified",
     "rounds": 48, "records": 900, "proof": "certified", "seconds": 0.05, "distance": 1.5, "labels": 3,
     "finding": {}, "findings": [], "parent": 0, "features": {"entropy": 0.2, "mean": 1.5}, "force": False,
+    "attempt": 1,
 }  # fmt: skip
 
 

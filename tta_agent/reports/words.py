@@ -25,6 +25,7 @@ BAD = {
     Event.WITHDRAWN,
     Event.SWAP_FAILED,
     Event.ROLLBACK_REFUSED,
+    Event.ALIAS_REFUSED,
     Event.REJECT,
 }
 # events after which another version serves, as charts label them
@@ -172,6 +173,7 @@ SENTENCES: Mapping[Event, Callable[[LogLine], str]] = {
     Event.ROLLBACK_REFUSED: lambda e: f"{_version(e)} cannot be rolled back to{_because(e, 'error')}",
     Event.WITHDRAWN: lambda e: f"{_version(e)} is taken back{_because(e)}",
     Event.REALIGNED: lambda e: f"the server serves {_version(e)} again, as the registry says{_because(e)}",
+    Event.ALIAS_REFUSED: lambda e: f"alias `serving` is not followed: {_version(e)} serves on{_because(e)}",
     Event.PROMOTED: _promoted,
     Event.APPROVE: lambda e: f"{_version(e)} approved{_by(e)}{_because(e)}",
     Event.REJECT: lambda e: f"{_version(e)} turned down{_by(e)}{_because(e)}",
