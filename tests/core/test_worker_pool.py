@@ -129,13 +129,18 @@ def until(condition):
     return found
 
 
+def _heeds_interrupts():
+    """Tests that run in the background of a script inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def started(words, workers=2, settings=None):
     """A command and its workers, as (process, its descendants); killed at the end with all that is left of it."""
     environment = {**worlds.clean_environ(), **(settings or {}), "OMP_NUM_THREADS": "1"}
     parent = subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, env=environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_interrupts,
     )  # fmt: skip
     born = set()
     try:
