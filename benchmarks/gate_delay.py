@@ -52,7 +52,7 @@ def _first_after(events, name):
 
 
 def table(rows):
-    """By rate, at the delay of 500 records, and by delay and rate: median and 90 % quantile; None: too few swapped."""
+    """By rate, at the delay of 500 records, and by delay and rate: median and 90 % quantile; None: too few swaps."""
     by = {delay: _by_rate([row for row in rows if row["delay"] == delay]) for delay in DELAYS}
     found = {str(delay): rates for delay, rates in by.items() if rates}
     return {"delay": found.get("500", {}), "delay_by_label_delay": found, "delay_runs": rows}

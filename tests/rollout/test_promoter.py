@@ -12,6 +12,7 @@ from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label, Record
 from tta_agent.drift.block_means import BlockMeans
 from tta_agent.evaluation.decision import GateSet
+from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.labels.requests import drawn
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
@@ -325,6 +326,51 @@ def test_held_out_and_teaching_records_stand_in_order_of_arrival(world):
     pairs = world.queue.running.pairs
     assert list(pairs.tenants) == [f"r{i}" for i in range(30)]
     assert np.allclose(pairs.window("serving"), run(open_session(world.registry.get(0).path), x), atol=1e-5)
+
+
+@pytest.fixture
+def keeping(tmp_path, template):
+    """A rollout that keeps recent held-out records, while a regime is known."""
+    world = World(tmp_path, template)
+    world.queue.recent = RecentRecords(10**6)
+    return world
+
+
+def test_labels_of_held_out_records_from_before_its_birth_count_for_a_candidate(tmp_path, template, keeping):
+    early, x = keeping.records(20)
+    later, y = keeping.records(20)
+    keeping.label(early, keeping.answers(0, x))
+    teaching(keeping, 20)
+    again = World(tmp_path, template)
+    again.queue.recent = RecentRecords(10**6)
+    assert again.rollout.load_state_dict(keeping.rollout.state_dict())
+    for world in (keeping, again):
+        world.propose()
+        pairs = world.queue.running.pairs
+        assert (pairs.records, pairs.labels, world.promoter.labels_used) == (40, 20, 20)
+        losses = pairs.losses
+        world.label([*early, *later], [*world.answers(0, x), *world.answers(0, y)])
+        differ = (world.answers(0, y) != world.answers(world.queue.running.version.number, y)).sum()
+        assert (pairs.records, pairs.labels, pairs.losses - losses) == (40, 40, differ)
+
+
+def test_not_those_of_records_from_before_the_last_change(keeping):
+    keeping.records(640)
+    keeping.records(64, size=4.0)
+    kept = len(keeping.queue.recent.records)
+    keeping.propose()
+    assert keeping.queue.running.pairs.records == kept == 64
+
+
+def test_labels_of_recent_disagreements_are_wanted_when_a_candidate_is_born(keeping):
+    keeping.wanted.requests = wishes = Wishes()
+    names, x = keeping.records()
+    wishes.heard.clear()
+    keeping.propose()
+    assert wishes.heard == list(zip(names, keeping.answers(0, x), keeping.answers(1, x), strict=True))
+    wishes.heard.clear()
+    keeping.propose()  # another one runs
+    assert not wishes.heard
 
 
 def test_a_candidate_waits_for_its_first_label_where_labels_come_late(tmp_path, template):

@@ -29,6 +29,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Record
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
+from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.requests import LabelRequester
 from tta_agent.models.device import Accelerator
@@ -412,6 +413,7 @@ ROWS = [
     Row("gate.options", '{"collapse": {"ratio": 0.81}}', held(Collapse, 0.81)),
     Row("gate.alpha", "0.0123", held(CandidateQueue, 0.0123)),
     Row("gate.evaluate_share", "0.66", held(RolloutController, 0.66)),
+    Row("gate.recent_bytes", "12345", held(RecentRecords, 12345)),
     Row("gate.patience_records", "1234", held(PromotionRules, 1234)),
     Row("gate.window_records", "1235", held(EvaluationSettings, 1235)),
     Row("gate.anchor", "{folder}/data.npz", lambda b: len(b.one(AnchorSet)) == 24),

@@ -16,6 +16,7 @@ from tta_agent.core.types import Message
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.decision import GateSet
+from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
@@ -101,7 +102,8 @@ def make_rollout(
     monitor = ServingMonitor(
         served, factory, deployments, regimes, limits, hook=hooks, every_s=s.watch.health_every_s, clock=clock
     )
-    queue = CandidateQueue(served, factory, regimes, telemetry, s.gate.alpha)
+    recent = RecentRecords(s.gate.recent_bytes)
+    queue = CandidateQueue(served, factory, regimes, telemetry, s.gate.alpha, recent)
     promoter = Promoter(
         served,
         queue,

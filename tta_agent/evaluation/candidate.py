@@ -125,9 +125,13 @@ class CandidateEvaluation:
     def _has_learnt_from(self, entity: str) -> bool:
         return self._taught.among_first(entity, self._taught_before)
 
-    def on_records(self, batch: BatchPredictions) -> list[tuple[Record, int, int]]:
-        """Evaluate all graphs on the records that are new; each with its class by serving and by the candidate."""
-        fresh = self.pairs.on_records(batch)
+    def on_records(self, batch: BatchPredictions, *, held_out: bool = False) -> list[tuple[Record, int, int]]:
+        """Evaluate all graphs on the records that are new; each with its class by serving and by the candidate.
+
+        Args:
+            held_out: nothing has been learnt from any of them, so that those from before its birth count, too.
+        """
+        fresh = self.pairs.on_records(batch, held_out=held_out)
         self._recent.extend((record.x, serving, candidate) for record, serving, candidate in fresh)
         if self._estimate and self.pairs.records // self._every > self._looks:
             self._looks = self.pairs.records // self._every
@@ -246,11 +250,11 @@ class CandidateEvaluation:
             "facts": {name: getattr(facts, name) for name in CandidateFacts.__dataclass_fields__},
             "pairs": self.pairs.state_dict(),
             "looks": self._looks,
+            "taught_before": self._taught_before,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], regime: Regime | None) -> None:
         """Continue from `state_dict()` of the same candidate; with a regime it is suspended or has been."""
-            "taught_before": self._taught_before,
         self.pairs.load_state_dict(state["pairs"])
         self._looks, self.regime = state["looks"], regime
         self._taught_before = state["taught_before"]

@@ -15,6 +15,7 @@ from tta_agent.core.evidence import LabelledPair
 from tta_agent.core.types import Array, Label, Positions, Record, softmax
 from tta_agent.models.ort_sessions import Session, run
 
+TOGETHER = 128  # records of one run of a graph: its activations must fit into memory
 REMEMBERED = 50_000  # records that may still get a label; labels whose order is kept
 
 
@@ -44,9 +45,11 @@ class BatchPredictions:
         """Logits [n, C] of the records with these ids, of all where none are given."""
         names = list(self.records) if ids is None else ids
         known = self._answers.setdefault(id(session), {})
-        if missing := [name for name in names if name not in known]:
-            answers = run(session, np.stack([self.records[name].x for name in missing]))
-            known.update(zip(missing, answers, strict=True))
+        missing = [name for name in names if name not in known]
+        for start in range(0, len(missing), TOGETHER):
+            some = missing[start : start + TOGETHER]
+            answers = run(session, np.stack([self.records[name].x for name in some]))
+            known.update(zip(some, answers, strict=True))
         return np.stack([known[name] for name in names])
 
 
@@ -99,9 +102,13 @@ class PairedEvaluation:
         self.judged: deque[LabelledPair] = deque(maxlen=REMEMBERED)
         self.records = self.labels = self.wins = self.losses = 0
 
-    def on_records(self, batch: BatchPredictions) -> list[tuple[Record, int, int]]:
-        """Take the records that are new to it; each with its class by `serving` and by `candidate`."""
-        ids = [name for name, record in batch.records.items() if self._is_fresh(record)]
+    def on_records(self, batch: BatchPredictions, *, held_out: bool = False) -> list[tuple[Record, int, int]]:
+        """Take the records that are new to it; each with its class by `serving` and by `candidate`.
+
+        Args:
+            held_out: nothing has been learnt from any of them, so that older ones count, too.
+        """
+        ids = [name for name, record in batch.records.items() if self._is_fresh(record, held_out)]
         if not ids:
             return []
         answers = {role: batch.by(session, ids) for role, session in self.graphs.items()}
@@ -116,8 +123,8 @@ class PairedEvaluation:
             self._remember(record, first, second, confidence)
         return fresh
 
-    def _is_fresh(self, record: Record) -> bool:
-        newer = record.offset >= self.trained_until.get((record.topic, record.partition), 0)
+    def _is_fresh(self, record: Record, held_out: bool) -> bool:
+        newer = held_out or record.offset >= self.trained_until.get((record.topic, record.partition), 0)
         return newer and record.id not in self._seen and not self._learnt_from(record.key)
 
     def _remember(self, record: Record, first: int, second: int, confidence: tuple[float, float]) -> None:

@@ -21,6 +21,7 @@ from tta_agent.core.errors import CheckpointError
 
 FORMAT = 7
 MAGIC = b"tta-agent checkpoint\n"  # then the SHA-256 of what follows; files of format 5 have neither
+NONE: Mapping[str, Any] = {"inputs": [], "fields": [], "labels": []}  # recent records
 EVER = 2**62  # records that teach: every entity that does has done so before
 # names of format 5, which is read as well
 FORMER = {
@@ -111,7 +112,7 @@ def with_taught(state: Mapping[str, Any]) -> dict[str, Any]:
         saved and {**saved, "taught_before": EVER} for saved in (queue["running"], *queue["suspended"])
     )
     promoter |= {"labels_come": bool(promoter["labels_used"])}
-    promoter |= {"queue": {**queue, "running": running, "suspended": suspended}}
+    promoter |= {"queue": {**queue, "running": running, "suspended": suspended, "recent": NONE}}
     return {**state, "format": FORMAT, "promoter": promoter, "taught": {"count": 0, "first": []}}
 
 

@@ -16,8 +16,10 @@ from tta_agent.core.drift import Drift, Regime
 from tta_agent.core.errors import GraphError, RegistryError
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal
-from tta_agent.core.types import GateResult, Label
+from tta_agent.core.types import GateResult, Label, Record
 from tta_agent.evaluation.candidate import CandidateEvaluation
+from tta_agent.evaluation.paired import BatchPredictions
+from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.rollout.factory import EvaluationFactory
 from tta_agent.rollout.regimes import RegimeFollower
@@ -32,6 +34,7 @@ class CandidateQueue:
     """One running evaluation, the suspended ones, and their error budget.
 
     Args:
+        recent: held-out records that every new candidate answers first.
         alpha: in all, between two promotions. The k-th candidate may spend 6 alpha / (pi^2 k^2), which sums to it.
 
     Attributes:
@@ -47,7 +50,9 @@ class CandidateQueue:
         regimes: RegimeFollower,
         telemetry: Telemetry,
         alpha: float,
+        recent: RecentRecords | None = None,
     ) -> None:
+        self.recent = recent or RecentRecords(0)
         self._served, self._factory, self._regimes = served, factory, regimes
         self._telemetry, self._alpha = telemetry, alpha
         self.running: CandidateEvaluation | None = None
@@ -55,26 +60,34 @@ class CandidateQueue:
         self.unsettled = False
         self._tried = 0  # candidates since the last promotion
 
-    def begin(self, proposal: CandidateProposal) -> None:
+    def begin(self, proposal: CandidateProposal) -> tuple[BatchPredictions, list[tuple[Record, int, int]]]:
         """Compose the candidate's graph, pin it in the registry, and begin its evaluation.
 
         While another one runs, a proposal only shows whether that candidate is outdated: it is when the copy has
         moved much further from it than it stands from what serves (a shift came meanwhile). Then that evaluation
         ends, and the next proposal is taken, which comes as soon as the copy has had time to settle. Otherwise the
         candidate stays pinned.
+
+        Returns:
+            Recent held-out records that a new candidate has answered, each with its class by both graphs.
         """
+        earlier = BatchPredictions(self.recent.records)
         try:
-            self._begin(proposal)
+            if self._begin(proposal) and self.running:
+                rows = self.running.on_records(earlier, held_out=True)
+                self.on_labels(self.recent.labels)
+                return earlier, rows
         except (GraphError, RegistryError) as error:
             log.error("no candidate: %s", error)
+        return earlier, []
 
-    def _begin(self, proposal: CandidateProposal) -> None:
+    def _begin(self, proposal: CandidateProposal) -> bool:
         with self._telemetry.export(proposal.carrier) as stage:
             graph, session = self._factory.compose(proposal)
             if self.running:
                 if self.running.outdated_by(session):
                     self.end("superseded")
-                return
+                return False
             version = self._served.registry.add(graph, self._served.version, dict(proposal.history))
             stage.exported(version.sha256, len(graph))
         self._tried, self.unsettled = self._tried + 1, False
@@ -83,6 +96,7 @@ class CandidateQueue:
         self._served.say(
             Event.CANDIDATE, version=version.number, parent=self._served.version.number, **proposal.history
         )
+        return True
 
     @property
     def taught(self) -> TaughtEntities:
@@ -92,6 +106,8 @@ class CandidateQueue:
     def on_drift(self, drift: Drift) -> None:
         """Suspend the running evaluation at a change of regime; continue one that waited for this regime."""
         serving = self._served.version.number
+        if drift.ended:
+            self.recent.clear()
         if self.running and drift.ended:
             self._suspend(self.running, drift.ended)
         elif self.running and self.running.opponent != serving:
@@ -165,11 +181,13 @@ class CandidateQueue:
         """The evaluations and their budget."""
         running = self.running.state_dict() if self.running else None
         suspended = [evaluation.state_dict() for evaluation in self.suspended]
-        return {"tried": self._tried, "running": running, "suspended": suspended}
+        recent = self.recent.state_dict()
+        return {"tried": self._tried, "running": running, "suspended": suspended, "recent": recent}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the evaluations whose candidates are still undecided."""
         self._tried = state["tried"]
+        self.recent.load_state_dict(state["recent"])
         self.running = self._restore(state["running"])
         self.suspended = [one for saved in state["suspended"] if (one := self._restore(saved))]
         for evaluation in self.suspended:

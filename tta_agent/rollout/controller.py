@@ -91,7 +91,7 @@ class RolloutController:
         if again:
             self.queue.end_all("overruled")
         elif not stale:
-            self.queue.begin(proposal)
+            self.promoter.begin(proposal)
         return again
 
     def _attend(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tta_agent.core.drift import Drift
 from tta_agent.core.events import Event
+from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.types import GateResult, Label
 from tta_agent.evaluation.candidate import CandidateEvaluation
 from tta_agent.evaluation.decision import Decision, GateSet
@@ -69,6 +70,13 @@ class Promoter:
         """Whether no cool-down holds."""
         return not self._limits.cools(self._clock())
 
+    def begin(self, proposal: CandidateProposal) -> None:
+        """A proposal of the copy: it may begin an evaluation, which may want labels of records that are known."""
+        batch, rows = self._queue.begin(proposal)
+        if rows and self._queue.running:
+            self.labels_used += self._queue.running.pairs.labels
+        self._wanted.consider(batch, rows, self._monitor.rollback_session())
+
     def on_records(
         self, batch: BatchPredictions, held: BatchPredictions, labels: Sequence[Label], drift: Drift
     ) -> None:
@@ -78,10 +86,12 @@ class Promoter:
             held: the held-out ones, of which labels are requested while there is no candidate.
         """
         self._queue.on_drift(drift)
+        self._queue.recent.add(list(held.records.values()))
         running = self._queue.running
         rows = running.on_records(batch) if running else served_rows(held)
         self._wanted.consider(batch, rows, self._monitor.rollback_session())
         self._labels_come = self._labels_come or bool(labels)
+        self._queue.recent.on_labels(labels)
         self.labels_used += self._queue.on_labels(labels)
         if running:
             self._judge(running)

@@ -43,6 +43,9 @@ class GateSettings(Group):
     evaluate_share: float = Field(default=1.0, ge=0, le=1)
     """Share of the records that teach, on which a candidate is evaluated as on held-out ones: it is older than these
     records. Less costs fewer forward passes and more time until a proof."""
+    recent_bytes: int = Field(default=32 * 2**20, ge=0)
+    """Bytes of held-out records since the last change of what arrives. A new candidate answers them, so that labels
+    of records before its birth count; 0 keeps none. They stand in the checkpoint."""
     patience_records: int = Field(default=5000, ge=1)
     """A candidate that is not proven after this many records (four times as many while it leads, or while it waits
     for its first label) gives way to a fresher one."""
