@@ -8,7 +8,7 @@ export MPLBACKEND ?= Agg
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz check docs fmt bench lock clean
+.PHONY: help install demo test fuzz check charts docs fmt bench lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,13 @@ check: install  ## ruff, format, mypy strict, directions of imports; docs that a
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m docs.generate --check
 	@$(BIN)/python -m docs.check_links
+
+# What cannot be built here is skipped with the reason, unless PARTS_REQUIRED=helm
+CHART_TOOLS := helm kubeconform helm-unittest helm3 kubectl
+
+charts: install  ## the Helm chart: lint, schema, unit tests, renders, Kubernetes' schemas (Go builds the tools once)
+	@$(BIN)/python -m tests.parts.kube.tools $(CHART_TOOLS) || true
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/charts -m "not k8s and not kafka" $(ARGS)
 
 docs: install  ## write docs/reference/ and the table of rooms anew, from the code
 	@$(BIN)/python -m docs.generate

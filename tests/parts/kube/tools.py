@@ -70,7 +70,7 @@ def cache() -> Path:
 
 def unavailable(*names: str) -> str | None:
     """Why one of the programs is not here, or None. Nothing is built."""
-    missing = [name for name in names if not TOOLS[name].path(name).exists()]
+    missing = [name for name in names if not path(name).exists()]
     return (
         f"needs {', '.join(missing)}: python -m tests.parts.kube.tools {' '.join(missing)}"
         if missing
@@ -79,8 +79,10 @@ def unavailable(*names: str) -> str | None:
 
 
 def path(name: str) -> Path:
-    """A program that is here."""
-    return TOOLS[name].path(name)
+    """A program: the built one, or of those that any version will do for, the one on the PATH."""
+    built = TOOLS[name].path(name)
+    found = shutil.which(name) if name in ("kubectl", "etcd") and not built.exists() else None
+    return Path(found) if found else built
 
 
 def build(name: str) -> Path:
@@ -89,7 +91,7 @@ def build(name: str) -> Path:
     Raises:
         RuntimeError: Go is missing or refuses; says how its output ends.
     """
-    tool, program = TOOLS[name], path(name)
+    tool, program = TOOLS[name], TOOLS[name].path(name)
     if program.exists():
         return program
     if shutil.which("go") is None:
