@@ -143,7 +143,7 @@ def assemble(
         make_adaptation(settings, source, telemetry),
         telemetry,
         journal,
-        Cadence(s.schedule.candidate_every, s.store.checkpoint_every),
+        Cadence(s.schedule.candidate_every, s.store.checkpoint_every, s.adapt.batch_size),
         signals,
         counts,
         learns=s.mode != "observe",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-SETTLING = 2  # after a shift the next candidate comes after this part of the usual rounds
+SETTLED = 64  # records of the new regime alone, by which its statistics serve within a point of what they will
 
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """Rounds between two proposals, and between two checkpoints."""
+    """Rounds between two proposals, and between two checkpoints; records of one round."""
 
     candidate_every: int
     checkpoint_every: int
+    batch_size: int
 
     def candidate_due(self, rounds: int, *, soon: bool) -> bool:
-        """Whether the copy has learnt for long enough since the last proposal, or, if `soon`, has settled."""
-        return rounds >= (max(1, self.candidate_every // SETTLING) if soon else self.candidate_every)
+        """Whether the copy has learnt for long enough since the last proposal, or, if `soon`, has settled.
+
+        The first batch after a change holds records of both regimes. So it has settled after that one and as many
+        as make `SETTLED` records.
+        """
+        settled = 1 + math.ceil(SETTLED / self.batch_size)
+        return rounds >= (min(settled, self.candidate_every) if soon else self.candidate_every)

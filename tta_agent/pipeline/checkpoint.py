@@ -112,7 +112,9 @@ def with_taught(state: Mapping[str, Any]) -> dict[str, Any]:
         saved and {**saved, "taught_before": EVER} for saved in (queue["running"], *queue["suspended"])
     )
     promoter |= {"labels_come": bool(promoter["labels_used"])}
-    promoter |= {"queue": {**queue, "running": running, "suspended": suspended, "recent": NONE}}
+    promoter |= {
+        "queue": {**queue, "running": running, "suspended": suspended, "recent": NONE, "unsettled": False}
+    }
     return {**state, "format": FORMAT, "promoter": promoter, "taught": {"count": 0, "first": []}}
 
 

@@ -40,7 +40,8 @@ class CandidateQueue:
     Attributes:
         running: the evaluation that runs, or None.
         suspended: those that wait for records of their regime, the oldest first.
-        unsettled: the copy was on the move when it last proposed: the next candidate may come soon.
+        unsettled: the regime is new, or the copy was on the move when it last proposed: the next candidate may come
+            soon.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CandidateQueue:
         self._telemetry, self._alpha = telemetry, alpha
         self.running: CandidateEvaluation | None = None
         self.suspended: list[CandidateEvaluation] = []
-        self.unsettled = False
+        self.unsettled = True
         self._tried = 0  # candidates since the last promotion
 
     def begin(self, proposal: CandidateProposal) -> tuple[BatchPredictions, list[tuple[Record, int, int]]]:
@@ -108,6 +109,7 @@ class CandidateQueue:
         serving = self._served.version.number
         if drift.ended:
             self.recent.clear()
+            self.unsettled = True
         if self.running and drift.ended:
             self._suspend(self.running, drift.ended)
         elif self.running and self.running.opponent != serving:
@@ -182,11 +184,12 @@ class CandidateQueue:
         running = self.running.state_dict() if self.running else None
         suspended = [evaluation.state_dict() for evaluation in self.suspended]
         recent = self.recent.state_dict()
-        return {"tried": self._tried, "running": running, "suspended": suspended, "recent": recent}
+        counts = {"tried": self._tried, "unsettled": self.unsettled}
+        return {**counts, "running": running, "suspended": suspended, "recent": recent}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the evaluations whose candidates are still undecided."""
-        self._tried = state["tried"]
+        self._tried, self.unsettled = state["tried"], state["unsettled"]
         self.recent.load_state_dict(state["recent"])
         self.running = self._restore(state["running"])
         self.suspended = [one for saved in state["suspended"] if (one := self._restore(saved))]
