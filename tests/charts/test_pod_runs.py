@@ -1,4 +1,4 @@
-"""The rendered pod runs: commands with exactly its variables, user, mounts and read-only root, beside a real Kafka."""
+"""The rendered pod runs: its commands with its variables, user, mounts and read-only root, beside a real Kafka."""
 
 from __future__ import annotations
 
