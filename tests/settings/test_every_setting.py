@@ -29,6 +29,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Record
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
+from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.requests import LabelRequester
@@ -328,6 +329,12 @@ ROWS = [
         {"TTA_MODEL__FACTORY": ""},
     ),
     Row(
+        "model.sites",
+        "nowhere",
+        refused("TTA_MODEL__SITES=nowhere", lambda b: b.source),
+        {"TTA_MODEL__FACTORY": "", "TTA_MODEL__ONNX": "{folder}/net.onnx"},
+    ),
+    Row(
         "model.weights",
         "{folder}/ones.safetensors",
         of_source(lambda m: bool((m.module[-1].bias == 1).all())),
@@ -412,6 +419,7 @@ ROWS = [
     Row("gate.gates", '["guarded"]', lambda b: "Guarded" in b.kinds() and "Collapse" not in b.kinds()),
     Row("gate.options", '{"collapse": {"ratio": 0.81}}', held(Collapse, 0.81)),
     Row("gate.alpha", "0.0123", held(CandidateQueue, 0.0123)),
+    Row("gate.worst_class", "0.123", held(LabelGuard, 0.123)),
     Row("gate.evaluate_share", "0.66", held(RolloutController, 0.66)),
     Row("gate.recent_bytes", "12345", held(RecentRecords, 12345)),
     Row("gate.patience_records", "1234", held(PromotionRules, 1234)),

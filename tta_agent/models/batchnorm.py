@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tta_agent.models.site_layers import ChannelAffine
 from tta_agent.models.stats_config import StatsConfig as StatsConfig
 from tta_agent.scoring.sample_scores import all_finite
 
-AFFINE_NORMS = (nn.GroupNorm, nn.LayerNorm)
+AFFINE_NORMS = (nn.GroupNorm, nn.LayerNorm, ChannelAffine)
 AFTER = ("drop", "act")  # what timm's BatchNormAct2d does after normalising, in this order
 TINY = 1e-5  # keeps ratios of variances finite where a channel is dead
 QUIET = 0.2  # share of the newest batch in the estimate of how far batches lie apart
@@ -240,5 +241,6 @@ def affine(model: nn.Module) -> dict[str, nn.Parameter]:
 def census(model: nn.Module) -> dict[str, int]:
     """Number of normalisation layers by kind, for messages."""
     kinds = {"BatchNorm": _BatchNorm, "GroupNorm": nn.GroupNorm, "LayerNorm": nn.LayerNorm}
+    kinds["scale and shift"] = ChannelAffine
     count = {kind: sum(isinstance(m, cls) for m in model.modules()) for kind, cls in kinds.items()}
     return {kind: n for kind, n in count.items() if n}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from tta_agent.core import extras, plugins
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.models import onnx_import, probing
+from tta_agent.core.types import Array
+from tta_agent.models import checkpoints, onnx_import, probing
 from tta_agent.models.outputs import LOGITS, ModelOutput
+from tta_agent.models.source_data import read_source_data
 
 Floats = tuple[float, ...]
 
@@ -37,7 +39,7 @@ class DeployedModel:
     device: torch.device
     mean: Floats = (0.0,)
     std: Floats = (1.0,)
-    graph: onnx_import.Graph | None = None
+    graph: onnx_import.Graph | onnx_import.UnfoldedGraph | None = None
     output: ModelOutput = LOGITS
 
 
@@ -53,6 +55,8 @@ def load(
     mean: Floats | None = None,
     std: Floats | None = None,
     device: str = "auto",
+    sites: str = "auto",
+    source_data: Path | None = None,
 ) -> DeployedModel:
     """Build the model and load its weights.
 
@@ -66,21 +70,22 @@ def load(
         output: name of the output that is the answer; where None, the only one of its form.
         mean, std: of the preprocessing, per channel or one for all; timm models know theirs, else 0 and 1.
         device: auto, cpu, cuda or cuda:N.
+        sites: layers of the ONNX file into which a normalisation was folded: auto, none, or names.
+        source_data: source inputs, from which the statistics of the sites are taken.
 
     Raises:
         ConfigError: with the setting to change.
     """
     _one_of(name, factory, onnx, weights)
-    graph = None
+    served = None
     if onnx is not None:
         served = onnx_import.load(onnx, shape, output)
-        onnx_import.tell(served, onnx)
-        module, graph, output = served.module, served.graph, served.output
+        module, output = served.module, served.output
     else:
-        state = _read(weights) if weights else None
+        state = checkpoints.read(weights) if weights else None
         module = _from_timm(name, state, classes) if name is not None else _from_factory(str(factory))
         if state is not None:
-            _fill(module, state, weights)
+            checkpoints.fill(module, state, weights)
     where = pick_device(device)
     # channels last halves the time of a convolution on most devices, and whatever follows keeps the layout
     module = module.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
@@ -92,6 +97,10 @@ def load(
             f"TTA_MODEL__CLASSES={classes}: {onnx or factory or name} answers with {found} classes"
         )
     centre, scale = _pixels(module, shape, mean, std)
+    graph = None
+    if served is not None and onnx is not None:
+        read = functools.partial(_source_inputs, source_data, shape, centre, scale)
+        graph = onnx_import.restore(served, onnx, sites, read)
     return DeployedModel(module, shape, found, where, centre, scale, graph, answer)
 
 
@@ -111,6 +120,10 @@ def pick_device(device: str) -> torch.device:
                 f"TTA_MODEL__DEVICE={device}: {there} CUDA devices are visible; use auto or cpu"
             )
     return torch.device(device)
+
+
+def _source_inputs(path: Path | None, shape: tuple[int, ...], mean: Floats, std: Floats) -> Array | None:
+    return None if path is None else read_source_data(path, shape, mean, std)[0]
 
 
 def _one_of(name: str | None, factory: str | None, onnx: Path | None, weights: Path | None) -> None:
@@ -152,69 +165,6 @@ def _from_factory(path: str) -> nn.Module:
             f"TTA_MODEL__FACTORY={path} gave a {type(module).__name__}, expected a torch.nn.Module"
         )
     return module
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(f"TTA_MODEL__WEIGHTS={path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise whatever the reader meets first
-        told = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise ConfigError(f"TTA_MODEL__WEIGHTS={path} cannot be read as weights: {told}") from None
-    return _tensors(state, path)
-
-
-def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint: itself, or what lies under `state_dict` or `model`."""
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        what = (
-            f"holds {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else "holds no dict"
-        )
-        raise ConfigError(
-            f"TTA_MODEL__WEIGHTS={path} {what}; expected a state dict of tensors, or one under state_dict or model"
-        )
-    return dict(state)
-
-
-def _fill(module: nn.Module, state: dict[str, Tensor], path: Path | None) -> None:
-    wrapped = "module."  # by nn.DataParallel
-    if all(name.startswith(wrapped) for name in state) and not hasattr(module, "module"):
-        state = {name.removeprefix(wrapped): tensor for name, tensor in state.items()}
-    _refuse_sizes(module, state, path)
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    lost = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if lost or unexpected:
-        what = f"{lost[0]!r} is missing" if lost else f"{unexpected[0]!r} is not in the model"
-        raise ConfigError(
-            f"TTA_MODEL__WEIGHTS={path} does not fit the model: {what} "
-            f"({len(lost)} missing, {len(unexpected)} unexpected of {len(state)})"
-        )
-
-
-def _refuse_sizes(module: nn.Module, state: Mapping[str, Tensor], path: Path | None) -> None:
-    """Raise ConfigError where a tensor has another shape; where only the head has, with the number of classes."""
-    own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    pairs = [(n, list(t.shape), own[n]) for n, t in state.items() if n in own and list(t.shape) != own[n]]
-    if not pairs:
-        return
-    told = f"TTA_MODEL__WEIGHTS={path} does not fit the model: {pairs[0][0]} has shape {pairs[0][1]} there, "
-    told += f"{pairs[0][2]} in the model"
-    heads = {(held[0], has[0]) for _, held, has in pairs if held and has and held[1:] == has[1:]}
-    if len(heads) == 1 and all(held and held[1:] == has[1:] for _, held, has in pairs):
-        [(classes, others)] = heads
-        told += f";\nthe weights are of {classes} classes, the model has {others}: TTA_MODEL__CLASSES={classes} with "
-        told += f"TTA_MODEL__NAME, or a factory that makes {classes}"
-    else:
-        told += f" ({len(pairs)} of {len(state)} tensors differ in shape)"
-    raise ConfigError(told)
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:

@@ -35,7 +35,10 @@ class ModelSettings(Group):
     factory: str | None = None
     """Import path of a callable that makes the module, for instance my_package.nets:make."""
     onnx: Path | None = None
-    """The served ONNX file: the model is built from it alone. It needs a batch axis, and BatchNorms not folded."""
+    """The served ONNX file: the model is built from it alone."""
+    sites: str = Field(default="auto", min_length=1)
+    """Layers of the ONNX file into which a BatchNorm was folded, and which become normalisation layers again: auto
+    (as the file tells), none, or names of layers with wildcards, by comma. `source_data` gives their statistics."""
     weights: Path | None = None
     """Local file with the deployed weights: .safetensors, or a torch checkpoint (read with weights_only)."""
     input_shape: tuple[int, ...] | None = None
@@ -50,8 +53,8 @@ class ModelSettings(Group):
     std: tuple[float, ...] | None = None
     """Standard deviation by which preprocessing then divides, likewise; else 1."""
     source_data: Path | None = None
-    """Source samples for methods that want some (prototypes, Fisher information): .npz with `inputs` and perhaps
-    `labels`, or a folder of images, one folder a class."""
+    """Source samples for folded BatchNorms and for methods that want some (prototypes, Fisher information): .npz with
+    `inputs` and perhaps `labels`, or a folder of images, one folder a class."""
     check_served: bool = True
     """Whether the first served answers in the stream must be the model's own before anything is learnt."""
     served_as: values.UrlSegment = "model"

@@ -10,10 +10,12 @@ anew and, by `Graph.patched`, written back into the file's own graph.
     layers, parts                       nodes that are layers, whole or in parts
     builder, naming, module             the module
     proof                               that it is the file, and the way back
-    remaining                           adapters that can use it, where something was folded away
+    sites, unfold                       layers into which a normalisation was folded, and their unfolding
+    remaining                           adapters that can use it
 """
 
 from tta_agent.models.onnx_import.proof import Graph, OnnxModel, load
-from tta_agent.models.onnx_import.remaining import can_adapt, tell
+from tta_agent.models.onnx_import.remaining import can_adapt, refusal, restore
+from tta_agent.models.onnx_import.unfold import UnfoldedGraph
 
-__all__ = ["Graph", "OnnxModel", "can_adapt", "load", "tell"]
+__all__ = ["Graph", "OnnxModel", "UnfoldedGraph", "can_adapt", "load", "refusal", "restore"]

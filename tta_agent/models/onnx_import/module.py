@@ -72,8 +72,7 @@ class OnnxModule(nn.Module):
         self.takes, self.answers = takes, answers
         self.input_shape = shape
         for path, module in modules.items():
-            parent, leaf = self._place(path)
-            parent.add_module(leaf, module)
+            self.place(path, module)
         for path, tensor in tensors.items():
             parent, leaf = self._place(path)
             parent.register_parameter(leaf, nn.Parameter(tensor.clone()))
@@ -110,6 +109,11 @@ class OnnxModule(nn.Module):
             case list():
                 return [self._input(item, values, samples) for item in value]
         return value
+
+    def place(self, path: str, module: nn.Module) -> None:
+        """Add a submodule under a path."""
+        parent, leaf = self._place(path)
+        parent.add_module(leaf, module)
 
     def _place(self, path: str) -> tuple[nn.Module, str]:
         """The submodule for a path, made where it is missing, and the name in it."""

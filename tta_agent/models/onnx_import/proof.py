@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError, GraphError, nearest
 from tta_agent.core.types import Array
-from tta_agent.models.batchnorm import census
 from tta_agent.models.onnx_export import TOLERANCE, answers
 from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
+from tta_agent.models.onnx_import.sites import plausible
 from tta_agent.models.ort_sessions import Session, open_session, raw_answer, session_output
 from tta_agent.models.outputs import ONE_OF, ModelOutput, described
 from tta_agent.models.probing import refuse_absurd_sample
@@ -68,7 +68,7 @@ class OnnxModel:
         module: inference mode, on the CPU.
         shape: of one sample.
         graph: the file's graph, to be patched.
-        folded: number of BatchNorms that seem to have been folded into convolutions at export.
+        folded: number of layers into which a BatchNorm seems to have been folded at export.
         output: name of the output that is the answer; None where the file has a single one.
     """
 
@@ -110,7 +110,7 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
     except Exception as error:  # what a file makes torch and numpy raise is not ours to foresee
         told = str(error).partition("\n")[0][:200] or type(error).__name__
         raise ConfigError(f"TTA_MODEL__ONNX={path} cannot be read into torch: {told};\n{INSTEAD}") from error
-    return OnnxModel(module, shape, graph, _folded(module, graph), session_output(served).name)
+    return OnnxModel(module, shape, graph, len(plausible(module, slots)), session_output(served).name)
 
 
 def _open(file: File, wanted: str | None, path: Path) -> Session:
@@ -170,21 +170,3 @@ def _apart(expected: Array, got: Array) -> float:
     if expected.shape != got.shape:
         return float("inf")
     return float(np.abs(expected - got).max() / max(1.0, float(np.abs(expected).max())))
-
-
-def _folded(module: nn.Module, graph: Graph) -> int:
-    """BatchNorms that became a part of convolutions: by what exporters call the result.
-
-    A bias of the model's own stands beside its weight as `<path>.weight`, `<path>.bias`. Where nothing says so and
-    the model has no normalisation at all, every convolution without a bias of its own counts.
-    """
-    convs = [name for name, m in module.named_modules() if isinstance(m, nn.modules.conv._ConvNd)]
-    own = [name for name in convs if _own_bias(name, graph.slots)]
-    biased = [name for name in convs if f"{name}.bias" in graph.slots]
-    merged = len(set(biased) - set(own))
-    return merged if merged or census(module) else len(set(convs) - set(own))
-
-
-def _own_bias(name: str, slots: Mapping[str, Slot]) -> bool:
-    weight, bias = slots[f"{name}.weight"].initializer, slots.get(f"{name}.bias")
-    return bias is not None and weight == f"{name}.weight" and bias.initializer == f"{name}.bias"

@@ -1,44 +1,101 @@
-"""Adapters that can still use a model from which an exporter has folded the BatchNorms away."""
+"""Normalisation that an exporter folded away: unfolded where source inputs are given, and told where not."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from tta_agent.core import plugins
+from tta_agent.core.types import Array, Selection
 from tta_agent.models.batchnorm import census
-from tta_agent.models.onnx_import.proof import OnnxModel
+from tta_agent.models.onnx_import.module import OnnxModule
+from tta_agent.models.onnx_import.proof import Graph, OnnxModel
+from tta_agent.models.onnx_import.sites import chosen
+from tta_agent.models.onnx_import.unfold import MOST, UnfoldedGraph, unfold
+from tta_agent.scoring.sample_scores import all_finite
 
+TRIED = 4  # samples of the round by which an adapter is tried
 log = logging.getLogger(__name__)
 
 
-def can_adapt(module: nn.Module) -> list[str]:
-    """Names of the installed adapters that accept the model, by trying each."""
-    able = []
-    for name in plugins.available("adapters"):
-        try:
-            plugins.make("adapters", name, {}, module)
-        except Exception as error:  # somebody else's adapter may raise anything: it is none to recommend
-            log.debug("adapter %s refuses the model: %s", name, error)
-        else:
-            able.append(name)
-    return able
+def can_adapt(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    """Names of the installed adapters that can use the model, by one real round of each on random inputs."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # what an adapter says of random inputs is of no use
+    try:
+        return [name for name in plugins.available("adapters") if refusal(name, module, shape) is None]
+    finally:
+        logging.disable(level)
 
 
-def tell(model: OnnxModel, path: Path) -> None:
-    """Log the layers of the file, and warn where those are gone that most adapters need."""
-    has = ", ".join(f"{n} {kind}" for kind, n in census(model.module).items()) or "no normalisation layer"
-    log.info("%s: the torch module built from it answers as it does; it has %s", path.name, has)
-    if not model.folded:
-        return
+def refusal(name: str, module: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Reason why an adapter cannot use the model, by one real round on random inputs; None where it can."""
+    device = next(iter(module.parameters())).device
+    x = torch.randn(TRIED, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    random = torch.get_rng_state()
+    try:
+        adapter = plugins.make("adapters", name, {}, module)
+        everyone = Selection(torch.arange(len(x), device=device), torch.ones(len(x), device=device))
+        adapter.step(x, adapter.forward(x).float(), everyone)
+        with torch.no_grad():
+            finite = all_finite(adapter.servable()(x))
+    except Exception as error:  # somebody else's adapter may raise anything: it is none to recommend
+        return (str(error).partition("\n")[0] or type(error).__name__)[:200]
+    finally:
+        torch.set_rng_state(random)
+    return None if finite else "its answers are not finite after one round on random inputs"
+
+
+def restore(
+    model: OnnxModel, path: Path, sites: str, source_inputs: Callable[[], Array | None]
+) -> Graph | UnfoldedGraph:
+    """Unfold the sites of a file, in place, and log what the module has to adapt.
+
+    Args:
+        model: its module on the device.
+        path: of the file.
+        sites: TTA_MODEL__SITES.
+        source_inputs: reads inputs [N, ...] of the source, where the settings name some.
+
+    Returns:
+        The graph to patch.
+
+    Raises:
+        ConfigError: no such layer, or source data that do not fit.
+    """
+    module = model.module
+    assert isinstance(module, OnnxModule)
+    paths = chosen(module, model.graph.slots, sites)
+    if not paths:
+        _tell_layers(module, path)
+        return model.graph
+    inputs = source_inputs()
+    graph = unfold(module, model.graph, paths, inputs)
+    if inputs is not None:
+        log.info(
+            "%s: %d of %d BatchNorms that were folded into its layers are normalisation layers again, with "
+            "statistics of %d source inputs",
+            path.name,
+            len(paths),
+            max(model.folded, len(paths)),
+            min(len(inputs), MOST),
+        )
+        return graph
     log.warning(
-        "%d BatchNorms were folded into convolutions when %s was exported: their statistics are gone, and %s is "
-        "left; these adapters remain: %s. An export that keeps the BatchNorms, or TTA_MODEL__NAME or "
-        "TTA_MODEL__FACTORY with TTA_MODEL__WEIGHTS, allows the others",
-        model.folded,
+        "%d BatchNorms were folded into convolutions when %s was exported, and their statistics are gone: scale "
+        "and shift are left; these adapters remain: %s. TTA_MODEL__SOURCE_DATA=<some hundred unlabelled inputs from "
+        "before the shift> gives the statistics back, from which most of the gain comes, and allows the others",
+        len(paths),
         path.name,
-        has,
-        ", ".join(can_adapt(model.module)) or "none",
+        ", ".join(can_adapt(module, model.shape)) or "none",
     )
+    return graph
+
+
+def _tell_layers(module: nn.Module, path: Path) -> None:
+    has = ", ".join(f"{n} {kind}" for kind, n in census(module).items()) or "no normalisation layer"
+    log.info("%s: the torch module built from it answers as it does; it has %s", path.name, has)
