@@ -192,3 +192,10 @@ def test_verify_finds_an_alias_that_was_edited(registry):
         tta("verify")
     path.write_bytes(before)
     assert json.loads(tta("verify", "--json"))["damaged"] == {}
+
+
+def test_doubts_that_labels_outranked_stand_as_warnings(registry):
+    doubt = GateResult("calibration", 0.55, 0.7, "fail", "labels outrank it: logits are 0.55 x serving's")
+    registry.conclude(4, "certified", "certified", [doubt, *GATES], counts={"wins": 31, "losses": 9})
+    line = next(line for line in tta("explain", 4).splitlines() if "labels outrank it" in line)
+    assert line.split()[:2] == ["calibration", "warn"]

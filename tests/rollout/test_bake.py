@@ -115,3 +115,41 @@ def test_it_survives_a_restart(tmp_path, settled):
     ends = [[bake.on_label(label(i, 0)) for i in range(200, 210)] for bake in (one, other)]
     assert ends[0] == ends[1]
     assert np.array_equal(one.pairs.window("candidate"), other.pairs.window("candidate"))
+
+
+def test_a_guess_about_collapse_takes_nothing_back_while_labels_say_that_the_version_is_better(tmp_path):
+    guess = Veto()
+    guess.veto = "plausibility"
+    guess.verdict = "fail"
+    unlabelled, led, trailing = (make(tmp_path, guess) for _ in range(3))
+    assert feed(unlabelled, 0, 20).gate == "collapse"
+    for bake, right in ((led, 1), (trailing, 0)):
+        feed(bake, 0, 9)
+        for i in range(3):
+            bake.on_label(label(i, right))
+    again = make(tmp_path, guess)
+    again.load_state_dict(torch_round_trip(led.state_dict()))
+    for bake in (led, again):
+        assert feed(bake, 9, 31) is None
+    assert feed(trailing, 9, 31).gate == "collapse"
+
+
+def test_a_lead_of_long_ago_is_no_lead(tmp_path):
+    guess = Veto()
+    guess.veto = "plausibility"
+    bake = make(tmp_path, guess, alpha=1e-9)
+    feed(bake, 0, 260)
+    for i in range(250):
+        bake.on_label(label(i, int(i < 200)))
+    guess.verdict = "fail"
+    assert feed(bake, 260, 30).gate == "collapse"
+
+
+def test_a_guess_that_labels_set_aside_at_the_promotion_takes_nothing_back(tmp_path):
+    guess, sure = Veto("histogram"), Veto("forgetting")
+    guess.veto = "plausibility"
+    guess.verdict = "fail"
+    bake = make(tmp_path, guess, sure, outranked=["histogram", "forgetting"])
+    assert feed(bake, 0, 60) is None
+    sure.verdict = "fail"  # of safety: nothing sets it aside
+    assert feed(bake, 60, 20).gate == "forgetting"

@@ -16,6 +16,7 @@ from tta_agent.core.types import Message
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.decision import GateSet
+from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
 from tta_agent.models import loader
@@ -107,7 +108,7 @@ def make_rollout(
     promoter = Promoter(
         served,
         queue,
-        GateSet(list(gates.values())),
+        GateSet(list(gates.values()), LabelGuard(s.gate.worst_class)),
         limits,
         approval,
         monitor,

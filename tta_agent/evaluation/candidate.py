@@ -173,12 +173,16 @@ class CandidateEvaluation:
 
     # transitions
 
-    def judge(self, gates: GateSet) -> Decision | None:
-        """Ask the gates, where there is news; running or proven by their decision. None: nothing new."""
+    def judge(self, gates: GateSet, *, labels_come: bool = False) -> Decision | None:
+        """Ask the gates, where there is news; running or proven by their decision. None: nothing new.
+
+        Args:
+            labels_come: the stream has labels.
+        """
         if not self._has_news():
             return None
         self._judged_at = (self.pairs.records, self.pairs.labels)
-        self.decision, self.held_by = gates.decide(self.evidence()), None
+        self.decision, self.held_by = gates.decide(self.evidence(), labels_come=labels_come), None
         self._to(Phase.PROVEN if self.decision.outcome == "proven" else Phase.RUNNING)
         return self.decision
 

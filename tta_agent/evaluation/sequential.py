@@ -1,17 +1,20 @@
-"""The reverse of the certificate: has the version that served before become better than the one that serves?"""
+"""Sequential tests on labels: has the version before become better; capital of bets against a bounded mean."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from tta_agent.scoring.sample_scores import log_e
 
 BLOCK = 32  # decisive outcomes between two restarts of the detector
 RESTARTS = 32  # of them kept: leaving old ones out only makes it later
 RUN_LENGTH = 1000.0  # restarts until a false alarm, on average at least
+BETS = (0.25, 0.5, 0.75, 0.95)  # shares of the capital that may be lost with one label
 
 
 class RegressionTest:
@@ -62,3 +65,12 @@ class RegressionTest:
 
 def _e(wins: int, losses: int) -> float:
     return math.exp(min(log_e(wins, losses), 700.0))
+
+
+def log_capital(values: Sequence[tuple[float, int]], mean: float, low: float) -> float:
+    """Logarithm of the capital of bets against "the mean is at most `mean`"; values >= `low`, each with its count."""
+    logs = [
+        sum(n * math.log1p(share * (value - mean) / (mean - low)) for value, n in values if n)
+        for share in BETS
+    ]
+    return float(np.logaddexp.reduce(logs)) - math.log(len(BETS))

@@ -92,13 +92,14 @@ def _findings(verdict: Mapping[str, Any]) -> list[str]:
     telling = sorted(findings, key=lambda f: f["verdict"] == "pass")[:MOST_FINDINGS]
     shown = [f for f in findings if f in telling]
     lines = [f"  gates        {len(findings)} asked; value, threshold, what they say"]
-    lines += [_finding(f) for f in shown]
+    promoted = verdict.get("proof", "none") != "none"  # then a gate that says no only warned
+    lines += [_finding(f, "warn" if promoted else "NO") for f in shown]
     left = len(findings) - len(shown)
     return [*lines, f"    and {left} more that say yes"] if left else lines
 
 
-def _finding(finding: Mapping[str, Any]) -> str:
-    mark = {"pass": "yes", "fail": "NO", "inconclusive": "open"}[finding["verdict"]]
+def _finding(finding: Mapping[str, Any], no: str) -> str:
+    mark = {"pass": "yes", "fail": no, "inconclusive": "open"}[finding["verdict"]]
     numbers = f"{_short(finding['value']):>9} {_short(finding['threshold']):>9}"
     reason = str(finding["reason"])
     cut = reason if len(reason) <= 100 else reason[:99] + "…"

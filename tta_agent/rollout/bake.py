@@ -2,7 +2,7 @@
 
 Taken back at once: by late labels (the reverse e-process while it bakes, an e-detector for as long as it serves), an
 answer that is not finite, the end of a guarded version's time. Taken back when it repeats: a label-free veto in
-windows that follow each other.
+windows that follow each other, unless it is a guess that labels outrank.
 
 While it bakes, labels of records that teach the copy count as well: the version was made before them, and harm is to
 be found soon. Candidates are never judged by them.
@@ -10,15 +10,19 @@ be found soon. Candidates are never judged by them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tta_agent.core.evidence import AnchorResult, Evidence
 from tta_agent.core.protocols import Gate
 from tta_agent.core.types import GateResult, Label, Version
+from tta_agent.evaluation.decision import is_plausibility, leads_by
 from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
 from tta_agent.evaluation.sequential import RUN_LENGTH, RegressionTest
 from tta_agent.models.ort_sessions import Session
+
+DECISIVE = 50  # latest labels that only one of both got right, by which the version may lead
 
 
 class BakeMonitor:
@@ -34,6 +38,7 @@ class BakeMonitor:
         trips: windows in a row in which a veto must fail.
         bucket_s: one label counts for each entity and stretch of this length.
         expires_s: when a guarded version ends, or None.
+        outranked: names of gates whose doubts labels set aside at the promotion.
         anchor, null: as for an evaluation.
     """
 
@@ -50,6 +55,7 @@ class BakeMonitor:
         trips: int,
         bucket_s: float = 0.0,
         expires_s: float | None = None,
+        outranked: Collection[str] = (),
         anchor: AnchorResult | None = None,
         null: Mapping[str, float] | None = None,
     ) -> None:
@@ -60,6 +66,8 @@ class BakeMonitor:
         self._vetoes, self._alpha = tuple(vetoes), alpha
         self._bake_records, self._window, self._trips = bake_records, window, trips
         self._expires_s, self._anchor, self._null = expires_s, anchor, null or {}
+        self._outranked = frozenset(outranked)
+        self._decisive: deque[int] = deque(maxlen=DECISIVE)  # +1: only the version is right
         self._regression = RegressionTest()
         self._tripped = 0
         self._settled = False
@@ -84,7 +92,7 @@ class BakeMonitor:
             )
         if self.pairs.held < self._window:
             return None
-        failed = [result for result in self._judge() if result.verdict == "fail"]
+        failed = self._failed()
         self.pairs.forget_window()
         self._tripped = self._tripped + 1 if failed else 0
         broken = [result for result in failed if result.gate == "integrity"]
@@ -95,20 +103,32 @@ class BakeMonitor:
         if self.baking:
             self._taught.on_records(batch)
 
-    def _judge(self) -> list[GateResult]:
+    def _failed(self) -> list[GateResult]:
+        """Vetoes that fail, without the guesses that labels outrank: those before the promotion, or those since."""
+        evidence = self._evidence()
+        leads = leads_by(self._decisive.count(1), self._decisive.count(-1))
+        judged = [(gate, gate.judge(evidence)) for gate in self._vetoes]
+        return [
+            result
+            for gate, result in judged
+            if result.verdict == "fail"
+            and not (is_plausibility(gate) and (leads or result.gate in self._outranked))
+        ]
+
+    def _evidence(self) -> Evidence:
         pairs = self.pairs
-        evidence = Evidence(
+        return Evidence(
             pairs.window("serving"), pairs.window("candidate"), pairs.wins, pairs.losses, pairs.labels,
             self._alpha, source=pairs.window("source"), proven=pairs.window("serving"), tenants=pairs.tenants,
             anchor=self._anchor, null=self._null,
         )  # fmt: skip
-        return [gate.judge(evidence) for gate in self._vetoes]
 
     def on_label(self, label: Label) -> GateResult | None:
         """One label; the reason for which the version must go, if there is one."""
         judged = self.pairs.on_label(label) or self._taught.on_label(label)
         if judged is None or not judged.step:
             return None
+        self._decisive.append(judged.step)
         test = self._regression
         test.count(judged.step < 0, judged.step > 0)
         wins, losses = test.outcomes
@@ -141,6 +161,7 @@ class BakeMonitor:
             "pairs": self.pairs.state_dict(),
             "taught": self._taught.state_dict(),
             "regression": self._regression.state_dict(),
+            "decisive": list(self._decisive),
             "tripped": self._tripped,
             "settled": self._settled,
             "expires_s": self._expires_s,
@@ -151,4 +172,5 @@ class BakeMonitor:
         self.pairs.load_state_dict(state["pairs"])
         self._taught.load_state_dict(state["taught"])
         self._regression.load_state_dict(state["regression"])
+        self._decisive.extend(state["decisive"])
         self._tripped, self._settled, self._expires_s = state["tripped"], state["settled"], state["expires_s"]

@@ -142,10 +142,12 @@ class EvaluationFactory:
             "source": served.session_of(served.source),
         }
         anchor = self._compare(baseline, graphs["serving"], version, graphs["candidate"])
+        findings = served.registry.verdict(version.number).get("findings", [])
         return BakeMonitor(
             version, baseline, graphs, self._vetoes, alpha=settings.bake_alpha,
             bake_records=settings.bake_records, window=settings.bake_window, trips=settings.trips,
             bucket_s=settings.bucket_s, expires_s=expires_s, anchor=anchor, null=self._null,
+            outranked=[f["gate"] for f in findings if f["verdict"] == "fail"],
         )  # fmt: skip
 
     def _compare(self, one: Version, first: Session, other: Version, second: Session) -> AnchorResult | None:

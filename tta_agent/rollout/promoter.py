@@ -98,7 +98,7 @@ class Promoter:
         self._served.journal.status(labels_used=self.labels_used)
 
     def _judge(self, evaluation: CandidateEvaluation) -> None:
-        decision = evaluation.judge(self._gates)
+        decision = evaluation.judge(self._gates, labels_come=self._labels_come)
         if decision is not None:
             self._report(evaluation, decision)
         if evaluation.phase is Phase.PROVEN and evaluation.decision:  # what holds it back may have changed

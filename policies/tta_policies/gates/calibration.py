@@ -18,6 +18,8 @@ candidates under heavy shift cost up to 6 (the anchor is clean, they are not), s
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from tta_agent.core.evidence import AnchorResult, Evidence
@@ -35,6 +37,9 @@ class Calibration:
         error: largest rise of ECE on the anchor after a temperature for each, 0 .. 1.
         window: records to see first.
     """
+
+    veto: ClassVar = "plausibility"
+    of_classes: ClassVar = False
 
     def __init__(
         self,

@@ -6,6 +6,8 @@ Entropy minimisation's usual failure (Niu et al., SAR, ICLR 2023, arXiv 2302.124
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
 from tta_agent.scoring.distributions import entropy, histogram
@@ -20,6 +22,7 @@ class Collapse:
         window: records to see first.
     """
 
+    veto: ClassVar = "plausibility"
     watches = True
 
     def __init__(self, ratio: float = 0.9, growth: float = 1.5, window: int = 100) -> None:

@@ -8,6 +8,8 @@ a stream that is skewed. It sees what the class histogram does not: probability 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
 from tta_policies.gates.measures import concentration
@@ -21,6 +23,8 @@ class Concentration:
             to 0.1 where the classes stand 10 : 1 (CIFAR ResNet-20s, serving with the wrong statistics).
         window: records to see first.
     """
+
+    veto: ClassVar = "plausibility"
 
     def __init__(self, margin: float = 0.15, window: int = 100) -> None:
         self.margin = margin

@@ -5,6 +5,8 @@ The bound is exact and needs no label (Jhawar & Wang 2026 and K-Bound use the sa
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
 
@@ -19,6 +21,9 @@ class Disagreement:
             demo), and the harm is bounded by the labels of the certificate, not by this.
         window: records to see first.
     """
+
+    veto: ClassVar = "plausibility"
+    of_classes: ClassVar = False
 
     def __init__(self, least: float = 0.005, most: float = 0.99, window: int = 100) -> None:
         self.least = least

@@ -16,6 +16,8 @@ It was fitted on clean data: under shift it is still too sure, which only makes 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from tta_agent.core.evidence import Evidence
@@ -33,6 +35,8 @@ class Flips:
         window: records to see first.
     """
 
+    veto: ClassVar = "plausibility"
+    of_classes: ClassVar = False
     watches = True
 
     def __init__(self, limit: float = 0.15, confidence: float = 0.9, window: int = 100) -> None:

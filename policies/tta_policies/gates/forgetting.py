@@ -14,6 +14,7 @@ forgotten nearly everything; set `limit` where the stream may go back to clean a
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Forgetting:
         keep: share of serving's accuracy above chance that must be kept in any case, on both.
     """
 
+    veto: ClassVar = "safety"
     watches = True
 
     def __init__(self, limit: float = 1.0, light: float = 1.0, keep: float = 0.15) -> None:

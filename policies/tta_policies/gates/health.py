@@ -9,6 +9,7 @@ whose loss is no entropy; they are left alone.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
@@ -24,6 +25,8 @@ class HealthGate:
         settle: rounds that must have gone well since a step was last given up as not finite. The copy starts over
             then; the count of such steps does not.
     """
+
+    veto: ClassVar = "safety"
 
     def __init__(self, spike: float = 100.0, loss: float = 5e-3, settle: int = 8) -> None:
         self.spike = spike

@@ -8,6 +8,8 @@ serving's) and moved it by up to 0.20 nats where they mended most: an undirected
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
 from tta_agent.scoring.distributions import divergence, entropy, histogram
@@ -23,6 +25,7 @@ class Histogram:
         window: records to see first.
     """
 
+    veto: ClassVar = "plausibility"
     watches = True
 
     def __init__(self, least: float = 0.02, window: int = 100) -> None:

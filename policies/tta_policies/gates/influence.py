@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence, LabelledPair
 from tta_agent.core.types import GateResult
@@ -24,6 +25,8 @@ class Influence:
         jackknife: labelled tenants from which on the certificate must hold without any one of them. A tenant that
             gave one win only is never left out, so records that are each their own entity cost no delay.
     """
+
+    veto: ClassVar = "safety"
 
     def __init__(self, share: float = 0.1, tenants: int = 20, jackknife: int = 5) -> None:
         self.share = share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class Integrity:
             like to hold: medians of a few runs on shared cores differ by 10 to 20 % for one and the same graph.
     """
 
+    veto: ClassVar = "safety"
     watches = True
 
     def __init__(self, agreement: float = 0.999, size: float = 1.05, latency: float = 1.25) -> None:

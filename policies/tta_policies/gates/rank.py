@@ -7,6 +7,8 @@ logits, whose rank is at most C - 1. Directional: only a fall fails.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
 from tta_agent.scoring.distributions import effective_rank
@@ -19,6 +21,8 @@ class Rank:
         ratio: least ratio. Honest adaptation of CIFAR ResNet-20s gave 0.995 to 1.15.
         window: records to see first.
     """
+
+    veto: ClassVar = "plausibility"
 
     def __init__(self, ratio: float = 0.8, window: int = 100) -> None:
         self.ratio = ratio

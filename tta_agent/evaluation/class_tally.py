@@ -1,0 +1,94 @@
+"""Labels by class: how often two graphs were right about each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.types import Array
+
+ALONE = 10  # labels from which a class is judged by itself: with fewer hardly anything could be shown
+UNSEEN = 600  # labels without one of a class, after which the class is below 0.5 % (95 %) and does not matter
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTally:
+    """Labels of one class, or of several together: how many, and how often each graph was right, alone and in all."""
+
+    name: str
+    labels: int = 0
+    wins: int = 0
+    losses: int = 0
+    right: int = 0
+    right_before: int = 0
+
+    def with_others(self, other: ClassTally) -> ClassTally:
+        """Both together."""
+        counts = (
+            getattr(self, field) + getattr(other, field)
+            for field in ("labels", "wins", "losses", "right", "right_before")
+        )
+        return ClassTally(f"{self.name}, {other.name}", *counts)
+
+    @property
+    def gain(self) -> float:
+        """Recall of the candidate minus that of serving; 0 without labels."""
+        return (self.wins - self.losses) / max(self.labels, 1)
+
+    @property
+    def recalls(self) -> str:
+        """For people."""
+        n = max(self.labels, 1)
+        return f"recall {self.right_before / n:.0%} to {self.right / n:.0%} on {self.labels} labels"
+
+
+def tally(evidence: Evidence) -> list[ClassTally]:
+    """Labels by class, of all classes that a label or either graph names; without those that hardly ever occur."""
+    counts: dict[int, list[int]] = {}
+    for one in evidence.judged:
+        mine = counts.setdefault(one.label, [0] * 5)
+        right, before = one.candidate == one.label, one.serving == one.label
+        for i, yes in enumerate((True, one.step > 0, one.step < 0, right, before)):
+            mine[i] += yes
+    if len(evidence.judged) < UNSEEN:
+        for name in np.unique([named(evidence.serving), named(evidence.candidate)]).tolist():
+            counts.setdefault(name, [0] * 5)
+    return [ClassTally(str(name), *mine) for name, mine in sorted(counts.items())]
+
+
+def named(logits: Array) -> Array:
+    """Classes [N] of logits [N, C]."""
+    return np.asarray(logits.argmax(1))
+
+
+def mean_recall(tallies: Iterable[ClassTally]) -> float:
+    """Mean of serving's recall over the classes that have labels."""
+    found = [one.right_before / one.labels for one in tallies if one.labels]
+    return float(np.mean(found)) if found else 0.0
+
+
+def exposed(evidence: Evidence, loss: float) -> set[str]:
+    """Names of the classes that the candidate names less often than serving by more than `loss`, beyond chance."""
+    before, after = named(evidence.serving), named(evidence.candidate)
+    found = set()
+    for name in np.unique(before).tolist():
+        gone, come = (
+            int(((before == name) & (after != name)).sum()),
+            int(((before != name) & (after == name)).sum()),
+        )
+        fewer = gone - come
+        if fewer > 2 * math.sqrt(gone + come) and fewer > loss * int((before == name).sum()):
+            found.add(str(name))
+    return found
+
+
+def groups(tallies: Sequence[ClassTally]) -> list[ClassTally]:
+    """Classes with `ALONE` labels each by itself, all others together."""
+    alone = [one for one in tallies if one.labels >= ALONE]
+    few = [one for one in tallies if one.labels < ALONE]
+    return alone + ([reduce(ClassTally.with_others, few)] if few else [])
