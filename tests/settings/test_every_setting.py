@@ -329,6 +329,12 @@ ROWS = [
         {"TTA_MODEL__FACTORY": ""},
     ),
     Row(
+        "model.sites",
+        "nowhere",
+        refused("TTA_MODEL__SITES=nowhere", lambda b: b.source),
+        {"TTA_MODEL__FACTORY": "", "TTA_MODEL__ONNX": "{folder}/net.onnx"},
+    ),
+    Row(
         "model.weights",
         "{folder}/ones.safetensors",
         of_source(lambda m: bool((m.module[-1].bias == 1).all())),
