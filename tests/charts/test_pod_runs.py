@@ -112,6 +112,8 @@ def test_the_demo_learns_swaps_ends_in_order_and_goes_on(
         lines = told.read().splitlines()
     assert lines and all(line.endswith("failed 0") for line in lines) and "version 1" in lines[-1], lines
     assert "tta_swaps_total{" in httpx.get(f"http://127.0.0.1:{ports['metrics']}/metrics").text
+    for each in demo.containers.values():
+        assert each.peak_mib() < each.limit_mib(), each.manifest["name"]
     assert demo.stop() == {"tta-agent": 0, "server": 0}
     traffic.wait(30)
     assert (store / "checkpoint.pt").exists()

@@ -132,6 +132,16 @@ class Container:
         given = [f"{name}={value}" for name, value in self.variables().items()]
         return subprocess.Popen([*inside, *self.become(), "env", "-i", *given, *command], **more)
 
+    def peak_mib(self) -> float:
+        """Most memory that process 1 has held until now."""
+        (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.first()}/status").read_text())
+        return int(kib) / 1024
+
+    def limit_mib(self) -> float:
+        """Its memory limit."""
+        text = self.manifest["resources"]["limits"]["memory"]
+        return float(text[:-2]) * {"Mi": 1, "Gi": 1024}[text[-2:]]
+
     def ready(self) -> bool:
         """Whether its readiness probe says so; only a command is known."""
         command = self.manifest["readinessProbe"]["exec"]["command"]
