@@ -114,6 +114,38 @@ def test_what_is_learnt_through_a_softmax_is_what_is_learnt_on_its_logits():
         assert torch.allclose(parameter, moved[1][name][0], atol=1e-5), name
 
 
+WRITTEN = {
+    "softmax": lambda z: z.softmax(1),
+    "exp, sum, div": lambda z: (
+        (z - z.amax(1, keepdim=True)).exp() / (z - z.amax(1, keepdim=True)).exp().sum(1, True)
+    ),
+    "softmax, clip, reshape": lambda z: z.softmax(1).clamp(1e-7, 1 - 1e-7).reshape(-1, z.shape[1], 1, 1),
+    "temperature, softmax of a map": lambda z: (z[:, :, None, None] / 0.5).softmax(1).flatten(1),
+    "exp of log-softmax": lambda z: z.log_softmax(1).exp(),
+    "sigmoid, squeezed": lambda z: worlds.one_against_rest(z).sigmoid()[:, 0],
+}
+
+
+@pytest.mark.parametrize("ending", WRITTEN)
+def test_a_file_that_answers_probabilities_is_learnt_on_the_logits_before_them(ending, tmp_path, caplog):
+    inner = testing.tiny_net("batch")
+    with torch.no_grad():
+        inner[-1].weight.mul_(400)  # probabilities saturate, and the gradient through their logarithm is 0
+    onnx.save(
+        onnx_export.export(worlds.Answering(inner, WRITTEN[ending]).eval(), testing.batch(2)),
+        tmp_path / "m.onnx",
+    )
+    with caplog.at_level(logging.INFO):
+        source = loader.load(None, None, None, onnx=tmp_path / "m.onnx", device="cpu")
+    assert any("logits before" in text for text in caplog.messages)
+    x = testing.batch()
+    with torch.no_grad():
+        logits, raw = source.module(x), probing.raw(source.module)(x)
+    assert torch.isfinite(logits).all() and float(logits.min()) < -70  # log 1e-30 is -69
+    assert torch.allclose(logits.exp()[:, -1], raw.reshape(len(x), -1)[:, -1], atol=1e-4)
+    assert np.allclose(raw.numpy(), raw_answer(open_session(tmp_path / "m.onnx"), x.numpy()), atol=1e-4)
+
+
 def test_the_only_output_of_the_form_is_taken_and_said(files, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         by_factory = load("factory", "features, logits", files, monkeypatch)

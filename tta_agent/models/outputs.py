@@ -32,11 +32,12 @@ ABOVE = 1e-3  # half precision again, of one value in 0 .. 1
 LEAST = 1e-30  # smaller probabilities count as this one: the gradient of their logarithm would not be finite
 LEAST_OF_ONE = 1e-6  # the same of p and 1 - p: next to 1, float32 does not tell smaller ones apart
 ONE_OF = "of the outputs %s, %s is the answer"  # for the log
-SAID: Mapping[Kind, str] = {
-    "probabilities": "the model answers probabilities: the copy adapts on their logarithms, the served graph stays",
+_SAID: Mapping[Kind, str] = {
+    "probabilities": "the model answers probabilities: the copy adapts on %s, the served graph stays",
     "logit": "the model answers one logit z: two classes with the logits [0, z], labels 0 and 1",
-    "probability": "the model answers one probability p: two classes, logits [log(1 - p), log p], labels 0 and 1",
+    "probability": "the model answers one probability p: two classes, labels 0 and 1; the copy adapts on %s",
 }
+_LOGITS = {"probabilities": "their logarithms", "probability": "[log(1 - p), log p]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,12 @@ class ModelOutput:
 
 
 LOGITS = ModelOutput()  # the single output of most models
+
+
+def words(kind: Kind, *, cut: bool) -> str:
+    """Sentence for the log about an answer that is no logits; `cut`: the logits before it were found."""
+    said = _SAID[kind]
+    return said % ("the logits before them" if cut else _LOGITS[kind]) if "%s" in said else said
 
 
 def choose(shapes: Mapping[str, OutputShape], wanted: str | None, what: str) -> str:

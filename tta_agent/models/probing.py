@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
-from tta_agent.models.outputs import LOGITS, ONE_OF, SAID, ModelOutput, choose, described, kind_of
+from tta_agent.models import endings
+from tta_agent.models.outputs import LOGITS, ONE_OF, Kind, ModelOutput, choose, described, kind_of, words
 
 SINGLE = "logits"  # name of a single output without one
 ROWS = 7
@@ -32,10 +33,13 @@ class ToLogits:
     """Forward hook: the answer of a module, or of a copy of it, as logits [N, C]."""
 
     output: ModelOutput
+    inner: Kind | None = None  # of what the module is cut at, where it ends before its answer
 
     def __call__(self, module: nn.Module, inputs: Any, answer: Any) -> Tensor:
-        """Logits of the output that is the answer."""
-        return self.output.logits(pick(answer, self.output.name))  # type: ignore[no-any-return]
+        """Logits of the output that is the answer; of a module that is cut, they are log p as those of the answer."""
+        output = self.output if self.inner is None else replace(self.output, kind=self.inner)
+        logits: Tensor = output.logits(pick(answer, output.name))
+        return logits if self.inner is None else logits.float().log_softmax(1)
 
 
 def named(answer: Any) -> dict[str, Tensor]:
@@ -82,12 +86,13 @@ def find(
             yield _rows(_ask(other, inputs, device)[name])
 
     output = ModelOutput(wanted if single else name, kind_of(_rows(answer), again))
+    inner = _cut(module, x, device, output)
     if output != LOGITS or answer.dim() != 2:
-        module.register_forward_hook(ToLogits(output))
+        module.register_forward_hook(ToLogits(output, inner))
     if not single and wanted is None:
         log.info(ONE_OF, described(shapes), name)
-    if output.kind in SAID:
-        log.info("%s", SAID[output.kind])
+    if output.kind != "logits":
+        log.info("%s", words(output.kind, cut=inner is not None))
     return output, output.logits(answer).shape[1]
 
 
@@ -96,6 +101,8 @@ def raw(module: nn.Module) -> nn.Module:
     module = copy.deepcopy(module)
     for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, ToLogits)]:
         del module._forward_hooks[key]
+    if isinstance(module, endings.Cuttable):
+        module.cut(None)
     return module
 
 
@@ -112,6 +119,20 @@ def refuse_absurd_sample(shape: tuple[int, ...], what: str) -> None:
             f"{what} takes samples of shape {list(shape)!s:.100}; expected sizes from 1 up, and at most "
             f"{MOST_VALUES:.0e} values"
         )
+
+
+def _cut(module: nn.Module, x: Array, device: torch.device, output: ModelOutput) -> Kind | None:
+    """Have a module that answers probabilities end at the logits before them; the kind of these."""
+    if not isinstance(module, endings.Cuttable):
+        return None
+    probes = [torch.from_numpy(x * np.float32(size)).to(device) for size in (1.0, 0.1, 3.0)]
+    found = endings.logits_before(
+        module, probes, lambda x: pick(module(x), output.name).reshape(len(x), -1), output.kind
+    )
+    if found is None:
+        return None
+    module.cut(found[0])
+    return found[1]
 
 
 @torch.no_grad()

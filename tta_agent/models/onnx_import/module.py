@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,7 @@ class OnnxModule(nn.Module):
         self.steps = tuple(steps)
         self.takes, self.answers = takes, answers
         self.input_shape = shape
+        self.cut_at: str | None = None
         for path, module in modules.items():
             self.place(path, module)
         for path, tensor in tensors.items():
@@ -82,9 +83,30 @@ class OnnxModule(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C]."""
+        """Answer [B, C], or the value that the module is cut at."""
+        values: dict[str, Tensor] = {}
+        for values in self._run(x):
+            if self.cut_at is not None and self.cut_at in values:
+                return values[self.cut_at]
+        return values.get(self.answers, x)
+
+    def cut(self, name: str | None) -> None:
+        """Answer the value of this name from now on; None: the file's answer."""
+        self.cut_at = name
+
+    def last_values(self, x: Tensor, count: int) -> dict[str, Tensor]:
+        """Values of the last `count` steps, in the order of computation."""
+        kept = {name for step in self.steps[-count:] for name in step.outputs if name}
+        found: dict[str, Tensor] = {}
+        for values in self._run(x):
+            found.update((name, values[name]) for name in kept & values.keys() - found.keys())
+        return found
+
+    def _run(self, x: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Values that are still needed, after each step."""
         values = {self.takes: x}
         samples = x.shape[0]
+        yield values
         for step in self.steps:
             call = self.get_submodule(step.call) if isinstance(step.call, str) else step.call
             inputs = [self._input(value, values, samples) for value in step.inputs]
@@ -93,9 +115,9 @@ class OnnxModule(nn.Module):
             if isinstance(outputs, Tensor):
                 outputs = (outputs,)
             values.update(zip(step.outputs, outputs, strict=False))
+            yield values
             for name in step.last:
                 del values[name]
-        return values[self.answers]
 
     def _input(self, value: Any, values: Mapping[str, Tensor], samples: int) -> Any:
         match value:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -105,14 +105,15 @@ def places(module: OnnxModule) -> dict[str, int]:
     def look(path: str, answer: Tensor) -> None:
         found[path] = math.prod(answer.shape[2:])
 
-    watched(module, layers(module), look, torch.zeros(1, *module.input_shape))
+    device = next(module.parameters()).device
+    watched(module, layers(module), look, torch.zeros(1, *module.input_shape, device=device))
     return found
 
 
-def watched(module: OnnxModule, paths: Sequence[str], look: object, x: Tensor) -> None:
+def watched(module: OnnxModule, paths: Sequence[str], look: Callable[[str, Tensor], None], x: Tensor) -> None:
     """Call `look(path, answer)` for each of these layers while the module answers x."""
     hooks = [
-        module.get_submodule(path).register_forward_hook(lambda _, __, answer, path=path: look(path, answer))  # type: ignore[operator]
+        module.get_submodule(path).register_forward_hook(lambda _, __, answer, path=path: look(path, answer))
         for path in paths
     ]
     try:
