@@ -63,6 +63,7 @@ def run_simulations(asked, pool):
                 "runs": runs, "rate": sum(promoted) / runs, **{s: sum(p) / len(p) for s, p in by.items()},
             }  # fmt: skip
             print(f"false promotions, {label}: {sum(promoted)} of {runs}", flush=True)
+    found |= run_returning(asked, pool)
     seeds = range(500 if asked.quick else 2000)
     median = {p: statistics.median(simulations.decisive_labels(p, s) for s in seeds) for p in (0.65, 0.8)}
     print(
@@ -90,6 +91,23 @@ def run_simulations(asked, pool):
         "median_labels_p65": median[0.65],
         "median_labels_p80": median[0.8],
     }
+
+
+RETURNING = {  # sessions: a candidate that is equal, or has memorised the entities that taught it
+    "entities that return": {"memorises": False},
+    "entities that return, memorised": {"memorises": True},
+}
+
+
+def run_returning(asked, pool):
+    """False promotions where the same entities come again and again."""
+    runs, found = 100 if asked.quick else 1000, {}
+    for name, how in RETURNING.items():
+        one = functools.partial(simulations.promotes_returning, **how)
+        promoted = sum(pool.map(one, range(runs), chunksize=10))
+        found[name] = {"runs": runs, "rate": promoted / runs}
+        print(f"false promotions, {name}: {promoted} of {runs}", flush=True)
+    return found
 
 
 def answers(model):

@@ -17,6 +17,7 @@ from tta_agent.core.types import Label, Record, Version
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.evaluation.paired import BatchPredictions
+from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.rollout.bake import BakeMonitor
 from tta_agent.settings.schema import Settings
 
@@ -53,12 +54,13 @@ def default_gates():
     return [name for name in Settings().gate.gates if name != "rehearsed"]
 
 
-def trial(alpha, bucket_s=0.0):
-    """Of a candidate that answers with the second part of each record."""
+def trial(alpha, bucket_s=0.0, taught=None):
+    """Of a candidate that answers with the second part of each record; `taught`: entities that it has learnt from."""
     graphs = {role: Part(int(role == "candidate")) for role in ROLES}
     return CandidateEvaluation(
-        Version(1, "", Path(), "none"), 0, graphs, {}, CandidateFacts(alpha), bucket_s=bucket_s
-    )
+        Version(1, "", Path(), "none"), 0, graphs, {}, CandidateFacts(alpha), bucket_s=bucket_s,
+        taught=taught, taught_before=taught.count if taught else 0,
+    )  # fmt: skip
 
 
 def records(pairs, start=0, keys=None, time_s=0.0):
@@ -136,6 +138,48 @@ def promotes(
         if bench.decide(asked.evidence()).outcome == "proven":
             return True
     return False
+
+
+SESSIONS = 40  # entities at a time
+VISITS = (20, 10.0)  # records of each, and seconds from one to the next
+
+
+def promotes_returning(seed, *, memorises, counted=False, alpha=0.01, n=4000, label_rate=0.3, bucket_s=600.0):
+    """Whether the certificate promotes a candidate in a stream of sessions: entities come again for a while, then never.
+
+    The outcome is the same for all records of an entity, as in a film of one scene. At the candidate's birth half of
+    the first sessions have taught the copy.
+
+    Args:
+        memorises: it is right on all entities that it has learnt from, and worse than serving on others; else equal.
+        counted: records of the entities that it has learnt from count all the same, as they must not.
+    """
+    random = np.random.default_rng([seed, 11])
+    many = n // VISITS[0] + SESSIONS
+    entity = np.array([i % SESSIONS + SESSIONS * (i // (SESSIONS * VISITS[0])) for i in range(n)])
+    truth = random.integers(0, CLASSES, many)
+    pairs = null_pairs(truth, random)
+    taught, known = TaughtEntities(), np.arange(0, SESSIONS, 2)
+    if memorises:
+        pairs[:, 1] = logits(truth, 0.6, random)
+        pairs[known, 1] = logits(truth[known], 1.0, random)
+    seen = [] if counted else [f"e{i}" for i in known]
+    taught.add([_of(name, i) for i, name in enumerate(seen)])
+    asked, bench = trial(alpha, bucket_s, taught), GateSet(gates(["certificate"]))
+    for start in range(0, n, CHUNK):
+        rows = entity[start : start + CHUNK]
+        some = records(pairs[rows], start, [f"e{i}" for i in rows], start / SESSIONS * VISITS[1])
+        taught.add(some)
+        asked.on_records(BatchPredictions(some))
+        for i in np.flatnonzero(random.random(len(rows)) < label_rate):
+            asked.on_label(Label(f"r{start + i}", int(truth[rows[i]]), 0.0))
+        if bench.decide(asked.evidence()).outcome == "proven":
+            return True
+    return False
+
+
+def _of(entity, i):
+    return Record(f"taught{i}", 0.0, np.zeros(1), None, None, entity, None, "t", 0, i)
 
 
 def decisive_labels(p_win, seed, alpha=0.01, most=5000):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-SETTLED = 64  # records of the new regime alone, by which its statistics serve within a point of what they will
+SETTLED = (
+    64  # records of the new regime alone, by which its statistics serve within a point of what they will
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,8 @@ class Cadence:
     def candidate_due(self, rounds: int, *, soon: bool) -> bool:
         """Whether the copy has learnt for long enough since the last proposal, or, if `soon`, has settled.
 
-        The first batch after a change holds records of both regimes. So it has settled after that one and as many
-        as make `SETTLED` records.
+        The first round after a change is of records of both regimes, or mixes the first statistics with the source's.
+        So it has settled after that one and as many as make `SETTLED` records.
         """
         settled = 1 + math.ceil(SETTLED / self.batch_size)
         return rounds >= (min(settled, self.candidate_every) if soon else self.candidate_every)

@@ -113,7 +113,14 @@ def with_taught(state: Mapping[str, Any]) -> dict[str, Any]:
     )
     promoter |= {"labels_come": bool(promoter["labels_used"])}
     promoter |= {
-        "queue": {**queue, "running": running, "suspended": suspended, "recent": NONE, "unsettled": False}
+        "queue": {
+            **queue,
+            "running": running,
+            "suspended": suspended,
+            "recent": NONE,
+            "unsettled": False,
+            "others": [],
+        }
     }
     return {**state, "format": FORMAT, "promoter": promoter, "taught": {"count": 0, "first": []}}
 

@@ -7,7 +7,6 @@ turn. So it is suspended, goes on counting labels of its own records, and contin
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +22,7 @@ from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.rollout.factory import EvaluationFactory
 from tta_agent.rollout.regimes import RegimeFollower
+from tta_agent.rollout.spending import AlphaSpending
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.telemetry.facade import Telemetry
 
@@ -35,7 +35,7 @@ class CandidateQueue:
 
     Args:
         recent: held-out records that every new candidate answers first.
-        alpha: in all, between two promotions. The k-th candidate may spend 6 alpha / (pi^2 k^2), which sums to it.
+        alpha: bound on the probability of a false promotion between two promotions, for each regime.
 
     Attributes:
         running: the evaluation that runs, or None.
@@ -55,11 +55,10 @@ class CandidateQueue:
     ) -> None:
         self.recent = recent or RecentRecords(0)
         self._served, self._factory, self._regimes = served, factory, regimes
-        self._telemetry, self._alpha = telemetry, alpha
+        self._telemetry, self._spending = telemetry, AlphaSpending(alpha)
         self.running: CandidateEvaluation | None = None
         self.suspended: list[CandidateEvaluation] = []
         self.unsettled = True
-        self._tried = 0  # candidates since the last promotion
 
     def begin(self, proposal: CandidateProposal) -> tuple[BatchPredictions, list[tuple[Record, int, int]]]:
         """Compose the candidate's graph, pin it in the registry, and begin its evaluation.
@@ -91,8 +90,8 @@ class CandidateQueue:
                 return False
             version = self._served.registry.add(graph, self._served.version, dict(proposal.history))
             stage.exported(version.sha256, len(graph))
-        self._tried, self.unsettled = self._tried + 1, False
-        alpha = 6 * self._alpha / (math.pi * self._tried) ** 2
+        self.unsettled = False
+        alpha = self._spending.next(self._regimes.regime().blocks)
         self.running = self._factory.evaluation(version, session, proposal, len(graph), alpha)
         self._served.say(
             Event.CANDIDATE, version=version.number, parent=self._served.version.number, **proposal.history
@@ -109,6 +108,7 @@ class CandidateQueue:
         serving = self._served.version.number
         if drift.ended:
             self.recent.clear()
+            self._spending.left(drift.ended)
             self.unsettled = True
         if self.running and drift.ended:
             self._suspend(self.running, drift.ended)
@@ -152,7 +152,7 @@ class CandidateQueue:
         if self.running is not None:
             evaluation, self.running, self.unsettled = self.running, None, outcome == "superseded"
             if not (evaluation.decided or evaluation.regime):
-                self._tried -= 1  # it cannot have erred; one that has waited may be of another budget
+                self._spending.give_back()  # it cannot have erred; one that has waited may be of another budget
             self._conclude(evaluation, outcome, results)
 
     def end_all(self, outcome: str) -> None:
@@ -165,7 +165,8 @@ class CandidateQueue:
         """The candidate serves: a new error budget."""
         if self.running:
             self.running.end()
-        self.running, self._tried = None, 0
+        self.running = None
+        self._spending.renew()
         self._served.journal.status(trial=None, awaiting=None, waits=None)
 
     def _conclude(
@@ -184,12 +185,13 @@ class CandidateQueue:
         running = self.running.state_dict() if self.running else None
         suspended = [evaluation.state_dict() for evaluation in self.suspended]
         recent = self.recent.state_dict()
-        counts = {"tried": self._tried, "unsettled": self.unsettled}
+        counts = {**self._spending.state_dict(), "unsettled": self.unsettled}
         return {**counts, "running": running, "suspended": suspended, "recent": recent}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the evaluations whose candidates are still undecided."""
-        self._tried, self.unsettled = state["tried"], state["unsettled"]
+        self._spending.load_state_dict(state, self._regimes.regime)
+        self.unsettled = state["unsettled"]
         self.recent.load_state_dict(state["recent"])
         self.running = self._restore(state["running"])
         self.suspended = [one for saved in state["suspended"] if (one := self._restore(saved))]
