@@ -25,7 +25,6 @@ class AdaMixNorm(AdaptiveBatchNorm):
     def __init__(self, layer: _BatchNorm, estimate: StatsConfig, transform: bool) -> None:
         super().__init__(layer, estimate)
         self.transform = transform
-        self._alpha = self.kept.clone()  # of the batch that was last forwarded
 
     def normalise(self, x: Tensor) -> Tensor:
         """[B, channels, ...] -> the same shape, by the mixture."""
@@ -39,7 +38,7 @@ class AdaMixNorm(AdaptiveBatchNorm):
             mean, var, spread, alpha = self._statistics(x)
             mean_to, var_to = mean.lerp(self.source_mean, alpha), var.lerp(self.source_var, alpha)
         if learns:
-            self._batch, self._alpha = (mean.detach(), var.detach()), alpha.detach()
+            self.remember(x, mean.detach(), var.detach(), alpha.detach())
         if self.transform:
             weight, bias = self._rewritten(mean - mean_to, spread, var_to)
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
@@ -63,15 +62,6 @@ class AdaMixNorm(AdaptiveBatchNorm):
         weight = scale if self.weight is None else scale * self.weight
         bias = shift if self.weight is None else shift * self.weight
         return weight, bias if self.bias is None else bias + self.bias
-
-    @torch.no_grad()
-    def averages(self) -> dict[str, Tensor]:
-        """As the BatchNorm's; alpha's, `kept`, with the share of the statistics (1 at first: there was none)."""
-        found = super().averages()
-        if found:
-            share = 1.0 if found["batches"] == 1 else 1.0 / float(found["count"])
-            found["kept"] = self.kept.lerp(self._alpha, share)
-        return found
 
 
 def instance_statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -54,9 +54,7 @@ class SwitchNorm(AdaptiveBatchNorm):
         """[B, channels, ...] -> the same shape."""
         if not self.settled:
             return super().forward(x)
-        plain = self.served()
-        mean, var = plain["running_mean"], plain["running_var"]
-        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        return F.batch_norm(x, *self.running(), self.weight, self.bias, False, 0.0, self.eps)
 
 
 class Tesla(Taught):

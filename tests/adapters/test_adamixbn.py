@@ -302,7 +302,7 @@ def test_what_is_served_is_the_average_mixture():
     for n in range(1, 6):
         x = images(8, seed=n)
         adapter.step(x, adapter.forward(x), everyone(x))
-        share = max(0.3, 1 / (n + 1))
+        share = max(0.3, 1 / n)
         pooled = x.transpose(0, 1).flatten(1).double().numpy()
         alpha, _, _ = numpy_mixture(x, *_source(model))
         var += share * (pooled.var(1, ddof=1) - var) + share * (1 - share) * (pooled.mean(1) - mean) ** 2

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tests.parts.reference_stats import Reference
 from tta_adapters.norm import Norm
 from tta_adapters.tent import Tent
 from tta_agent.core.types import Selection
@@ -60,14 +61,12 @@ def test_served_statistics_follow_the_formula():
     x = [batch(seed=i) for i in range(4)]
     adapter = Norm(tiny_net("batch"), momentum=0.3, change=math.inf)
     conv = adapter.source[0]
-    mean, var = adapter.source[1].running_mean.numpy().copy(), adapter.source[1].running_var.numpy().copy()
-    for n, one in enumerate(x, start=1):
+    start = (b.double().numpy() for b in (adapter.source[1].running_mean, adapter.source[1].running_var))
+    expected = Reference(*start, momentum=0.3, change=math.inf)
+    for one in x:
         adapter.step(one, adapter.forward(one), everyone(one))
-        maps = conv(one).detach().numpy().transpose(1, 0, 2, 3).reshape(8, -1)
-        share = max(0.3, 1 / (n + 1))
-        var += share * (maps.var(1, ddof=1) - var) + share * (1 - share) * (maps.mean(1) - mean) ** 2
-        mean += share * (maps.mean(1) - mean)
-    served = adapter.servable()[1]
+        expected.absorb(conv(one).detach().numpy())
+    served, (mean, var) = adapter.servable()[1], expected.served
     assert np.allclose(served.running_mean, mean, atol=1e-5)
     assert np.allclose(served.running_var, var, atol=1e-5)
 

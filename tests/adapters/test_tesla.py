@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.parts.reference_stats import Reference
 from tta_adapters import tesla, tesla_queues
 from tta_adapters.crops import random_crops
 from tta_adapters.pixels import Pixels
@@ -107,14 +108,13 @@ def test_the_answers_are_those_that_are_served(kind, prior):
 def test_running_statistics_are_those_of_the_plain_views():
     adapter = Tesla(tiny_net("batch"), momentum=0.3, change=math.inf)
     conv = adapter.source[0]
-    mean, var = (b.numpy().copy() for b in (adapter.source[1].running_mean, adapter.source[1].running_var))
+    start = (b.double().numpy() for b in (adapter.source[1].running_mean, adapter.source[1].running_var))
+    expected = Reference(*start, momentum=0.3, change=math.inf)
     for n in range(1, 5):
         x = batch(seed=n)
-        maps = adapter.teacher[0](x).detach().numpy().transpose(1, 0, 2, 3).reshape(8, -1)
+        expected.absorb(adapter.teacher[0](x).detach().numpy())
         adapter.step(x, adapter.forward(x), everyone(x))
-        share = max(0.3, 1 / (n + 1))
-        var += share * (maps.var(1, ddof=1) - var) + share * (1 - share) * (maps.mean(1) - mean) ** 2
-        mean += share * (maps.mean(1) - mean)
+    mean, var = expected.served
     assert conv is not adapter.teacher[0]
     assert np.allclose(adapter.servable()[1].running_mean, mean, atol=1e-5)
     assert np.allclose(adapter.servable()[1].running_var, var, atol=1e-5)

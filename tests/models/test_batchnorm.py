@@ -8,6 +8,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from tests.parts.reference_stats import Reference
 from tta_adapters.adamixbn import AdaMixBN
 from tta_adapters.norm import Norm
 from tta_agent.models.batchnorm import AdaptiveBatchNorm, StatsConfig, absorb
@@ -34,35 +35,103 @@ def feed(norm, batches):
     return shares
 
 
-def numpy_distance(a, b):
-    """a, b: (mean, var) [channels]."""
-    (mean_a, var_a), (mean_b, var_b) = a, b
-    tiny = 1e-5
-    return np.mean((mean_a - mean_b) ** 2 / (var_b + tiny) + np.log((var_a + tiny) / (var_b + tiny)) ** 2 / 2)
+def mixed_sizes():
+    """Batches of two domains, and of 64, 3, 1 and 200 samples."""
+    batches = [*draws(4, seed=1), *draws(3, mean=1.0, scale=2.0, seed=2)]
+    return [*batches, batches[0][:3], batches[1][:1], torch.cat(batches[:4])[:200], *batches[:2]]
 
 
 def test_shares_follow_the_formula_in_numpy():
     batches = [*draws(4, seed=1), *draws(3, mean=1.0, scale=2.0, seed=2)]
-    norm = layer(momentum=0.1, change=3.0)
+    norm, expected = layer(momentum=0.1, change=3.0), Reference(np.zeros(8), np.ones(8))
     shares = feed(norm, batches)
-
-    mean, var, n, apart, before, expected = np.zeros(8), np.ones(8), 1.0, None, None, []
     for x in batches:
-        maps = x.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(8, -1)
-        now = maps.mean(1), maps.var(1, ddof=1)
-        jump = 0.0
-        if before is not None:
-            newest = numpy_distance(now, before) / 2
-            known = newest if apart is None else apart
-            apart = known + 0.2 * (min(newest, 4 * known) - known)
-            q = numpy_distance(now, (mean, var)) / (known * (1 + 1 / n))
-            jump = 1 - 1 / q if q > 3.0 else 0.0
-        a = max(0.1, 1 / (n + 1), jump)
-        var = var + a * (now[1] - var) + a * (1 - a) * (now[0] - mean) ** 2
-        mean, n, before = mean + a * (now[0] - mean), 1 / a, now
-        expected.append(a)
-    assert np.allclose(shares, expected, rtol=1e-3)
-    assert np.allclose(norm.mean, mean, atol=1e-4)
+        expected.absorb(x)
+    assert np.allclose(shares, expected.shares, rtol=1e-3)
+    assert max(shares[4:]) > 0.9  # the other domain
+    assert np.allclose(norm.mean, expected.mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [0, 2, 7, 8])
+def test_layers_of_all_sizes_together_follow_the_formula_of_each_alone(first):
+    sizes, batches = (8, 5, 1, 3), mixed_sizes()[first:]
+    norms = [AdaptiveBatchNorm(nn.BatchNorm2d(c), StatsConfig(momentum=0.2, change=2.0)) for c in sizes]
+    for i, norm in enumerate(norms):
+        norm.source_mean.fill_(0.1 * i)
+    references = [Reference(n.source_mean.numpy(), n.source_var.numpy(), 0.2, 2.0) for n in norms]
+    for x in batches:
+        for i, (norm, expected) in enumerate(zip(norms, references, strict=True)):
+            given = x[:, : sizes[i]] * (1 + i)
+            norm(given)
+            expected.absorb(given)
+        assert absorb(norms)
+    for norm, expected in zip(norms, references, strict=True):
+        mean, var = expected.served
+        assert np.allclose(norm.served()["running_mean"], mean, atol=1e-4)
+        assert np.allclose(norm.served()["running_var"], var, rtol=1e-4)
+        assert np.allclose(float(norm.count * norm.size), expected.n, rtol=1e-3)
+        assert np.allclose(norm.apart, expected.rho, rtol=1e-3, atol=1e-6)
+
+
+def test_a_layer_alone_and_among_others_moves_by_the_same_numbers():
+    (one, other, alone), x = (layer(), layer(), layer()), draws(3)
+    for part in x:
+        for norm in (one, other, alone):
+            norm(part)
+        assert absorb([one, other]) and alone.absorb()
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), alone.buffers(), strict=True))
+
+
+def test_absorbing_waits_for_the_device_once(monkeypatch):
+    norms = [layer() for _ in range(5)]
+    for norm in norms:
+        feed(norm, draws(1))
+        norm(draws(1, seed=3)[0])
+    waits = []
+    for name in ("__float__", "__int__", "__bool__", "item", "tolist"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda t, plain=plain: (waits.append(1), plain(t))[1])
+    absorb(norms)
+    for norm in norms:
+        norm(draws(1, seed=4)[0])
+    assert len(waits) == 1
+
+
+def test_one_batch_far_from_the_source_is_served_nearly_as_it_is():
+    norm, x = layer(), draws(1, mean=2.0, scale=0.5)[0]
+    feed(norm, [x])
+    assert torch.allclose(norm.served()["running_mean"], x.mean((0, 2, 3)), atol=0.02)
+    assert torch.allclose(norm.served()["running_var"], x.var((0, 2, 3)), rtol=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_batches_that_differ_from_the_source_by_chance_alone_leave_it_in_place(count):
+    """Of 8 channels: nearer to the source than the batches themselves, in the mean over 20 streams."""
+    left = np.zeros(2)
+    for seed in range(20):
+        norm = layer()
+        feed(norm, [x[:16] for x in draws(count, seed=100 + seed)])
+        left += float(norm.mean.square().mean()), float(norm.served()["running_mean"].square().mean())
+    assert left[1] < 0.5 * left[0]
+
+
+def test_a_lone_sample_is_believed_half():
+    norm = layer()
+    feed(norm, [draws(1, mean=3.0)[0][:1]])
+    assert torch.allclose(norm.served()["running_mean"], norm.mean / 2)
+
+
+def test_averages_of_an_older_version_stay_until_a_batch_begins_new_ones():
+    old = layer()
+    feed(old, draws(3))
+    state = {name: value.clone() for name, value in old.state_dict().items()}
+    state = {n: t for n, t in state.items() if n not in ("size", "last", "shrunk")} | {
+        "apart": torch.ones(())
+    }
+    new = layer()
+    new.load_state_dict(state)
+    assert torch.equal(new.served()["running_mean"], old.mean)
+    assert feed(new, draws(1, mean=5.0)) == [1.0]
 
 
 def test_a_change_of_domain_is_followed_at_once():
