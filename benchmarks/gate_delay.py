@@ -9,6 +9,12 @@ import gate_streams as streams
 import numpy as np
 import torch
 
+from tta_agent import corruptions
+from tta_agent.assembly import build
+from tta_agent.samples import dataset as images
+from tta_agent.settings import env
+from tta_agent.telemetry.facade import Telemetry
+
 RATES = (0.3, 0.1, 0.02, streams.REQUESTED)
 DELAYS = (0, 500, 5000)  # records
 RECORD_S = 0.01  # between two records of a recording
@@ -70,3 +76,27 @@ def _quantiles(records):
         "median": median if np.isfinite(median) else None, "p90": p90 if np.isfinite(p90) else None,
         "runs": len(known), "swapped": int(np.isfinite(known).sum()),
     }  # fmt: skip
+
+
+def transductive(model, method, shift, seeds, rounds=8, batch=64):
+    """Gain on the records that taught a candidate, less its gain on held-out twins: mean and standard error, points.
+
+    Twins are as many other records of the same stretch: only that the copy has seen the first ones, without their
+    labels, differs.
+    """
+    some, found = images.read_npz(model.data), []
+    settings = env.load(model=model.flags, adapt={"method": method}, mode="shadow")
+    source, many = build.load_source(settings), rounds * batch
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (source.mean, source.std))
+    for seed in seeds:
+        rows = np.random.default_rng(seed).permutation(len(some.labels))[: 2 * many]
+        x = torch.from_numpy(some.inputs[rows]).float() / 255
+        x = (corruptions.corrupt(x, shift[0], shift[1], seed=seed, constants=model.constants) - mean) / std
+        copy = build.make_adaptation(settings, source, Telemetry.off())
+        for start in range(0, many, batch):
+            copy.round(x[start : start + batch].numpy())
+        with torch.no_grad():
+            answers = [net(x).argmax(1).numpy() for net in (copy.adapter.servable(), source.module)]
+        gain = (answers[0] == some.labels[rows]).astype(float) - (answers[1] == some.labels[rows])
+        found.append(100 * (gain[:many].mean() - gain[many:].mean()))
+    return float(np.mean(found)), float(np.std(found, ddof=1) / len(found) ** 0.5)

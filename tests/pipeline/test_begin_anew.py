@@ -1,0 +1,55 @@
+"""A change of regime begins a batch of its own."""
+
+from tests import worlds
+from tests.pipeline.test_implausible import Spy
+from tta_agent.assembly import build
+from tta_agent.core.messages import CandidateProposal, PolledBatch
+from tta_agent.core.types import Record
+from tta_agent.models.ort_sessions import HotSwapSession, open_session
+from tta_agent.serving.drivers.session import SessionDriver
+from tta_agent.settings import env
+from tta_agent.stream import factory
+from tta_agent.telemetry.facade import Telemetry
+
+
+def test_records_that_wait_at_a_change_make_a_round_and_the_first_batch_after_it_a_candidate(
+    tmp_path, monkeypatch
+):
+    given = {**worlds.FASHION, "TTA_STORE__PATH": str(tmp_path / "store"), "TTA_ADAPT__METHOD": "norm"}
+    given |= {"TTA_ADAPT__BATCH_SIZE": "64", "TTA_SELECT__HOLDOUT": "0.0001"}
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    settings = env.load()
+    source = build.load_source(settings)
+    session = open_session(build.open_registry(settings, source).get(0).path)
+    stream = factory.open_source(settings, [settings.stream.topic])
+    driver = SessionDriver(HotSwapSession(0, session), open_session)
+    producer = factory.open_producer(settings)
+    agent = build.assemble(settings, source, stream, producer, driver, Telemetry.off(), threaded=False)
+    learner = agent.learner
+    x = worlds.images(400)[0]
+
+    def poll(start, stop):
+        some = [
+            Record(f"r{i}", 1.0 * i, x[i], None, None, f"r{i}", None, "t", 0, i, ("t", f"r{i}", ""))
+            for i in range(start, stop)
+        ]
+        learner.on_poll(PolledBatch(some, {("t", 0): stop}))
+
+    try:
+        learner.router._clock = lambda: 0.0  # nothing is too old
+        poll(0, 8)  # the beginning is new as well
+        poll(8, 168)
+        waiting, rounds = len(learner.batcher.waiting()), learner.adaptation.rounds
+        assert waiting and rounds == 2
+        assert agent.rollout.queue.running is not None and not agent.rollout.queue.unsettled
+        poll(168, 176)
+        agent.rollout.queue.unsettled = True  # as the detector's report does
+        learner._to_rollout = spy = Spy(learner._to_rollout)
+        poll(176, 177)
+        assert not learner.batcher.waiting() and learner.adaptation.rounds == rounds + 1
+        poll(177, 177 + 64)
+        assert learner.adaptation.rounds == rounds + 2 and not learner.batcher.waiting()
+        assert [item for item in spy.items if isinstance(item, CandidateProposal)]
+    finally:
+        agent.close()
