@@ -192,6 +192,7 @@ def _add_others() -> None:
     from tta_agent.cli.bench import bench
     from tta_agent.cli.calibrate import calibrate
     from tta_agent.cli.demo import demo, traffic
+    from tta_agent.cli.model import model
     from tta_agent.cli.rehearse import rehearse
     from tta_agent.cli.replay import HELP, replay
     from tta_agent.cli.versions import versions
@@ -210,6 +211,7 @@ def _add_others() -> None:
     app.command()(demo)
     app.command()(traffic)
     app.add_typer(bench, name="bench")
+    app.add_typer(model, name="model")
     app.add_typer(versions, name="versions")
 
 

@@ -22,6 +22,7 @@ from tta_agent.models.onnx_import.tracing import Inputs
 from tta_agent.models.onnx_import.values import BATCHES, Made, Value, Weight, numbers
 
 _SPECIAL = {"Constant", "SplitToSequence", "SequenceAt"}
+SUPPORTED = OPERATORS.keys() | _SPECIAL
 _REFUSALS = (NotImplementedError, TypeError, ValueError, RuntimeError, KeyError, IndexError)
 
 
