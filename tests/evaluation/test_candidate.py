@@ -155,6 +155,11 @@ def test_a_rehearsal_is_asked_about_windows_that_share_no_record(tmp_path):
         observe(evaluation, [record(i, 0)])
     assert seen == [8, 8]
     assert evaluation.evidence().expected.lower == 0.05
+    again = make(tmp_path, ROLL, estimate=expect, every=8)
+    again.load_state_dict(torch_round_trip(evaluation.state_dict()), None)
+    for i in range(20, 100):
+        observe(again, [record(i, 0)])
+    assert seen == [8, 8, 8, 8]  # at 8, 16, 32 and 64 records
 
 
 def test_an_evaluation_survives_a_restart(evaluation, tmp_path):

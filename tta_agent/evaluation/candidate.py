@@ -71,7 +71,8 @@ class CandidateEvaluation:
         taught_before: how many records had taught it when the candidate was made.
         window: records that label-free gates look back on.
         bucket_s: one label counts for each entity and stretch of this length.
-        estimate: gain by rehearsals, asked once for each `every` new records, so that looks share no record.
+        estimate: gain by rehearsals, asked after `every`, 2, 4, 8 ... times as many records about the latest `every`:
+            few looks, which share no record.
         carrier: trace context of the proposal.
 
     Attributes:
@@ -133,8 +134,8 @@ class CandidateEvaluation:
         """
         fresh = self.pairs.on_records(batch, held_out=held_out)
         self._recent.extend((record.x, serving, candidate) for record, serving, candidate in fresh)
-        if self._estimate and self.pairs.records // self._every > self._looks:
-            self._looks = self.pairs.records // self._every
+        if self._estimate and self.pairs.records >= self._every * 2**self._looks:
+            self._looks += 1
             self._expected = self._look(self._estimate)
         return fresh
 

@@ -153,8 +153,8 @@ class ScheduleSettings(Group):
     """Constructor arguments by schedule, for instance {"periodic_reset": {"samples": 64000}}."""
 
     candidate_every: int = Field(default=8, ge=1)
-    """Rounds between two candidates (one at a time is tested); after a shift the next one comes as soon as the copy has
-    settled."""
+    """Rounds between two candidates (one at a time is tested); after a shift the next one comes as soon as the copy
+    has settled."""
     cooldown_s: float = Field(default=60.0, ge=0)
     """Time without a candidate after a roll-back; doubled by each further one, up to a day, until a version has
     stayed."""

@@ -37,10 +37,11 @@ class GateSettings(Group):
     options: Options = {}
     """Constructor arguments by gate, for instance {"collapse": {"ratio": 0.9}}."""
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
-    """Bound on the probability of promoting a candidate that is not better, between two promotions, for each regime of
-    records."""
+    """Bound on the probability of promoting a candidate that is not better, between two promotions, for each regime
+    of records."""
     worst_class: float = Field(default=0.2, gt=0, lt=1)
-    """Fall of a class's recall that labels have to rule out: 0.2 = 20 points. Less asks for more labels of each class."""
+    """Fall of a class's recall that labels have to rule out (0.2: 20 points). Less asks for more labels of each
+    class."""
     evaluate_share: float = Field(default=1.0, ge=0, le=1)
     """Share of the records that teach, on which a candidate is evaluated as on held-out ones: it is older than these
     records. Less costs fewer forward passes and more time until a proof."""
