@@ -8,6 +8,8 @@ simulations   1,000 candidates that are not better (streams in three structures,
 collapse      200 injected failures on real answers: never promoted, and vetoed or taken back in two windows
 delay         records from a shift to the certified swap, by the share of labels and by their delay
 streams       whole policies over real images: regret against the best of keeping and always adapting
+skewed        two classes, 1 to 30 % positives: useful, useless and harmful candidates (benchmarks/gate_skewed.py)
+replay        one policy over one recording twice, the second time on a busy machine: are all events the same?
 keeps         cases in which adapting harms: no promotion, or it is taken back (not with --quick)
 rehearsed     promotions without any label, leave-one-family-out (benchmarks/rehearsed.py has the whole table)
 """
@@ -30,7 +32,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gate_delay as delays
+import gate_repeat as again
 import gate_simulations as simulations
+import gate_skewed as skewed
 import gate_streams as streams
 import numpy as np
 import torch
@@ -38,7 +42,7 @@ import torch
 from tta_agent import corruptions
 from tta_agent.samples import dataset as images
 
-PARTS = ("simulations", "collapse", "delay", "streams", "keeps", "rehearsed")
+PARTS = ("simulations", "collapse", "delay", "skewed", "replay", "streams", "keeps", "rehearsed")
 QUICK_STRETCH = 2  # domains of 2,000 to 8,000 records, turns of 1,000
 SEEDS = 20  # of each case in which adapting harms
 
@@ -235,6 +239,16 @@ def _fates(case, rows):
     known = {k: [row[k] for row in rows if row[k] is not None] for k in ("source", "served", "ungated")}
     fates = ", ".join(f"{fate} {n}" for fate, n in Counter(row["fate"] for row in rows).items())
     return f"{case}: {', '.join(f'{k} {np.mean(v):.1%}' for k, v in known.items())}; {fates}"
+
+
+def run_skewed(asked, pool):
+    """Promotions by kind of candidate, on streams of two classes."""
+    return skewed.summary(pool, asked.quick)
+
+
+def run_replay(asked, pool):
+    """Whether a replay decides the same again."""
+    return {"replay_identical": again.is_identical(streams.models()["fashion"], pool)}
 
 
 def run_rehearsed(asked, pool):

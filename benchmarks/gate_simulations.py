@@ -16,6 +16,7 @@ from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import Label, Record, Version
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
 from tta_agent.evaluation.decision import GateSet
+from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.rollout.bake import BakeMonitor
@@ -47,6 +48,11 @@ def gates(names):
 @functools.cache
 def _gate(name):
     return plugins.make("gates", name, {})
+
+
+def bench_of(names):
+    """The gates as the agent asks them, with the guard by labels where there is more than a proof."""
+    return GateSet(gates(names), LabelGuard(Settings().gate.worst_class) if len(names) > 1 else None)
 
 
 def default_gates():
@@ -120,7 +126,7 @@ def promotes(
     truth = np.repeat(labels_of(stream, n // repeat, random), repeat)
     pairs = np.repeat(make(truth[::repeat], random), repeat, axis=0)
     keys = [f"e{i // repeat}" for i in range(n)]
-    asked, bench = trial(alpha, bucket_s=60.0 if repeat > 1 else 0.0), GateSet(gates(names))
+    asked, bench = trial(alpha, bucket_s=60.0 if repeat > 1 else 0.0), bench_of(names)
     labelled = random.random(n) < (1.0 if repeat > 1 else label_rate)
     for start in range(0, n + delay, CHUNK):
         stop = min(start + CHUNK, n)
@@ -145,7 +151,7 @@ VISITS = (20, 10.0)  # records of each, and seconds from one to the next
 
 
 def promotes_returning(seed, *, memorises, counted=False, alpha=0.01, n=4000, label_rate=0.3, bucket_s=600.0):
-    """Whether the certificate promotes a candidate in a stream of sessions: entities come again for a while, then never.
+    """Whether the certificate promotes a candidate in a stream of sessions: entities come again, then never.
 
     The outcome is the same for all records of an entity, as in a film of one scene. At the candidate's birth half of
     the first sessions have taught the copy.
@@ -165,7 +171,7 @@ def promotes_returning(seed, *, memorises, counted=False, alpha=0.01, n=4000, la
         pairs[known, 1] = logits(truth[known], 1.0, random)
     seen = [] if counted else [f"e{i}" for i in known]
     taught.add([_of(name, i) for i, name in enumerate(seen)])
-    asked, bench = trial(alpha, bucket_s, taught), GateSet(gates(["certificate"]))
+    asked, bench = trial(alpha, bucket_s, taught), bench_of(["certificate"])
     for start in range(0, n, CHUNK):
         rows = entity[start : start + CHUNK]
         some = records(pairs[rows], start, [f"e{i}" for i in rows], start / SESSIONS * VISITS[1])
@@ -245,7 +251,7 @@ def all_caught(kind, *, seeds, **how):
 
 def _tried(serving, bad, truth, random, label_rate):
     """How its trial ends, and after how many records."""
-    asked, bench = trial(0.01), GateSet(gates(default_gates()))
+    asked, bench = trial(0.01), bench_of(default_gates())
     for start in range(0, len(truth), CHUNK):
         pairs = np.stack([serving[start : start + CHUNK], bad[start : start + CHUNK]], axis=1)
         asked.on_records(BatchPredictions(records(pairs, start)))

@@ -23,8 +23,6 @@ import numpy as np
 
 from tta_agent.core.types import Label, Version
 from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
-from tta_agent.evaluation.decision import GateSet
-from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.settings.schema import Settings
 
@@ -92,7 +90,7 @@ def tried(job):
     gate = Settings().gate
     truth, pairs = stream(positives, recalls, 4 * gate.patience_records, random)
     labelled = random.random(len(truth)) < RATE
-    gates = GateSet(simulations.gates(simulations.default_gates()), LabelGuard(gate.worst_class))
+    gates = simulations.bench_of(simulations.default_gates())
     graphs = {role: Half(int(role == "candidate")) for role in simulations.ROLES}
     asked = CandidateEvaluation(
         Version(1, "", Path(), "none"), 0, graphs, {}, CandidateFacts(gate.alpha), window=gate.window_records

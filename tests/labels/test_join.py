@@ -295,3 +295,13 @@ def test_a_file_that_is_no_store_is_refused_with_what_to_do(tmp_path):
         LabelJoiner(path)
     with pytest.raises(CheckpointError, match=r"labels\.db"):
         LabelJoiner(Path("/proc/nowhere/labels.db"))
+
+
+def test_what_expires_does_so_by_the_clock_of_the_stream():
+    """A replay plays records of any time, before and after the wall clock's, and expires the same."""
+    for later_s, expired in ((10.0, 0), (100.0, 1)):
+        store = LabelJoiner(horizon_s=50.0, clock=lambda later_s=later_s: 5e9 + later_s)
+        store.expect(record(1, time_s=5e9))
+        store.expect(record(2, time_s=5e9 + later_s))
+        store.flush()
+        assert store.counts["expired"] == expired

@@ -120,7 +120,8 @@ def assemble(
         codec: wire format of the stream; that of the settings where not given.
         clock: seconds since the epoch, for the age of records and batches.
         observer: called with each batch and its result.
-        threaded: stages in threads of their own; False calls them directly.
+        threaded: stages in threads of their own; False calls them directly and times no graph, so that a replay
+            decides the same on any machine.
         fence: as in `agent`.
         salt: of the hold-out; a replay has none, so that it can be repeated.
     """
@@ -133,12 +134,12 @@ def assemble(
     outbox = Outbox(producer, _written(s), counts.lost, close_timeout_s=LAST_WORDS_S, threaded=threaded)
     rollout = make_rollout(
         s, source, template, registry, driver, outbox, telemetry, journal,
-        fingerprint=fingerprint(source.module), clock=clock, salt=salt,
+        fingerprint=fingerprint(source.module), clock=clock, salt=salt, timed=threaded,
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
         _when_up(rollout.served, s.swap.timeout_s)
     learner = LearnerStage(
-        RecordRouter(label_store(s), s.select.holdout, s.stream.max_age_s, clock, salt),
+        RecordRouter(label_store(s, clock), s.select.holdout, s.stream.max_age_s, clock, salt),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         make_adaptation(settings, source, telemetry),
         telemetry,
@@ -215,10 +216,10 @@ def _driver(settings: Settings, output: str | None) -> ServerDriver:
     return NoDriver()
 
 
-def label_store(settings: Settings) -> LabelJoiner:
+def label_store(settings: Settings, clock: Callable[[], float] = time.time) -> LabelJoiner:
     """Answers that wait for labels, in the store."""
     settings.store.path.mkdir(parents=True, exist_ok=True)
-    return LabelJoiner(settings.store.path / "labels.db", horizon_s=settings.labels.horizon_s)
+    return LabelJoiner(settings.store.path / "labels.db", horizon_s=settings.labels.horizon_s, clock=clock)
 
 
 def dead_letter_topic(settings: Settings) -> str | None:

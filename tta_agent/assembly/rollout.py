@@ -58,18 +58,21 @@ def make_rollout(
     fingerprint: str,
     clock: Callable[[], float],
     salt: bytes = b"",
+    timed: bool = True,
 ) -> RolloutController:
     """Everything between a candidate and the server.
 
     Args:
         fingerprint: of the deployed weights; calibration and rehearsals of others do not count.
         salt: of the draw of records whose label is requested.
+        timed: as in `EvaluationFactory`.
 
     Raises:
         ConfigError: a gate, detector, window, anchor set or address that does not fit.
     """
     s = settings
-    gates: dict[str, Gate] = {n: plugins.make("gates", n, s.gate.options) for n in s.gate.gates}
+    rehearsal = load_rehearsal(s, source, fingerprint)
+    gates = _gates(s, rehearsal)
     hooks, inbox = _hooks(s, telemetry), CommandInbox(s.store.path)
     limits, approval = _limits(s), Approval(MODES[s.mode], hooks)
     opener = functools.partial(
@@ -85,8 +88,9 @@ def make_rollout(
         _evaluation_settings(s),
         vetoes=tuple(gate for gate in gates.values() if getattr(gate, "watches", False)),
         anchor=load_anchor(s, source),
-        rehearsal=load_rehearsal(s, source, fingerprint),
+        rehearsal=rehearsal,
         null=calibration.load(proofs(s), fingerprint),
+        timed=timed,
     )
     deployments = Deployments()
     regimes = RegimeFollower(
@@ -123,6 +127,14 @@ def make_rollout(
     return RolloutController(
         served, operator, monitor, regimes, queue, promoter, close, share=s.gate.evaluate_share, salt=salt
     )
+
+
+def _gates(s: Settings, rehearsal: Rehearsal | None) -> dict[str, Gate]:
+    """The gates by name; where options leave them open, plausibility has its limits from the rehearsal."""
+    known = {n: plugins.load("gates", n) for n in s.gate.gates}
+    limits = rehearsal.limits(known) if rehearsal else {}
+    options = {n: {**limits.get(n, {}), **s.gate.options.get(n, {})} for n in known}
+    return {n: plugins.make("gates", n, options) for n in known}
 
 
 def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet | None:

@@ -76,7 +76,8 @@ class Evidence:
         alpha: the share of the error budget that this candidate may spend.
         parity: share of fixed inputs on which torch and the exported graph agree in argmax, and the largest
             absolute difference of their logits there.
-        size_ratio, latency_ratio: bytes and seconds of the candidate's graph over those of serving's.
+        size_ratio, latency_ratio: bytes of the candidate's graph over those of serving's, and seconds, at least; 1
+            for graphs of the same structure.
         judged: the labelled records themselves.
         source, proven: logits of version 0 and of the last certified or rehearsed version on the window, [N, C];
             None where they were not asked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class LabelJoiner:
         horizon_s: seconds after its inference within which a label counts.
         horizon_records: answers that wait at most; the oldest expire, when the next are written.
         unknown_labels: labels that wait for their answer, likewise; never more than `horizon_records`.
+        clock: seconds since the epoch, as the stream counts them.
 
     Raises:
         CheckpointError: the file is damaged or cannot be written.
@@ -59,7 +61,9 @@ class LabelJoiner:
         horizon_s: float = math.inf,
         horizon_records: int = HORIZON_RECORDS,
         unknown_labels: int = UNKNOWN_LABELS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._path, self._horizon_s = path, horizon_s
         self._base: Connection = open_file(path)
         with FILE.explained(path):
@@ -156,7 +160,7 @@ class LabelJoiner:
 
     def _tick(self, time_s: float) -> None:
         """A record with a date in the future must not let all others expire."""
-        self._now_s = max(self._now_s, min(time_s, time.time()))
+        self._now_s = max(self._now_s, min(time_s, self._clock()))
 
     def _find(self, id: str) -> Entry | None:
         if id in self._dirty:

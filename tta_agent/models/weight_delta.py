@@ -26,6 +26,13 @@ _KINDS: dict[int, str] = {
     onnx.TensorProto.INT32: "<i4",
 }  # what safetensors can hold as numpy arrays, and models have
 
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
+
 
 def changed(skeleton: bytes, graph: bytes) -> bytes | None:
     """Initializers of `graph` that differ from those of `skeleton`, as a safetensors file.
@@ -59,6 +66,27 @@ def compose(skeleton: bytes, tensors: bytes) -> bytes:
     except Exception as error:  # safetensors and protobuf each raise their own kinds
         raise RegistryError(f"skeleton or tensors cannot be read: {error}") from None
     return bytes(proto.SerializeToString())
+
+
+def same_structure(one: bytes, other: bytes) -> bool:
+    """Whether two graphs differ in values of float tensors at most: same nodes, names, shapes and types."""
+    try:
+        first, second = (_without_values(_parse(graph)) for graph in (one, other))
+    except DecodeError:
+        return False
+    return bool(first == second)
+
+
+def _without_values(proto: onnx.ModelProto) -> onnx.GraphProto:
+    graph = proto.graph
+    for slot in (*graph.initializer, *(held.t for node in graph.node for held in node.attribute)):
+        if slot.data_type in _FLOATS:  # integers are shapes and axes, and so part of the structure
+            for values in ("raw_data", "float_data", "double_data", "int32_data", "external_data"):
+                slot.ClearField(values)
+    for node in graph.node:  # what an exporter says beside it
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    return graph
 
 
 def sizes(tensors: bytes) -> dict[str, int]:

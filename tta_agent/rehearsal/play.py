@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from tta_agent.adaptation.step import Adaptation
+from tta_agent.core.evidence import Evidence
+from tta_agent.core.protocols import Gate
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed.features import features
+from tta_agent.evaluation.rehearsed.limits import measured
 from tta_agent.evaluation.rehearsed.moved import moved
 from tta_agent.evaluation.rehearsed.table import RehearsedRow
 from tta_agent.models.loader import DeployedModel
@@ -53,6 +56,7 @@ class Player:
         held: images over which the true gain is taken.
         others: pixels of unknown classes, see `ImageSampler`.
         dropout: share of features dropped for AETTA, which is estimated beside the evidence where above 0.
+        gates: by name; plausibility gates among them tell how each candidate looks.
     """
 
     def __init__(
@@ -67,7 +71,9 @@ class Player:
         held: int = HELD,
         others: Array | None = None,
         dropout: float = 0.0,
+        gates: Mapping[str, Gate] | None = None,
     ) -> None:
+        self._gates = gates or {}
         self.adaptation, self.source, self.anchor = adaptation, source, anchor
         self.batch, self.window, self.dropout = batch, window, dropout
         self.sampler = ImageSampler(pool, window, max(held, window), others)
@@ -161,15 +167,15 @@ class Player:
         also: tuple[str, ...] = (),
     ) -> RehearsedRow:
         group, labels, rows, share = one.group, one.images.held_labels, one.arrival.window, one.arrival.share
-        evidence = features(
-            serving.held[rows], candidate.held[rows], one.source.held[rows],
-            self.anchor.compare(serving.anchor, candidate.anchor), candidate.moved,
-        )  # fmt: skip
+        pair, source = (serving.held[rows], candidate.held[rows]), one.source.held[rows]
+        anchor = self.anchor.compare(serving.anchor, candidate.anchor)
+        evidence = features(*pair, source, anchor, candidate.moved)
+        seen = Evidence(*pair, 0, 0, 0, 1.0, source=source, proven=serving.held[rows], anchor=anchor)
         before, after = (outputs.held[: len(labels)].argmax(1) for outputs in (serving, candidate))
         return RehearsedRow(
             group.key, tuple(dict.fromkeys((*group.families, *also))), group.family, group.severity,
             one.structure, kind, gain(before, after, labels, share), 1 + gain(labels, before, labels, share),
-            evidence, _beside(serving, candidate, rows),
+            evidence, _beside(serving, candidate, rows), measured(self._gates, seen),
         )  # fmt: skip
 
     def _order(self, structure: str, images: SampledImages, random: np.random.Generator) -> Order:

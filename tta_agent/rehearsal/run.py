@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tta_agent.core import process
+from tta_agent.core import plugins, process
 from tta_agent.core.worker_pool import WorkerPool
 from tta_agent.evaluation.anchor_set import IMAGES
 from tta_agent.evaluation.rehearsed.store import RehearsalStore
@@ -75,7 +75,17 @@ def player(config: PlayerConfig) -> Player:
     pool = pool if config.images is None else read(config.images)
     others = None if config.others is None else np.load(config.others)["inputs"]
     adaptation = build.make_adaptation(s, source, Telemetry.off())
-    return Player(adaptation, source, pool, anchor, s.adapt.batch_size, others=others, dropout=config.dropout)
+    gates = {name: plugins.make("gates", name, s.gate.options) for name in s.gate.gates}
+    return Player(
+        adaptation,
+        source,
+        pool,
+        anchor,
+        s.adapt.batch_size,
+        others=others,
+        dropout=config.dropout,
+        gates=gates,
+    )
 
 
 def carry_out(

@@ -19,6 +19,9 @@ class Rehearsal(Protocol):
     def moved(self, module: nn.Module) -> Mapping[str, float]:
         """How far a candidate stands from the source."""
 
+    def limits(self, gates: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+        """Options of plausibility gates by name: within them all useful candidates lay."""
+
     def expect(
         self,
         serving: Array,

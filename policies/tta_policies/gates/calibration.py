@@ -18,6 +18,7 @@ candidates under heavy shift cost up to 6 (the anchor is clean, they are not), s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +40,7 @@ class Calibration:
     """
 
     veto: ClassVar = "plausibility"
+    bounds: ClassVar = {"low": "low", "high": "high", "error": "high"}
     of_classes: ClassVar = False
 
     def __init__(
@@ -73,6 +75,12 @@ class Calibration:
         if rise > self.error:
             return GateResult("calibration", rise, self.error, "fail", reason)
         return GateResult("calibration", scale, self.high, "pass", reason)
+
+    def measure(self, evidence: Evidence) -> Mapping[str, float]:
+        """The scale, and the rise of ECE where there is an anchor."""
+        scale = self._scale(evidence)[0]
+        rise = {} if evidence.anchor is None else {"error": self._rise(evidence.anchor)}
+        return {"low": scale, "high": scale, **rise}
 
     def _scale(self, evidence: Evidence) -> tuple[float, float, str]:
         """The scale with its standard error, 1 and 0 where there is no common one, and a few words."""

@@ -6,6 +6,7 @@ Entropy minimisation's usual failure (Niu et al., SAR, ICLR 2023, arXiv 2302.124
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
@@ -23,6 +24,7 @@ class Collapse:
     """
 
     veto: ClassVar = "plausibility"
+    bounds: ClassVar = {"ratio": "low", "growth": "high"}
     watches = True
 
     def __init__(self, ratio: float = 0.9, growth: float = 1.5, window: int = 100) -> None:
@@ -35,12 +37,17 @@ class Collapse:
         if len(evidence.serving) < self.window:
             reason = f"{len(evidence.serving)} of {self.window} records"
             return GateResult("collapse", 1.0, self.ratio, "inconclusive", reason)
-        serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
-        spread = float(entropy(candidate) / max(entropy(serving), 1e-9))
-        largest = candidate.max() / serving.max()
+        spread, largest = self.measure(evidence).values()
         if spread < self.ratio or largest > self.growth:
-            reason = f"class entropy falls to {spread:.2f} x serving's, the largest class holds {candidate.max():.0%}"
+            most = histogram(evidence.candidate).max()
+            reason = f"class entropy falls to {spread:.2f} x serving's, the largest class holds {most:.0%}"
             return GateResult("collapse", spread, self.ratio, "fail", reason)
         return GateResult(
             "collapse", spread, self.ratio, "pass", f"class entropy is {spread:.2f} x serving's"
         )
+
+    def measure(self, evidence: Evidence) -> Mapping[str, float]:
+        """Ratios of the class entropies and of the largest classes, by the option that bounds them."""
+        serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
+        spread = float(entropy(candidate) / max(entropy(serving), 1e-9))
+        return {"ratio": spread, "growth": float(candidate.max() / serving.max())}

@@ -8,6 +8,7 @@ a stream that is skewed. It sees what the class histogram does not: probability 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
@@ -25,6 +26,7 @@ class Concentration:
     """
 
     veto: ClassVar = "plausibility"
+    bounds: ClassVar = {"margin": "high"}
 
     def __init__(self, margin: float = 0.15, window: int = 100) -> None:
         self.margin = margin
@@ -38,8 +40,12 @@ class Concentration:
             return GateResult(
                 "concentration", 0.0, threshold, "inconclusive", f"{n} of {self.window} records"
             )
-        value = concentration(evidence.candidate) - concentration(evidence.serving)
+        value = self.measure(evidence)["margin"]
         way = "gather on fewer classes" if value > 0 else "spread over more classes"
         verdict = "fail" if value > threshold else "pass"
         reason = f"the probabilities {way}: {value:+.3f} nats against serving"
         return GateResult("concentration", value, threshold, verdict, reason)  # type: ignore[arg-type]
+
+    def measure(self, evidence: Evidence) -> Mapping[str, float]:
+        """Rise of C."""
+        return {"margin": concentration(evidence.candidate) - concentration(evidence.serving)}

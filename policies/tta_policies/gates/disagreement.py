@@ -5,6 +5,7 @@ The bound is exact and needs no label (Jhawar & Wang 2026 and K-Bound use the sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
@@ -23,6 +24,7 @@ class Disagreement:
     """
 
     veto: ClassVar = "plausibility"
+    bounds: ClassVar = {"most": "high"}
     of_classes: ClassVar = False
 
     def __init__(self, least: float = 0.005, most: float = 0.99, window: int = 100) -> None:
@@ -33,7 +35,7 @@ class Disagreement:
     def judge(self, evidence: Evidence) -> GateResult:
         """Fail on either side, inconclusive until the window is full."""
         n = len(evidence.serving)
-        share = float((evidence.serving.argmax(1) != evidence.candidate.argmax(1)).mean()) if n else 0.0
+        share = self.measure(evidence)["most"] if n else 0.0
         if n < self.window:
             return GateResult(
                 "disagreement", share, self.least, "inconclusive", f"{n} of {self.window} records"
@@ -45,3 +47,7 @@ class Disagreement:
             reason = f"differs on {share:.0%} of {n} records: another model, not an adapted one"
             return GateResult("disagreement", share, self.most, "fail", reason)
         return GateResult("disagreement", share, self.least, "pass", f"differs on {share:.1%} of {n} records")
+
+    def measure(self, evidence: Evidence) -> Mapping[str, float]:
+        """Share of records with another answer."""
+        return {"most": float((evidence.serving.argmax(1) != evidence.candidate.argmax(1)).mean())}

@@ -16,6 +16,7 @@ It was fitted on clean data: under shift it is still too sure, which only makes 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -36,6 +37,7 @@ class Flips:
     """
 
     veto: ClassVar = "plausibility"
+    bounds: ClassVar = {"limit": "high"}
     of_classes: ClassVar = False
     watches = True
 
@@ -49,9 +51,7 @@ class Flips:
         n = len(evidence.serving)
         if n < self.window:
             return GateResult("flips", 0.0, self.limit, "inconclusive", f"{n} of {self.window} records")
-        sure = self._sure(evidence)
-        flipped = sure & (evidence.candidate.argmax(1) != evidence.serving.argmax(1))
-        fair = float((flipped * _fair(evidence.serving)).sum())
+        sure, flipped, fair = self._flipped(evidence)
         share, bound = fair / n, upper_share(round(fair), n)
         verdict: Verdict = "fail" if share > self.limit else "pass"
         reason = (
@@ -59,6 +59,16 @@ class Flips:
             "each class counted at its fair share at most"
         )
         return GateResult("flips", share, self.limit, verdict, reason, bound)
+
+    def measure(self, evidence: Evidence) -> Mapping[str, float]:
+        """Share of the window."""
+        return {"limit": self._flipped(evidence)[2] / len(evidence.serving)}
+
+    def _flipped(self, evidence: Evidence) -> tuple[Array, Array, float]:
+        """Which answers are sure, which of them flip [N], and how many that are by fair share."""
+        sure = self._sure(evidence)
+        flipped = sure & (evidence.candidate.argmax(1) != evidence.serving.argmax(1))
+        return sure, flipped, float((flipped * _fair(evidence.serving)).sum())
 
     def _sure(self, evidence: Evidence) -> Array:
         anchor = evidence.anchor

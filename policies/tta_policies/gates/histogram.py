@@ -8,6 +8,7 @@ serving's) and moved it by up to 0.20 nats where they mended most: an undirected
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
@@ -26,6 +27,7 @@ class Histogram:
     """
 
     veto: ClassVar = "plausibility"
+    bounds: ClassVar = {"least": "high"}
     watches = True
 
     def __init__(self, least: float = 0.02, window: int = 100) -> None:
@@ -50,3 +52,8 @@ class Histogram:
         verdict = "fail" if narrower and value > threshold else "pass"
         reason = f"the class histogram moves by {value:.3f} nats, towards {way}"
         return GateResult("histogram", value, threshold, verdict, reason)  # type: ignore[arg-type]
+
+    def measure(self, evidence: Evidence) -> Mapping[str, float]:
+        """Divergence towards fewer classes; 0 towards more."""
+        serving, candidate = histogram(evidence.serving), histogram(evidence.candidate)
+        return {"least": divergence(serving, candidate) if entropy(candidate) < entropy(serving) else 0.0}

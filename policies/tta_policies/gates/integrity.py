@@ -1,4 +1,7 @@
-"""The exported graph is the model that was adapted: finite, equal to torch, and no heavier than what serves."""
+"""The exported graph is the model that was adapted: finite, equal to torch, and no heavier than what serves.
+
+Time is measured only where the candidate is another graph than what serves, and not the same one with other tensors.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ class Integrity:
     Args:
         agreement: least share of fixed inputs on which torch and ONNX Runtime name the same class.
         size: largest ratio of the graph's bytes to those of the graph that serves.
-        latency: largest ratio of its median time to that of the graph that serves. Far above the 5 % that one would
-            like to hold: medians of a few runs on shared cores differ by 10 to 20 % for one and the same graph.
+        latency: largest ratio of its time to that of the graph that serves, at least (by how far serving differs from
+            itself). Far above the 5 % that one would like to hold, since shared cores are noisy.
     """
 
     veto: ClassVar = "safety"

@@ -7,6 +7,7 @@ logits, whose rank is at most C - 1. Directional: only a fall fails.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
@@ -23,6 +24,7 @@ class Rank:
     """
 
     veto: ClassVar = "plausibility"
+    bounds: ClassVar = {"ratio": "low"}
 
     def __init__(self, ratio: float = 0.8, window: int = 100) -> None:
         self.ratio = ratio
@@ -38,3 +40,8 @@ class Rank:
         verdict = "fail" if ratio < self.ratio else "pass"
         reason = f"effective rank of the logits {before:.2f} to {after:.2f}"
         return GateResult("rank", ratio, self.ratio, verdict, reason)  # type: ignore[arg-type]
+
+    def measure(self, evidence: Evidence) -> Mapping[str, float]:
+        """Ratio of the effective ranks."""
+        before, after = effective_rank(evidence.serving), effective_rank(evidence.candidate)
+        return {"ratio": after / max(before, 1.0)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -13,6 +14,7 @@ from tta_agent.core.evidence import AnchorResult, GainEstimate
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed import regress
 from tta_agent.evaluation.rehearsed.features import features
+from tta_agent.evaluation.rehearsed.limits import limits
 from tta_agent.evaluation.rehearsed.moved import moved
 from tta_agent.evaluation.rehearsed.support import Support
 from tta_agent.evaluation.rehearsed.table import EvidenceTable, RehearsedRow
@@ -75,13 +77,17 @@ class GainEstimator:
         self, rows: Sequence[RehearsedRow], known: Fit, source: nn.Module, window: int, alpha: float = ALPHA
     ) -> None:
         self.window, self.alpha, self.known, self._source = window, alpha, known, source
-        self._table = EvidenceTable.of(rows)
+        self._rows, self._table = rows, EvidenceTable.of(rows)
         self._ensemble = regress.GainEnsemble(self._table)
         self._support = Support(self._table)
 
     def moved(self, module: nn.Module) -> Mapping[str, float]:
         """Distances of a candidate from the source, see `moved.py`."""
         return moved(self._source, module)
+
+    def limits(self, gates: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+        """Options of plausibility gates by what useful candidates looked like, see `limits.py`."""
+        return limits(self._rows, gates)
 
     def expect(
         self,

@@ -24,6 +24,7 @@ class RehearsedRow:
         accuracy: of serving.
         evidence: see `features.py`.
         beside: other estimates, for comparison; not learnt from.
+        looks: statistics of plausibility gates, as `gate.option`.
     """
 
     scene: str
@@ -36,6 +37,7 @@ class RehearsedRow:
     accuracy: float
     evidence: Mapping[str, float]
     beside: Mapping[str, float] = field(default_factory=dict)
+    looks: Mapping[str, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
