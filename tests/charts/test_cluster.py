@@ -76,7 +76,8 @@ def test_install_upgrade_rollback_uninstall(kube: Cluster, namespace: str, case:
     run("uninstall")
     left = [(each["kind"], each["metadata"]["name"]) for each in kube.get("-n", namespace, KINDS)]
     assert [each for each in left if each != ("ConfigMap", "kube-root-ca.crt")] == []
-    claims = [each["metadata"]["name"] for each in kube.get("-n", namespace, "pvc")]
+    found = [each["metadata"] for each in kube.get("-n", namespace, "pvc")]
+    claims = [each["name"] for each in found if "deletionTimestamp" not in each]
     assert claims == (
         [] if case.startswith(("sidecar", "library")) else ["agent-tta-agent"]
     )  # versions outlive it
