@@ -5,16 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from tests import worlds
-from tests.bench.test_streams import tiny_file
+from tests.bench.test_streams import shifted_file, tiny_file
 from tta_agent.bench import contenders, plan, predict, quick, report, run, summary
 from tta_agent.bench.options import BenchOptions, counts, names, numbers
 from tta_agent.bench.work import Work
 from tta_agent.cli.bench import bench
 from tta_agent.core.errors import ConfigError
+from tta_agent.samples.dataset import read_domains
 
 TINY = ("--model", "tests.worlds:tiny_batch_net", "--workers", "0", "--corruptions", "contrast,brightness")
 SMALL = ("--images", "40", "--batch", "8", "--lags", "1,2", "--orders", "2", "--methods", "frozen,norm,tent")
@@ -291,3 +293,28 @@ def test_worker_processes_find_what_this_one_finds(call, tmp_path):
     )
     one, two = (json.loads((tmp_path / f"{name}.json").read_text())["tables"] for name in ("one", "two"))
     assert one == two
+
+
+@pytest.mark.usefixtures("call")
+def test_a_file_that_names_domains_needs_no_corruption(tmp_path):
+    path, *_ = shifted_file(tmp_path, {"art": 40, "sketch": 24})
+    plan = asked(path, corruptions=None).plan()
+    assert plan.stream.given and plan.stream.domains == tuple(dict.fromkeys(read_domains(path).tolist()))
+    assert plan.stream.images == 40
+    assert asked(path, corruptions="contrast").plan().stream.given is False
+    done = CliRunner().invoke(bench, [
+        "methods", "--data", str(path), "--model", "tests.worlds:tiny_batch_net", "--workers", "0", "--images", "32",
+        "--batch", "8", "--lags", "1", "--orders", "1", "--methods", "norm", "--work", str(tmp_path / "work"),
+        "--json", str(tmp_path / "out.json"),
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert {"art", "sketch"} <= set(found["corruptions"] if "corruptions" in found else str(found).split("'"))
+
+
+@pytest.mark.parametrize("domain", [np.arange(24), np.array(["a"] * 23), np.array([None] * 24)])
+def test_domains_that_do_not_fit_the_images_are_refused(tmp_path, domain):
+    path, inputs, _ = shifted_file(tmp_path, {"art": 24})
+    np.savez(path, inputs=inputs, labels=np.arange(24) % 4, domain=domain)
+    with pytest.raises(ConfigError, match="domain"):
+        asked(path, corruptions=None).plan()

@@ -131,3 +131,35 @@ def test_data_and_models_by_short_names(tmp_path, monkeypatch):
         subjects.model_flags(None, None, None, (1, 8, 8))
     flags = subjects.model_flags(None, None, None, (1, 28, 28))
     assert flags["factory"] == "tta_agent.samples.nets:fashion_net" and flags["weights"].is_file()
+
+
+def shifted_file(folder, counts):
+    """Images that are shifted already, in the domains of these names, one after the other in no order."""
+    random = np.random.default_rng(1)
+    domain = random.permutation([name for name, n in counts.items() for _ in range(n)])
+    inputs = random.integers(0, 256, (len(domain), 1, 8, 8), dtype=np.uint8)
+    np.savez(folder / "shifted.npz", inputs=inputs, labels=np.arange(len(domain)) % 4, domain=domain)
+    return folder / "shifted.npz", inputs, domain
+
+
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name not in ("unknown", "clean", "long")])
+def test_images_of_domains_that_the_file_names_come_as_they_are_each_in_its_own(tmp_path, protocol):
+    path, inputs, domain = shifted_file(tmp_path, {"art": 60, "sketch": 30})
+    spec = StreamSpec(path, protocol, ("art", "sketch"), images=60, batch=10, given=True)
+    stream = Stream(spec, tmp_path / "cache")
+    arrived = list(stream.batches())
+    for batch in arrived:
+        for x, number in zip(batch.x, batch.domains, strict=True):
+            [row] = np.flatnonzero((inputs == (x * 255).round().astype(np.uint8)).all((1, 2, 3)))
+            assert domain[row] == spec.domains[number]
+    if protocol in ("reset", "continual", "correlated", "mixed"):
+        assert len(np.unique(np.concatenate([batch.images for batch in arrived]))) == 90
+    assert not list(tmp_path.glob("cache/*"))  # nothing was corrupted
+
+
+def test_so_many_images_are_taken_of_each_domain_and_unknown_classes_need_a_corruption(tmp_path):
+    path, *_ = shifted_file(tmp_path, {"art": 60, "sketch": 30})
+    few = Stream(StreamSpec(path, "continual", ("art", "sketch"), images=40, given=True), tmp_path)
+    assert [len(segment) for segment in few.segments] == [40, 30]
+    with pytest.raises(ConfigError, match=r"unknown.*corruptions"):
+        Stream(StreamSpec(path, "unknown", ("art",), images=40, given=True), tmp_path)

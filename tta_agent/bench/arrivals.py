@@ -13,8 +13,8 @@ References:
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,16 +39,18 @@ class Deal:
         labels: of the images [N].
         batch: records of one round.
         order: seed of the order of arrival.
+        members: images of each domain, where it does not hold all of them.
     """
 
     names: Sequence[str]
     labels: Array
     batch: int
     order: int
+    members: Mapping[str, Array] = field(default_factory=dict)
 
     def shuffled(self, name: str) -> Array:
-        """Permutation [N] of the images for one domain: the same one in every protocol."""
-        return self.random(name).permutation(len(self.labels))
+        """Permutation of the images of one domain: the same one in every protocol."""
+        return self.random(name).permutation(self.members.get(name, np.arange(len(self.labels))))
 
     def random(self, name: str) -> np.random.Generator:
         """Random generator of this order for the purpose `name`."""
@@ -91,7 +93,8 @@ def _label_shift(deal: Deal) -> Segments:
     def rare(name: str) -> Array:
         images = deal.shuffled(name)
         kept = [
-            images[deal.labels[images] == c][: round(s * np.sum(deal.labels == c))] for c, s in share.items()
+            images[deal.labels[images] == c][: round(s * np.sum(deal.labels[images] == c))]
+            for c, s in share.items()
         ]
         return deal.random(f"{name} rare").permutation(np.concatenate(kept))
 

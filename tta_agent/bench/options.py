@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tta_agent.bench.plan import BenchPlan
 from tta_agent.bench.quick import CORRUPTIONS
 from tta_agent.bench.streams import StreamSpec
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.samples.dataset import read_npz
+from tta_agent.samples.dataset import read_domains, read_npz
 
 FULL = {"protocols": "reset,continual", "batches": "200,64", "lags": "1,5,20", "corruptions": "all"}
 QUICK = {"protocols": "reset", "batches": "100", "lags": "5", "corruptions": ",".join(CORRUPTIONS)}
@@ -56,14 +57,19 @@ class BenchOptions:
         """
         path = subjects.data_path(self.data)
         inputs = read_npz(path).inputs
-        if (self.images or 0) > len(inputs):
-            raise ConfigError(f"--images {self.images}: {path} holds {len(inputs)}")
+        domains = self._given(path)
+        most = max(domains.values(), default=len(inputs))
+        if (self.images or 0) > most:
+            raise ConfigError(
+                f"--images {self.images}: {path} holds {most}{' of a domain' if domains else ''}"
+            )
         model = subjects.model_flags(self.model, self.weights, self.source_data, inputs.shape[1:])
         who = contenders.parse(self.methods, self.preset)
         stream = StreamSpec(
-            path.resolve(), "reset", names("--corruptions", self._or_default("corruptions"), corruptions.NAMES),
-            self.severity, self.images or len(inputs),
-            mean=numbers("--mean", self.mean), std=numbers("--std", self.std),
+            path.resolve(), "reset",
+            tuple(domains) or names("--corruptions", self._or_default("corruptions"), corruptions.NAMES),
+            self.severity, self.images or most,
+            mean=numbers("--mean", self.mean), std=numbers("--std", self.std), given=bool(domains),
         )  # fmt: skip
         source = build.load_source(who[0].settings(model, "reset"))
         return BenchPlan(
@@ -73,6 +79,11 @@ class BenchOptions:
             self.orders or (1 if self.quick else ORDERS),
             QUICK_TIMING_S if self.quick else TIMING_S,
         )  # fmt: skip
+
+    def _given(self, path: Path) -> dict[str, int]:
+        """Domains of the file, in its order, with their numbers of images; none where corruptions are asked for."""
+        found = None if self.corruptions is not None else read_domains(path)
+        return {} if found is None else dict(Counter(found.tolist()))
 
     def _or_default(self, name: str) -> str:
         given: str | None = getattr(self, name)

@@ -145,7 +145,7 @@ class BenchPlan:
         settings = cell.settings()
         seen = {
             **cell.tags(), "lags": cell.lags, "peer": cell.peer, "pixels": [cell.stream.mean, cell.stream.std],
-            "take": cell.stream.take,
+            "take": cell.stream.take, "given": cell.stream.given,
             "settings": settings.model_dump(mode="json", exclude=ELSEWHERE),
             "device": settings.model.device, "weights": self.fingerprint,
             "data": [digest.data(path) for path in (cell.stream.data, _source_data(settings)) if path],

@@ -32,7 +32,8 @@ class StreamSpec:
     Attributes:
         data: .npz file of the test images.
         protocol: of `arrivals.PROTOCOLS`.
-        corruptions: of `corruptions.NAMES`; ignored by `clean`.
+        corruptions: of `corruptions.NAMES`, or with `given` domains that the file names; ignored by `clean`.
+        given: whether the images are taken as they are, each in the domain that the file names.
         severity: 1 to 5.
         images: number for each corruption, from the beginning of the file.
         batch: records of one round.
@@ -51,6 +52,7 @@ class StreamSpec:
     take: int | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    given: bool = False
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -81,8 +83,8 @@ class Stream:
 
     def __init__(self, spec: StreamSpec, cache: Path) -> None:
         self.spec, self._cache = spec, cache
-        self.pool, self.labels = _pool(spec.data, spec.images, spec.protocol == "unknown")
-        deal = Deal(spec.domains, self.labels, spec.batch, spec.order)
+        self.pool, self.labels, members = _given(spec) if spec.given else _pool(spec)
+        deal = Deal(spec.domains, self.labels, spec.batch, spec.order, members)
         self.segments = PROTOCOLS[spec.protocol].deal(deal)
         self._pixels: dict[int, Array] = {}
         self._pool_digest = hashlib.sha256(np.ascontiguousarray(self.pool).tobytes()).hexdigest()[:16]
@@ -115,12 +117,14 @@ class Stream:
         if domain not in self._pixels:
             name = self.spec.domains[domain]
             path = self._cache / f"{self.digest(domain)}.npy"
-            self._pixels[domain] = self.pool if name == CLEAN else kept(path, lambda: self._corrupted(name))
+            as_it_is = name == CLEAN or self.spec.given
+            self._pixels[domain] = self.pool if as_it_is else kept(path, lambda: self._corrupted(name))
         return self._pixels[domain]
 
     def digest(self, domain: int) -> str:
         """Name of the pixels of one domain, for caches."""
-        return f"{self._pool_digest}-{self.spec.domains[domain]}-{self.spec.severity}"
+        name = "given" if self.spec.given else self.spec.domains[domain]
+        return f"{self._pool_digest}-{name}-{self.spec.severity}"
 
     def _corrupted(self, name: str) -> Array:
         parts = []
@@ -141,16 +145,34 @@ def kept(path: Path, make: Callable[[], Array]) -> Array:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def _pool(data: Path, count: int, with_strangers: bool) -> tuple[Array, Array]:
+Pool = tuple[Array, Array, dict[str, Array]]  # images, labels, images of each domain where not all
+
+
+def _pool(spec: StreamSpec) -> Pool:
+    """Images from the beginning of the file, some of unknown classes for the protocol `unknown`."""
+    data, count = spec.data, spec.images
     known = _read(data)
-    strange = round(UNKNOWN_SHARE * count) if with_strangers else 0
+    strange = round(UNKNOWN_SHARE * count) if spec.protocol == "unknown" else 0
     inputs, labels = known.inputs[: count - strange], known.labels[: count - strange]
     if count > len(known.inputs):
         raise ConfigError(f"--images {count}: {data} holds {len(known.inputs)}")
     if not strange:
-        return inputs, labels
+        return inputs, labels, {}
     others = _like(subjects.strangers(inputs.shape[1:]).inputs[:strange], inputs.shape[1:])
-    return np.concatenate([inputs, others]), np.concatenate([labels, np.full(len(others), UNKNOWN)])
+    return np.concatenate([inputs, others]), np.concatenate([labels, np.full(len(others), UNKNOWN)]), {}
+
+
+def _given(spec: StreamSpec) -> Pool:
+    """Images of the domains that the file names, the first `images` of each."""
+    if spec.protocol == "unknown":
+        raise ConfigError(f"--protocol unknown: {spec.data} names domains; it needs --corruptions")
+    known, domain = _read(spec.data), images.read_domains(spec.data)
+    assert domain is not None
+    rows = {name: np.flatnonzero(domain == name)[: spec.images] for name in spec.corruptions}
+    ends = np.cumsum([len(mine) for mine in rows.values()])
+    members = {n: np.arange(end - len(rows[n]), end) for n, end in zip(rows, ends.tolist(), strict=True)}
+    chosen = np.concatenate(list(rows.values()))
+    return known.inputs[chosen], known.labels[chosen], members
 
 
 @functools.cache

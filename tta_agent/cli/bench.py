@@ -71,7 +71,8 @@ def methods(
         str | None,
         typer.Option(
             help="cifar (where its file is found; the default), fashion (packaged), or an .npz with "
-            "inputs uint8 [N,C,H,W] and labels [N]."
+            "inputs uint8 [N,C,H,W] and labels [N]; with domain [N] (names), its images are shifted "
+            "already: no corruption, a stream for each domain."
         ),
     ] = None,
     model: Annotated[
@@ -96,7 +97,10 @@ def methods(
     ] = "0",
     std: Annotated[str, typer.Option(help="See --mean.")] = "1",
     corruptions: Annotated[
-        str | None, typer.Option(help="Comma-separated names, or all 15. Default: all.")
+        str | None,
+        typer.Option(
+            help="Comma-separated names, or all 15. Default: all, or none where --data names domains."
+        ),
     ] = None,
     severity: Annotated[int, typer.Option(min=1, max=5, help="1 (mild) to 5.")] = 5,
     images: Annotated[

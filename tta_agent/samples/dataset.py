@@ -64,6 +64,26 @@ def read_npz(path: Path) -> LabelledImages:
     return checked(path, found["inputs"], found["labels"])
 
 
+def read_domains(path: Path) -> Array | None:
+    """Names of the domains of a file's images [N], or None where the file names none.
+
+    Raises:
+        ConfigError: its array `domain` does not fit the images.
+    """
+    images = read_npz(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = np.asarray(arrays["domain"]) if "domain" in arrays else None
+    except UNREADABLE as error:
+        raise ConfigError(f"cannot read `domain` of {path} ({error}): expected names") from error
+    if found is None:
+        return None
+    if found.dtype.kind not in "US" or found.shape != (len(images.labels),):
+        told = f"`domain` is {found.dtype} {list(found.shape)}"
+        raise ConfigError(f"{path}: {told}, expected one name for each of the {len(images.labels)} images")
+    return found.astype(str)
+
+
 def checked(path: Path, inputs: Array, labels: Array) -> LabelledImages:
     """Check types and shapes of the arrays of a file.
 
