@@ -172,7 +172,13 @@ picture.draw(numbers, pathlib.Path("out/demo.png"))
 
 
 def test_the_demo_makes_all_but_its_picture_and_says_so(call, tmp_path):
-    numbers = {"swaps": 1, "failures": [], "failed_requests": 0, "unknown_answers": 0, "registry": "s/versions"}
+    numbers = {
+        "swaps": 1,
+        "failures": [],
+        "failed_requests": 0,
+        "unknown_answers": 0,
+        "registry": "s/versions",
+    }
     (tmp_path / "numbers.json").write_text(json.dumps(numbers))
     done = call("-c", DEMO)
     assert (
