@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tta_agent.core.drift import Regime
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
 from tta_agent.core.types import Array, Label, Positions, Record, Version
 from tta_agent.evaluation.decision import Decision, GateSet
+from tta_agent.evaluation.facts import CandidateFacts as CandidateFacts
 from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
 from tta_agent.evaluation.phase import NEXT, Phase
 from tta_agent.evaluation.taught import TaughtEntities
@@ -26,36 +27,10 @@ from tta_agent.models.ort_sessions import Session, run
 
 RECENT = 64  # records on which a newer snapshot is compared with the candidate
 STEP = 16  # new records that make a new judgement worth its while
-LEADING = (
-    4  # times the patience for a candidate that wins more than chance lets it, or waits for its first label
-)
+LEADING = 4  # times the patience for a candidate that wins more than chance lets it, or has no label yet
 FAR = 2.0  # at 1, one in two candidates of a steady demo was given up within 25 s, before small gains could show
 
 Estimate = Callable[[Array, Array, Array, AnchorResult | None, Mapping[str, float]], GainEstimate]
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateFacts:
-    """Facts about a candidate that are known before the first record and do not change.
-
-    Attributes:
-        alpha: share of the error budget that it may spend.
-        parity: agreement of graph and torch on fixed inputs.
-        size_ratio, latency_ratio: bytes and seconds over those of serving.
-        moved: how far its tensors stand from the source's, by name of the distance.
-        health: of the optimiser.
-        anchor: answers on the labelled anchor set.
-        null: thresholds of gates by A/A runs.
-    """
-
-    alpha: float
-    parity: tuple[float, float] = (1.0, 0.0)
-    size_ratio: float = 1.0
-    latency_ratio: float = 1.0
-    moved: Mapping[str, float] = field(default_factory=dict)
-    health: Mapping[str, float] = field(default_factory=dict)
-    anchor: AnchorResult | None = None
-    null: Mapping[str, float] = field(default_factory=dict)
 
 
 class CandidateEvaluation:
@@ -168,6 +143,7 @@ class CandidateEvaluation:
             tenants=pairs.tenants,
             anchor=facts.anchor,
             expected=self._expected,
+            rehearsed_window=self._every if self._estimate else 0,
             health=facts.health,
             null=facts.null,
         )
