@@ -56,6 +56,8 @@ def _is_secret(about: Mapping[str, Any]) -> bool:
 
 def _plain(about: Any) -> Any:
     """A schema in the words of draft 7, without defaults: those are the preset's to choose."""
+    if isinstance(about, str):
+        return " ".join(about.split())
     if isinstance(about, list):
         return [_plain(part) for part in about]
     if not isinstance(about, Mapping):

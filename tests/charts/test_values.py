@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from charts import generate
 from tests.conftest import require_or_skip
@@ -68,6 +70,12 @@ def test_the_schema_and_the_dashboard_are_those_of_the_code() -> None:
 
 def test_values_can_be_read_in_a_minute() -> None:
     assert len((helm.CHART / "values.yaml").read_text().splitlines()) < 150
+
+
+def test_the_chart_is_of_this_version() -> None:
+    about = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert about["appVersion"] == about["version"] == project["version"]
 
 
 def test_every_setting_that_is_no_secret_has_a_value_of_its_name() -> None:
@@ -170,6 +178,7 @@ def test_a_typo_is_rejected_by_name(tmp_path: Path, given: dict[str, Any], named
             "exactly one of name, factory and onnx, got name, onnx",
         ),
         ({"gpu": {"mode": "time-slicing"}}, "set settings.adapt.memory"),
+        ({"mode": "patch", "gpu": {"mode": "dra"}}, "set gpu.existingClaimTemplate"),
         ({"replicas": 2}, "set store.accessModes=[ReadWriteMany], or replicas=1"),
         ({"settings": {"http": {"host": "0.0.0.0", "port": 8090}}}, "a Secret with the key TTA_HTTP__TOKEN"),
         ({"settings": {"serve": {"host": "0.0.0.0"}}}, "a Secret with the key TTA_SERVE__TOKEN"),

@@ -79,6 +79,9 @@ labels:
 {{- if and (eq .Values.gpu.mode "time-slicing") (not (get ($s.adapt | default dict) "memory")) -}}
 {{- fail "gpu.mode=time-slicing shares the memory of the GPU: set settings.adapt.memory, the agent's share of it (0.3 for instance)" -}}
 {{- end -}}
+{{- if and (eq .Values.gpu.mode "dra") (eq .Values.mode "patch") (not .Values.gpu.existingClaimTemplate) -}}
+{{- fail "gpu.mode=dra in mode patch, which makes no objects: set gpu.existingClaimTemplate to a ResourceClaimTemplate of yours" -}}
+{{- end -}}
 {{- if and (gt (int .Values.replicas) 1) (eq .Values.mode "central") (not (has "ReadWriteMany" .Values.store.accessModes)) -}}
 {{- fail (printf "replicas=%d: the standby needs the same store; set store.accessModes=[ReadWriteMany], or replicas=1" (int .Values.replicas)) -}}
 {{- end -}}
