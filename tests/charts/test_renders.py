@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,14 @@ def test_rules_and_dashboard_ask_for_metrics_that_the_agent_has() -> None:
     assert len(rules) >= 5 and asked == there
     labels = set(re.findall(r"(\w+)=\"", " ".join(rules)))
     assert labels <= {name.replace(".", "_") for name in names.ATTRIBUTES}
+
+
+def test_alerts_fire_when_they_are_to() -> None:
+    promtool = shutil.which("promtool")
+    require_or_skip("promtool", None if promtool else "needs promtool (Prometheus) on the PATH")
+    command = [str(promtool), "test", "rules", str(Path(__file__).parent / "rules_test.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_notes_print_three_commands() -> None:
