@@ -178,6 +178,8 @@ def test_a_typo_is_rejected_by_name(tmp_path: Path, given: dict[str, Any], named
             "exactly one of name, factory and onnx, got name, onnx",
         ),
         ({"gpu": {"mode": "time-slicing"}}, "set settings.adapt.memory"),
+        ({"extraEnv": [{"name": "HOME", "value": "/"}]}, "the chart sets HOME itself"),
+        ({"extraEnv": [{"name": "OTEL_METRICS_EXPORTER", "value": "otlp"}]}, "set metrics.enabled=false"),
         ({"mode": "patch", "gpu": {"mode": "dra"}}, "set gpu.existingClaimTemplate"),
         ({"replicas": 2}, "set store.accessModes=[ReadWriteMany], or replicas=1"),
         ({"settings": {"http": {"host": "0.0.0.0", "port": 8090}}}, "a Secret with the key TTA_HTTP__TOKEN"),

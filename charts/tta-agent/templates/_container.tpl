@@ -40,14 +40,7 @@ terminationMessagePolicy: FallbackToLogsOnError
 resources:
   {{- include "tta-agent.resources" . | nindent 2 }}
 volumeMounts:
-  - {name: tta-agent-store, mountPath: {{ include "tta-agent.storePath" . }}}
-  - {name: tta-agent-tmp, mountPath: /tmp}
-  {{- if .Values.modelVolume }}
-  - {name: tta-agent-model, mountPath: /models, readOnly: true}
-  {{- end }}
-  {{- with .Values.extraVolumeMounts }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "tta-agent.mounts" . | nindent 2 }}
 {{- end -}}
 
 {{/* The list items for initContainers and for containers; one of the two is empty. */}}
@@ -82,7 +75,7 @@ resources:
   requests: {cpu: 100m, memory: 512Mi}
   limits: {memory: 1536Mi}
 volumeMounts:
-  - {name: tta-agent-tmp, mountPath: /tmp}
+  {{- include "tta-agent.mounts" . | nindent 2 }}
 {{- end -}}
 
 {{- define "tta-agent.envFrom" -}}
@@ -118,4 +111,15 @@ securityContext:
 {{- $_ := set $found "claims" (list (dict "name" "tta-agent-gpu")) -}}
 {{- end -}}
 {{- toYaml $found -}}
+{{- end -}}
+
+{{- define "tta-agent.mounts" -}}
+- {name: tta-agent-store, mountPath: {{ include "tta-agent.storePath" . }}}
+- {name: tta-agent-tmp, mountPath: /tmp}
+{{- if .Values.modelVolume }}
+- {name: tta-agent-model, mountPath: /models, readOnly: true}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* One variable for each setting that is given. Takes the chart's scope. */}}
+{{/* Variables of every container: one for each setting that is given, and extraEnv. Takes the chart's scope. */}}
 {{- define "tta-agent.variables" -}}
 {{- range $group, $value := include "tta-agent.settings" . | fromJson }}
 {{- if kindIs "map" $value }}
@@ -11,15 +11,18 @@
 {{- end }}
 - name: HOME
   value: /tmp
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: POD_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* All variables of the agent. Takes the chart's scope. */}}
 {{- define "tta-agent.env" -}}
 {{- include "tta-agent.variables" . | trim }}
-- name: POD_NAME
-  valueFrom: {fieldRef: {fieldPath: metadata.name}}
-- name: POD_NAMESPACE
-  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 - name: OTEL_RESOURCE_ATTRIBUTES
   value: k8s.pod.name=$(POD_NAME),k8s.namespace.name=$(POD_NAMESPACE)
 {{- if .Values.metrics.enabled }}
@@ -29,9 +32,6 @@
   value: 0.0.0.0
 - name: OTEL_EXPORTER_PROMETHEUS_PORT
   value: {{ .Values.metrics.port | quote }}
-{{- end }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
 {{- end }}
 {{- end -}}
 

@@ -85,6 +85,13 @@ labels:
 {{- if and (gt (int .Values.replicas) 1) (eq .Values.mode "central") (not (has "ReadWriteMany" .Values.store.accessModes)) -}}
 {{- fail (printf "replicas=%d: the standby needs the same store; set store.accessModes=[ReadWriteMany], or replicas=1" (int .Values.replicas)) -}}
 {{- end -}}
+{{- $taken := list "HOME" "POD_NAME" "POD_NAMESPACE" "OTEL_RESOURCE_ATTRIBUTES" -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name $taken -}}{{- fail (printf "extraEnv: the chart sets %s itself" .name) -}}{{- end -}}
+{{- if and (regexMatch "^OTEL_METRICS_EXPORTER$|^OTEL_EXPORTER_PROMETHEUS_" .name) $.Values.metrics.enabled -}}
+{{- fail (printf "extraEnv: metrics.enabled sets %s: set metrics.enabled=false to send metrics elsewhere" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- $secret := .Values.existingSecret -}}
 {{- range list "http" "serve" -}}
 {{- $group := get $s . | default dict -}}

@@ -90,9 +90,5 @@ terminationMessagePolicy: FallbackToLogsOnError
 resources:
   {{- toYaml .Values.demo.resources | nindent 2 }}
 volumeMounts:
-  - {name: tta-agent-store, mountPath: {{ include "tta-agent.storePath" . }}}
-  - {name: tta-agent-tmp, mountPath: /tmp}
-  {{- if .Values.modelVolume }}
-  - {name: tta-agent-model, mountPath: /models, readOnly: true}
-  {{- end }}
+  {{- include "tta-agent.mounts" . | nindent 2 }}
 {{- end -}}
