@@ -191,3 +191,15 @@ def test_every_announced_gate_is_a_gate():
     for name, gate in zip(plugins.available("gates"), gates, strict=True):
         found = gate.judge(Evidence(serving, serving, 0, 0, 0, 0.01))
         assert found.gate == name and found.reason and found.verdict in ("pass", "fail", "inconclusive")
+
+
+def test_rehearsed_says_whether_there_is_no_rehearsal_or_its_window_is_not_full():
+    z = np.zeros((120, 3))
+    for window, words in (
+        (0, "no rehearsal to go by: run"),
+        (500, "not full: 120 of 500"),
+        (100, "asked again"),
+    ):
+        found = Rehearsed().judge(Evidence(z, z, 0, 0, 0, 0.01, rehearsed_window=window))
+        assert found.verdict == "inconclusive"
+        assert words in found.reason

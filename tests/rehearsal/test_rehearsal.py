@@ -143,3 +143,23 @@ def test_the_page_needs_no_network(saved, rehearsed):
     text = page.html(rows, summary, told)
     assert "http" not in text and "gaussian_noise" in text and "clean data" in text
     assert len(text) < 2_000_000 and json.dumps(told)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_scenario_tells_its_seconds_as_it_is_played(config, tmp_path, workers):
+    groups, seconds = bank(families=("fog",), failures=("bias",))[:1], []
+    apart = store.RehearsalStore(tmp_path, "timed")
+    assert run.carry_out(config, groups, apart, workers=workers, seconds=600, on_scenario=seconds.append) == 1
+    rows = apart.rows(apart.finished())
+    assert len(seconds) == len(rows) and min(seconds) > 0
+    assert 0 < sum(seconds) <= apart.seconds(apart.finished())[0] + 1e-6
+
+
+def test_rows_tell_how_candidates_look_to_plausibility_gates(saved):
+    rows = saved.rows(saved.finished())
+    assert all(
+        set(row.looks) >= {"collapse.ratio", "calibration.low", "flips.limit", "rank.ratio"} for row in rows
+    )
+    doubled = [row.looks["calibration.high"] for row in rows if row.kind == "double"]
+    sound = [row.looks["calibration.high"] for row in rows if row.kind == "adapted"]
+    assert max(doubled) > max(sound)

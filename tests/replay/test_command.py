@@ -2,6 +2,9 @@
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -162,6 +165,58 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path
     assert "interrupted: 1 of 2 policies" in done.stderr
     result = json.loads((tmp_path / "r.json").read_text())
     assert (result["complete"], [one["name"] for one in result["policies"]]) == (False, ["observe-only"])
+
+
+def test_what_an_interrupt_cuts_off_is_kept_up_to_its_record(shifting, tmp_path, monkeypatch):
+    """Alone it is the report; beside finished policies it stands under `partial`, for it saw fewer records."""
+    really = several.replay
+
+    def impatient(folder, settings, *, progress, **late):
+        def tick(done, total):
+            progress(done, total)
+            if settings.policy == "conservative" and done > 300:
+                raise KeyboardInterrupt
+
+        return really(folder, settings, progress=tick, **late)
+
+    monkeypatch.setattr(several, "replay", impatient)
+    for words, names in (
+        (["observe-only", "conservative"], ["observe-only"]),
+        (["conservative"], ["conservative"]),
+    ):
+        done = replay(shifting, *(w for name in words for w in ("--policy", name)), "--json", tmp_path / "r.json",
+                      "--html", tmp_path / "r.html")  # fmt: skip
+        assert done.exit_code == 130
+        assert "conservative up to record 304" in done.stderr
+        result = json.loads((tmp_path / "r.json").read_text())
+        assert [one["name"] for one in result["policies"]] == names
+        [cut] = result["partial"]
+        assert (cut["name"], cut["records"], result["complete"]) == ("conservative", 304, False)
+        assert cut["windows"][-1]["end"] == 304 and 0 < cut["served_accuracy"] <= 1
+        assert (tmp_path / "r.html").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_replay_that_is_terminated_leaves_what_it_had(shifting, tmp_path):
+    words = [
+        "replay",
+        str(shifting),
+        "--policy",
+        "conservative",
+        "--json",
+        str(tmp_path / "r.json"),
+        "--speed",
+        "0.2",
+    ]
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "tta_agent", *words], stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    line = asked.stderr.readline()  # no terminal: the first line of progress
+    asked.terminate()
+    rest = asked.communicate(timeout=120)[1]
+    assert "records (" in line and asked.returncode == 130
+    assert "interrupted: 0 of 1 policies are written; conservative up to record" in rest
+    assert 0 < json.loads((tmp_path / "r.json").read_text())["records"] < 1200
 
 
 @pytest.mark.slow

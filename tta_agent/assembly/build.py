@@ -121,7 +121,7 @@ def assemble(
         clock: seconds since the epoch, for the age of records and batches.
         observer: called with each batch and its result.
         threaded: stages in threads of their own; False calls them directly and times no graph, so that a replay
-            decides the same on any machine.
+            decides the same on a busy machine.
         fence: as in `agent`.
         salt: of the hold-out; a replay has none, so that it can be repeated.
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tta_agent.cli import outputs
+from tta_agent.cli.forecast import IN_A_GROUP, Forecast, budget
 from tta_agent.core import extras, process
 from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from tta_agent.evaluation.rehearsed.store import RehearsalStore
     from tta_agent.rehearsal.run import PlayerConfig
     from tta_agent.rehearsal.scenarios import ScenarioGroup
-
-IN_A_GROUP = 9  # scenarios, about
 
 
 def rehearse(
@@ -85,7 +84,7 @@ def rehearse(
     config = PlayerConfig(settings, path)
     cores = (os.cpu_count() or 1) if workers is None else workers
     _play(config, groups, saved, cores, 60 * budget_minutes)
-    _tell(_conclude(config, groups, saved), saved, out or saved.path / "rehearsal.html", as_json)
+    _tell(_conclude(config, groups, saved, cores), saved, out or saved.path / "rehearsal.html", as_json)
 
 
 def _play(
@@ -107,21 +106,38 @@ def _play(
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("rehearsing", total=len(groups))
+        forecast = Forecast(
+            len(groups) - len(saved.finished() & set(map(config.name, groups))), workers, seconds
+        )
+
+        def scenario(took_s: float) -> None:
+            if told := forecast.scenario(took_s):
+                console.print(told, soft_wrap=True, highlight=False)
 
         def finished(done: int, total: int, group: ScenarioGroup) -> None:
-            said = f"group {done}/{total}: {group.family}, severity {group.severity}"
+            said = f"group {done}/{total}: {group.family}, severity {group.severity}{forecast.group()}"
             bar.update(task, description=said, completed=done, total=total)
             if not console.is_terminal:
                 console.print(said)
 
         try:
-            carry_out(config, groups, saved, workers=workers, seconds=seconds, on_finished=finished)
+            carry_out(
+                config,
+                groups,
+                saved,
+                workers=workers,
+                seconds=seconds,
+                on_finished=finished,
+                on_scenario=scenario,
+            )
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from what is in {saved.path}", soft_wrap=True)
             raise
 
 
-def _conclude(config: PlayerConfig, groups: list[ScenarioGroup], saved: RehearsalStore) -> dict[str, Any]:
+def _conclude(
+    config: PlayerConfig, groups: list[ScenarioGroup], saved: RehearsalStore, workers: int
+) -> dict[str, Any]:
     from tta_agent.evaluation.anchor_set import IMAGES
     from tta_agent.evaluation.rehearsed.proof import FEWEST, fit
     from tta_agent.rehearsal.play import WINDOW
@@ -131,8 +147,8 @@ def _conclude(config: PlayerConfig, groups: list[ScenarioGroup], saved: Rehearsa
     rows = saved.rows(set(done))
     if len(rows) < FEWEST:
         raise ConfigError(
-            f"{len(rows)} scenarios were played, {FEWEST} are needed for a bound: run the same command again, "
-            "with --budget-minutes 12 or more"
+            f"{len(rows)} scenarios were played, {FEWEST} are needed for a bound: run the same command again, with "
+            + budget(FEWEST - len(rows), len(rows), sum(saved.seconds(set(done))), workers)
         )
     print(f"leaving out each family of {len(rows)} scenarios ...", file=sys.stderr, flush=True)
     s = config.settings

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tta_agent.cli import outputs
+from tta_agent.cli.progress import ProgressLines
 from tta_agent.core import process
 from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
@@ -29,7 +30,8 @@ HELP = (
     "0 .. 100): source, served, online, oracle, gain, regret, worst_window, time_below_source, swaps, rollbacks, "
     "verdicts, labels_used, labels_arrived, labels_per_swap, records, adapted, seconds, times_forward. "
     "'POLICY: RULE' speaks of one policy.\n\n"
-    'Interrupted, it still writes the policies that were played to the end, with "complete": false.\n\n'
+    'Interrupted (Ctrl-C, SIGTERM), it still writes the policies that were played to the end, with "complete": '
+    'false, and under "partial" the one that was playing, up to its record; where none is finished, that one.\n\n'
     "Try: tta-agent replay RECORDING --policy balanced --policy conservative --html page.html "
     "--fail-if 'served_accuracy < source - 0.5'"
 )
@@ -84,7 +86,7 @@ def replay(
     result, complete = _play(recording, named, late, workers)
     _write(result, out, html)
     if not complete:
-        print(f"interrupted: {len(result['policies'])} of {len(named)} policies are written", file=sys.stderr)
+        print(_interrupted(result, len(named)), file=sys.stderr)
         raise KeyboardInterrupt
     sys.exit(_verdict(result, checks))
 
@@ -113,13 +115,20 @@ def _play(folder: Path, named: list[Named], late: Late, workers: int) -> tuple[d
 
     settings = {one.name: one.settings() for one in named}
     console = Console(stderr=True)
+    lines = ProgressLines(lambda line: console.print(line, soft_wrap=True, highlight=False), "records")
+    partial: dict[str, dict[str, Any]] = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {name: bar.add_task(name, total=None) for name in settings}
+
+        def tick(name: str, done: int, total: int) -> None:
+            bar.update(tasks[name], completed=done, total=total)
+            if not console.is_terminal:
+                lines.tick(name, done, total)
+
         played, complete = several.play(
-            folder, settings, late, workers=workers,
-            tick=lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
-        )  # fmt: skip
-    if not played:
+            folder, settings, late, workers=workers, tick=tick, partial=partial.__setitem__
+        )
+    if not played and not partial:
         raise KeyboardInterrupt
     about = {
         "recording": folder.resolve().name,
@@ -130,7 +139,15 @@ def _play(folder: Path, named: list[Named], late: Late, workers: int) -> tuple[d
             "seed": late.seed,
         },
     }
-    return outcome.compare(played, about, complete=complete), complete
+    told = {"partial": [{"name": name, **one} for name, one in partial.items()]} if partial else {}
+    return {**outcome.compare(played or partial, about, complete=complete), **told}, complete
+
+
+def _interrupted(result: dict[str, Any], asked: int) -> str:
+    partial = {one["name"]: one["records"] for one in result.get("partial", [])}
+    finished = [one["name"] for one in result["policies"] if one["name"] not in partial]
+    part = "".join(f"; {name} up to record {records:,}" for name, records in partial.items())
+    return f"interrupted: {len(finished)} of {asked} policies are written{part}"
 
 
 def _write(result: dict[str, Any], out: Path | None, html: Path | None) -> None:

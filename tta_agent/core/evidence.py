@@ -84,6 +84,7 @@ class Evidence:
         tenants: tenant of each record, else its entity, [N].
         anchor: answers on the labelled anchor set, where there is one.
         expected: estimate by rehearsals, where there were some.
+        rehearsed_window: records of one estimate; 0 where there is no rehearsal.
         health: of the optimiser, by name: `rounds`, `loss`, `gradient`, `gradient_peak`, `nonfinite`, `resets`.
         null: 99.5 % quantiles of gates' statistics when nothing differs (`tta-agent calibrate`), by gate.
     """
@@ -103,5 +104,6 @@ class Evidence:
     tenants: Sequence[str] = ()
     anchor: AnchorResult | None = None
     expected: GainEstimate | None = None
+    rehearsed_window: int = 0
     health: Mapping[str, float] = field(default_factory=dict)
     null: Mapping[str, float] = field(default_factory=dict)

@@ -95,6 +95,10 @@ class Gate(Protocol):
     ("certified", "rehearsed" or "guarded"), and of one kind all must pass. A proof that fails only says that this
     kind is not to be had.
 
+    A class attribute `veto = "plausibility"` says that the gate only guesses about accuracy, without labels: where
+    labels have decided, its failure is a warning. `of_classes = False` beside it: the guess is not about the classes
+    that are named. A gate without the attribute is of safety, and rejects always.
+
     A class attribute `watches = True` has the gate judge the served version as well, for as long as it serves, window
     after window: the served version as `candidate`, the version to which a rollback would lead as `serving`. What
     only a candidate's evaluation knows (`parity`, `size_ratio`, `latency_ratio`, `health`, `expected`) is then at its

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,9 +79,13 @@ class Player:
         self.sampler = ImageSampler(pool, window, max(held, window), others)
         self._source_on_anchor = self._on_anchor(source.module)
 
-    def play(self, group: ScenarioGroup) -> list[RehearsedRow]:
-        """Rows of all scenarios of a group."""
-        return list(self._rows(group))
+    def play(self, group: ScenarioGroup, played: Callable[[], None] = lambda: None) -> list[RehearsedRow]:
+        """Rows of all scenarios of a group; `played` is called after each."""
+        rows = []
+        for row in self._rows(group):
+            rows.append(row)
+            played()
+        return rows
 
     def _rows(self, group: ScenarioGroup) -> Iterator[RehearsedRow]:
         random = np.random.default_rng(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tta_agent.core import plugins, process
-from tta_agent.core.worker_pool import WorkerPool
+from tta_agent.core.worker_pool import WorkerPool, report_progress
 from tta_agent.evaluation.anchor_set import IMAGES
 from tta_agent.evaluation.rehearsed.store import RehearsalStore
 from tta_agent.evaluation.rehearsed.table import RehearsedRow
@@ -96,6 +96,7 @@ def carry_out(
     workers: int,
     seconds: float,
     on_finished: Callable[[int, int, ScenarioGroup], None] = lambda done, total, group: None,
+    on_scenario: Callable[[float], None] = lambda seconds: None,
 ) -> int:
     """Play the groups that are not finished; each is on disk when `on_finished` is called.
 
@@ -103,6 +104,7 @@ def carry_out(
         workers: processes of one thread each; 0 for this one.
         seconds: no group is begun after this.
         on_finished: called in this thread with the number of finished groups, of all groups, and the group.
+        on_scenario: called in this thread with the seconds of each scenario, in one process.
 
     Returns:
         Number of finished groups, those of earlier runs among them.
@@ -123,16 +125,22 @@ def carry_out(
     deadline_s = time.monotonic() + seconds
     in_time = takewhile(lambda _: time.monotonic() < deadline_s, left)
     if workers:
-        _play_apart(config, in_time, workers, keep)
+        _play_apart(config, in_time, workers, keep, on_scenario)
     elif left:
         mine = player(config)
         for group in in_time:
-            keep(group, *_timed(mine, group))
+            keep(group, *_timed(mine, group, on_scenario))
     return done
 
 
-def _play_apart(config: PlayerConfig, groups: Iterable[ScenarioGroup], workers: int, keep: Keep) -> None:
-    with WorkerPool(workers, advice=ADVICE) as pool:
+def _play_apart(
+    config: PlayerConfig,
+    groups: Iterable[ScenarioGroup],
+    workers: int,
+    keep: Keep,
+    on_scenario: Callable[[float], None],
+) -> None:
+    with WorkerPool(workers, advice=ADVICE, on_progress=on_scenario) as pool:
         for group, job in pool.run(_play, ((group, (config, group)) for group in groups)):
             keep(group, *job.result())
 
@@ -145,9 +153,17 @@ def _play(config: PlayerConfig, group: ScenarioGroup) -> tuple[list[RehearsedRow
     if _player is None:
         process.yield_to_others(config.settings.model.nice)
         _player = player(config)
-    return _timed(_player, group)
+    return _timed(_player, group, report_progress)
 
 
-def _timed(mine: Player, group: ScenarioGroup) -> tuple[list[RehearsedRow], float]:
-    began_s = time.monotonic()
-    return mine.play(group), time.monotonic() - began_s
+def _timed(
+    mine: Player, group: ScenarioGroup, told: Callable[[float], None]
+) -> tuple[list[RehearsedRow], float]:
+    began_s = last_s = time.monotonic()
+
+    def played() -> None:
+        nonlocal last_s
+        before_s, last_s = last_s, time.monotonic()
+        told(last_s - before_s)
+
+    return mine.play(group, played), time.monotonic() - began_s

@@ -35,8 +35,18 @@ from tta_agent.stream.factory import open_writer
 from tta_agent.stream.recordings.reader import Recording
 from tta_agent.telemetry.facade import Telemetry
 
+
+class Interrupted(KeyboardInterrupt):
+    """Interrupt of a replay, with the result over the records that were played until then."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__()
+        self.result = result
+
+
 Progress = Callable[[int, int], None]  # records done, records in all
 TIMED = 1000  # records: a forward pass takes as long on the next thousand
+TIMED_BRIEFLY = 100  # where somebody waits for the end
 
 
 def replay(
@@ -69,6 +79,7 @@ def replay(
 
     Raises:
         ConfigError: the recording or a setting does not fit.
+        Interrupted: by a KeyboardInterrupt; `result` is of the records that were played.
     """
     recording = Recording.open(folder)
     if not len(recording):
@@ -78,19 +89,29 @@ def replay(
         source = build.load_source(settings)
         codec = open_writer(settings, or_default=True)  # a recording has none of its own
         tape = Tape(recording, Late(label_rate, label_delay_s, seed, speed, on_request), codec)
-        chronicle = Chronicle(Path(store))
+        chronicle, whole = Chronicle(Path(store)), True
         agent = _assemble(settings, source, tape, codec)
+        started_s = time.perf_counter()
         try:
-            seconds = _run(agent, tape, chronicle, lambda: progress(tape.records, len(recording)))
+            _run(agent, tape, chronicle, lambda: progress(tape.records, len(recording)))
+        except KeyboardInterrupt:
+            whole = False
+            tape.marks = tape.marks.first(tape.records)
+            if not tape.records:
+                raise
         finally:
+            seconds = time.perf_counter() - started_s - tape.answering_s - tape.waiting_s
             agent.close()
     marks(tape.marks)
-    forward = _forward_only(recording, source, settings.adapt.batch_size)
-    return {
+    forward = _forward_only(recording, source, settings.adapt.batch_size, TIMED if whole else TIMED_BRIEFLY)
+    result = {
         **_measured(agent, tape, windows),
         **_decided(agent, chronicle),
-        **_cost(agent, tape, seconds, forward),
+        **_cost(agent, tape, seconds, forward * tape.records / len(recording)),
     }
+    if not whole:
+        raise Interrupted(result)
+    return result
 
 
 def _indoors(settings: Settings, store: Path) -> Settings:
@@ -125,16 +146,14 @@ def _assemble(settings: Settings, source: loader.DeployedModel, tape: Tape, code
     )
 
 
-def _run(agent: Agent, tape: Tape, chronicle: Chronicle, tell: Callable[[], None]) -> float:
-    """Seconds of the agent, without those of the served graphs."""
-    started_s = time.perf_counter()
+def _run(agent: Agent, tape: Tape, chronicle: Chronicle, tell: Callable[[], None]) -> None:
+    """Play to the end."""
     while not tape.ended:
         agent.read()
         chronicle.look(
             tape.records, tape.now_s - float(tape.marks.time_s[0]), agent.rollout.promoter.labels_used
         )
         tell()
-    return time.perf_counter() - started_s - tape.answering_s - tape.waiting_s
 
 
 def _measured(agent: Agent, tape: Tape, windows: int) -> dict[str, Any]:
@@ -172,12 +191,14 @@ def _cost(agent: Agent, tape: Tape, seconds: float, forward_s: float) -> dict[st
 
 
 @torch.no_grad()
-def _forward_only(recording: Recording, source: loader.DeployedModel, batch_size: int) -> float:
-    """Seconds of the model's forward passes alone over as many records, by the first thousand of them."""
-    seconds, rows = 0.0, islice(recording, TIMED)
+def _forward_only(
+    recording: Recording, source: loader.DeployedModel, batch_size: int, timed: int = TIMED
+) -> float:
+    """Seconds of the model's forward passes alone over as many records, by the first ones."""
+    seconds, rows = 0.0, islice(recording, timed)
     while part := list(islice(rows, batch_size)):
         x = torch.from_numpy(recording.model_input(part)).to(source.device)
         started_s = time.perf_counter()
         source.module(x).cpu()
         seconds += time.perf_counter() - started_s
-    return seconds * max(len(recording) / TIMED, 1.0)
+    return seconds * max(len(recording) / timed, 1.0)

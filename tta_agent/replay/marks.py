@@ -48,6 +48,11 @@ class Marks:
         """Set the domain of a record."""
         self.domain[index] = self.names.setdefault(domain, len(self.names))
 
+    def first(self, count: int) -> Marks:
+        """Marks of the first records alone."""
+        right = {who: known[:count] for who, known in self.right.items()}
+        return Marks(right, self.version[:count], self.time_s[:count], self.domain[:count], self.names)
+
     @property
     def labelled(self) -> int:
         """Number of records whose label is in the recording."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.worker_pool import WorkerPool, report_progress
-from tta_agent.replay.engine import replay
+from tta_agent.replay.engine import Interrupted, replay
 from tta_agent.replay.tape import Late
 from tta_agent.settings.schema import Settings
 
@@ -25,6 +25,7 @@ def play(
     *,
     workers: int = 0,
     tick: Tick = lambda policy, done, total: None,
+    partial: Callable[[str, dict[str, Any]], None] = lambda policy, result: None,
 ) -> tuple[dict[str, dict[str, Any]], bool]:
     """Play each policy to its end.
 
@@ -32,6 +33,7 @@ def play(
         policies: settings by name; all of the same model.
         workers: processes of one thread each; 0 or 1 for this one.
         tick: called in this thread with a policy's name, its records played, and its records in all.
+        partial: called with the name of the policy that was interrupted in this process, and its result until then.
 
     Returns:
         Results of `engine.replay` by name, in the order given, and whether they are complete. An interrupt (Ctrl-C)
@@ -51,6 +53,9 @@ def play(
             else:
                 for name, settings in policies.items():
                     found[name] = _one(folder, settings, late, Path(scratch), _ticker(tick, name))
+        except Interrupted as stopped:
+            partial(name, stopped.result)
+            complete = False
         except KeyboardInterrupt:
             complete = False
     return {name: found[name] for name in policies if name in found}, complete

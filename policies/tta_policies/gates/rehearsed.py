@@ -29,10 +29,7 @@ class Rehearsed:
         """Value is the most likely gain, `bound` its lower bound. Never fails: more records may bring support."""
         expected = evidence.expected
         if expected is None:
-            reason = (
-                "no rehearsal to go by: run `tta-agent rehearse`; once there is one, a full window of records"
-            )
-            return GateResult("rehearsed", 0.0, self.margin, "inconclusive", reason)
+            return GateResult("rehearsed", 0.0, self.margin, "inconclusive", _nothing_yet(evidence))
         value, bound = expected.gain, expected.lower
         if not expected.supported:
             return GateResult("rehearsed", value, self.margin, "inconclusive", expected.reason, bound)
@@ -40,3 +37,15 @@ class Rehearsed:
         verdict = "pass" if bound > self.margin else "inconclusive"
         told = f"{reason}; {expected.reason}" if expected.reason else reason
         return GateResult("rehearsed", value, self.margin, verdict, told, bound)  # type: ignore[arg-type]
+
+
+def _nothing_yet(evidence: Evidence) -> str:
+    """Why there is no estimate."""
+    n, window = len(evidence.serving), evidence.rehearsed_window
+    if not window:
+        return (
+            "no rehearsal to go by: run `tta-agent rehearse` with this model and these settings of adaptation"
+        )
+    if n < window:
+        return f"the window of the rehearsal is not full: {n} of {window} records"
+    return "the rehearsal is asked again with the next records"

@@ -73,6 +73,10 @@ class RehearsalStore:
         """Names of the finished groups."""
         return set(self._saved())
 
+    def seconds(self, groups: Collection[str]) -> list[float]:
+        """Seconds that each of these groups took, in one process."""
+        return [float(saved.get("seconds", 0.0)) for name, saved in self._saved().items() if name in groups]
+
     def keep(self, group: str, rows: Sequence[RehearsedRow], seconds: float) -> None:
         """Keep the rows of a finished group; on disk when this returns."""
         self.path.mkdir(parents=True, exist_ok=True)
