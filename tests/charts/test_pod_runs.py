@@ -82,6 +82,13 @@ def says(found: Pod, text: str) -> bool:
     return text in found.containers["tta-agent"].log.read_text()
 
 
+def live(port: int) -> int:
+    """The version that the server answers with."""
+    entries = httpx.post(f"http://127.0.0.1:{port}/v2/repository/index", json={}).json()
+    (found,) = [int(each["version"]) for each in entries if each["reason"] == "live"]
+    return found
+
+
 def committed(kafka: str, group: str) -> int:
     """Records of a topic named like its group that the group is done with."""
     admin = KafkaAdminClient(bootstrap_servers=kafka)
@@ -123,6 +130,12 @@ def test_the_demo_learns_swaps_ends_in_order_and_goes_on(
     until(lambda: says(demo, "resumed after"), demo)
     until(server.ready, demo)
     assert re.search(r"version [1-9]\d* at", server.log.read_text())
+    agent = demo.containers["tta-agent"]
+    agent.pre_stop()  # the agent is taken out; which version serves on is the user's choice
+    assert agent.process is not None and agent.process.wait(30) == 0
+    assert server.ready() and live(ports["serve"]) > 0
+    assert server.run("tta-agent", "rollback", "--to", "0").wait() == 0
+    assert server.ready() and live(ports["serve"]) == 0
     assert demo.stop() == {"tta-agent": 0, "server": 0}
     assert committed(kafka, "sidecar-demo") >= done
 
