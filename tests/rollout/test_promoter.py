@@ -13,7 +13,7 @@ from tta_agent.core.types import GateResult, Label, Record
 from tta_agent.drift.block_means import BlockMeans
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.evaluation.recent import RecentRecords
-from tta_agent.labels.requests import drawn
+from tta_agent.labels.requests import LabelRequest, drawn
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.pipeline import checkpoint
@@ -28,7 +28,7 @@ from tta_agent.rollout.factory import EvaluationFactory, EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
 from tta_agent.rollout.operator import OperatorCommands
-from tta_agent.rollout.promoter import Promoter, PromotionRules
+from tta_agent.rollout.promoter import CAMPAIGN, Promoter, PromotionRules
 from tta_agent.rollout.regimes import LATEST, RegimeFollower
 from tta_agent.rollout.wanted_labels import WantedLabels
 from tta_agent.serving.deployment import ServedModel
@@ -371,6 +371,24 @@ def test_labels_of_recent_disagreements_are_wanted_when_a_candidate_is_born(keep
     wishes.heard.clear()
     keeping.propose()  # another one runs
     assert not wishes.heard
+
+
+def test_labels_of_any_record_are_wanted_for_a_campaign_then_of_held_out_ones(tmp_path, template, world):
+    world.wanted.requests = wishes = Wishes()
+    world.propose()
+    teaching(world, 20)
+    assert 0 < world.queue.running.requested <= 20 == len(wishes.heard)
+    while world.queue.running.requested < CAMPAIGN:
+        teaching(world, 20)
+    world.wanted.requests = None
+    again = World(tmp_path, template)
+    assert again.rollout.load_state_dict(world.rollout.state_dict())
+    again.wanted.requests, again.sent = wishes, world.sent
+    wishes.heard.clear()
+    teaching(again, 20)
+    assert not wishes.heard
+    names, _ = again.records(20)
+    assert [name for name, _, _ in wishes.heard] == names
 
 
 def test_a_candidate_waits_for_its_first_label_where_labels_come_late(tmp_path, template):
@@ -1115,7 +1133,10 @@ class Wishes:
         self.heard = []
 
     def consider(self, records, serving, others, now_s):
-        self.heard += zip([record.id for record in records], serving, others, strict=True)
+        rows = list(zip([record.id for record in records], serving, others, strict=True))
+        self.heard += rows
+        differ = [row for row in rows if row[2] not in (row[1], None)]
+        return [LabelRequest(name, "disagreement", now_s, one, other, None) for name, one, other in differ]
 
 
 def test_while_a_version_bakes_a_few_labels_are_wanted_where_it_disagrees_with_the_one_before(world):

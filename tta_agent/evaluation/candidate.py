@@ -55,6 +55,7 @@ class CandidateEvaluation:
         decision: of the gates at the latest judgement, or None.
         held_by: what keeps a proven candidate from serving, for people, or None.
         regime: of its records, as long as it has been suspended once.
+        requested: labels that were requested for its disagreements; the caller counts them.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class CandidateEvaluation:
         self.decision: Decision | None = None
         self.held_by: str | None = None
         self.regime: Regime | None = None
+        self.requested = 0
         self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
         self._estimate, self._every = estimate, every
         self._expected: GainEstimate | None = None
@@ -232,10 +234,11 @@ class CandidateEvaluation:
             "pairs": self.pairs.state_dict(),
             "looks": self._looks,
             "taught_before": self._taught_before,
+            "requested": self.requested,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], regime: Regime | None) -> None:
         """Continue from `state_dict()` of the same candidate; with a regime it is suspended or has been."""
         self.pairs.load_state_dict(state["pairs"])
         self._looks, self.regime = state["looks"], regime
-        self._taught_before = state["taught_before"]
+        self._taught_before, self.requested = state["taught_before"], state["requested"]

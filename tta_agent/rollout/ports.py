@@ -9,6 +9,7 @@ from torch import nn
 
 from tta_agent.core.evidence import AnchorResult, GainEstimate
 from tta_agent.core.types import Array, Record
+from tta_agent.labels.requests import LabelRequest
 
 
 class Rehearsal(Protocol):
@@ -58,5 +59,5 @@ class LabelRequests(Protocol):
 
     def consider(
         self, records: Sequence[Record], serving: Sequence[int], others: Sequence[int | None], now_s: float
-    ) -> object:
-        """Records with the classes by both graphs; None where there is no other."""
+    ) -> Sequence[LabelRequest]:
+        """Records with the classes by both graphs, None where there is no other; the requests made."""

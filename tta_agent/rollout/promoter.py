@@ -20,11 +20,12 @@ from tta_agent.rollout.approval import Approval, ApprovalAnswer
 from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
-from tta_agent.rollout.wanted_labels import WantedLabels, served_rows
+from tta_agent.rollout.wanted_labels import Row, WantedLabels, served_rows
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.promotion import PromotionRecord
 from tta_agent.telemetry.facade import Telemetry
 
+CAMPAIGN = 60  # label requests for a candidate on any record; they certify a gain of ten points
 log = logging.getLogger(__name__)
 
 
@@ -75,7 +76,7 @@ class Promoter:
         batch, rows = self._queue.begin(proposal)
         if rows and self._queue.running:
             self.labels_used += self._queue.running.pairs.labels
-        self._wanted.consider(batch, rows, self._monitor.rollback_session())
+            self._request(self._queue.running, batch, rows, batch)
 
     def on_records(
         self, batch: BatchPredictions, held: BatchPredictions, labels: Sequence[Label], drift: Drift
@@ -88,14 +89,28 @@ class Promoter:
         self._queue.on_drift(drift)
         self._queue.recent.add(list(held.records.values()))
         running = self._queue.running
-        rows = running.on_records(batch) if running else served_rows(held)
-        self._wanted.consider(batch, rows, self._monitor.rollback_session())
+        self._request(running, batch, running.on_records(batch) if running else served_rows(held), held)
         self._labels_come = self._labels_come or bool(labels)
         self._queue.recent.on_labels(labels)
         self.labels_used += self._queue.on_labels(labels)
         if running:
             self._judge(running)
         self._served.journal.status(labels_used=self.labels_used)
+
+    def _request(
+        self,
+        evaluation: CandidateEvaluation | None,
+        batch: BatchPredictions,
+        rows: Sequence[Row],
+        held: BatchPredictions,
+    ) -> None:
+        """Request labels; once a candidate has had its campaign, of held-out records only, so that some budget is
+        left for the next."""
+        if evaluation and evaluation.requested >= CAMPAIGN:
+            rows = [row for row in rows if row[0].id in held.records]
+        made = self._wanted.consider(batch, rows, self._monitor.rollback_session())
+        if evaluation:
+            evaluation.requested += made
 
     def _judge(self, evaluation: CandidateEvaluation) -> None:
         decision = evaluation.judge(self._gates, labels_come=self._labels_come)

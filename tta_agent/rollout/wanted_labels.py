@@ -33,15 +33,15 @@ class WantedLabels:
     ) -> None:
         self.requests, self._clock, self._salt = requests, clock, salt
 
-    def consider(self, batch: BatchPredictions, rows: Sequence[Row], baseline: Session | None) -> None:
-        """Request labels for some of these records.
+    def consider(self, batch: BatchPredictions, rows: Sequence[Row], baseline: Session | None) -> int:
+        """Request labels for some of these records; how many because two graphs disagree.
 
         Args:
             baseline: session of the rollback target while what serves bakes: of a few records on which serving and
                 candidate agree its class counts instead, for the bake needs labels.
         """
         if not (self.requests and rows):
-            return
+            return 0
         records, serving, others = zip(*rows, strict=True)
         if baseline:
             before = batch.by(baseline, [record.id for record in records]).argmax(1).tolist()
@@ -49,7 +49,8 @@ class WantedLabels:
                 was if other in (now, None) and drawn(record.id, BAKED, self._salt) else other
                 for (record, now, other), was in zip(rows, before, strict=True)
             )
-        self.requests.consider(records, serving, others, self._clock())
+        made = self.requests.consider(records, serving, others, self._clock())
+        return sum(request.reason == "disagreement" for request in made)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Requests made, or None."""
