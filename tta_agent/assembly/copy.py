@@ -21,7 +21,7 @@ from tta_agent.models import loader
 from tta_agent.models.batchnorm import census
 from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import floats
-from tta_agent.models.site_layers import ChannelAffine, SiteNorm
+from tta_agent.models.site_layers import SiteAffine, SiteNorm
 from tta_agent.models.source_data import read_source_data
 from tta_agent.settings.data_groups import Options
 from tta_agent.settings.schema import Settings
@@ -105,7 +105,7 @@ def load_source_info(settings: Settings, source: loader.DeployedModel) -> Source
 def fingerprint(module: nn.Module) -> str:
     """Name of a model by its weights; statistics of sites, which are not in the served file, are no part of it."""
     digest = hashlib.sha256()
-    sites = [f"{n}." for n, m in module.named_modules() if isinstance(m, SiteNorm | ChannelAffine)]
+    sites = [f"{n}." for n, m in module.named_modules() if isinstance(m, SiteNorm | SiteAffine)]
     tensors: Mapping[str, torch.Tensor] = floats(module)
     for name in sorted(n for n in tensors if not n.startswith(tuple(sites))):
         digest.update(name.encode())

@@ -24,11 +24,12 @@ from tta_agent.core.types import Selection
 from tta_agent.models import loader, obstacles, weight_delta
 from tta_agent.models.batchnorm import affine, census
 from tta_agent.models.obstacles import Obstacle, Port
-from tta_agent.models.onnx_export import GraphTemplate, answers
+from tta_agent.models.onnx_export import GraphTemplate, answers, raw_answers
 from tta_agent.models.onnx_import import UnfoldedGraph, refusal
 from tta_agent.models.onnx_import.reading import INSTEAD
-from tta_agent.models.ort_sessions import open_session, run
+from tta_agent.models.ort_sessions import open_session, raw_answer, run
 from tta_agent.models.outputs import ModelOutput
+from tta_agent.models.probing import raw
 from tta_agent.models.site_layers import SiteNorm
 
 SAMPLES = 8  # of a round
@@ -163,8 +164,8 @@ def _adapters(report: ModelReport, source: loader.DeployedModel, names: Sequence
 def _cost(report: ModelReport, source: loader.DeployedModel, path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((SAMPLES, *source.shape), dtype=np.float32)
     session = open_session(path, output=ModelOutput(source.output.name, source.output.kind))
-    expected = run(session, x)
-    report.parity["file"] = apart(expected, answers(source.module, x))
+    served = raw_answers(raw(source.module), x, source.output.name)
+    report.parity["file"] = apart(raw_answer(session, x), served)
     report.cost["copy_ms"] = _quickest(lambda: answers(source.module, x)) / SAMPLES
     report.cost["file_ms"] = _quickest(lambda: run(session, x)) / SAMPLES
     able = [name for name in ("tent", "norm", *report.adapters) if report.adapters.get(name, "") is None]
@@ -181,7 +182,8 @@ def _version(report: ModelReport, source: loader.DeployedModel, name: str, x: np
     adapter.step(batch, adapter.forward(batch).float(), everyone)
     served = adapter.servable()
     graph = template.compose(served)
-    report.parity["version"] = apart(run(open_session(graph, output=source.output), x), answers(served, x))
+    expected = raw_answers(raw(served), x, source.output.name)
+    report.parity["version"] = apart(raw_answer(open_session(graph, output=source.output), x), expected)
     delta = weight_delta.changed(template.compose(source.module), graph)
     report.version = {"bytes": len(graph if delta is None else delta), "file": len(graph)}
 

@@ -41,12 +41,14 @@ class SiteNorm(_BatchNorm):
 
 
 class ChannelAffine(nn.Module):
-    """Scale and shift by channel, [B, channels, ...] -> the same shape, for sites without source statistics."""
+    """Scale and shift by channel, [B, channels, ...] -> the same shape; some files have them as layers."""
 
-    def __init__(self, channels: int, like: Tensor) -> None:
+    def __init__(
+        self, channels: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones_like(like[:channels]), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros_like(like[:channels]), requires_grad=False)
+        self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift every channel."""
@@ -54,17 +56,16 @@ class ChannelAffine(nn.Module):
         return x * self.weight.view(sizes) + self.bias.view(sizes)
 
 
-Site = SiteNorm | ChannelAffine
+class SiteAffine(ChannelAffine):
+    """Site without source statistics."""
 
 
-def fold(site: Site) -> tuple[Tensor, Tensor]:
-    """Scale and shift [channels] that a site in inference mode applies to its input."""
-    return scale_and_shift({name: t.detach() for name, t in site.state_dict().items()}, site)
+Site = SiteNorm | SiteAffine
 
 
 def scale_and_shift(tensors: dict[str, Tensor], site: Site) -> tuple[Tensor, Tensor]:
     """Scale and shift [channels] by these tensors of a site, exactly 1 and 0 for those that it starts with."""
-    if isinstance(site, ChannelAffine):
+    if isinstance(site, SiteAffine):
         return tensors["weight"], tensors["bias"]
     scale = tensors["weight"] / (tensors["running_var"] + site.eps).sqrt()
     return scale, tensors["bias"] - tensors["running_mean"] * scale

@@ -81,7 +81,9 @@ _PLAIN: dict[str, Function] = {
     "Sigmoid": torch.sigmoid,
     "Sign": torch.sign,
     "Sin": torch.sin,
+    "Selu": F.selu,
     "Softplus": F.softplus,
+    "Softsign": F.softsign,
     "Sqrt": torch.sqrt,
     "Sub": operator.sub,
     "Tanh": torch.tanh,
@@ -121,6 +123,31 @@ def _over(pairwise: Callable[[Tensor, Tensor], Tensor]) -> Function:
 register("Max")(_over(torch.maximum))
 register("Min")(_over(torch.minimum))
 register("Sum")(_over(torch.add))
+
+
+@register("Mean")
+def mean(*values: Tensor) -> Tensor:
+    """Mean of several tensors, broadcast."""
+    total: Tensor = _over(torch.add)(*values)
+    return total / len(values)
+
+
+@register("Celu")
+def celu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """Continuously differentiable exponential linear unit."""
+    return F.celu(x, alpha)
+
+
+@register("ThresholdedRelu")
+def thresholded_relu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """x where it is above alpha, else 0."""
+    return torch.where(x > alpha, x, torch.zeros_like(x))
+
+
+@register("Swish")
+def swish(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """x sigmoid(alpha x)."""
+    return x * torch.sigmoid(alpha * x)
 
 
 @register("HardSigmoid")

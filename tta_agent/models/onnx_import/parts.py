@@ -3,6 +3,7 @@
 Linear      x W + b
 GroupNorm   reshape(InstanceNorm(reshape(x, [batch, groups, -1]))) * scale + shift
 LayerNorm   (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * scale + shift
+affine      x * scale + shift, one number for each channel, behind a layer: what is left of a BatchNorm in some files
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from tta_agent.models.onnx_import import layers
 from tta_agent.models.onnx_import.layers import Layer
 from tta_agent.models.onnx_import.values import Made, Value
+from tta_agent.models.site_layers import ChannelAffine
+
+_PRODUCTS = {"Conv", "Gemm", "MatMul"}
 
 
 def whole(made: Made, uses: Mapping[str, int], weights: Mapping[str, Tensor]) -> Layer | None:
@@ -32,7 +36,8 @@ def whole(made: Made, uses: Mapping[str, int], weights: Mapping[str, Tensor]) ->
     inner, scale = _last_weight(rest.made) if rest.made.op == "Mul" else (None, None)
     if inner is None or scale is None or shift is None:
         return None
-    return _group_norm(inner, scale, shift, weights) or _layer_norm(inner, scale, shift)
+    found = _group_norm(inner, scale, shift, weights) or _layer_norm(inner, scale, shift)
+    return found or (_affine(inner, scale, shift) if uses[rest.name] == 1 else None)
 
 
 def _last_weight(made: Made) -> tuple[Value | None, Value | None]:
@@ -63,6 +68,36 @@ def _group_norm(inner: Value, scale: Value, shift: Value, weights: Mapping[str, 
         return None
     eps = normal.made.attributes.get("epsilon", 1e-5)
     return layers.groups_norm(x, grouped.shape[1], scale, shift, eps)
+
+
+def _affine(x: Value, scale: Value, shift: Value) -> Layer | None:
+    """Scale and shift of the channels, on axis 1 or of a map with the channels last; not of the model's input."""
+    axes = [i for i in ({1, 3} if len(x.shape) == 4 else {1}) if _along(scale, x, i) and _along(shift, x, i)]
+    if not axes or not _behind_a_layer(x):
+        return None
+    tensors = {
+        "weight": layers.vector(scale, scale.shape.numel()),
+        "bias": layers.vector(shift, shift.shape.numel()),
+    }
+    if None in tensors.values():
+        return None
+    found = layers.layer(ChannelAffine, x.shape[axes[0]], tensors=tensors, x=x)
+    if axes[0] == 1:
+        return found
+    return replace(found, before=(torch.movedim, -1, 1), after=(torch.movedim, 1, -1))
+
+
+def _behind_a_layer(value: Value) -> bool:
+    """Whether a convolution or a product comes before; a BatchNorm in between has a scale of its own."""
+    made = value.made
+    while made is not None and made.op != "BatchNormalization":
+        if made.op in _PRODUCTS:
+            return True
+        first = next(
+            (v for v in made.inputs if v is not None and v.weight is None and v.made is not None), None
+        )
+        made = first.made if first else None
+    return False
 
 
 def _filled(value: Value, fill: float, weights: Mapping[str, Tensor]) -> bool:

@@ -108,7 +108,7 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
         {name: t for name, t in tensors.items() if name not in weights},
         takes.name,
         graph.output[0].name,
-        tuple(d.dim_value or None for d in takes.type.tensor_type.shape.dim[1:]),
+        tuple(d.dim_value if d.dim_value > 0 else None for d in takes.type.tensor_type.shape.dim[1:]),
         batch,
     )
 

@@ -39,12 +39,12 @@ def free_batch(graph: onnx.GraphProto, takes: onnx.ValueInfoProto) -> int | None
     """Open the batch axis; shapes that repeat its size follow."""
     axis = takes.type.tensor_type.shape.dim[0]
     size = axis.dim_value
-    if not size:
-        return None
     for value in (takes, *graph.output):
         sizes = value.type.tensor_type.shape.dim
-        if sizes and sizes[0].dim_value == size:
+        if sizes and (sizes[0].dim_value == size != 0 or sizes[0].dim_value < 0):
             sizes[0].dim_param = "batch"
+    if size <= 0:  # some exporters write -1 for a free axis
+        return None
     del graph.value_info[:]
     held = {item.name for item in graph.initializer}
     shapes = {n.input[1] for n in graph.node if n.op_type == "Reshape" and n.input[0] not in held}

@@ -3,7 +3,8 @@
 Exporters and optimisers fold a BatchNorm into the layer before it: a convolution with other weights and a bias. What
 they name the result gives it away: a bias of the model's own is called as its weight is (`<path>.weight` and
 `<path>.bias`, `conv_w_0` and `conv_b_0`), a folded one is not. In a file of which no name tells, every convolution
-with a bias counts that has more than one place and is not only a gate (sigmoid, softmax).
+with a bias counts that has more than one place and is not only a gate (sigmoid, softmax). In some files a scale and a
+shift of the channels behind the convolution are left of a BatchNorm: then these are the sites.
 
 No site is a layer behind which no other layer comes (the head), one without a bias (folding leaves one, and without
 it a shift has no place in the graph), or a linear layer of a model with convolutions, LayerNorm or GroupNorm.
@@ -25,6 +26,7 @@ from tta_agent.models.batchnorm import census
 from tta_agent.models.onnx_import.module import OnnxModule, Ref, Step, references
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.operators import OPERATORS
+from tta_agent.models.site_layers import ChannelAffine
 
 Conv = nn.modules.conv._ConvNd
 AUTO, NONE = "auto", "none"
@@ -44,12 +46,13 @@ def chosen(module: OnnxModule, slots: Mapping[str, Slot], wanted: str) -> list[s
     """
     if wanted in (AUTO, NONE):
         return plausible(module, slots) if wanted == AUTO else []
-    able = [path for path in layers(module) if f"{path}.bias" in slots and path not in heads(module)]
+    every, last = [*layers(module), *affines(module)], heads(module)
+    able = [path for path in every if f"{path}.bias" in slots and path not in last]
     found: dict[str, None] = {}
     for name in filter(None, (part.strip() for part in wanted.split(","))):
         matched = [path for path in able if fnmatchcase(path, name)]
         if not matched:
-            raise ConfigError(f"TTA_MODEL__SITES={name}: {_refusal(name, layers(module), able)}")
+            raise ConfigError(f"TTA_MODEL__SITES={name}: {_refusal(name, every, able)}")
         found.update(dict.fromkeys(matched))
     return [path for path in able if path in found]
 
@@ -62,14 +65,14 @@ def _refusal(name: str, every: Sequence[str], able: Sequence[str]) -> str:
 
 def plausible(module: OnnxModule, slots: Mapping[str, Slot]) -> list[str]:
     """Paths of the layers that seem to carry a folded normalisation, in the order of computation."""
-    every, last = layers(module), heads(module)
+    every, last, left = layers(module), heads(module), affines(module)
     own = {path for path in every if _own_bias(path, slots)}
     biased = [path for path in every if f"{path}.bias" in slots and path not in own and path not in last]
     convs = [path for path in biased if isinstance(module.get_submodule(path), Conv)]
-    if own:
-        return convs or _linear(module, biased, slots)
-    sizes, gates = places(module), _gates(module)
-    return [path for path in convs if sizes[path] > 1 and path not in gates] or _linear(module, biased, slots)
+    if not (own or left):
+        sizes, gates = places(module), _gates(module)
+        convs = [path for path in convs if sizes[path] > 1 and path not in gates]
+    return left or convs or _linear(module, biased, slots)
 
 
 def _linear(module: OnnxModule, biased: Sequence[str], slots: Mapping[str, Slot]) -> list[str]:
@@ -83,6 +86,12 @@ def layers(module: OnnxModule) -> list[str]:
     """Paths of convolutions and linear layers, in the order of computation."""
     paths = [step.call for step in module.steps if isinstance(step.call, str)]
     return [path for path in paths if isinstance(module.get_submodule(path), Conv | nn.Linear)]
+
+
+def affines(module: OnnxModule) -> list[str]:
+    """Paths of scales and shifts by channel that stand alone, in the order of computation."""
+    paths = [step.call for step in module.steps if isinstance(step.call, str)]
+    return [path for path in paths if type(module.get_submodule(path)) is ChannelAffine]
 
 
 def heads(module: OnnxModule) -> set[str]:

@@ -111,6 +111,16 @@ def global_max(x: Tensor) -> Tensor:
     return x.amax(list(range(2, x.dim())), keepdim=True)
 
 
+@register("LRN")
+def local_response_norm(
+    x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> Tensor:
+    """Local response normalisation over `size` neighbouring channels."""
+    if size % 2 == 0:
+        raise NotImplementedError("an even size")
+    return F.local_response_norm(x, size, alpha, beta, bias)
+
+
 @register("Gemm")
 def gemm(
     a: Tensor, b: Tensor, c: Tensor | Number | None = None, *, alpha: float = 1.0, beta: float = 1.0,

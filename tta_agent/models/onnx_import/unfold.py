@@ -30,7 +30,7 @@ from tta_agent.models.onnx_import.module import OnnxModule, Ref, Step
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.proof import Graph
 from tta_agent.models.onnx_import.sites import watched
-from tta_agent.models.site_layers import ChannelAffine, Site, SiteNorm, scale_and_shift
+from tta_agent.models.site_layers import Site, SiteAffine, SiteNorm, scale_and_shift
 
 MOST = 1024  # source inputs: more do not change the statistics
 BATCH = 32  # inputs of one forward pass
@@ -103,7 +103,7 @@ def unfold(module: OnnxModule, graph: Graph, paths: Sequence[str], inputs: Array
     names = {}
     for path in paths:
         bias = state[f"{path}.bias"]
-        sites[path] = SiteNorm(*moments[path]) if moments else ChannelAffine(len(bias), bias)
+        sites[path] = SiteNorm(*moments[path]) if moments else SiteAffine(len(bias), bias.device, bias.dtype)
         names[path] = _put_behind(module, path, sites[path])
     start = {n: state[n].detach().cpu().clone() for p in paths for n in (f"{p}.weight", f"{p}.bias")}
     return UnfoldedGraph(
