@@ -124,9 +124,11 @@ def test_classes_with_few_labels_are_judged_together():
     assert groups([]) == []
 
 
-def test_exposed_are_classes_named_less_often_beyond_chance():
+def test_exposed_are_classes_named_less_often_beyond_chance_and_than_they_occur():
     before, after = [0] * 60 + [1] * 40, [0] * 95 + [1] * 5
-    assert exposed(evidence([(0, b, a) for b, a in zip(before, after, strict=True)]), 0.2) == {"1"}
+    pairs = list(zip(before, after, strict=True))
+    assert exposed(evidence([(b, b, a) for b, a in pairs]), 0.2) == {"1"}
+    assert exposed(evidence([(a, b, a) for b, a in pairs]), 0.2) == set()  # as often as it occurs
     swapped = [(0, 1 - a, a) for a in (0, 1) * 50]
     assert exposed(evidence(swapped), 0.2) == set()
 

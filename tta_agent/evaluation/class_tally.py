@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -73,16 +74,23 @@ def mean_recall(tallies: Iterable[ClassTally]) -> float:
 
 
 def exposed(evidence: Evidence, loss: float) -> set[str]:
-    """Names of the classes that the candidate names less often than serving by more than `loss`, beyond chance."""
+    """Names of the classes that the candidate takes away: by more than `loss`, and beyond chance, it names them less
+    often than serving does, and by more than `loss` less often than labels do.
+
+    A candidate that mends a source which calls everything one thing names that thing less often, but as often as it
+    occurs.
+    """
     before, after = named(evidence.serving), named(evidence.candidate)
-    found = set()
+    labels = Counter(one.label for one in evidence.judged)
+    classes, found = evidence.serving.shape[1], set()
     for name in np.unique(before).tolist():
         gone, come = (
-            int(((before == name) & (after != name)).sum()),
-            int(((before != name) & (after == name)).sum()),
+            int(((one == name) & (other != name)).sum()) for one, other in ((before, after), (after, before))
         )
-        fewer = gone - come
-        if fewer > 2 * math.sqrt(gone + come) and fewer > loss * int((before == name).sum()):
+        was, fewer = int((before == name).sum()), gone - come
+        share = (labels[name] + 1) / (len(evidence.judged) + classes)
+        rarely = was - fewer < (1 - loss) * share * len(after)
+        if rarely and fewer > 2 * math.sqrt(gone + come) and fewer > loss * was:
             found.add(str(name))
     return found
 

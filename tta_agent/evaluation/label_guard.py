@@ -21,7 +21,7 @@ The mean recall of serving is an estimate from the same labels and counts as kno
 To rule out a fall by 20 points takes 16 labels of a class without a loss, and hundreds where some are lost: a price
 for candidates that are doubted to lose classes, and for classes that look harmed by their labels. Where nothing
 speaks for that, only ruin is ruled out, a fall by half to a twentieth or less, and only of classes that the candidate
-names much less often: 6 labels without a loss do, or two right answers among few.
+takes away: 6 labels without a loss do, or two right answers among three.
 """
 
 from __future__ import annotations
