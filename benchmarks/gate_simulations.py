@@ -236,7 +236,7 @@ def caught(kind, serving, good, stale, truth, seed, *, label_rate=1.0):
     serving, good, stale, truth = (column[order] for column in (serving, good, stale, truth))
     baseline = serving if kind == "doubled" else good
     bad = injected(kind, baseline, stale, random)
-    within = 2 * Settings().bake.window_records
+    within = 2 * Settings().watch.window_records
     outcome, after = _tried(baseline, bad, truth, random, label_rate)
     if outcome == "proven":
         return False
@@ -290,7 +290,7 @@ def turns_bad(seed, *, good=1500, after=3000, label_rate=0.3):
     random = np.random.default_rng([seed, 7])
     graphs = {role: Part(int(role == "candidate")) for role in ("serving", "candidate", "source")}
     versions = (Version(2, "", Path(), "certified"), Version(1, "", Path(), "certified"))
-    w = Settings().bake
+    w = Settings().watch
     bake = BakeMonitor(
         *versions, graphs, gates(WATCHED), alpha=w.alpha, bake_records=w.bake_records, window=w.window_records,
         trips=w.trips,
