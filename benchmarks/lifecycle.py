@@ -35,6 +35,7 @@ from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import tiny_net
 
 SHAPE, CLASSES, BATCH = (1, 8, 8), 4, 64
+QUIET_S = 10.0  # without a further record, after which an agent has read them all
 WITHIN_S = 10.0  # an orderly end
 
 
@@ -264,16 +265,22 @@ def kill_series(
     Args:
         look_every: kills between two looks whether a restart holds the checkpoint's state bit for bit.
         more: variables, for instance of a Kafka broker.
+
+    Returns:
+        `resumed` counts the lives that began where a checkpoint of the life before stood; without them the other
+        numbers would say nothing.
     """
     rng = random.Random(seed)
     sleep_s = 0.75 * kills / max(records / BATCH, 1)
     variables = environ(folder, sleep_s, **more)
     feed(variables, records)
-    lost = twice = 0
+    lost = twice = resumed = 0
     equal = True
     for i in range(kills):
         child = _begun(variables, folder / f"life{i}.log")
-        time.sleep(rng.uniform(0.0, 1.5))
+        resumed += says(child, "resumed after")
+        _until_checkpoint(folder / "store" / "checkpoint.pt", rng.randrange(3))
+        time.sleep(rng.uniform(0.0, 1.5 * sleep_s))
         child.kill()
         has, must = counted(variables, records)
         lost, twice = max(lost, must - has), max(twice, has - must)
@@ -282,7 +289,20 @@ def kill_series(
     has, must = _finished({**variables, "SLEEP_S": "0"}, records, folder)
     everything = sum(not _held(f"r{i}", settings(variables)) for i in range(records))
     lost, twice = max(lost, everything - has), max(twice, has - everything)
-    return {"kills": kills, "lost": lost, "applied_twice": twice, "bit_equal": equal}
+    return {"kills": kills, "resumed": resumed, "lost": lost, "applied_twice": twice, "bit_equal": equal}
+
+
+def _until_checkpoint(path: Path, times: int, seconds: float = 20.0) -> None:
+    """Until it has been written so often, whatever the machine's pace; gives up where nothing is left to read."""
+    deadline_s, before = time.monotonic() + seconds, _written(path)
+    while times and time.monotonic() < deadline_s:
+        if (now := _written(path)) != before:
+            times, before = times - 1, now
+        time.sleep(0.01)
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _begun(variables: Mapping[str, str], log: Path) -> Child:
@@ -293,14 +313,12 @@ def _begun(variables: Mapping[str, str], log: Path) -> Child:
 
 
 def _finished(variables: Mapping[str, str], records: int, folder: Path) -> tuple[int, int]:
-    """Let it come to the end, and end it in order; counted and to be counted."""
+    """Let it come to the end of the records, and end it in order; counted and to be counted."""
     child = _begun(variables, folder / "last.log")
-    before = (-1, -1)
-    for _ in range(60):
+    before, since_s = (-1, -1), time.monotonic()
+    while time.monotonic() - since_s < QUIET_S:
         time.sleep(2.0)
-        now = counted(variables, records)
-        if now == before:
-            break
-        before = now
+        if (now := counted(variables, records)) != before:
+            before, since_s = now, time.monotonic()
     assert ended_cleanly(child), child.log.read_text(errors="replace")[-2000:]
     return counted(variables, records)
