@@ -3,10 +3,10 @@
     python benchmarks/step.py [--quick] [--nets resnet18,resnet50,efficientnet_b0,vit_tiny] [--json OUT]
 
 *norm*: forward and step of the adapter, over a forward pass of the net in training mode without gradients, which
-computes the same batch statistics. *tent*: forward and step of the adapter, over a naive TENT step: forward in training
-mode, entropy, backward to scales and shifts, Adam. All samples are selected. All variants run in turn within each
-repeat, so that what else the machine does falls on all of them alike; medians over the repeats, of ratios within a
-repeat. The aims are 1.1 and 0.9. On a GPU where there is one.
+computes the same batch statistics. *tent*: forward and step of the adapter, over a naive TENT step: forward in
+training mode, entropy, backward to scales and shifts, Adam. All samples are selected. All variants run in turn within
+each repeat, so that what else the machine does falls on all of them alike; medians over the repeats, of ratios within
+a repeat. The aims are 1.1 and 0.9. On a GPU where there is one.
 """
 
 from __future__ import annotations
