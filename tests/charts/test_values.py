@@ -32,9 +32,16 @@ HOSTILE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _helm(monkeypatch: pytest.MonkeyPatch) -> None:
+needs_helm = pytest.mark.usefixtures("helm_is_here")
+
+
+@pytest.fixture
+def helm_is_here() -> None:
     require_or_skip("helm", tools.unavailable("helm"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in env.env_names():
         monkeypatch.delenv(name, raising=False)
 
@@ -87,6 +94,7 @@ def test_every_setting_that_is_no_secret_has_a_value_of_its_name() -> None:
     assert listed == {*env.env_names()} - SECRETS
 
 
+@needs_helm
 @pytest.mark.parametrize("way", WAYS)
 def test_each_setting_arrives_as_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
@@ -104,6 +112,7 @@ def _of(got: Any, wanted: Any) -> Any:
     return {name: got[name] for name in wanted} if isinstance(wanted, dict) else got
 
 
+@needs_helm
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: json.dumps(value)[:20])
 def test_helm_rejects_what_the_settings_reject(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
@@ -148,6 +157,7 @@ def _whole(message: str) -> str:
     return re.sub(r"at '(/settings/[a-z_]+/[a-z_]+)/[^']*'", r"at '\1'", message)
 
 
+@needs_helm
 @pytest.mark.parametrize(
     ("given", "named"),
     [
@@ -169,6 +179,7 @@ def test_a_typo_is_rejected_by_name(tmp_path: Path, given: dict[str, Any], named
         helm.render(case="central", values=given, folder=tmp_path)
 
 
+@needs_helm
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -191,6 +202,7 @@ def test_values_that_do_not_go_together_are_named(tmp_path: Path, given: dict[st
         helm.render(case="central", values=given, folder=tmp_path)
 
 
+@needs_helm
 def test_numbers_lists_and_texts_of_the_kubelet_keep_their_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
