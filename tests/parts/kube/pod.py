@@ -1,7 +1,8 @@
 """The containers of a rendered pod as local processes: their commands, variables, user, mounts and read-only root.
 
-In place of an image each container has this machine's files, and the project's virtual environment on its PATH. Each
-has a root, process ids and capabilities of its own (overlay, unshare, setpriv); they share volumes and the network.
+In place of an image each container has this machine's files, and the project's virtual environment on its PATH;
+PARTS_IMAGE names the folder of an image's files instead. Each has a root, process ids and capabilities of its own
+(overlay, unshare, setpriv); they share volumes and the network.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ Manifest = Mapping[str, Any]
 NEEDED = ("unshare", "nsenter", "setpriv", "chroot", "mount")
 BIN = Path(sys.executable).parent
 ASSETS = REPOSITORY / "tta_agent" / "samples" / "assets"
+IMAGE = os.environ.get("PARTS_IMAGE", "/")
+PATH = f"{BIN}:/usr/local/bin:/usr/bin:/bin" if IMAGE == "/" else "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin"
 FIELDS = {"metadata.name": "agent-0", "metadata.namespace": "tta"}
 ENTER = """
 set -e
-mount -t overlay overlay -o "lowerdir=/,upperdir=$UPPER,workdir=$WORK" "$ROOT"
+mount -t overlay overlay -o "lowerdir=$IMAGE,upperdir=$UPPER,workdir=$WORK" "$ROOT"
 mount -t proc proc "$ROOT/proc"
 mount --rbind /dev "$ROOT/dev"
 $MOUNTS
@@ -70,13 +73,15 @@ class Container:
         for name in ("upper", "work", "root"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir(parents=True)
-        _image(self.folder / "upper")
+        if IMAGE == "/":
+            _image(self.folder / "upper")
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", self._script()]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def _script(self) -> str:
         words = {
+            "IMAGE": IMAGE,
             "UPPER": self.folder / "upper", "WORK": self.folder / "work", "ROOT": self.folder / "root",
             "MOUNTS": "\n".join(self._mounts()), "BECOME": shlex.join(self.become()),
             "READ_ONLY": 'mount -o remount,ro "$ROOT"' if self._context()["readOnlyRootFilesystem"] else "",
@@ -84,7 +89,17 @@ class Container:
             "COMMAND": shlex.join([*self.manifest["command"], *self.manifest.get("args", ())]),
         }  # fmt: skip
         plain = ENTER
-        for name in ("READ_ONLY", "MOUNTS", "BECOME", "VARIABLES", "COMMAND", "UPPER", "WORK", "ROOT"):
+        for name in (
+            "READ_ONLY",
+            "MOUNTS",
+            "BECOME",
+            "VARIABLES",
+            "COMMAND",
+            "IMAGE",
+            "UPPER",
+            "WORK",
+            "ROOT",
+        ):
             plain = plain.replace(f"${name}", str(words[name]))
         return plain
 
@@ -110,7 +125,7 @@ class Container:
 
     def variables(self) -> dict[str, str]:
         """Variables of the image and of the manifest, with $(NAME) put in as the kubelet does."""
-        found = {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin"}
+        found = {"PATH": PATH}
         for each in self.manifest["env"]:
             text = each["value"] if "value" in each else FIELDS[each["valueFrom"]["fieldRef"]["fieldPath"]]
             found[each["name"]] = _expanded(text, found)
