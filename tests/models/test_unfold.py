@@ -196,7 +196,7 @@ def test_without_source_inputs_scale_and_shift_are_left_and_it_says_what_they_wo
 def test_it_says_how_many_sites_were_unfolded_from_how_many_inputs(nets, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load(nets["dynamo"], source_file(fashion()[2][:50], tmp_path))
-    assert "9 of 9 BatchNorms" in caplog.text
+    assert "9 BatchNorms that were folded into its layers are normalisation layers again" in caplog.text
     assert "50 source inputs" in caplog.text
 
 
@@ -253,7 +253,23 @@ def convs(first, gate, folder, body=CONVS):
 )
 def test_names_and_structure_tell_which_layers_were_folded(first, gate, sites, tmp_path):
     built = convs(first, gate, tmp_path)
-    assert built.folded == len(chosen(built.module, built.graph.slots, "auto")) == sites
+    assert built.folded == len(chosen(built.module, built.graph.slots, "auto", with_source=False)) == sites
+
+
+def test_a_net_that_never_had_a_normalisation_gets_one_from_source_inputs_and_says_so(tmp_path, caplog):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+    path = by_torchscript(net.eval(), testing.batch(2), tmp_path / "net.onnx")
+    with caplog.at_level(logging.INFO):
+        assert census(load(path).module) == {}
+        model = load(path, source_file(testing.batch(64).numpy(), tmp_path))
+    assert census(model.module) == {"BatchNorm": 2}  # not the one of one place, nor the head
+    assert "would give 2 layers some" in caplog.text
+    assert "2 layers without normalisation got one, with statistics of 64 source inputs" in caplog.text
+    assert set(onnx_import.can_adapt(model.module, model.shape)) >= {"norm", "tent", "adamixbn"}
 
 
 AFFINE = """c = Conv(x, k1, v1) p = Mul(c, scale) a = Add(p, shift) b = Relu(a) n = Conv(b, k2, v2) """

@@ -35,7 +35,7 @@ from tta_agent.models.site_layers import SiteNorm
 SAMPLES = 8  # of a round
 TRIES = 3  # forward passes, of which the quickest counts
 SOURCE = "--source-data, TTA_MODEL__SOURCE_DATA: some hundred unlabelled inputs from before the shift"
-NEEDS_SOURCE = "source data: they give the statistics of the folded BatchNorms back"
+NEEDS_SOURCE = "--source-data, TTA_MODEL__SOURCE_DATA: the layers get statistics from it"
 log = logging.getLogger(__name__)
 
 
@@ -154,7 +154,7 @@ def _adapters(report: ModelReport, source: loader.DeployedModel, names: Sequence
     bare = isinstance(source.graph, UnfoldedGraph) and not report.layers.get("unfolded")
     for reason in report.adapters.values():
         if reason is not None:
-            remedy = NEEDS_SOURCE if bare else "take another of the adapters"
+            remedy = NEEDS_SOURCE if bare or not report.layers else "take another of the adapters"
             report.obstacles.append(Obstacle(reason.partition(";")[0], remedy))
     if bare:
         found = f"{report.layers['scale and shift']} BatchNorms are folded: only their scale and shift can adapt, "

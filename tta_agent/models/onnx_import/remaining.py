@@ -14,7 +14,7 @@ from tta_agent.core.types import Array, Selection
 from tta_agent.models.batchnorm import census
 from tta_agent.models.onnx_import.module import OnnxModule
 from tta_agent.models.onnx_import.proof import Graph, OnnxModel
-from tta_agent.models.onnx_import.sites import chosen
+from tta_agent.models.onnx_import.sites import NONE, chosen, plain
 from tta_agent.models.onnx_import.unfold import MOST, UnfoldedGraph, unfold
 from tta_agent.scoring.sample_scores import all_finite
 
@@ -69,33 +69,43 @@ def restore(
     """
     module = model.module
     assert isinstance(module, OnnxModule)
-    paths = chosen(module, model.graph.slots, sites)
+    inputs = source_inputs() if sites != NONE else None
+    paths = chosen(module, model.graph.slots, sites, with_source=inputs is not None)
     if not paths:
-        _tell_layers(module, path)
+        _tell_layers(model, path)
         return model.graph
-    inputs = source_inputs()
     graph = unfold(module, model.graph, paths, inputs)
-    if inputs is not None:
-        log.info(
-            "%s: %d of %d BatchNorms that were folded into its layers are normalisation layers again, with "
-            "statistics of %d source inputs",
-            path.name,
-            len(paths),
-            max(model.folded, len(paths)),
-            min(len(inputs), MOST),
-        )
+    if inputs is None:
+        _warn(model, path, len(paths))
         return graph
+    what = (
+        "BatchNorms that were folded into its layers are"
+        if model.folded
+        else "layers without normalisation got one"
+    )
+    told = "%s: %d %s%s, with statistics of %d source inputs"
+    again = " normalisation layers again" if model.folded else ""
+    log.info(told, path.name, len(paths), what, again, min(len(inputs), MOST))
+    return graph
+
+
+def _warn(model: OnnxModel, path: Path, sites: int) -> None:
     log.warning(
         "%d BatchNorms were folded into convolutions when %s was exported, and their statistics are gone: scale "
         "and shift are left; these adapters remain: %s. TTA_MODEL__SOURCE_DATA=<some hundred unlabelled inputs from "
         "before the shift> gives the statistics back, from which most of the gain comes, and allows the others",
-        len(paths),
+        sites,
         path.name,
-        ", ".join(can_adapt(module, model.shape)) or "none",
+        ", ".join(can_adapt(model.module, model.shape)) or "none",
     )
-    return graph
 
 
-def _tell_layers(module: nn.Module, path: Path) -> None:
+def _tell_layers(model: OnnxModel, path: Path) -> None:
+    module = model.module
     has = ", ".join(f"{n} {kind}" for kind, n in census(module).items()) or "no normalisation layer"
     log.info("%s: the torch module built from it answers as it does; it has %s", path.name, has)
+    assert isinstance(module, OnnxModule)
+    if could := plain(module, model.graph.slots):
+        log.info(
+            "TTA_MODEL__SOURCE_DATA=<some hundred unlabelled inputs> would give %d layers some", len(could)
+        )

@@ -6,6 +6,9 @@ they name the result gives it away: a bias of the model's own is called as its w
 with a bias counts that has more than one place and is not only a gate (sigmoid, softmax). In some files a scale and a
 shift of the channels behind the convolution are left of a BatchNorm: then these are the sites.
 
+A model that never had a normalisation can be given some: with source inputs all its convolutions are sites, but for
+the head, gates, and those of one place.
+
 No site is a layer behind which no other layer comes (the head), one without a bias (folding leaves one, and without
 it a shift has no place in the graph), or a linear layer of a model with convolutions, LayerNorm or GroupNorm.
 """
@@ -35,17 +38,22 @@ _FOLDED = re.compile(r"bn|batch_?norm|fused", re.IGNORECASE)
 _OWN = re.compile(r"^(weights?|w|kernels?|filters?|conv\dd|bias(es)?|b|biasadd)$", re.IGNORECASE)
 
 
-def chosen(module: OnnxModule, slots: Mapping[str, Slot], wanted: str) -> list[str]:
+def chosen(
+    module: OnnxModule, slots: Mapping[str, Slot], wanted: str, *, with_source: bool = True
+) -> list[str]:
     """Paths of the layers that are sites.
 
     Args:
         wanted: TTA_MODEL__SITES: auto, none, or names of layers with wildcards, separated by commas.
+        with_source: source inputs are there, by which a model without any normalisation can be given some.
 
     Raises:
         ConfigError: no layer has such a name, or it cannot be a site.
     """
-    if wanted in (AUTO, NONE):
-        return plausible(module, slots) if wanted == AUTO else []
+    if wanted == NONE:
+        return []
+    if wanted == AUTO:
+        return plausible(module, slots) or (plain(module, slots) if with_source else [])
     every, last = [*layers(module), *affines(module)], heads(module)
     able = [path for path in every if f"{path}.bias" in slots and path not in last]
     found: dict[str, None] = {}
@@ -73,6 +81,17 @@ def plausible(module: OnnxModule, slots: Mapping[str, Slot]) -> list[str]:
         sizes, gates = places(module), _gates(module)
         convs = [path for path in convs if sizes[path] > 1 and path not in gates]
     return left or convs or _linear(module, biased, slots)
+
+
+def plain(module: OnnxModule, slots: Mapping[str, Slot]) -> list[str]:
+    """Convolutions of a model that never had a normalisation, but for the head and gates."""
+    if census(module):
+        return []
+    sizes, gates, last = places(module), _gates(module), heads(module)
+    able = [
+        path for path in layers(module) if f"{path}.bias" in slots and path not in gates and path not in last
+    ]
+    return [path for path in able if sizes[path] > 1 and isinstance(module.get_submodule(path), Conv)]
 
 
 def _linear(module: OnnxModule, biased: Sequence[str], slots: Mapping[str, Slot]) -> list[str]:
