@@ -8,7 +8,8 @@ is promoted, refused, or has had its time (`TTA_GATE__PATIENCE_RECORDS`, four ti
 
 useful    names fewer negatives wrongly (62 to 94 % right), and keeps the positives or finds more
 useless   is right as often as serving, on other records
-harmful   is more accurate, because it names positives less often: their recall falls from 85 to 30 %, or to nothing
+harmful   is more accurate, because it names positives less often: their recall falls from 85 to 55 or 30 %, or to
+          nothing
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ CANDIDATES = {  # kind, and recalls of the candidate
     "keeps positives": ("useful", (0.94, 0.85)),
     "finds more positives": ("useful", (0.94, 0.95)),
     "equal": ("useless", SERVING),
-    "half of the positives": ("harmful", (0.97, 0.30)),
+    "a third of the positives": ("harmful", (0.97, 0.30)),
     "no positives": ("harmful", (1.0, 0.0)),
+    "two thirds of the positives": ("harmful", (0.97, 0.55)),
 }
 RATE, DELAY, CHUNK = 0.3, 500, 256
 
