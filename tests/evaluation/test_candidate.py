@@ -188,6 +188,19 @@ def test_a_candidate_that_leads_gets_more_time(tmp_path):
     assert evaluation.overdue(40)  # two won, two lost
 
 
+def test_where_labels_come_the_time_begins_with_the_first(tmp_path):
+    evaluation = make(tmp_path, ROLL)
+    observe(evaluation, [record(i, 0) for i in range(60)])
+    assert not evaluation.overdue(40, labels_come=True)
+    evaluation.on_label(label(0, 0))
+    again = make(tmp_path, ROLL)
+    again.load_state_dict(torch_round_trip(evaluation.state_dict()), None)
+    assert again.overdue(40) and not again.overdue(40, labels_come=True)
+    again.on_label(label(1, 0))
+    observe(again, [record(i, 0) for i in range(60, 100)])
+    assert again.overdue(40, labels_come=True)
+
+
 def torch_round_trip(state):
     """As a checkpoint keeps it."""
     file = io.BytesIO()

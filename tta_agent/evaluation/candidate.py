@@ -1,8 +1,8 @@
 """One candidate under evaluation: its graph and the serving one on the same records, which it has not learnt from.
 
 The candidate is pinned, so every record that is newer is fresh for it, those among them that teach the copy further:
-prequential evaluation (Gama, Sebastião, Rodrigues, "On evaluating stream learning algorithms", Machine Learning 90,
-2013). Records of entities that it has learnt from are left out: it may know these entities, and others come later.
+prequential evaluation (Gama, Sebastião, Rodrigues, Machine Learning 90, 2013). Records of entities that it has learnt
+from are left out: it may know these entities, and others come later.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class CandidateEvaluation:
         taught_before: how many records had taught it when the candidate was made.
         window: records that label-free gates look back on.
         bucket_s: one label counts for each entity and stretch of this length.
-        estimate: gain by rehearsals, asked after `every`, 2, 4, 8 ... times as many records about the latest `every`:
-            few looks, which share no record.
+        estimate: gain by rehearsals, asked after `every`, 2, 4, 8 ... times as many records about the latest `every`.
         carrier: trace context of the proposal.
 
     Attributes:
@@ -86,6 +85,7 @@ class CandidateEvaluation:
         self._estimate, self._every = estimate, every
         self._expected: GainEstimate | None = None
         self._looks = 0
+        self._labelled_at = 0  # records at the first label
         self._judged_at = (0, 0)  # records and labels at the latest judgement
 
     @property
@@ -124,7 +124,10 @@ class CandidateEvaluation:
 
     def on_label(self, label: Label) -> bool:
         """Count a late label; whether it counts. In every phase: labels speak of records, not of the present."""
-        return self.pairs.on_label(label) is not None
+        counts = self.pairs.on_label(label) is not None
+        if counts and self.pairs.labels == 1:
+            self._labelled_at = self.pairs.records
+        return counts
 
     def evidence(self) -> Evidence:
         """Evidence for the gates, as of now."""
@@ -202,12 +205,13 @@ class CandidateEvaluation:
         """Whether it has had its time: so many records, four times as many while it leads by a standard error.
 
         Args:
-            labels_come: the stream has labels: a candidate without any waits for them, four times as many, too.
+            labels_come: the time begins with its first label; for that it waits four times as long, too.
         """
         wins, losses = self.pairs.wins, self.pairs.losses
         leads = wins - losses > math.sqrt(wins + losses)
         waits = labels_come and not self.pairs.labels
-        return self.pairs.records >= patience * (LEADING if leads or waits else 1)
+        since = self.pairs.records - (self._labelled_at if labels_come else 0)
+        return since >= patience * (LEADING if leads or waits else 1)
 
     def outdated_by(self, newer: Session) -> bool:
         """Whether `newer` stands twice as far from this candidate as this stands from serving, or further.
@@ -235,10 +239,13 @@ class CandidateEvaluation:
             "looks": self._looks,
             "taught_before": self._taught_before,
             "requested": self.requested,
+            "labelled_at": self._labelled_at,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], regime: Regime | None) -> None:
         """Continue from `state_dict()` of the same candidate; with a regime it is suspended or has been."""
         self.pairs.load_state_dict(state["pairs"])
         self._looks, self.regime = state["looks"], regime
-        self._taught_before, self.requested = state["taught_before"], state["requested"]
+        self._taught_before, self._labelled_at, self.requested = (
+            state[name] for name in ("taught_before", "labelled_at", "requested")
+        )

@@ -109,7 +109,7 @@ def with_taught(state: Mapping[str, Any]) -> dict[str, Any]:
     promoter = dict(state["promoter"])
     queue = promoter["queue"]
     running, *suspended = (
-        saved and {**saved, "taught_before": EVER, "requested": 0}
+        saved and {**saved, "taught_before": EVER, "requested": 0, "labelled_at": 0}
         for saved in (queue["running"], *queue["suspended"])
     )
     promoter |= {"labels_come": bool(promoter["labels_used"])}
