@@ -207,8 +207,7 @@ class CandidateEvaluation:
         Args:
             labels_come: the time begins with its first label; for that it waits four times as long, too.
         """
-        wins, losses = self.pairs.wins, self.pairs.losses
-        leads = wins - losses > math.sqrt(wins + losses)
+        leads = self.pairs.wins - self.pairs.losses > math.sqrt(self.decided)
         waits = labels_come and not self.pairs.labels
         since = self.pairs.records - (self._labelled_at if labels_come else 0)
         return since >= patience * (LEADING if leads or waits else 1)
