@@ -49,8 +49,8 @@ class GateSettings(Group):
     """Bytes of held-out records since the last change of what arrives. A new candidate answers them, so that labels
     of records before its birth count; 0 keeps none. They stand in the checkpoint."""
     patience_records: int = Field(default=5000, ge=1)
-    """A candidate that is not proven after this many records (four times as many while it leads, or while it waits
-    for its first label) gives way to a fresher one."""
+    """A candidate that is not proven after this many records (from its first label on, where labels come; four times
+    as many while it leads, or waits for that label) gives way to a fresher one."""
     window_records: int = Field(default=2000, ge=50)
     """Records that the label-free gates look back on."""
     anchor: Path | None = None
