@@ -151,6 +151,10 @@ def folded(folder, count):
             }
             told[name][method] = {key: float(value[0]) for key, value in row.items()}
             told[name][method] |= {f"{key}_served": float(value[1]) for key, value in row.items()}
+            if method == "tent":
+                bare = loader.load(None, None, None, onnx=export, device="cpu", **pixels)
+                alone = np.mean([accuracies(bare, make, x, labels) for x in streams], 0)
+                told[name][method] |= {"no_source": float(alone[0]), "no_source_served": float(alone[1])}
             print(name, method, {k: round(v, 1) for k, v in told[name][method].items()}, flush=True)
     return told
 
