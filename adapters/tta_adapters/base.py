@@ -106,20 +106,27 @@ class Copy:
             self._told.add(message)
             log.warning(message, self.name)
 
-    def sound(self) -> bool:
-        """Whether all that changes is finite: weights, averages, moments, memory."""
-        return all_finite(*self._changing())
+    def sound(self, *, absorbed: bool = False) -> bool:
+        """Whether all that changes is finite: weights, averages, moments, memory.
 
-    def _changing(self) -> Iterator[Tensor]:
+        Args:
+            absorbed: `absorb` has looked at the averages in this step already.
+        """
+        return all_finite(*self._learning_tensors(), *(() if absorbed else self._averages()))
+
+    def _averages(self) -> Iterator[Tensor]:
+        for part in self.parts.values():
+            if isinstance(part, nn.Module):
+                norms = (module for module in part.modules() if isinstance(module, AdaptiveBatchNorm))
+                yield from (average for norm in norms for average in norm.buffers())
+
+    def _learning_tensors(self) -> Iterator[Tensor]:
         yield from self.memory.values()
         for part in self.parts.values():
             if isinstance(part, torch.optim.Optimizer):
                 yield from (parameter for group in part.param_groups for parameter in group["params"])
                 values = (value for moments in part.state.values() for value in moments.values())
                 yield from (value for value in values if isinstance(value, Tensor))
-            else:
-                norms = (module for module in part.modules() if isinstance(module, AdaptiveBatchNorm))
-                yield from (average for norm in norms for average in norm.buffers())
 
     def servable(self) -> nn.Module:
         """The source with what was learnt, and the averaged statistics as running statistics."""

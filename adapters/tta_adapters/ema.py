@@ -68,8 +68,8 @@ class Taught(Learner):
         """Those of both: what the student has seen that way is not finite either."""
         return [*self.norms.values(), *self.taught]
 
-    def _changing(self) -> Iterator[Tensor]:
-        yield from super()._changing()
+    def _learning_tensors(self) -> Iterator[Tensor]:
+        yield from super()._learning_tensors()
         yield from self.teacher.parameters()
 
     def finish(self) -> None:

@@ -115,7 +115,7 @@ class Learner(Copy):
             return self.given_up(x)
         self.optimizer.step()
         self.finish()
-        if not self.sound():
+        if not self.sound(absorbed=True):
             return self.start_over(x)
         return StepReport(seen=len(x), used=used, loss=value.item(), diagnostics={"gradient": self.gradient})
 

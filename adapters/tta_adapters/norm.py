@@ -47,6 +47,4 @@ class Norm(Copy):
         used = len(selection.index)
         if used and not (all_finite(logits) and self.absorb()):
             return self.given_up(x)
-        if used and not self.sound():
-            return self.start_over(x)
         return StepReport(seen=len(x), used=used, loss=None)
