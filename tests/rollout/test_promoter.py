@@ -1092,6 +1092,9 @@ def test_a_checkpoint_of_the_format_before_is_read(tmp_path, template, world):
     assert again.queue.running.version.number == 3 and again.queue.suspended[0].version.number == 2
     assert again.queue.suspended[0].regime.blocks.shape == world.queue.suspended[0].regime.blocks.shape
     assert again.monitor.state_dict()["limits"] == world.monitor.state_dict()["limits"]
+    seen, again.sent = again.queue.running.pairs.records, world.sent
+    teaching(again, 5, key="camera")  # nobody knows whether it has taught the candidate
+    assert again.queue.running.pairs.records == seen
 
 
 def _as_before(value, names):
