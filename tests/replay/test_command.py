@@ -147,7 +147,9 @@ def test_policies_must_speak_of_one_model(shifting):
         several.play(shifting, {"a": one, "b": other}, Late())
 
 
-def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path, monkeypatch):
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C in the middle of policy `conservative`."""
     really = several.replay
 
     def impatient(folder, settings, *, progress, **late):
@@ -159,6 +161,9 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path
         return really(folder, settings, progress=tick, **late)
 
     monkeypatch.setattr(several, "replay", impatient)
+
+
+def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path, interrupted):
     words = ["--policy", "observe-only", "--policy", "conservative", "--fail-if", "swaps < 1"]
     done = replay(shifting, *words, "--json", tmp_path / "r.json")
     assert done.exit_code == 130
@@ -167,19 +172,8 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path
     assert (result["complete"], [one["name"] for one in result["policies"]]) == (False, ["observe-only"])
 
 
-def test_what_an_interrupt_cuts_off_is_kept_up_to_its_record(shifting, tmp_path, monkeypatch):
+def test_what_an_interrupt_cuts_off_is_kept_up_to_its_record(shifting, tmp_path, interrupted):
     """Alone it is the report; beside finished policies it stands under `partial`, for it saw fewer records."""
-    really = several.replay
-
-    def impatient(folder, settings, *, progress, **late):
-        def tick(done, total):
-            progress(done, total)
-            if settings.policy == "conservative" and done > 300:
-                raise KeyboardInterrupt
-
-        return really(folder, settings, progress=tick, **late)
-
-    monkeypatch.setattr(several, "replay", impatient)
     for words, names in (
         (["observe-only", "conservative"], ["observe-only"]),
         (["conservative"], ["conservative"]),
