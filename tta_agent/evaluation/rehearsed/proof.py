@@ -69,7 +69,7 @@ class GainEstimator:
         rows: of all rehearsed scenarios.
         known: errors of the estimate, from `fit`.
         source: the deployed module.
-        window: held-out records of one estimate, in production as in the rehearsal.
+        window: records of one estimate, in production as in the rehearsal.
         alpha: one of `ALPHAS`.
     """
 
@@ -131,7 +131,7 @@ def _unreadable(
     if anchor is None:
         return "no anchor answers: rehearsals need TTA_GATE__ANCHOR in production too"
     if len(serving) < window:
-        return f"{len(serving)} held-out records of the {window} that were rehearsed"
+        return f"{len(serving)} records of the {window} that were rehearsed"
     given = (serving, candidate, *(() if source is None else (source,)), *anchor.serving.values(),
              *anchor.candidate.values())  # fmt: skip
     if not all(math.isfinite(float(np.sum(z))) for z in given):
