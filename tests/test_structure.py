@@ -35,4 +35,5 @@ def test_the_figures_are_of_this_code():
 def test_a_label_passes_at_most_25_files_to_a_decision():
     way = ways.measure()["label to a promotion"]
     assert 15 <= way["handling"] <= 25, way["handlers"]
-    assert way["handlers"][-2:] == ["tta_agent/evaluation/decision.py", "tta_agent/evaluation/class_tally.py"]
+    evaluation = [f"tta_agent/evaluation/{name}.py" for name in ("decision", "label_guard", "class_tally")]
+    assert way["handlers"][-3:] == evaluation

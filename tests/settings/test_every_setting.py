@@ -39,13 +39,13 @@ from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.stages import ThreadedStage
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rollout.approval import Approval
-from tta_agent.rollout.candidates import CandidateQueue
 from tta_agent.rollout.controller import RolloutController
 from tta_agent.rollout.factory import EvaluationSettings
 from tta_agent.rollout.limits import RolloutLimits
 from tta_agent.rollout.monitor import ServingMonitor
 from tta_agent.rollout.promoter import PromotionRules
 from tta_agent.rollout.regimes import RegimeFollower
+from tta_agent.rollout.spending import AlphaSpending
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings import env
 from tta_agent.stream import factory
@@ -418,7 +418,7 @@ ROWS = [
     Row("schedule.cooldown_s", "7.5", of_limits(lambda p: p.trip(0.0) == 7.5)),
     Row("gate.gates", '["guarded"]', lambda b: "Guarded" in b.kinds() and "Collapse" not in b.kinds()),
     Row("gate.options", '{"collapse": {"ratio": 0.81}}', held(Collapse, 0.81)),
-    Row("gate.alpha", "0.0123", held(CandidateQueue, 0.0123)),
+    Row("gate.alpha", "0.0123", held(AlphaSpending, 0.0123)),
     Row("gate.worst_class", "0.123", held(LabelGuard, 0.123)),
     Row("gate.evaluate_share", "0.66", held(RolloutController, 0.66)),
     Row("gate.recent_bytes", "12345", held(RecentRecords, 12345)),
