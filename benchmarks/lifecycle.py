@@ -287,7 +287,8 @@ def kill_series(
         if i % look_every == 0:
             equal = restored_bit_for_bit(variables, folder / "scratch") and equal
     has, must = _finished({**variables, "SLEEP_S": "0"}, records, folder)
-    everything = sum(not _held(f"r{i}", settings(variables)) for i in range(records))
+    s = settings(variables)
+    everything = sum(not _held(f"r{i}", s) for i in range(records))
     lost, twice = max(lost, everything - has), max(twice, has - everything)
     return {"kills": kills, "resumed": resumed, "lost": lost, "applied_twice": twice, "bit_equal": equal}
 
