@@ -96,9 +96,9 @@ def judged(train, trial):
     for family in trial.families:
         mine, others = trial.of_family(family), train.without(family)
         part = train.part(others)
-        panel = regress.Panel(part)
+        ensemble = regress.GainEnsemble(part)
         support = Support(part)
-        found = panel.guess(trial.evidence[mine])
+        found = ensemble.guess(trial.evidence[mine])
         guess[mine] = found.gain
         inside[mine] = [support.outside(e) is None for e in trial.evidence[mine]]
         for alpha in ALPHAS:
