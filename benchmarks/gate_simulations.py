@@ -14,8 +14,9 @@ import numpy as np
 from tta_agent.core import plugins
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import Label, Record, Version
-from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
+from tta_agent.evaluation.candidate import CandidateEvaluation
 from tta_agent.evaluation.decision import GateSet
+from tta_agent.evaluation.facts import CandidateFacts
 from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.evaluation.taught import TaughtEntities

@@ -23,7 +23,8 @@ import gate_simulations as simulations
 import numpy as np
 
 from tta_agent.core.types import Label, Version
-from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
+from tta_agent.evaluation.candidate import CandidateEvaluation
+from tta_agent.evaluation.facts import CandidateFacts
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.settings.schema import Settings
 

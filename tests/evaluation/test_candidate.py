@@ -12,8 +12,9 @@ from onnx import helper
 from tta_agent.core.evidence import GainEstimate
 from tta_agent.core.types import GateResult, Label, Record, Version
 from tta_agent.drift.regime import DataRegime
-from tta_agent.evaluation.candidate import STEP, CandidateEvaluation, CandidateFacts
+from tta_agent.evaluation.candidate import STEP, CandidateEvaluation
 from tta_agent.evaluation.decision import GateSet
+from tta_agent.evaluation.facts import CandidateFacts
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.evaluation.phase import Phase
 from tta_agent.models.ort_sessions import open_session

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from timm import create_model
 from torch import nn
 
+from benchmarks.zoo import BATCH, METHODS, accuracies
 from tests.models.test_onnx_import import lively, optimised, parsed, saved
 from tta_adapters.adamixbn import AdaMixBN
 from tta_adapters.norm import Norm
@@ -30,8 +31,6 @@ from tta_agent.samples.nets import fashion_net
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 CIFAR_PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-BATCH = 200
-METHODS = {"norm": Norm, "tent": Tent}
 
 
 def by_torchscript(model, example, path, **options):
@@ -55,18 +54,6 @@ def sites_of(module):
 def source_file(inputs, folder, name="source.npz"):
     np.savez(folder / name, inputs=inputs)
     return folder / name
-
-
-def accuracies(source, make, stream, labels):
-    """Online, and of the version that is served then, in %."""
-    adapter, right = make(source.module), 0
-    for i in range(0, len(stream), BATCH):
-        x = torch.from_numpy(stream[i : i + BATCH])
-        logits = adapter.forward(x)
-        right += int((logits.argmax(1).numpy() == labels[i : i + BATCH]).sum())
-        adapter.step(x, logits, testing.everyone(x))
-    served = run(open_session(source.graph.patched(onnx_export.floats(adapter.servable()))), stream)
-    return 100 * right / len(stream), 100 * float((served.argmax(1) == labels).mean())
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from tta_agent.core.drift import Regime
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
 from tta_agent.core.types import Array, Label, Positions, Record, Version
 from tta_agent.evaluation.decision import Decision, GateSet
-from tta_agent.evaluation.facts import CandidateFacts as CandidateFacts
+from tta_agent.evaluation.facts import CandidateFacts
 from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
 from tta_agent.evaluation.phase import NEXT, Phase
 from tta_agent.evaluation.taught import TaughtEntities

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tta_agent.models.absorb import absorb, followed
+from tta_agent.models.absorb import absorb
 from tta_agent.models.stats_config import StatsConfig
-from tta_agent.models.target_stats import NAMES, TINY, Averages, BatchStats, apiece, sample_noise, start
+from tta_agent.models.target_stats import NAMES, TINY, Averages, BatchStats, sample_noise, start
 
 AFTER = ("drop", "act")  # what timm's BatchNormAct2d does after normalising, in this order
 
@@ -155,14 +155,6 @@ class AdaptiveBatchNorm(nn.Module):
     def absorb(self) -> bool:
         """Move the averages by the batch that was last forwarded, where there is one and they stay finite."""
         return absorb([self])
-
-    @torch.no_grad()
-    def averages(self) -> dict[str, Tensor]:
-        """Buffers after the batch that was last forwarded, by name; none where there is none."""
-        if self._batch is None:
-            return {}
-        alone = apiece(followed([self]), [len(self.mean)])[0]
-        return {name: getattr(alone, name) for name in NAMES}
 
     @property
     def state(self) -> Averages:

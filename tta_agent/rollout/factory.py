@@ -13,7 +13,8 @@ from tta_agent.core.messages import CandidateProposal
 from tta_agent.core.protocols import Gate
 from tta_agent.core.types import Array, Positions, Version
 from tta_agent.evaluation.anchor_set import AnchorSet
-from tta_agent.evaluation.candidate import CandidateEvaluation, CandidateFacts
+from tta_agent.evaluation.candidate import CandidateEvaluation
+from tta_agent.evaluation.facts import CandidateFacts
 from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.models.onnx_export import GraphTemplate, answers, parity
 from tta_agent.models.ort_sessions import Session, run
