@@ -85,7 +85,7 @@ def inference(id: str, x: Any, z: Any) -> Message:
 def send_everything(variables: Mapping[str, str]) -> None:
     """Good records, their labels, and the malformed ones between them."""
     s, rng = lifecycle.settings(variables), np.random.default_rng(0)
-    producer = factory.open_producer(s)
+    producer = factory.open_producer(s, [])
     topics = {"inferences": s.stream.topic, "labels": s.stream.labels_topic}
     for i in range(GOOD):
         x = rng.standard_normal((1, *lifecycle.SHAPE), dtype=np.float32)

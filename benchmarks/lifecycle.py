@@ -106,7 +106,7 @@ def settings(variables: Mapping[str, str]) -> Any:
 def feed(variables: Mapping[str, str], n: int, start: int = 0) -> None:
     """n records in the log; the key of each is its id."""
     s, codec, rng = settings(variables), CloudEvents(), np.random.default_rng(start)
-    producer = factory.open_producer(s)
+    producer = factory.open_producer(s, [])
     for i in range(start, start + n):
         x = rng.standard_normal((1, *SHAPE), dtype=np.float32)
         z = rng.standard_normal((1, CLASSES), dtype=np.float32)
@@ -238,7 +238,7 @@ def restored_bit_for_bit(variables: Mapping[str, str], scratch: Path) -> bool:
         return True
     consumer = factory.open_source(s, [s.stream.topic], group=f"look-{time.time_ns()}")
     agent = build.assemble(
-        s, source, consumer, factory.open_producer(s), NoDriver(), Telemetry.off(), threaded=False
+        s, source, consumer, factory.open_producer(s, []), NoDriver(), Telemetry.off(), threaded=False
     )
     agent.resume()
     now = {**agent.learner.adaptation.state_dict(), "done": saved["learner"]["done"]}

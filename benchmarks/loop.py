@@ -57,7 +57,7 @@ def settings_for(folder: Path, variant: str) -> Settings:
 def fill(settings: Settings, records: int) -> None:
     """Put the images into the log, as the tap writes them."""
     images = dataset.load().inputs[:records].astype("float32") / 255
-    producer = factory.open_producer(settings)
+    producer = factory.open_producer(settings, [])
     zeros = torch.zeros(1, 10).numpy()
     for i, x in enumerate(images):
         event = CloudEvents().encode_inference(
@@ -93,7 +93,7 @@ def agent(settings: Settings, records: int) -> float:
     stream = factory.open_source(
         settings, [settings.stream.topic, settings.stream.labels_topic], group=f"agent-{time.time_ns()}"
     )
-    producer = factory.open_producer(settings)
+    producer = factory.open_producer(settings, [])
     it = build.assemble(settings, build.load_source(settings), stream, producer, NoDriver(), Telemetry.off())
     thread = threading.Thread(target=it.run)
     started_s = time.perf_counter()

@@ -119,7 +119,7 @@ class World:
         source = build.load_source(s)
         registry = build.open_registry(s, source)
         self.pair = HotSwapSession(0, open_session(registry.get(0).path))
-        self.producer = factory.open_producer(s)
+        self.producer = factory.open_producer(s, [])
         stream = factory.open_source(s, [s.stream.topic, s.stream.labels_topic])
         driver = SessionDriver(self.pair, open_session)
         self.agent = build.assemble(s, source, stream, self.producer, driver, Telemetry.off(), threaded=False)

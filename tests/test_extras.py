@@ -115,7 +115,7 @@ def test_the_agent_adapts_an_onnx_file_to_the_embedded_log(python, tmp_path, mon
 
 def _log_inferences(count: int) -> None:
     settings = env.load()
-    producer, codec = factory.open_producer(settings), factory.open_writer(settings)
+    producer, codec = factory.open_producer(settings, []), factory.open_writer(settings)
     x = testing.batch(count).numpy()
     answers = testing.tiny_net("batch")(testing.batch(count)).detach().numpy()
     for i in range(count):

@@ -86,7 +86,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = env.load(store={"path": folder / "store"})
     open_registry(settings).ensure_source("a", lambda: (graph(), GOLDEN))
     EventLog(settings.store.path).status(ready=True, awaiting=1)
-    open_producer(settings).close()
+    open_producer(settings, []).close()
     noise = np.random.default_rng(0).random((300, 1, 8, 8), np.float32)
     np.savez(folder / "npz.npz", inputs=noise, labels=np.zeros(300, np.int64))
     import_npz(folder / "npz.npz", folder / "rec", model="m")

@@ -64,7 +64,7 @@ def test_replay_of_nothing(tmp_path):
 
 def test_record_of_a_topic_that_cannot_be_read(tmp_path):
     settings = env.load(store={"path": tmp_path / "store"})
-    producer = open_producer(settings)
+    producer = open_producer(settings, [])
     for _ in range(3):
         producer.send(settings.stream.topic, b"k", b"junk")
     producer.close()

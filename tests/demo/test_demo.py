@@ -24,6 +24,7 @@ def play(tmp_path, *more: str) -> dict:
         capture_output=True, text=True, env=worlds.clean_environ(), timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "stderr").write_text(done.stderr)
     return json.loads(out.read_text())
 
 
@@ -49,6 +50,8 @@ def test_a_killed_agent_resumes_and_the_server_never_stops_answering(tmp_path):
 @pytest.mark.kafka
 def test_the_story_on_a_real_broker(tmp_path, kafka):
     check(play(tmp_path, "--seconds", "32", "--label-rate", "0.6", "--bootstrap-servers", kafka))
+    said = (tmp_path / "stderr").read_text()
+    assert "not found in cluster metadata" not in said  # a topic that is missing makes each send wait
 
 
 def test_a_demo_that_is_told_to_stop_leaves_no_process_behind(tmp_path):

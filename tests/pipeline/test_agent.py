@@ -53,7 +53,7 @@ class World:
         self.registry: ModelRegistry = build.open_registry(self.settings, self.source)
         session = open_session(self.registry.get(0).path)
         self.pair = HotSwapSession(0, session)
-        self.producer = factory.open_producer(self.settings)
+        self.producer = factory.open_producer(self.settings, [])
         self.sent = 0
         self.right: list[tuple[int, bool]] = []
 

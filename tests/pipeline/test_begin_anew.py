@@ -24,7 +24,7 @@ def test_records_that_wait_at_a_change_make_a_round_and_the_first_batch_after_it
     session = open_session(build.open_registry(settings, source).get(0).path)
     stream = factory.open_source(settings, [settings.stream.topic])
     driver = SessionDriver(HotSwapSession(0, session), open_session)
-    producer = factory.open_producer(settings)
+    producer = factory.open_producer(settings, [])
     agent = build.assemble(settings, source, stream, producer, driver, Telemetry.off(), threaded=False)
     learner = agent.learner
     x = worlds.images(400)[0]

@@ -52,7 +52,7 @@ def started(tmp_path, monkeypatch, **environ):
     settings = env.load()
     source = build.load_source(settings)
     session = open_session(build.open_registry(settings, source).get(0).path)
-    producer = factory.open_producer(settings)
+    producer = factory.open_producer(settings, [])
     x = worlds.images(N)[0].copy()
     x[::10], x[5::10] = 1e4, -1e4
     for i in range(N):

@@ -58,7 +58,7 @@ class Bench:
         site = install(folder / "site", *toy)
         self.store = folder / "store"
         self.settings = env.load(store={"path": self.store})  # of the stream only: this process has no toy
-        self.producer: Producer = factory.open_producer(self.settings)
+        self.producer: Producer = factory.open_producer(self.settings, [])
         paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._environ = {**TINY, "TTA_STORE__PATH": str(self.store), **environ}
         self._environ["PYTHONPATH"] = os.pathsep.join(paths)

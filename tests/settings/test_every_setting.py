@@ -261,7 +261,7 @@ def of_age(built: Built) -> bool:
 def of_dead_letters(built: Built) -> bool:
     """What cannot be read stands in the topic."""
     built.agent.read(0.0)
-    producer = factory.open_producer(built.settings)
+    producer = factory.open_producer(built.settings, [])
     producer.send(built.settings.stream.topic, b"k", b"no record")
     producer.close()
     assert built.agent.read(5.0) == 1

@@ -55,7 +55,7 @@ def sending(settings: Settings, step: Callable[[Producer, int], None]) -> Iterat
     enough, started_s = threading.Event(), time.monotonic()
 
     def work() -> None:
-        producer, i = open_producer(settings), 0
+        producer, i = open_producer(settings, []), 0
         while not enough.wait(PAUSE_S) and time.monotonic() - started_s < LIMIT_S:
             step(producer, i)
             producer.flush()
@@ -73,7 +73,7 @@ def sending(settings: Settings, step: Callable[[Producer, int], None]) -> Iterat
 
 def put(settings: Settings, step: Callable[[Producer, int], None], count: int) -> None:
     """All at once, before anybody reads."""
-    producer = open_producer(settings)
+    producer = open_producer(settings, [])
     for i in range(count):
         step(producer, i)
     producer.close()
@@ -181,7 +181,7 @@ def test_where_nothing_can_be_read_it_fails_and_leaves_no_folder(settings: Setti
 
 @pytest.mark.parametrize("sent", ["nothing", "a label only"])
 def test_record_of_nothing_writes_nothing(settings: Settings, tmp_path: Path, sent: str) -> None:
-    producer = open_producer(settings)
+    producer = open_producer(settings, [])
     if sent == "a label only":
         tell(producer, settings, 0)
     producer.close()
@@ -193,7 +193,7 @@ def test_record_of_nothing_writes_nothing(settings: Settings, tmp_path: Path, se
 def test_a_folder_that_was_there_stays_and_stays_empty(tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     settings = env.load(store={"path": tmp_path / "store"})
-    open_producer(settings).close()
+    open_producer(settings, []).close()
     with pytest.raises(ConfigError, match="nothing to record"):
         recorder.record(settings, tmp_path / "r", 100, 0.1)
     assert list((tmp_path / "r").iterdir()) == []

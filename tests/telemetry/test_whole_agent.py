@@ -76,7 +76,7 @@ def settings(folder: Path, **more: dict[str, object]) -> Settings:
 
 def send(settings: Settings, deployed: tuple[DeployedModel, GraphTemplate]) -> None:
     """Records as the model answers them, and one that cannot be read."""
-    producer = factory.open_producer(settings)
+    producer = factory.open_producer(settings, [])
     for i in range(RECORDS):
         x = np.full((1, 1, 8, 8), i / RECORDS, np.float32)
         z = answers(deployed[0].module, x)
@@ -116,7 +116,7 @@ def test_requests_that_a_disk_refuses_are_counted_too(
     if full:
         (tmp_path / "label-requests.jsonl").mkdir()
     send(s, deployed)
-    producer = factory.open_producer(s)
+    producer = factory.open_producer(s, [])
     agent = made(s, deployed, producer)
     read_all(agent)
     producer.close()

@@ -77,7 +77,7 @@ def prepare(
         registry = open_registry(settings)
         workload = make_workload(images, plan, open_session(registry.get(0).path))
         name, labels = settings.model.served_as, settings.stream.labels_topic
-        producer, codec = open_producer(settings), open_writer(settings)
+        producer, codec = open_producer(settings, [labels]), open_writer(settings)
         traffic = Traffic(plan, workload, url, name, producer, codec, labels)
     except BaseException:
         server.stop()

@@ -161,7 +161,8 @@ class Traffic:
 
     async def _label(self, name: str, truth: int) -> None:
         await asyncio.sleep(self._plan.label_delay_s)
-        self._producer.send(self._labels_topic, *self._codec.encode_label(name, truth, time.time()))
+        label = self._codec.encode_label(name, truth, time.time())
+        await asyncio.to_thread(self._producer.send, self._labels_topic, *label)  # a broker may make it wait
         self.labels_sent += 1
 
     def _traceparent(self) -> str:

@@ -42,7 +42,7 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
     return EmbeddedStreamConsumer(path, topics, group or s.group, start=s.start, partitions=s.partitions)
 
 
-def open_producer(settings: Settings, topics: Sequence[str] = ()) -> Producer:
+def open_producer(settings: Settings, topics: Sequence[str]) -> Producer:
     """Open a producer to the same stream.
 
     Args:
