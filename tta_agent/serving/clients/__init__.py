@@ -1,0 +1,1 @@
+"""Parts that server drivers share: requests over HTTP and gRPC, version folders."""

@@ -1,0 +1,143 @@
+"""Open Inference Protocol v2 over HTTP, with the model repository extension, as a client asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+
+from tta_agent.core.errors import DecodeError, SwapError, WrongAnswer, nearest
+from tta_agent.core.redact import without_user
+from tta_agent.core.types import Array, ServerInfo
+from tta_agent.stream.codecs import checks, oip
+
+_PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
+
+
+class OipClient:
+    """Client of one model in a model server; connects at the first call only.
+
+    Args:
+        server: base address, model and longest wait for one answer; a load may take long.
+        headers: sent with each request, beside the bearer token.
+    """
+
+    def __init__(self, server: ServerInfo, headers: Mapping[str, str] | None = None) -> None:
+        url = server.url.rstrip("/")
+        self.url, self.model = without_user(url), server.model  # the address is for messages
+        self._output = server.output
+        self._inputs: dict[str, str] = {}
+        self._binary: bool | None = None
+        bearer = {"authorization": f"Bearer {server.token}"} if server.token and headers is None else {}
+        # A sidecar speaks to its own pod: a proxy of the environment would only be in the way.
+        self._http = httpx.Client(
+            base_url=url, timeout=server.timeout_s, trust_env=False,
+            headers={"accept-encoding": "identity", **bearer, **(headers or {})},
+        )  # fmt: skip
+
+    def extensions(self) -> Sequence[str]:
+        """Extensions that the server names."""
+        about = self.ask("GET", "/v2")
+        found = about.get("extensions") if isinstance(about, dict) else None
+        return [str(name) for name in found or []]
+
+    def index(self) -> Sequence[Mapping[str, Any]]:
+        """Entries of the repository index: `name`, and where the server knows them `version`, `state`, `reason`."""
+        entries = self.ask("POST", "/v2/repository/index", {})
+        return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+    def check_known(self) -> None:
+        """Raise SwapError unless the index names the model."""
+        known = {str(entry.get("name")) for entry in self.index()}
+        if self.model not in known:
+            hint = nearest(self.model, known)
+            raise SwapError(f"{self.url} does not know the model {self.model}: {hint}")
+
+    def load(self, parameters: Mapping[str, Any] | None = None, model: str | None = None) -> None:
+        """Load the model, or another one, or load it anew; returns when the server has done so."""
+        body = {"parameters": dict(parameters)} if parameters else {}
+        self.send("POST", f"/v2/repository/models/{model or self.model}/load", json=body)
+
+    def infer(self, x: Array, path: str = "", model: str | None = None) -> tuple[str | None, Array]:
+        """Version that answered, in the server's words, and its answer as it is served.
+
+        Args:
+            x: samples [N, ...].
+            path: `/versions/N` for the answer of one version.
+            model: another one of the server.
+
+        Raises:
+            WrongAnswer: the server fails inside, or answers otherwise than the protocol says.
+            SwapError: it could not be asked.
+        """
+        url = f"/v2/models/{model or self.model}{path}/infer"
+        response = self._posted(url, model or self.model, x)
+        given = response.headers.get(oip.HEAD_LENGTH)
+        try:
+            answer = oip.decode(response.content, None if given is None else int(given))
+            return answer.version, checks.answer(answer.outputs, self._output)
+        except (DecodeError, ValueError) as error:
+            told = f"{self.url}{url} answers what is no inference of a version"
+            raise WrongAnswer(f"{told}: {error}") from error
+
+    def _posted(self, url: str, model: str, x: Array) -> httpx.Response:
+        if self._binary is None:
+            self._binary = "binary_tensor_data" in self.extensions()
+        parameters = {"binary_data_output": True} if self._binary else {}
+        question = oip.Body({self._input_name(model): np.asarray(x, np.float32)}, parameters=parameters)
+        body, length = oip.encode(question, binary=self._binary)
+        kind = {"content-type": "application/json" if length is None else "application/octet-stream"}
+        head = {} if length is None else {oip.HEAD_LENGTH: str(length)}
+        return self.send("POST", url, content=body, headers={**_PROBE, **kind, **head})
+
+    def _input_name(self, model: str) -> str:
+        if model not in self._inputs:
+            metadata = self.ask("GET", f"/v2/models/{model}")
+            try:
+                self._inputs[model] = str(metadata["inputs"][0]["name"])
+            except (LookupError, TypeError) as error:
+                raise SwapError(f"{self.url} does not name the input of {model}") from error
+        return self._inputs[model]
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """The JSON that the server answers.
+
+        Raises:
+            SwapError: no answer, a refusal with the server's own words, or no JSON.
+            WrongAnswer: the server fails inside.
+        """
+        response = self.send(method, path, json=body)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise SwapError(
+                f"{self.url}{path} answers what is not JSON: is a model server behind it?"
+            ) from error
+
+    def send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """A successful response; raises as `ask` does."""
+        try:
+            response = self._http.request(method, path, **content)
+        except httpx.HTTPError as error:
+            raise SwapError(
+                f"{self.url} does not answer ({type(error).__name__}: {error}).\n"
+                "Is the model server running there, and is its REST port the one in TTA_SWAP__URL?"
+            ) from error
+        if response.is_success:
+            return response
+        hint = "\nIts TTA_SERVE__TOKEN belongs into TTA_SWAP__TOKEN." if response.status_code == 401 else ""
+        kind = WrongAnswer if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR else SwapError
+        raise kind(f"{method} {self.url}{path} answers {response.status_code}: {_reason(response)}{hint}")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200] or "(empty)"

@@ -1,0 +1,160 @@
+"""Numbered version folders of a model in a model server's repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tta_agent.core import os_errors
+from tta_agent.core.atomic_files import sync_folder
+from tta_agent.core.errors import SwapError
+from tta_agent.core.types import Version
+
+MARKER = "tta.json"  # in version folders of ours
+STAGING = ".tta"  # beside them: no number, so that no server takes it for a version
+
+
+class VersionFolder:
+    """Folder HOME/NUMBER/FILE. A version appears in it whole: staged beside, synced, then renamed.
+
+    Versions of ours carry a marker. The newest folder without one is the source, version 0 of the registry; version n
+    has the number of the source plus n, so that numbers tell versions without a table.
+
+    Args:
+        home: folder of the model.
+        file: name of the graph in a version's folder.
+    """
+
+    def __init__(self, home: Path, file: str) -> None:
+        self.home, self._file = home, file
+
+    def check(self) -> None:
+        """Raise SwapError, with what to do, unless versions can be written here and there is a source."""
+        if not self.home.is_dir():
+            raise SwapError(
+                f"{self.home} is no folder: name the model's folder in the server's repository, as it is here"
+            )
+        self.source()
+        with self._told():
+            self._hidden("probe").mkdir(parents=True, exist_ok=True)
+            self._hidden("probe").rmdir()
+
+    def numbers(self) -> list[int]:
+        """Numbers of the versions that are there, in order; a server reads them the same way."""
+        with self._told():
+            return sorted(
+                int(path.name) for path in self.home.iterdir() if path.name.isdecimal() and path.is_dir()
+            )
+
+    def source(self) -> int:
+        """Number of the source: the newest version that is not ours."""
+        theirs = [number for number in self.numbers() if not _marked(self.home / str(number))]
+        if not theirs:
+            raise SwapError(
+                f"{self.home} holds no version of the deployed model: put it back as {self.home}/1/{self._file}"
+            )
+        return max(theirs)
+
+    def number_of(self, version: Version | int) -> int:
+        """Number in the server of a version of the registry."""
+        return self.source() + (version if isinstance(version, int) else version.number)
+
+    def stage(self, version: Version) -> Path:
+        """Write the version beside the others, synced to the disk, unless it is there; its folder.
+
+        Files that the source has beside its graph (a Python backend's model.py, labels) are copied.
+        """
+        number = self.number_of(version)
+        home, hidden = self.home / str(number), self._hidden(number)
+        with self._told():
+            if version.number == 0 or _is(home, version):
+                self._remove(hidden)
+                return home
+            if not _is(hidden, version):
+                self._write(version, hidden)
+        return hidden
+
+    def _write(self, version: Version, staged: Path) -> None:
+        source, draft = self.home / str(self.source()), staged.with_name(f"draft-{staged.name}")
+        self._remove(staged)
+        self._remove(draft)
+        draft.parent.mkdir(exist_ok=True)
+        ignored = shutil.ignore_patterns(self._file, "__pycache__")
+        shutil.copytree(source, draft, ignore=ignored, copy_function=shutil.copyfile)
+        shutil.copyfile(version.path, draft / self._file)
+        (draft / MARKER).write_text(json.dumps({"version": version.number, "sha256": version.sha256}))
+        _sync(draft)
+        draft.rename(staged)
+
+    def reveal(self, number: int) -> None:
+        """Let a version that is staged, or was hidden, be the newest: newer ones are hidden."""
+        with self._told():
+            if self._hidden(number).exists():
+                self._hide(number, f"gone-{number}")
+                self._hidden(number).rename(self.home / str(number))
+            for newer in [found for found in self.numbers() if found > number]:
+                self._hide(newer, newer)
+            sync_folder(self.home)
+
+    def prune(self, keep: set[int]) -> None:
+        """Remove versions of ours, hidden ones too, but these, by their numbers."""
+        with self._told():
+            for number in self.numbers():
+                if number not in keep and _marked(self.home / str(number)):
+                    self._hide(number, f"gone-{number}")
+            for path in self._hidden("").glob("*"):
+                if not (path.name.isdecimal() and int(path.name) in keep):
+                    self._remove(path)
+
+    def _hide(self, number: int, name: int | str) -> None:
+        """Take a version out of the server's sight, whole."""
+        if (self.home / str(number)).exists():
+            self._remove(self._hidden(name))
+            self._hidden(name).parent.mkdir(exist_ok=True)
+            (self.home / str(number)).rename(self._hidden(name))
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        if path.exists():
+            shutil.rmtree(path)
+
+    def _hidden(self, name: int | str) -> Path:
+        return self.home / STAGING / str(name)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SwapError(f"{os_errors.describe(error, error.filename or self.home)}\n{_HINT}") from error
+
+
+_HINT = (
+    "Mount the server's repository for the agent with the right to write"
+    ' (KServe: annotation storage.kserve.io/readonly: "false").'
+)
+
+
+def _marked(folder: Path) -> bool:
+    return (folder / MARKER).exists()
+
+
+def _is(folder: Path, version: Version) -> bool:
+    """Whether the folder holds the graph that the registry has under this number."""
+    try:
+        return bool(json.loads((folder / MARKER).read_text())["sha256"] == version.sha256)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in [*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent]:
+        sync_folder(path)
