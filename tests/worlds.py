@@ -99,7 +99,7 @@ ENDINGS: dict[str, Callable[[torch.Tensor], object]] = {
 }
 KINDS = {
     "logits": "logits", "spatial": "logits", "features, logits": "logits", "named": "logits", "logit": "logit",
-    "squeezed logit": "logit", "sigmoid": "probability", **{
+    "squeezed logit": "logit", "sigmoid": "probability", "sigmoids": "sigmoids", **{
         name: "probabilities" for name in ("softmax", "softmax, clamp", "softmax, reshape", "softmax, cast")
     },
 }  # fmt: skip

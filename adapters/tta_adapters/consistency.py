@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tta_agent.core.task import per_record
+
 
 def cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
     """H(target, p) = -sum_c softmax(target)_c ln p_c, [B, C] each -> [B], >= 0, in nats."""
-    return -(target.softmax(1) * logits.log_softmax(1)).sum(1)
+    return per_record(-(target.softmax(1) * logits.log_softmax(1)).sum(1))  # type: ignore[no-any-return]
 
 
 def symmetric_cross_entropy(one: Tensor, other: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tta_adapters.cached import cached, digest
 from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.task import decide
 from tta_agent.scoring.sample_scores import all_finite
 
 BATCH = 64
@@ -51,7 +52,7 @@ def estimate(model: nn.Module, parameters: Mapping[str, nn.Parameter], inputs: T
     for x in batches:
         with torch.enable_grad():
             logits = model(x.to(device))
-            loss = F.cross_entropy(logits, logits.argmax(dim=1))
+            loss = F.cross_entropy(logits, decide(logits))
             gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             total[name] += gradient**2

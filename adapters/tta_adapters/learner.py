@@ -152,4 +152,4 @@ def weighted_mean(values: Tensor, selection: Selection) -> Tensor:
 def marginal_entropy(logits: Tensor) -> Tensor:
     """H(mean_i p_i), [B, C] -> a scalar in nats, 0 .. ln C. High = answers spread over the classes."""
     log_mean = logits.log_softmax(dim=1).logsumexp(dim=0) - math.log(len(logits))
-    return -(log_mean.exp() * log_mean).sum()
+    return -(log_mean.exp() * log_mean).sum(dim=0).mean()

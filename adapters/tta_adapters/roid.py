@@ -33,6 +33,7 @@ from tta_adapters.consistency import symmetric_cross_entropy
 from tta_adapters.ema import pull
 from tta_adapters.learner import Learner, Loss
 from tta_adapters.ranges import between
+from tta_agent.core.task import per_record
 from tta_agent.core.types import Selection, SourceInfo
 from tta_agent.models.batchnorm import unseen
 from tta_agent.scoring.sample_scores import entropy
@@ -129,7 +130,9 @@ class Roid(Learner):
 @torch.no_grad()
 def weights(logits: Tensor, mean: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Weight [B], 1 .. exp(1 / temperature), and who is kept [B], from logits [B, C] and the mean answer [C]."""
-    diversity = scaled(1 - F.cosine_similarity(mean.unsqueeze(0), logits.softmax(1), dim=1))
+    diversity = scaled(
+        1 - F.cosine_similarity(mean.flatten().unsqueeze(0), logits.softmax(1).flatten(1), dim=1)
+    )
     certainty = scaled(-entropy(logits))
     return torch.exp(diversity * certainty / temperature), diversity >= diversity.mean()
 
@@ -143,15 +146,15 @@ def scaled(values: Tensor) -> Tensor:
 def likelihood_ratio(logits: Tensor) -> Tensor:
     """SLR, [B, C] -> [B]; high = unsure."""
     p = logits.softmax(1).clamp(max=CLIP)
-    return -(p * torch.log(p / (1 - p) + 1e-5)).sum(1)
+    return per_record(-(p * torch.log(p / (1 - p) + 1e-5)).sum(1))  # type: ignore[no-any-return]
 
 
 def corrected(logits: Tensor, how: Correction) -> Tensor:
     """Logits [B, C] by the smoothed prior of the batch, which carries no gradient."""
     if how == "none":
         return logits
-    batch, classes = logits.shape
+    batch, classes = logits.shape[:2]
     prior = logits.detach().softmax(1).mean(0)
-    smooth = max(1 / batch, 1 / classes) / prior.max()
+    smooth = max(1 / batch, 1 / classes) / prior.amax(0)
     smoothed = (prior + smooth) / (1 + smooth * classes)
     return logits * smoothed if how == "logits" else logits + smoothed.log()

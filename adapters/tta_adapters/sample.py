@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tta_adapters.features import Split, class_means
 from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.task import decide
 from tta_agent.core.types import SourceInfo
 from tta_agent.scoring.sample_scores import all_finite
 
@@ -72,7 +73,7 @@ def prototypes(model: nn.Module, split: Split, sample: Sample, device: torch.dev
         order.append(index)
     answers = torch.cat(logits)
     labels = (
-        answers.argmax(1) if sample.labels is None else sample.labels.to(device)[torch.cat(order).to(device)]
+        decide(answers) if sample.labels is None else sample.labels.to(device)[torch.cat(order).to(device)]
     )
     means = class_means(torch.cat(features), labels, answers.shape[1])
     if not all_finite(means):

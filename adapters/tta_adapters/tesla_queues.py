@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tta_agent.core.task import decide
+
 NAMES = ("features", "probabilities", "filled")
 
 
@@ -26,7 +28,7 @@ def empty(classes: int, length: int, features: int, device: torch.device) -> dic
 def push(queues: dict[str, Tensor], features: Tensor, probabilities: Tensor) -> None:
     """Let samples in, features [n, F] and probabilities [n, C], each into the queue of its likeliest class."""
     length = queues["features"].shape[1]
-    label = probabilities.argmax(1)
+    label = decide(probabilities)
     for one in sorted(set(label.tolist())):
         new = (label == one).nonzero().flatten()[-length:]
         for name, values in (("features", features), ("probabilities", probabilities)):

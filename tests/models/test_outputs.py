@@ -46,12 +46,14 @@ def files(tmp_path_factory):
     return path
 
 
-def load(way, ending, files, monkeypatch, output=None):
+def load(way, ending, files, monkeypatch, output=None, task=None):
     """The model of this ending, by factory or from the file."""
     if way == "onnx":
-        return loader.load(None, None, None, onnx=files(ending), output=output, device="cpu")
+        return loader.load(None, None, None, onnx=files(ending), output=output, device="cpu", task=task)
     monkeypatch.setattr(worlds, "tiny_batch_net", lambda: net(ending))
-    return loader.load(None, "tests.worlds:tiny_batch_net", None, shape=SHAPE, output=output, device="cpu")
+    return loader.load(
+        None, "tests.worlds:tiny_batch_net", None, shape=SHAPE, output=output, device="cpu", task=task
+    )
 
 
 def expected(ending):
@@ -60,6 +62,8 @@ def expected(ending):
         z = testing.tiny_net("batch")(testing.batch())
     if worlds.KINDS[ending] in ("logits", "probabilities"):
         return z.log_softmax(1).numpy()
+    if worlds.KINDS[ending] == "sigmoids":
+        return torch.stack((torch.zeros_like(z), z), 1).log_softmax(1).numpy()
     return torch.cat((torch.zeros(len(z), 1), worlds.one_against_rest(z)), 1).log_softmax(1).numpy()
 
 
@@ -170,10 +174,22 @@ def test_several_outputs_that_may_be_the_answer_must_be_named(way, files, monkey
 
 
 @pytest.mark.parametrize("way", ["factory", "onnx"])
-def test_sigmoids_of_several_labels_are_refused(way, files, monkeypatch):
-    with pytest.raises(ConfigError, match=r"4 values in 0 \.\. 1 that do not sum to 1") as refused:
-        load(way, "sigmoids", files, monkeypatch)
-    assert len(str(refused.value).splitlines()) <= 3
+def test_a_task_is_named_where_the_answers_leave_it_open(way, files, monkeypatch):
+    def task_of(ending, task=None):
+        source = load(way, ending, files, monkeypatch, task=task)
+        with torch.no_grad():
+            logits = source.module(testing.batch())
+        return source.output.task, source.output.kind, source.classes, tuple(logits.shape[1:])
+
+    assert task_of("sigmoids") == ("multilabel", "sigmoids", 4, (2, 4))
+    assert task_of("sigmoids", "multiclass") == ("multiclass", "odds", 4, (4,))
+    assert task_of("logits", "multilabel") == ("multilabel", "scores", 4, (2, 4))
+    assert task_of("logit", "multilabel") == ("multilabel", "scores", 1, (2, 1))
+    assert task_of("softmax", "multiclass") == task_of("softmax")
+    for ending, task in (("logit", "multiclass"), ("logits", "binary"), ("softmax", "multilabel")):
+        with pytest.raises(ConfigError, match=f"TTA_MODEL__TASK={task}: the model answers [14] ") as refused:
+            task_of(ending, task)
+        assert len(str(refused.value).splitlines()) <= 3
 
 
 def test_a_wrong_number_of_classes_is_refused_whatever_the_way(files, monkeypatch):
@@ -214,8 +230,7 @@ def test_kinds_by_values():
     assert kind_of(np.full((4, 3), np.nan), lambda: ()) == "logits"
     assert kind_of(many / 2, lambda: [many * 9]) == "logits"
     assert kind_of(many[:, :1], lambda: [np.full((4, 1), np.nan)]) == "probability"
-    with pytest.raises(ConfigError, match="sigmoids"):
-        kind_of(many / 2, lambda: [many / 2])
+    assert kind_of(many / 2, lambda: [many / 2]) == "sigmoids"
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,7 @@ ROWS = [
         of_source(lambda m: m.output.name == "second"),
         {"TTA_MODEL__FACTORY": f"{HERE}:TwoAnswers"},
     ),
+    Row("model.task", "multilabel", of_source(lambda m: m.output.kind == "scores")),
     Row("model.mean", "[0.31]", of_source(lambda m: m.mean == (0.31,))),
     Row("model.std", "[0.62]", of_source(lambda m: m.std == (0.62,))),
     Row(

@@ -26,7 +26,7 @@ class ReferenceModel:
         """Logits [B, ...] -> [B, C] in inference mode; rows that were `served` (not NaN) are not computed again."""
         if served is None:
             return self._module(x)  # type: ignore[no-any-return]
-        unknown = served.isnan().any(dim=1)
+        unknown = served.isnan().flatten(1).any(dim=1)
         if unknown.any():
             served = served.clone()
             served[unknown] = self._module(x[unknown]).to(served.dtype)

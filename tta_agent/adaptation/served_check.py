@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from tta_agent.core import task
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array, Record
 from tta_agent.models.outputs import ModelOutput, are_probabilities
@@ -27,6 +28,7 @@ FLAT = 1e-2  # logits closer together than this are no answer to compare with
 LEAST: Mapping[str, float] = {
     "probabilities": -16.0,
     "probability": -7.0,
+    "sigmoids": -7.0,
 }  # log p below it is rounding of 16 bits
 log = logging.getLogger(__name__)
 
@@ -96,11 +98,15 @@ class ServedCheck:
 
 
 def distance(served: Array, own: Array) -> tuple[float, float]:
-    """Median over the records of d, and the share of records of equal class; logits [N, C] each."""
-    a, b = (z - z.mean(1, keepdims=True, dtype=np.float64) for z in (served, own))
+    """Median over the records of d, and the share of records of equal answer; logits [N, C] each.
+
+    Of label sets the share is of the labels.
+    """
+    centred = (z - z.mean(1, keepdims=True, dtype=np.float64) for z in (served, own))
+    a, b = (z.reshape(len(z), -1) for z in centred)
     size = np.maximum(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
     d = np.linalg.norm(a - b, axis=1) / np.maximum(size, FLAT)
-    return float(np.median(d)), float((served.argmax(1) == own.argmax(1)).mean())
+    return float(np.median(d)), float((task.decide(served) == task.decide(own)).mean())
 
 
 def _reason(output: ModelOutput, served: Array) -> str:

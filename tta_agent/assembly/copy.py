@@ -47,6 +47,7 @@ def load_source(settings: Settings, *, learns: bool = True) -> loader.DeployedMo
         device=m.device,
         sites=m.sites if learns else "none",
         source_data=m.source_data,
+        task=None if m.task == "auto" else m.task,
     )
 
 
@@ -121,6 +122,7 @@ def describe(settings: Settings, source: loader.DeployedModel) -> str:
     model = settings.model.name or settings.model.factory or settings.model.onnx
     where = settings.stream.bootstrap_servers or f"embedded log in {settings.store.path}"
     return (
-        f"mode {settings.mode}, {settings.adapt.method} on {model}, copy on {source.device} ({device}, "
+        f"mode {settings.mode}, {settings.adapt.method} on {model}, task {source.output.task} of "
+        f"{source.output.counted(source.classes)}, copy on {source.device} ({device}, "
         f"{settings.model.threads} threads), stream {settings.stream.topic} from {where}"
     )

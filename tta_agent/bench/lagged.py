@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tta_agent.core.task import decide
 from tta_agent.core.types import Array
 
 Classify = Callable[[nn.Module, Array], Array]
@@ -56,7 +57,7 @@ class Lagged:
 @torch.no_grad()
 def classes(module: nn.Module, x: Array, device: torch.device) -> Array:
     """Classes [B] that a module predicts, in the mode that it is in."""
-    return np.asarray(module(torch.from_numpy(x).to(device)).argmax(1).cpu().numpy())
+    return np.asarray(decide(module(torch.from_numpy(x).to(device))).cpu().numpy())
 
 
 def change_cost(gap: Array, starts: Sequence[int]) -> float | None:

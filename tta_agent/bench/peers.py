@@ -25,6 +25,7 @@ from tta_agent.bench.streams import Stream
 from tta_agent.bench.tally import Tally, mean
 from tta_agent.core import plugins
 from tta_agent.core.errors import CannotAdapt
+from tta_agent.core.task import decide
 from tta_agent.core.types import Array
 from tta_agent.models.loader import DeployedModel
 
@@ -84,7 +85,7 @@ def measure(name: str, source: DeployedModel, stream: Stream, tick: Tick) -> dic
     for batch in stream.batches():
         with counter.counting() as passes:
             logits = peer(batch.x)
-        tally.add(batch, logits.argmax(1), passes.forwards, passes.backwards)
+        tally.add(batch, decide(logits), passes.forwards, passes.backwards)
         tick(len(batch.labels))
     labels = tally.column("labels")
     forwards, backwards = tally.per_batch()

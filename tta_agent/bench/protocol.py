@@ -20,6 +20,7 @@ from tta_agent.bench.lagged import Lagged, classes
 from tta_agent.bench.streams import Stream, kept
 from tta_agent.bench.tally import Tally, numbers
 from tta_agent.core import plugins
+from tta_agent.core.task import decide
 from tta_agent.core.types import Array
 from tta_agent.models.loader import DeployedModel
 from tta_agent.settings.schema import Settings
@@ -90,7 +91,7 @@ def measure(
         with counter.counting() as passes:
             logits = contender.answer(batch.x)
         lagged.learnt(contender.servable)
-        tally.add(batch, logits.argmax(1), passes.forwards, passes.backwards)
+        tally.add(batch, decide(logits), passes.forwards, passes.backwards)
         tick(len(batch.labels))
     served = {lag: lagged.answers()[lag * unit] for lag in lags}
     found = numbers(stream, tally, source_answers(source, stream, cache), served)

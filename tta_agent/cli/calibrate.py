@@ -17,7 +17,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
-    from tta_agent.core.types import Array
+    from tta_agent.core.types import Answer, Array
     from tta_agent.evaluation.calibration import Answers, Null
     from tta_agent.models.loader import DeployedModel
     from tta_agent.settings.schema import Settings
@@ -120,7 +120,7 @@ def _asked(settings: Settings, source: DeployedModel, folder: Path, records: int
     sigma = find_sigma(source.module, tape.model_input(first))
     modules = [source.module, *(jittered(source.module, sigma, seed) for seed in range(1, JITTERS + 1))]
     logits: list[list[Array]] = [[] for _ in modules]
-    labels: list[int] = []
+    labels: list[Answer] = []
     tenants: list[str] = []
     for chunk in _told(_chunks(first, wanted), "asking serving and its jittered copies", None):
         x = tape.model_input(chunk)
@@ -130,7 +130,9 @@ def _asked(settings: Settings, source: DeployedModel, folder: Path, records: int
         tenants += [row.key for row in chunk]
     serving, *others = (np.concatenate(kept) for kept in logits)
     anchors = _anchors(settings, source, modules)
-    return Answers(serving, others, np.asarray(labels, np.int64), tenants, anchors)
+    truths = np.empty(len(labels), object)
+    truths[:] = labels
+    return Answers(serving, others, truths, tenants, anchors)
 
 
 def _fits(x: Array, source: DeployedModel) -> None:

@@ -1,6 +1,7 @@
 """Evidence of the gates: answers of two graphs to the same records, late labels, and facts about the candidate.
 
-Letters: N records of the window, C classes, A samples of the anchor set.
+Letters: N records of the window, C classes, A samples of the anchor set. Of L labels, logits are [N, 2, L]: see
+`tta_agent.core.task`.
 """
 
 from __future__ import annotations
@@ -9,26 +10,31 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tta_agent.core.types import Array
+from tta_agent.core import task
+from tta_agent.core.types import Answer, Array
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """Classes of both graphs for one labelled record of the window, and its tenant; in order of arrival of labels.
+    """Answers of both graphs for one labelled record of the window, and its tenant; in order of arrival of labels.
 
     `confidence` is that of both graphs' answers, serving's first, 0 .. 1; NaN where it was not kept.
     """
 
-    label: int
-    serving: int
-    candidate: int
+    label: Answer
+    serving: Answer
+    candidate: Answer
     tenant: str = ""
     confidence: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def step(self) -> int:
-        """+1: only the candidate is right, -1: only serving is, 0: no difference."""
-        return (self.candidate == self.label) - (self.serving == self.label)
+        """+1: only the candidate is right, -1: only serving is, 0: no difference; of label sets: has fewer errors."""
+        return task.gain(self.serving, self.candidate, self.label)
+
+    def rights(self) -> tuple[bool, bool]:
+        """Whether serving is right, and whether the candidate is."""
+        return self.serving == self.label, self.candidate == self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class AnchorResult:
     """Answers of both graphs to a labelled set that never changes: `clean`, and under light known corruptions.
 
     Attributes:
-        labels: classes [A].
+        labels: classes [A], or for each label whether it holds, [A, L].
         serving, candidate: logits [A, C] by the name of the corruption; `clean` comes first.
     """
 

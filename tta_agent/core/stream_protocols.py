@@ -138,8 +138,8 @@ class WritingCodec(Codec, Protocol):
             entity: session, device or person that the request is about.
         """
 
-    def encode_label(self, id: str, label: int | Sequence[int], time_s: float) -> Message:
-        """Label of one inference: a class, or one for each of its N samples."""
+    def encode_label(self, id: str, label: int | Sequence[int] | frozenset[int], time_s: float) -> Message:
+        """Label of one inference: a class, one for each of its N samples, or the set of labels that hold."""
 
     def encode_label_request(self, id: str, request: Mapping[str, Any], time_s: float) -> Message:
         """A request for the label of one inference; `request` holds plain values for whoever answers it."""

@@ -26,6 +26,7 @@ Done: TypeAlias = Callable[
 ]  # called once: with None when durable, else with the error
 Shape: TypeAlias = tuple[int | None, ...]  # of one sample, without the batch axis; None: any size
 Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
+Answer: TypeAlias = int | tuple[int, ...]  # a class, or a set of labels in rising order: see core/task.py
 Proof: TypeAlias = Literal["source", "certified", "rehearsed", "guarded", "none"]
 PROVING: Mapping[str, tuple[str, ...]] = {  # our gates behind each proof
     "certified": ("certificate", "average"), "rehearsed": ("rehearsed",), "guarded": ("guarded",),
@@ -53,8 +54,8 @@ class Record:
         id: inference id; labels are joined on it.
         time_s: when it happened, seconds since the epoch.
         x: the sample as the model takes it, without the batch axis, float32.
-        served: the server's answer, or None where only the request was logged: logits [C] once it is decoded, the raw
-            output of the model where a codec gives it.
+        served: the server's answer, or None where only the request was logged: logits [C] ([2, L] of L labels) once
+            it is decoded, the raw output of the model where a codec gives it.
         version: model version that answered, or None.
         key: entity key (session, device, patient); decides who is held out for the gate. Defaults to the id.
         tenant: on whose behalf the request was made; defaults to the entity key.
@@ -84,10 +85,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """True class of one inference, which arrives late."""
+    """Truth about one inference, which arrives late: its class, or its set of labels."""
 
     id: str
-    label: int
+    label: Answer
     time_s: float
     topic: str = ""
     partition: int = 0
@@ -217,7 +218,7 @@ class Version:
 
 
 def softmax(logits: Array) -> Array:
-    """Probabilities along the last axis, float64."""
+    """Probabilities of logits [N, C] or [N, C, places] along the classes, float64."""
     z = np.asarray(logits, dtype=np.float64)
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
-    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))

@@ -15,6 +15,7 @@ import torch
 
 from tta_agent import corruptions
 from tta_agent.core.stream_protocols import Producer, WritingCodec
+from tta_agent.core.task import decide
 from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import Session, run
 from tta_agent.samples import dataset
@@ -70,7 +71,7 @@ def make_workload(images: dataset.LabelledImages, plan: TrafficPlan, source: Ses
 
 
 def _answers(session: Session, x: Array) -> Array:
-    return np.concatenate([run(session, x[i : i + 250]).argmax(1) for i in range(0, len(x), 250)])
+    return np.concatenate([decide(run(session, x[i : i + 250])) for i in range(0, len(x), 250)])
 
 
 class Traffic:
@@ -157,7 +158,7 @@ class Traffic:
         response.raise_for_status()
         length = response.headers.get("Inference-Header-Content-Length")
         answer = oip.decode(response.content, int(length) if length else None)
-        return int(answer.version or -1), int(answer.outputs["logits"].argmax())
+        return int(answer.version or -1), int(decide(answer.outputs["logits"])[0])
 
     async def _label(self, name: str, truth: int) -> None:
         await asyncio.sleep(self._plan.label_delay_s)

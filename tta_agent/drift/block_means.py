@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tta_agent.core.drift import BlockReport, Drift
-from tta_agent.core.types import Array, softmax
+from tta_agent.core.types import Array
 from tta_agent.drift.regime import ENOUGH, FITTING, KEPT, LEFT, SPANS, DataRegime, joined
-from tta_agent.scoring.distributions import energy, entropy
+from tta_agent.scoring.distributions import energy, uncertainty
 
 BLOCK = 8  # records
 ROUNDING = 1e-5  # energies below it
@@ -57,7 +57,7 @@ class BlockMeans:
         rough = np.abs(np.diff(x, axis=-1)).reshape(len(x), -1).mean(1) if x.shape[-1] > 1 else flat.mean(1)
         sharp = energy(z)
         sharp[np.abs(sharp) < ROUNDING] = 0.0
-        return np.stack([entropy(softmax(z)), sharp, flat.mean(1), flat.std(1), rough], 1)
+        return np.stack([uncertainty(z), sharp, flat.mean(1), flat.std(1), rough], 1)
 
     def regime(self, blocks: ArrayLike) -> DataRegime:
         """A regime of these blocks [k, d]."""

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tta_agent.core import json_text
+from tta_agent.core import json_text, task
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.evidence import AnchorResult, Evidence, LabelledPair
@@ -72,10 +72,10 @@ def jittered(module: nn.Module, sigma: float, seed: int) -> nn.Module:
 
 def find_sigma(module: nn.Module, x: Array, share: float = APART, steps: int = 12) -> float:
     """The jitter with which about `share` of the answers on x differ, by bisection of its logarithm."""
-    low, high, before = math.log(1e-5), math.log(1.0), ask(module, x).argmax(1)
+    low, high, before = math.log(1e-5), math.log(1.0), ask(module, x)
     for _ in range(steps):
         middle = (low + high) / 2
-        apart = float((ask(jittered(module, math.exp(middle), 0), x).argmax(1) != before).mean())
+        apart = float(task.differs(ask(jittered(module, math.exp(middle), 0), x), before).mean())
         low, high = (middle, high) if apart < share else (low, middle)
     return math.exp((low + high) / 2)
 
@@ -132,10 +132,10 @@ def _null(seen: list[tuple[float, bool]]) -> Null:
 def _paired(answers: Answers, which: int, rows: slice, alpha: float) -> Evidence:
     serving, candidate = answers.serving[rows], answers.jittered[which][rows]
     pairs = zip(
-        answers.labels[rows].tolist(), serving.argmax(1).tolist(), candidate.argmax(1).tolist(),
+        answers.labels[rows].tolist(), task.answers(serving), task.answers(candidate),
         answers.tenants[rows], strict=True,
     )  # fmt: skip
-    judged = tuple(LabelledPair(*pair) for pair in pairs if pair[0] >= 0)
+    judged = tuple(LabelledPair(*pair) for pair in pairs if pair[0] != -1)
     steps = [one.step for one in judged]
     return Evidence(
         serving, candidate, steps.count(1), steps.count(-1), len(judged), alpha, judged=judged, source=serving,

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from tta_agent.core import task
 from tta_agent.core.drift import Regime
 from tta_agent.core.evidence import AnchorResult, Evidence, GainEstimate
-from tta_agent.core.types import Array, Label, Positions, Record, Version
+from tta_agent.core.types import Answer, Array, Label, Positions, Version
 from tta_agent.evaluation.decision import Decision, GateSet
 from tta_agent.evaluation.facts import CandidateFacts
-from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation
+from tta_agent.evaluation.paired import BatchPredictions, PairedEvaluation, PairedRecord
 from tta_agent.evaluation.phase import NEXT, Phase
 from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.models.ort_sessions import Session, run
@@ -81,7 +82,7 @@ class CandidateEvaluation:
         self.held_by: str | None = None
         self.regime: Regime | None = None
         self.requested = 0
-        self._recent: deque[tuple[Array, int, int]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[Array, Answer, Answer]] = deque(maxlen=RECENT)
         self._estimate, self._every = estimate, every
         self._expected: GainEstimate | None = None
         self._looks = 0
@@ -103,8 +104,8 @@ class CandidateEvaluation:
     def _has_learnt_from(self, entity: str) -> bool:
         return self._taught.among_first(entity, self._taught_before)
 
-    def on_records(self, batch: BatchPredictions, *, held_out: bool = False) -> list[tuple[Record, int, int]]:
-        """Evaluate all graphs on the records that are new; each with its class by serving and by the candidate.
+    def on_records(self, batch: BatchPredictions, *, held_out: bool = False) -> list[PairedRecord]:
+        """Evaluate all graphs on the records that are new; each with its answer by serving and by the candidate.
 
         Args:
             held_out: nothing has been learnt from any of them, so that those from before its birth count, too.
@@ -117,10 +118,9 @@ class CandidateEvaluation:
         return fresh
 
     def _look(self, estimate: Estimate) -> GainEstimate:
-        serving, candidate, source = (
-            self.pairs.window(role)[-self._every :] for role in ("serving", "candidate", "source")
-        )
-        return estimate(serving, candidate, source, self.facts.anchor, self.facts.moved)
+        roles = ("serving", "candidate", "source")
+        windows = (self.pairs.window(role)[-self._every :] for role in roles)
+        return estimate(*windows, self.facts.anchor, self.facts.moved)
 
     def on_label(self, label: Label) -> bool:
         """Count a late label; whether it counts. In every phase: labels speak of records, not of the present."""
@@ -220,9 +220,9 @@ class CandidateEvaluation:
         """
         if len(self._recent) < RECENT // 2:
             return False
-        x, serving, candidate = (np.stack(column) for column in zip(*self._recent, strict=True))
-        moved = (run(newer, x).argmax(1) != candidate).mean()
-        return bool(moved > FAR * (candidate != serving).mean())
+        x, serving, candidate = zip(*self._recent, strict=True)
+        moved = task.disagreements(task.answers(run(newer, np.stack(x))), candidate)
+        return moved > FAR * task.disagreements(candidate, serving)
 
     # checkpoint
 

@@ -1,17 +1,16 @@
-"""Labels by class: how often two graphs were right about each."""
+"""Labels by class: how often two graphs were right about each. A set of labels counts for each of its members."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 
-from tta_agent.core.evidence import Evidence
-from tta_agent.core.types import Array
+from tta_agent.core import task
+from tta_agent.core.evidence import Evidence, LabelledPair
 
 ALONE = 10  # labels from which a class is judged by itself: with fewer hardly anything could be shown
 UNSEEN = 600  # labels without one of a class, after which the class is below 0.5 % (95 %) and does not matter
@@ -52,19 +51,21 @@ def tally(evidence: Evidence) -> list[ClassTally]:
     """Labels by class, of all classes that a label or either graph names; without those that hardly ever occur."""
     counts: dict[int, list[int]] = {}
     for one in evidence.judged:
-        mine = counts.setdefault(one.label, [0] * 5)
-        right, before = one.candidate == one.label, one.serving == one.label
-        for i, yes in enumerate((True, one.step > 0, one.step < 0, right, before)):
-            mine[i] += yes
+        for name in task.members(one.label):
+            mine = counts.setdefault(name, [0] * 5)
+            for i, yes in enumerate(_found(one, name)):
+                mine[i] += yes
     if len(evidence.judged) < UNSEEN:
-        for name in np.unique([named(evidence.serving), named(evidence.candidate)]).tolist():
+        named = task.named(evidence.serving).any(0) | task.named(evidence.candidate).any(0)
+        for name in np.flatnonzero(named).tolist():
             counts.setdefault(name, [0] * 5)
     return [ClassTally(str(name), *mine) for name, mine in sorted(counts.items())]
 
 
-def named(logits: Array) -> Array:
-    """Classes [N] of logits [N, C]."""
-    return np.asarray(logits.argmax(1))
+def _found(one: LabelledPair, name: int) -> tuple[bool, ...]:
+    """Whether there is a label; only the candidate, only serving finds it; the candidate does, and serving does."""
+    before, right = (name in task.members(given) for given in (one.serving, one.candidate))
+    return True, right and not before, before and not right, right, before
 
 
 def mean_recall(tallies: Iterable[ClassTally]) -> float:
@@ -80,14 +81,13 @@ def exposed(evidence: Evidence, loss: float) -> set[str]:
     A candidate that mends a source which calls everything one thing names that thing less often, but as often as it
     occurs.
     """
-    before, after = named(evidence.serving), named(evidence.candidate)
-    labels = Counter(one.label for one in evidence.judged)
-    classes, found = evidence.serving.shape[1], set()
-    for name in np.unique(before).tolist():
-        gone, come = (
-            int(((one == name) & (other != name)).sum()) for one, other in ((before, after), (after, before))
-        )
-        was, fewer = int((before == name).sum()), gone - come
+    both = task.named(evidence.serving), task.named(evidence.candidate)
+    labels = task.counts(one.label for one in evidence.judged)
+    classes, found = both[0].shape[1], set()
+    for name in np.flatnonzero(both[0].any(0)).tolist():
+        before, after = (one[:, name] for one in both)
+        gone, come = int((before & ~after).sum()), int((after & ~before).sum())
+        was, fewer = int(before.sum()), gone - come
         share = (labels[name] + 1) / (len(evidence.judged) + classes)
         rarely = was - fewer < (1 - loss) * share * len(after)
         if rarely and fewer > 2 * math.sqrt(gone + come) and fewer > loss * was:

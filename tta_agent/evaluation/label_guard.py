@@ -142,7 +142,7 @@ def log_unharmed(one: ClassTally, loss: float, most: float) -> float:
 def _side(known: Sequence[LabelledPair], side: int) -> tuple[float, float]:
     """Expected calibration error over bins of equal count, and its standard error."""
     sure = np.array([one.confidence[side] for one in known])
-    right = np.array([(one.serving, one.candidate)[side] == one.label for one in known])
+    right = np.array([one.rights()[side] for one in known])
     gaps = np.array_split((right - sure)[np.argsort(sure, kind="stable")], BINS)
     error = sum(len(gap) * abs(gap.mean()) for gap in gaps) / len(known)
     return float(error), math.sqrt(sum(len(gap) * gap.var() for gap in gaps)) / len(known)

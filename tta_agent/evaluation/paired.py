@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from tta_agent.core import task
 from tta_agent.core.evidence import LabelledPair
-from tta_agent.core.types import Array, Label, Positions, Record, softmax
+from tta_agent.core.types import Answer, Array, Label, Positions, Record
 from tta_agent.models.ort_sessions import Session, run
 
+PairedRecord = tuple[Record, Answer, Answer]  # a record with its answers by `serving` and by `candidate`
 TOGETHER = 128  # records of one run of a graph: its activations must fit into memory
 REMEMBERED = 50_000  # records that may still get a label; labels whose order is kept
 
@@ -55,17 +57,17 @@ class BatchPredictions:
 
 @dataclass(frozen=True, slots=True)
 class PairedAnswer:
-    """A record's classes by both graphs, while it may still get a label.
+    """A record's answers by both graphs, while it may still get a label.
 
     Attributes:
-        first, second: classes by `serving` and by `candidate`.
+        first, second: answers of `serving` and of `candidate`.
         tenant, entity: whose record it is.
         bucket: stretch of time in which one label of the entity counts.
         confidence: of both answers, 0 .. 1.
     """
 
-    first: int
-    second: int
+    first: Answer
+    second: Answer
     tenant: str
     entity: str
     bucket: int
@@ -102,8 +104,8 @@ class PairedEvaluation:
         self.judged: deque[LabelledPair] = deque(maxlen=REMEMBERED)
         self.records = self.labels = self.wins = self.losses = 0
 
-    def on_records(self, batch: BatchPredictions, *, held_out: bool = False) -> list[tuple[Record, int, int]]:
-        """Take the records that are new to it; each with its class by `serving` and by `candidate`.
+    def on_records(self, batch: BatchPredictions, *, held_out: bool = False) -> list[PairedRecord]:
+        """Take the records that are new to it; each with its answers by `serving` and by `candidate`.
 
         Args:
             held_out: nothing has been learnt from any of them, so that older ones count, too.
@@ -115,9 +117,9 @@ class PairedEvaluation:
         for role, logits in answers.items():
             self._logits[role] = np.concatenate([self._logits.get(role, logits[:0]), logits])[-self._window :]
         both = [answers[role] for role in ("serving", "candidate")]
-        pairs = list(zip(*(logits.argmax(1).tolist() for logits in both), strict=True))
+        pairs = list(zip(*map(task.answers, both), strict=True))
         with np.errstate(invalid="ignore"):  # not finite: gate `integrity` says so
-            sure = list(zip(*(softmax(logits).max(1).tolist() for logits in both), strict=True))
+            sure = list(zip(*(task.certainty(logits).tolist() for logits in both), strict=True))
         fresh = [(batch.records[name], *pair) for name, pair in zip(ids, pairs, strict=True)]
         for (record, first, second), confidence in zip(fresh, sure, strict=True):
             self._remember(record, first, second, confidence)
@@ -127,7 +129,9 @@ class PairedEvaluation:
         newer = held_out or record.offset >= self.trained_until.get((record.topic, record.partition), 0)
         return newer and record.id not in self._seen and not self._learnt_from(record.key)
 
-    def _remember(self, record: Record, first: int, second: int, confidence: tuple[float, float]) -> None:
+    def _remember(
+        self, record: Record, first: Answer, second: Answer, confidence: tuple[float, float]
+    ) -> None:
         bucket = int(record.time_s // self._bucket_s) if self._bucket_s else self.records
         tenant = record.tenant or record.key
         self._unlabelled[record.id] = PairedAnswer(first, second, tenant, record.key, bucket, confidence)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tta_agent.core.sqlite import MEMORY, Connection, transaction
-from tta_agent.core.types import Label, Record
+from tta_agent.core.task import answer
+from tta_agent.core.types import Answer, Label, Record
 from tta_agent.labels.span import ANSWERS, LABELS, Span, move_labels
 from tta_agent.labels.store import ALL, FILE, Entry, State, counts_of, find, open_file, write
 
@@ -96,14 +97,14 @@ class LabelJoiner:
         return Label(record.id, known.label, known.time_s)
 
     def _answered(self, record: Record, known: Entry | None) -> None:
-        answer = None if record.served is None or record.version is None else int(record.served.argmax())
-        version = None if answer is None else record.version
+        given = None if record.served is None or record.version is None else answer(record.served)
+        version = None if given is None else record.version
         entry = self._new(self._answers, record.id, "waiting", record.time_s)
         if known is not None:  # its label came first
             self._sizes[known.state] -= 1
             entry.label = known.label
             self._gone.append((known.seq,))
-        entry.version, entry.answer, entry.entity, entry.tenant = version, answer, record.key, record.tenant
+        entry.version, entry.answer, entry.entity, entry.tenant = version, given, record.key, record.tenant
         self._enter(entry)
         self._count("answered", version)
 
@@ -138,7 +139,7 @@ class LabelJoiner:
             self._count("right", entry.version)
         return self._outcome(entry, label.label)
 
-    def _outcome(self, entry: Entry, label: int) -> Outcome | None:
+    def _outcome(self, entry: Entry, label: Answer) -> Outcome | None:
         late = entry.state == "late"
         if entry.version is None:
             return Outcome(ALL, False, 0.0, late) if late else None

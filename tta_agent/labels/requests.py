@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from tta_agent.core.errors import StreamError
 from tta_agent.core.stream_protocols import Producer
-from tta_agent.core.types import Headers, Record
+from tta_agent.core.types import Answer, Headers, Record
 
 DAY_S = 86_400.0
 REMEMBERED = 50_000  # ids and stretches of time that are not asked about again
@@ -31,7 +31,7 @@ class LabelRequest:
         id: of the inference; the label comes back under it.
         reason: disagreement of the two graphs, or drawn at random.
         ts: time of the request, seconds since the epoch, as the stream counts them.
-        serving, candidate: classes that the two graphs name. `candidate` is None where there was no other graph, and
+        serving, candidate: answers of the two graphs. `candidate` is None where there was no other graph, and
             of the version before where that disagrees with one that has just come into service.
         version: version that answered the inference, or None.
     """
@@ -39,8 +39,8 @@ class LabelRequest:
     id: str
     reason: Reason
     ts: float
-    serving: int
-    candidate: int | None
+    serving: Answer
+    candidate: Answer | None
     version: int | None
 
 
@@ -81,13 +81,17 @@ class LabelRequester:
         self._asked: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def consider(
-        self, records: Sequence[Record], serving: Sequence[int], others: Sequence[int | None], now_s: float
+        self,
+        records: Sequence[Record],
+        serving: Sequence[Answer],
+        others: Sequence[Answer | None],
+        now_s: float,
     ) -> list[LabelRequest]:
         """Request labels for some of these records; the requests.
 
         Args:
             records: held-out records.
-            serving, others: classes that the graphs name for each; None where there is no other graph.
+            serving, others: answers of the graphs to each; None where there is no other graph.
             now_s: seconds since the epoch, as the stream counts them.
         """
         if not self._per_day or not records:
@@ -103,14 +107,13 @@ class LabelRequester:
         return made
 
     def _wish(
-        self, record: Record, serving: int, candidate: int | None, now_s: float
+        self, record: Record, serving: Answer, candidate: Answer | None, now_s: float
     ) -> tuple[LabelRequest, Record] | None:
         differs = candidate is not None and candidate != serving
         if not differs and not drawn(record.id, self._uniform, self._salt):
             return None
         reason: Reason = "disagreement" if differs else "uniform"
-        other = None if candidate is None else int(candidate)
-        return LabelRequest(record.id, reason, now_s, int(serving), other, record.version), record
+        return LabelRequest(record.id, reason, now_s, serving, candidate, record.version), record
 
     def _fill(self, now_s: float) -> None:
         passed_s = max(now_s - self._filled_s, 0.0) if self._filled_s else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Literal, TypeAlias
 
 from tta_agent.core.errors import CheckpointError
 from tta_agent.core.sqlite import Connection, DatabaseKind
+from tta_agent.core.task import from_json, to_json
+from tta_agent.core.types import Answer
 
 # waiting: an answer without a label; early: a label without its answer; the others are remembered for a while, so
 # that what is read a second time is known, and a late label is told from one whose answer never came
@@ -18,6 +21,7 @@ State: TypeAlias = Literal["waiting", "early", "matched", "expired", "late", "or
 
 # Entries stand in the order in which they came, so that those over the horizon stand at the front: `mark` is where
 # what has not expired begins. The index is on a short digest of the id: it is what a large file spends its time on.
+# A class is a number, a set of labels JSON text.
 TABLES = """
 CREATE TABLE entries (seq INTEGER PRIMARY KEY, digest INTEGER NOT NULL, id TEXT NOT NULL, state TEXT NOT NULL,
     time_s REAL NOT NULL, seen_s REAL NOT NULL, version INTEGER, class INTEGER, label INTEGER,
@@ -44,7 +48,7 @@ class Entry:
         seq: counts up in the order of arrival.
         time_s: of the inference; of the label where only that has come.
         seen_s: the joiner's clock at its arrival.
-        version, answer: the version that answered and its class; None where nothing was served, or not yet.
+        version, answer: the version that answered and its answer; None where nothing was served, or not yet.
         stored: whether the file has it.
     """
 
@@ -54,8 +58,8 @@ class Entry:
     time_s: float
     seen_s: float
     version: int | None = None
-    answer: int | None = None
-    label: int | None = None
+    answer: Answer | None = None
+    label: Answer | None = None
     entity: str = ""
     tenant: str = ""
     stored: bool = False
@@ -72,14 +76,17 @@ _COLUMNS = "seq, id, state, time_s, seen_s, version, class, label, entity, tenan
 def find(base: Connection, id: str) -> Entry | None:
     """The entry of an id."""
     rows = base.execute(f"SELECT {_COLUMNS} FROM entries WHERE digest = ?", (digest(id),))
-    return next((Entry(*row) for row in rows if row[1] == id), None)
+    found = next((Entry(*row) for row in rows if row[1] == id), None)
+    if found is not None:
+        found.answer, found.label = _read(found.answer), _read(found.label)
+    return found
 
 
 def write(base: Connection, entries: Iterable[Entry]) -> None:
     """Insert what is new, update the others; within a transaction."""
     new, old = [], []
     for e in entries:
-        values = (e.state, e.time_s, e.version, e.answer, e.label, e.entity, e.tenant)
+        values = (e.state, e.time_s, e.version, _column(e.answer), _column(e.label), e.entity, e.tenant)
         if e.stored:
             old.append((*values, e.seq))
         else:
@@ -94,6 +101,14 @@ def write(base: Connection, entries: Iterable[Entry]) -> None:
         " WHERE seq = ?",
         old,
     )
+
+
+def _column(given: Answer | None) -> int | str | None:
+    return json.dumps(to_json(given)) if isinstance(given, tuple) else given
+
+
+def _read(column: object) -> Answer | None:
+    return from_json(json.loads(column)) if isinstance(column, str) else column  # type: ignore[return-value]
 
 
 def open_file(path: Path | str) -> Connection:

@@ -20,7 +20,9 @@ FURTHEST = 16  # steps before the answer
 ALIKE = 1e-3  # largest difference of probabilities: half precision, and clips
 _INNER: Mapping[Kind, tuple[Kind, Callable[[Tensor], Tensor]]] = {
     "probabilities": ("logits", lambda z: z.softmax(1)),
+    "odds": ("logits", torch.sigmoid),
     "probability": ("logit", torch.sigmoid),
+    "sigmoids": ("scores", torch.sigmoid),
 }
 
 

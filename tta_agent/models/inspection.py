@@ -135,6 +135,7 @@ def _of_model(report: ModelReport, source: loader.DeployedModel) -> None:
     report.answer = {
         "output": output.name,
         "kind": output.kind,
+        "task": output.task,
         "classes": source.classes,
         "logits_before": cut,
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tta_agent.core import extras, plugins
 from tta_agent.core.errors import ConfigError, nearest
+from tta_agent.core.task import Task
 from tta_agent.core.types import Array
 from tta_agent.models import checkpoints, onnx_import, probing
 from tta_agent.models.outputs import LOGITS, ModelOutput
@@ -27,7 +28,7 @@ class DeployedModel:
     Attributes:
         module: inference mode, on `device`; answers logits [N, C].
         shape: of one sample.
-        classes: number of them.
+        classes: number of them, or of labels.
         mean, std: how pixels in 0 .. 1 became inputs, per channel: x = (pixel - mean) / std.
         graph: the graph of the served file, where the model was built from it.
         output: the output that is the answer, as it is served.
@@ -57,6 +58,7 @@ def load(
     device: str = "auto",
     sites: str = "auto",
     source_data: Path | None = None,
+    task: Task | None = None,
 ) -> DeployedModel:
     """Build the model and load its weights.
 
@@ -72,6 +74,7 @@ def load(
         device: auto, cpu, cuda or cuda:N.
         sites: layers of the ONNX file into which a normalisation was folded: auto, none, or names.
         source_data: source inputs, from which the statistics of the sites are taken.
+        task: multiclass, binary or multilabel; decided by the answers where None.
 
     Raises:
         ConfigError: with the setting to change.
@@ -91,10 +94,10 @@ def load(
     module = module.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     shape = shape or _shape(module)
     probing.refuse_absurd_sample(shape, "TTA_MODEL__INPUT_SHAPE: the model")
-    answer, found = probing.find(module, shape, where, output)
+    answer, found = probing.find(module, shape, where, output, task)
     if classes not in (None, found):
         raise ConfigError(
-            f"TTA_MODEL__CLASSES={classes}: {onnx or factory or name} answers with {found} classes"
+            f"TTA_MODEL__CLASSES={classes}: {onnx or factory or name} answers with {answer.counted(found)}"
         )
     centre, scale = _pixels(module, shape, mean, std)
     graph = None

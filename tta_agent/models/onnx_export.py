@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_agent.core.errors import GraphError
+from tta_agent.core.task import differs
 from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import open_session, raw_answer
 from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
@@ -165,8 +166,8 @@ def raw_answers(module: nn.Module, x: Array, output: str | None) -> Array:
 
 
 def parity(expected: Array, got: Array) -> tuple[float, float]:
-    """Share of rows with the same argmax, and the largest absolute difference of the logits."""
-    return float((expected.argmax(1) == got.argmax(1)).mean()), float(np.abs(expected - got).max())
+    """Share of rows with the same answer, and the largest absolute difference of the logits."""
+    return float((~differs(expected, got)).mean()), float(np.abs(expected - got).max())
 
 
 @torch.no_grad()

@@ -7,8 +7,14 @@ output becomes logits here: the torch module's, ONNX Runtime's, and the served a
     kind           raw output                          logits
     logits         [N, C]                              as they are
     probabilities  [N, C] p >= 0, rows sum to 1        log p: the logits up to a constant
+    odds           [N, C] p in 0 .. 1 of each class    log p - log(1 - p)
     logit          [N, 1] z                            [0, z]
     probability    [N, 1] p in 0 .. 1                  [log(1 - p), log p]
+    scores         [N, L] z of each label              [0, z] of each label, [N, 2, L]
+    sigmoids       [N, L] p in 0 .. 1 of each label    [log(1 - p), log p] of each label, [N, 2, L]
+
+The first three are of exclusive classes, the next two of two classes, the last two of label sets: the task
+(`tta_agent.core.task`), which TTA_MODEL__TASK may name.
 
 Trailing axes of size 1 ([N, C, 1, 1]) are dropped, and [N] is [N, 1].
 """
@@ -21,10 +27,15 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.core.types import Array
+from tta_agent.core.errors import ConfigError, DecodeError, nearest
+from tta_agent.core.task import Task
+from tta_agent.core.types import Answer, Array
 
-Kind = Literal["logits", "probabilities", "logit", "probability"]
+Kind = Literal["logits", "probabilities", "odds", "logit", "probability", "scores", "sigmoids"]
+TASKS: Mapping[Kind, Task] = {
+    "logits": "multiclass", "probabilities": "multiclass", "odds": "multiclass", "logit": "binary",
+    "probability": "binary", "scores": "multilabel", "sigmoids": "multilabel",
+}  # fmt: skip
 OutputShape: TypeAlias = Sequence[int | str | None]  # with the batch axis, as a graph or a tensor has it
 NEED = "expected float logits [N, C], or probabilities"
 SUM = 0.02  # rows of probabilities sum to 1 within this: half precision, and clamps before they are answered
@@ -36,8 +47,18 @@ _SAID: Mapping[Kind, str] = {
     "probabilities": "the model answers probabilities: the copy adapts on %s, the served graph stays",
     "logit": "the model answers one logit z: two classes with the logits [0, z], labels 0 and 1",
     "probability": "the model answers one probability p: two classes, labels 0 and 1; the copy adapts on %s",
+    "odds": "the model answers one probability for each class: the copy adapts on %s, the served graph stays",
+    "scores": "the model answers one logit z for each label: label sets, the logits of each label are [0, z]",
+    "sigmoids": "the model answers one probability p for each label: label sets; the copy adapts on %s",
 }
-_LOGITS = {"probabilities": "their logarithms", "probability": "[log(1 - p), log p]"}
+_LOGITS = {
+    "probabilities": "their logarithms", "probability": "[log(1 - p), log p]", "odds": "their log-odds",
+    "sigmoids": "[log(1 - p), log p] of each",
+}  # fmt: skip
+_OF_TASK: Mapping[tuple[Task, Kind], Kind] = {  # what a named task makes of a kind
+    ("multiclass", "sigmoids"): "odds", ("multilabel", "logits"): "scores", ("multilabel", "logit"): "scores",
+    ("multilabel", "probability"): "sigmoids",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +73,42 @@ class ModelOutput:
     name: str | None = None
     kind: Kind = "logits"
 
+    @property
+    def task(self) -> Task:
+        """Task by the kind of its values."""
+        return TASKS[self.kind]
+
+    def counted(self, count: int) -> str:
+        """A number of classes, or of labels, for people."""
+        return f"{count} {'labels' if self.task == 'multilabel' else 'classes'}"
+
+    def check_label(self, label: Answer) -> None:
+        """Raise DecodeError where a label is a class and label sets are expected, or the other way round."""
+        if isinstance(label, tuple) != (self.task == "multilabel"):
+            expected = '"labels": [..]' if self.task == "multilabel" else '"label"'
+            raise DecodeError(
+                "label_task", f"the label is {label!s:.100}; the task is {self.task}: {expected}"
+            )
+
     def columns(self, classes: int) -> int:
         """Values that the raw output has for one sample of a model of `classes` classes."""
         return 1 if self.kind in ("logit", "probability") else classes
 
     def logits(self, raw: Any) -> Any:
-        """Raw output, numpy or torch, [N], [N, C] or [N, C, 1, 1], to logits [N, C] of the same library."""
+        """Raw output, numpy or torch, [N], [N, C] or [N, C, 1, 1], to logits of the same library, see above."""
         y = raw.reshape(len(raw), -1)
         if self.kind == "logits":
             return y
         library, y = _in_single_precision(y)
         if self.kind == "probabilities":
             return library.log(library.clip(y, LEAST, None))
-        if self.kind == "logit":
-            return library.concatenate((library.zeros_like(y), y), 1)
+        joined = library.stack if self.task == "multilabel" else library.concatenate
+        if self.kind in ("logit", "scores"):
+            return joined((library.zeros_like(y), y), 1)
         p = library.clip(y, LEAST_OF_ONE, 1 - LEAST_OF_ONE)
-        return library.log(library.concatenate((1 - p, p), 1))
+        if self.kind == "odds":
+            return library.log(p / (1 - p))
+        return library.log(joined((1 - p, p), 1))
 
 
 LOGITS = ModelOutput()  # the single output of most models
@@ -123,8 +164,8 @@ def kind_of(y: Array, more: Callable[[], Iterable[Array]]) -> Kind:
         y: answers [N, C]; rows that are not finite are left out.
         more: answers [N, C] to harder inputs and by other weights; asked only where all of `y` lies in 0 .. 1.
 
-    Raises:
-        ConfigError: several values in 0 .. 1 that do not sum to 1.
+    Returns:
+        The kind; several values in 0 .. 1 that do not sum to 1 are sigmoids, one for each label.
     """
     one = y.shape[1] == 1
     unbounded: Kind = "logit" if one else "logits"
@@ -134,12 +175,28 @@ def kind_of(y: Array, more: Callable[[], Iterable[Array]]) -> Kind:
         return "probabilities"
     if any(len(_finite(answers)) and not _bounded(answers) for answers in more()):
         return unbounded
-    if one:
-        return "probability"
-    raise ConfigError(
-        f"the model answers {y.shape[1]} values in 0 .. 1 that do not sum to 1, as sigmoids do, one for each label:\n"
-        "several labels of one sample are not supported; expected logits of exclusive classes, or their softmax"
-    )
+    return "probability" if one else "sigmoids"
+
+
+def of_task(kind: Kind, task: Task | None, count: int) -> Kind:
+    """The kind of an output under the task that TTA_MODEL__TASK names; as it is where that is None.
+
+    Args:
+        count: values of one sample.
+
+    Raises:
+        ConfigError: such values cannot be of that task.
+    """
+    found = _OF_TASK.get((task, kind), kind) if task else kind
+    if task not in (None, TASKS[found]) and (task, kind, count) != ("binary", "logits", 2):
+        values = {"probabilities": "probabilities that sum to 1"}.get(
+            kind, "logits" if kind == "logits" else kind
+        )
+        raise ConfigError(
+            f"TTA_MODEL__TASK={task}: the model answers {count} {'value' if count == 1 else values} for a sample, "
+            f"of the task {TASKS[kind]}; leave the setting at auto, or end the model otherwise"
+        )
+    return found
 
 
 def are_probabilities(y: Array) -> bool:

@@ -18,9 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.task import Task, classes
 from tta_agent.core.types import Array
 from tta_agent.models import endings
-from tta_agent.models.outputs import LOGITS, ONE_OF, Kind, ModelOutput, choose, described, kind_of, words
+from tta_agent.models.outputs import (
+    LOGITS,
+    ONE_OF,
+    Kind,
+    ModelOutput,
+    choose,
+    described,
+    kind_of,
+    of_task,
+    words,
+)
 
 SINGLE = "logits"  # name of a single output without one
 ROWS = 7
@@ -62,7 +73,11 @@ def pick(answer: Any, name: str | None) -> Tensor:
 
 
 def find(
-    module: nn.Module, shape: tuple[int, ...], device: torch.device, wanted: str | None
+    module: nn.Module,
+    shape: tuple[int, ...],
+    device: torch.device,
+    wanted: str | None,
+    task: Task | None = None,
 ) -> tuple[ModelOutput, int]:
     """The output that is the answer, and the number of classes; has the module answer logits from here on.
 
@@ -70,6 +85,7 @@ def find(
         module: inference mode, on `device`.
         shape: of one sample.
         wanted: TTA_MODEL__OUTPUT, or the name in the served file.
+        task: TTA_MODEL__TASK; None decides by the values.
 
     Raises:
         ConfigError: the module does not take such samples, or none or several of its outputs may be the answer.
@@ -85,7 +101,8 @@ def find(
         for other, inputs in _harder(module, x):
             yield _rows(_ask(other, inputs, device)[name])
 
-    output = ModelOutput(wanted if single else name, kind_of(_rows(answer), again))
+    rows = _rows(answer)
+    output = ModelOutput(wanted if single else name, of_task(kind_of(rows, again), task, rows.shape[1]))
     inner = _cut(module, x, device, output)
     if output != LOGITS or answer.dim() != 2:
         module.register_forward_hook(ToLogits(output, inner))
@@ -93,7 +110,7 @@ def find(
         log.info(ONE_OF, described(shapes), name)
     if output.kind != "logits":
         log.info("%s", words(output.kind, cut=inner is not None))
-    return output, output.logits(answer).shape[1]
+    return output, classes(output.logits(answer))
 
 
 def raw(module: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tta_agent.core.task import decide
 from tta_agent.core.types import Array
 
 PASSES, POWER = 10, 3
@@ -52,7 +53,7 @@ def _one(
             kept = torch.rand(given[0].shape, generator=random).to(plain.device) >= rate
             z = nn.functional.linear(given[0] * kept / (1 - rate), head.weight, head.bias)
         p += z.softmax(1).cpu() / PASSES
-        apart += (z.argmax(1) != plain.argmax(1)).cpu() / PASSES
+        apart += (decide(z) != decide(plain)).cpu() / PASSES
     return torch.cat([p, apart[:, None]], dim=1)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from tta_agent.adaptation.step import Adaptation
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.protocols import Gate
+from tta_agent.core.task import decide
 from tta_agent.core.types import Array
 from tta_agent.evaluation.rehearsed.features import features
 from tta_agent.evaluation.rehearsed.limits import measured
@@ -175,7 +176,7 @@ class Player:
         anchor = self.anchor.compare(serving.anchor, candidate.anchor)
         evidence = features(*pair, source, anchor, candidate.moved)
         seen = Evidence(*pair, 0, 0, 0, 1.0, source=source, proven=serving.held[rows], anchor=anchor)
-        before, after = (outputs.held[: len(labels)].argmax(1) for outputs in (serving, candidate))
+        before, after = (decide(outputs.held[: len(labels)]) for outputs in (serving, candidate))
         return RehearsedRow(
             group.key, tuple(dict.fromkeys((*group.families, *also))), group.family, group.severity,
             one.structure, kind, gain(before, after, labels, share), 1 + gain(labels, before, labels, share),

@@ -12,8 +12,9 @@ from itertools import islice
 import numpy as np
 
 from tta_agent.adaptation.step import StepResult
+from tta_agent.core import task
 from tta_agent.core.stream_protocols import WritingCodec
-from tta_agent.core.types import Array, Done, Headers, Partition, Positions, RawRecord
+from tta_agent.core.types import Answer, Array, Done, Headers, Partition, Positions, RawRecord
 from tta_agent.models.ort_sessions import HotSwapSession, Session, raw_answer, run, session_output
 from tta_agent.replay.marks import Marks
 from tta_agent.stream.batcher import Batch
@@ -56,8 +57,8 @@ class Tape:
     def __init__(self, recording: Recording, late: Late, codec: WritingCodec) -> None:
         self._recording, self._rows, self._how, self._codec = recording, iter(recording), late, codec
         self._random = np.random.default_rng(late.seed)
-        self._late: deque[tuple[float, str, int]] = deque()
-        self._truth: dict[str, tuple[int, int]] = {}  # id -> row, label
+        self._late: deque[tuple[float, str, Answer]] = deque()
+        self._truth: dict[str, tuple[int, Answer]] = {}  # id -> row, label
         self._began: tuple[float, float] | None = None
         self.marks = Marks.empty(len(recording))
         self.ended = False
@@ -95,9 +96,7 @@ class Tape:
             if row.domain is not None:
                 self.marks.name(i, row.domain)
         for who, answers in (("source", source), ("served", served)):
-            for i, (row, answer) in enumerate(
-                zip(rows, answers.argmax(1).tolist(), strict=True), self.records
-            ):
+            for i, (row, answer) in enumerate(zip(rows, task.answers(answers), strict=True), self.records):
                 if row.label is not None:
                     self.marks.right[who][i] = answer == row.label
 
@@ -114,7 +113,7 @@ class Tape:
                     self._promise(row.id, row.label, row.time_s)
             self.records += 1
 
-    def _promise(self, name: str, label: int, since_s: float) -> None:
+    def _promise(self, name: str, label: Answer, since_s: float) -> None:
         if self._random.random() < self._how.label_rate:
             self._late.append((since_s + self._how.label_delay_s, name, label))
 
@@ -126,7 +125,8 @@ class Tape:
     def _due_labels(self) -> Iterator[RawRecord]:
         while self._late and self._late[0][0] <= self.now_s:
             due_s, name, label = self._late.popleft()
-            yield self._raw("labels", self.labels, due_s, *self._codec.encode_label(name, label, due_s))
+            truth = frozenset(label) if isinstance(label, tuple) else label
+            yield self._raw("labels", self.labels, due_s, *self._codec.encode_label(name, truth, due_s))
             self.labels += 1
 
     @staticmethod
@@ -138,8 +138,7 @@ class Tape:
     def observe(self, batch: Batch, done: StepResult) -> None:
         """Mark the online predictions of the adapter on a batch that it has learnt from."""
         self.used += done.report.used
-        predicted = done.logits.argmax(1).tolist()
-        for record, answer in zip(batch.records, predicted, strict=True):
+        for record, answer in zip(batch.records, task.answers(done.logits), strict=True):
             row, label = self._truth.pop(record.id, (-1, -1))
             if row >= 0:
                 self.marks.right["online"][row] = answer == label

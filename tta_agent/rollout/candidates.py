@@ -15,9 +15,9 @@ from tta_agent.core.drift import Drift, Regime
 from tta_agent.core.errors import GraphError, RegistryError
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal
-from tta_agent.core.types import GateResult, Label, Record
+from tta_agent.core.types import GateResult, Label
 from tta_agent.evaluation.candidate import CandidateEvaluation
-from tta_agent.evaluation.paired import BatchPredictions
+from tta_agent.evaluation.paired import BatchPredictions, PairedRecord
 from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.evaluation.taught import TaughtEntities
 from tta_agent.rollout.factory import EvaluationFactory
@@ -60,7 +60,7 @@ class CandidateQueue:
         self.suspended: list[CandidateEvaluation] = []
         self.unsettled = True
 
-    def begin(self, proposal: CandidateProposal) -> tuple[BatchPredictions, list[tuple[Record, int, int]]]:
+    def begin(self, proposal: CandidateProposal) -> tuple[BatchPredictions, list[PairedRecord]]:
         """Compose the candidate's graph, pin it in the registry, and begin its evaluation.
 
         While another one runs, a proposal only shows whether that candidate is outdated: it is when the copy has
@@ -69,7 +69,7 @@ class CandidateQueue:
         candidate stays pinned.
 
         Returns:
-            Recent held-out records that a new candidate has answered, each with its class by both graphs.
+            Recent held-out records that a new candidate has answered, each with its answer by both graphs.
         """
         earlier = BatchPredictions(self.recent.records)
         try:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tta_agent.core.types import Record
+from tta_agent.core import task
+from tta_agent.core.types import Answer, Record
 from tta_agent.evaluation.paired import BatchPredictions
 from tta_agent.labels.requests import drawn
 from tta_agent.models.ort_sessions import Session
@@ -14,9 +15,8 @@ from tta_agent.rollout.ports import LabelRequests
 
 BAKED = 0.1  # share of records that are asked about for the sake of a bake
 
-Row = tuple[
-    Record, int, int | None
-]  # a record with its class by what serves and by the other graph, if there is one
+# a record with its answer by what serves and by the other graph, if there is one
+Row = tuple[Record, Answer, Answer | None]
 
 
 class WantedLabels:
@@ -44,7 +44,7 @@ class WantedLabels:
             return 0
         records, serving, others = zip(*rows, strict=True)
         if baseline:
-            before = batch.by(baseline, [record.id for record in records]).argmax(1).tolist()
+            before = task.answers(batch.by(baseline, [record.id for record in records]))
             others = tuple(
                 was if other in (now, None) and drawn(record.id, BAKED, self._salt) else other
                 for (record, now, other), was in zip(rows, before, strict=True)
@@ -65,4 +65,4 @@ class WantedLabels:
 def served_rows(batch: BatchPredictions) -> list[Row]:
     """The records that carry the served answer, where there is no candidate."""
     answers = ((record, record.served) for record in batch.records.values())
-    return [(record, int(z.argmax()), None) for record, z in answers if z is not None]
+    return [(record, task.answer(z), None) for record, z in answers if z is not None]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.task import decide
 from tta_agent.core.types import Array
 from tta_agent.samples.dataset import SHIPPED, WEIGHTS, LabelledImages
 from tta_agent.samples.nets import fashion_net
@@ -107,7 +108,7 @@ def accuracy(model: nn.Module, images: LabelledImages, batch: int = 500) -> floa
     right = 0
     for start in range(0, len(images.labels), batch):
         x = torch.from_numpy(images.inputs[start : start + batch].copy()).float() / 255
-        right += int((model(x).argmax(1).numpy() == images.labels[start : start + batch]).sum())
+        right += int((decide(model(x)).numpy() == images.labels[start : start + batch]).sum())
     return right / len(images.labels)
 
 

@@ -1,6 +1,7 @@
 """Scores of single samples by their logits, with range and direction. Pure functions.
 
-Letters: B samples, C classes.
+Letters: B samples, C classes. Of L labels the logits are [B, 2, L], and a score is the mean over labels
+(`tta_agent.core.task`).
 """
 
 import math
@@ -9,22 +10,24 @@ import torch
 from scipy.special import betainc, betaln
 from torch import Tensor
 
+from tta_agent.core.task import per_record
+
 
 def entropy(logits: Tensor) -> Tensor:
     """Shannon entropy of the softmax, [B, C] -> [B], in nats, 0 .. ln C. High = unsure."""
     log_p = logits.log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
+    return per_record(-(log_p.exp() * log_p).sum(dim=1))  # type: ignore[no-any-return]
 
 
 def confidence(logits: Tensor) -> Tensor:
     """Largest probability, [B, C] -> [B], 1/C .. 1. High = sure."""
-    return logits.softmax(dim=1).amax(dim=1)
+    return per_record(logits.softmax(dim=1).amax(dim=1))  # type: ignore[no-any-return]
 
 
 def margin(logits: Tensor) -> Tensor:
     """Largest minus second largest probability, [B, C] -> [B], 0 .. 1. High = sure."""
     top = logits.softmax(dim=1).topk(2, dim=1).values
-    return top[:, 0] - top[:, 1]
+    return per_record(top[:, 0] - top[:, 1])  # type: ignore[no-any-return]
 
 
 def max_entropy(classes: int) -> float:

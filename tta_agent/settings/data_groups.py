@@ -48,6 +48,9 @@ class ModelSettings(Group):
     output: str | None = None
     """Name of the output that is the answer, where the model has several; the only one of the form [N, C] where not
     given."""
+    task: Literal["auto", "multiclass", "binary", "multilabel"] = "auto"
+    """Kind of decision: one of several exclusive classes, one of two, or a set of labels. auto goes by the answers:
+    softmax or logits, one value, sigmoids that do not sum to 1. Logits of several labels have to be named."""
     mean: tuple[float, ...] | None = None
     """Mean that preprocessing takes off pixels in 0 .. 1, per channel or one for all; timm models know it, else 0."""
     std: tuple[float, ...] | None = None

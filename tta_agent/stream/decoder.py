@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from tta_agent.core import task
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.stream_protocols import Codec, Producer
 from tta_agent.core.types import Label, Message, RawRecord, Record, Shape
@@ -102,22 +103,24 @@ class Decoder:
         """
         if isinstance(item, Label):
             texts: tuple[str, ...] = (item.id,)
-            number = item.label
+            numbers = task.members(item.label)
         else:
-            texts, number = (item.id, item.key, item.tenant, *item.identity), item.version or 0
+            texts, numbers = (item.id, item.key, item.tenant, *item.identity), (item.version or 0,)
             if self._shape is not None and not _fits(item.x.shape, self._shape):
                 raise ValueError(f"a sample of shape {item.x.shape}; expected {self._shape}")
         for text in texts:
             text.encode()
-        if not math.isfinite(item.time_s) or not -(2**63) <= number < 2**63:
-            raise ValueError(f"time {item.time_s!r} or number {number!r} out of range")
+        if not math.isfinite(item.time_s) or not all(-(2**63) <= number < 2**63 for number in numbers):
+            raise ValueError(f"time {item.time_s!r} or number {numbers!r} out of range")
 
     def _with_logits(self, item: Record | Label) -> Record | Label:
         """The item, its served answer as logits.
 
         Raises:
-            DecodeError: the answer has another number of values than the model's.
+            DecodeError: the answer has another number of values than the model's, or a label is of another task.
         """
+        if self._output is not None and isinstance(item, Label):
+            self._output.check_label(item.label)
         if self._output is None or isinstance(item, Label) or item.served is None:
             return item
         found, expected = item.served.size, self._output.columns(self._classes or item.served.size)

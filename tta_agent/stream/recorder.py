@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.stream_protocols import StreamConsumer
-from tta_agent.core.types import Label, RawRecord, Record
+from tta_agent.core.types import Answer, Label, RawRecord, Record
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.factory import codec_names, open_codec, open_source
@@ -105,7 +105,7 @@ class _Labels:
 
     def __init__(self, source: StreamConsumer, decoder: Decoder, follow_s: float) -> None:
         self._source, self.decoder, self._follow_s = source, decoder, follow_s
-        self.known: dict[str, int] = {}
+        self.known: dict[str, Answer] = {}
 
     def read(self, timeout_s: float) -> int:
         """Poll once; the number of raw records that came."""
@@ -128,7 +128,7 @@ class _Labels:
 class _Unwritten:
     """Records in the order in which they came, until they are written with the labels known by then."""
 
-    def __init__(self, writer: RecordingWriter, labels: dict[str, int]) -> None:
+    def __init__(self, writer: RecordingWriter, labels: dict[str, Answer]) -> None:
         self._writer, self._labels = writer, labels
         self._records: deque[Record] = deque()
         self._bytes = 0
@@ -174,7 +174,7 @@ def _joined(source: StreamConsumer) -> Sequence[RawRecord]:
     return raws
 
 
-def _row(record: Record, label: int | None) -> Row:
+def _row(record: Record, label: Answer | None) -> Row:
     return Row(
         record.id,
         record.time_s,

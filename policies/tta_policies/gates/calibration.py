@@ -23,6 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from tta_agent.core import task
 from tta_agent.core.evidence import AnchorResult, Evidence
 from tta_agent.core.types import Array, GateResult
 from tta_agent.scoring.distributions import temperature
@@ -84,7 +85,7 @@ class Calibration:
 
     def _scale(self, evidence: Evidence) -> tuple[float, float, str]:
         """The scale with its standard error, 1 and 0 where there is no common one, and a few words."""
-        agree = float((evidence.serving.argmax(1) == evidence.candidate.argmax(1)).mean())
+        agree = float((~task.differs(evidence.serving, evidence.candidate)).mean())
         if agree < self.agreement and np.isfinite(evidence.candidate).all():
             return 1.0, 0.0, f"both agree on {agree:.0%} of records, too few for a common scale"
         scale, error = slope(evidence.serving, evidence.candidate)
@@ -105,7 +106,7 @@ def slope(serving: Array, candidate: Array) -> tuple[float, float]:
 
     1 where there is none, 0 where the candidate is not finite; the error, among records, is then 0.
     """
-    same = serving.argmax(1) == candidate.argmax(1)
+    same = ~task.differs(serving, candidate)
     if not np.isfinite(candidate).all():
         return 0.0, 0.0
     a, b = (np.asarray(z[same], np.float64) for z in (serving, candidate))
@@ -114,5 +115,5 @@ def slope(serving: Array, candidate: Array) -> tuple[float, float]:
     if not own > 0:
         return 1.0, 0.0
     scale = float((a * b).sum()) / own
-    beyond = ((b - scale * a) * a).sum(1)  # of each record; their sum is 0
+    beyond = ((b - scale * a) * a).reshape(len(a), -1).sum(1)  # of each record; their sum is 0
     return scale, float(np.sqrt((beyond * beyond).sum())) / own

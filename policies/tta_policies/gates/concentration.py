@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
-from tta_policies.gates.measures import concentration
+from tta_agent.scoring.distributions import concentration
 
 
 class Concentration:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from tta_agent.core import task
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import GateResult
 
@@ -50,4 +51,4 @@ class Disagreement:
 
     def measure(self, evidence: Evidence) -> Mapping[str, float]:
         """Share of records with another answer."""
-        return {"most": float((evidence.serving.argmax(1) != evidence.candidate.argmax(1)).mean())}
+        return {"most": float(task.differs(evidence.serving, evidence.candidate).mean())}

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from tta_agent.core import task
 from tta_agent.core.evidence import Evidence
 from tta_agent.core.types import Array, GateResult, Verdict, softmax
 from tta_agent.scoring.distributions import temperature
@@ -67,23 +68,29 @@ class Flips:
     def _flipped(self, evidence: Evidence) -> tuple[Array, Array, float]:
         """Which answers are sure, which of them flip [N], and how many that are by fair share."""
         sure = self._sure(evidence)
-        flipped = sure & (evidence.candidate.argmax(1) != evidence.serving.argmax(1))
+        flipped = sure & (task.decide(evidence.candidate) != task.decide(evidence.serving))
+        sure, flipped = task.any_place(sure), task.any_place(flipped)  # of label sets: any sure label
         return sure, flipped, float((flipped * _fair(evidence.serving)).sum())
 
     def _sure(self, evidence: Evidence) -> Array:
         anchor = evidence.anchor
         t = temperature(anchor.serving["clean"], anchor.labels) if anchor else 1.0
-        sure = np.ones(len(evidence.serving), dtype=bool)
+        named = task.decide(evidence.serving)
+        sure = np.ones(named.shape, dtype=bool)
         for logits in (evidence.serving, evidence.source, evidence.proven):
             if logits is not None and len(logits) == len(sure):
-                same = logits.argmax(1) == evidence.serving.argmax(1)
+                same = task.decide(logits) == named
                 sure &= same & (softmax(logits / t).max(1) > self.confidence)
         return sure
 
 
 def _fair(logits: Array) -> Array:
-    """How much each record counts, 0 .. 1: no class more than one in C of the window (or three records)."""
-    n, classes = logits.shape
-    named = logits.argmax(1)
+    """How much each record counts, 0 .. 1: no class more than one in C of the window (or three records).
+
+    1 where answers are label sets: no class takes the place of another.
+    """
+    named, n, classes = task.decide(logits), len(logits), logits.shape[1]
+    if named.ndim > 1:
+        return np.ones(n)
     count = np.bincount(named, minlength=classes)[named]
     return np.asarray(np.minimum(1.0, max(n / classes, 3.0) / count))

@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import numpy as np
-
+from tta_agent.core import task
 from tta_agent.core.evidence import AnchorResult, Evidence
-from tta_agent.core.types import Array, GateResult, Verdict
+from tta_agent.core.types import GateResult, Verdict
 from tta_policies.gates.measures import upper_share
 
 LEVEL = 0.9875
@@ -56,19 +55,16 @@ class Forgetting:
         return max(found, key=lambda f: (f.bound or 0.0) - f.threshold)
 
     def _one(self, anchor: AnchorResult, name: str, limit: float) -> GateResult:
-        before, after = (right(side[name], anchor.labels) for side in (anchor.serving, anchor.candidate))
+        before, after = (
+            task.correct(side[name], anchor.labels) for side in (anchor.serving, anchor.candidate)
+        )
         n = len(before)
         lost, won = int((before & ~after).sum()), int((after & ~before).sum())
         bound = upper_share(lost, n, LEVEL) - (1 - upper_share(n - won, n, LEVEL))
-        chance = 1 / anchor.serving[name].shape[1]
+        chance = task.chance(anchor.serving[name])
         threshold = min(limit, (1 - self.keep) * max(before.mean() - chance, 0.0))
         if math.isclose(threshold, 0.0):  # serving knows nothing here, so nothing can be forgotten
             threshold = limit
         told = f"{name} anchor: {before.mean():.1%} to {after.mean():.1%} of {n}, drop at most {bound:.1%}"
         verdict: Verdict = "fail" if bound > threshold else "pass"
         return GateResult("forgetting", (lost - won) / n, float(threshold), verdict, told, bound)
-
-
-def right(logits: Array, labels: Array) -> Array:
-    """Which samples are answered rightly, [A] bool."""
-    return np.asarray(logits.argmax(1) == labels)

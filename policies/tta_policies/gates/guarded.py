@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from tta_agent.core import task
 from tta_agent.core.evidence import AnchorResult, Evidence
 from tta_agent.core.types import GateResult, Proof
-from tta_policies.gates.forgetting import right
 from tta_policies.gates.measures import upper_share
 
 ONE_SIDED = 1.6448536269514722  # 95 % of the normal distribution lie below
@@ -43,7 +43,7 @@ class Guarded:
         n = min(len(base), len(evidence.candidate))
         if n < self.window:
             return GateResult("guarded", 0.0, self.reach, "inconclusive", f"{n} of {self.window} records")
-        changed = int((base.argmax(1) != evidence.candidate.argmax(1)).sum())
+        changed = int(task.differs(base, evidence.candidate).sum())
         share, bound = changed / n, upper_share(changed, n)
         told = f"answers differ from the last proven version's on {share:.1%} of {n} records, at most {bound:.1%}"
         if bound >= self.reach:
@@ -71,8 +71,8 @@ def light_gain(anchor: AnchorResult) -> float | None:
     if not names:
         return None
     steps = [
-        right(anchor.candidate[name], anchor.labels).astype(float)
-        - right(anchor.serving[name], anchor.labels)
+        task.correct(anchor.candidate[name], anchor.labels).astype(float)
+        - task.correct(anchor.serving[name], anchor.labels)
         for name in names
     ]
     gain = np.mean(steps, axis=0)

@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.stats import beta, chi2
 
-from tta_agent.core.types import Array, softmax
-from tta_agent.scoring.distributions import entropy
+from tta_agent.core import task
+from tta_agent.core.types import Array
 
 QUANTILE = 0.995  # of a statistic when nothing differs: the point above which a gate speaks
 BINS = 15
@@ -20,12 +20,6 @@ def chance_divergence(classes: int) -> float:
     return float(chi2.ppf(QUANTILE, classes - 1))
 
 
-def concentration(logits: Array) -> float:
-    """sum_c p_c ln p_c of the mean softmax, [N, C] -> -ln C (spread) .. 0 (one class)."""
-    with np.errstate(invalid="ignore"):  # what is not finite counts as one class
-        return -float(entropy(softmax(logits).mean(0)))
-
-
 def upper_share(hits: int, n: int, level: float = 0.975) -> float:
     """Exact upper confidence bound of a share (Clopper and Pearson, Biometrika 1934); 1 without records."""
     return 1.0 if hits >= n else float(beta.ppf(level, hits + 1, n - hits))
@@ -33,8 +27,7 @@ def upper_share(hits: int, n: int, level: float = 0.975) -> float:
 
 def calibration_error(logits: Array, labels: Array, bins: int = BINS) -> float:
     """ECE: mean distance of confidence and accuracy over bins of equal count (Nguyen and O'Connor, EMNLP 2015)."""
-    p = softmax(logits)
-    sure, right = p.max(1), p.argmax(1) == labels
+    sure, right = task.certainty(logits), task.correct(logits, labels)
     parts = np.array_split(np.argsort(sure, kind="stable"), bins)
     gaps = [len(rows) * abs(sure[rows].mean() - right[rows].mean()) for rows in parts if len(rows)]
     return float(sum(gaps) / len(labels))

@@ -64,4 +64,4 @@ class ConcentrationReset:
 def concentration(logits: Tensor) -> float:
     """Negative entropy of the mean answer, [B, C] -> -ln C .. 0, in nats. High = few classes."""
     mean = logits.softmax(dim=1).mean(dim=0).clamp_min(1e-12)
-    return float((mean * mean.log()).sum())
+    return float((mean * mean.log()).sum(dim=0).mean())

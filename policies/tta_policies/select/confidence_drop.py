@@ -24,6 +24,7 @@ from typing import Literal
 
 import torch
 
+from tta_agent.core import task
 from tta_agent.core.types import Selection, View
 
 
@@ -48,7 +49,7 @@ class ConfidenceDrop:
         """Index of those that pass, each with weight 1; the others are counted as `confidence_drop`."""
         original = view.source_batch_logits() if self.reference == "batch" else view.source_logits()
         source, adapted = original.float().softmax(dim=1), view.logits.softmax(dim=1)
-        answer = source.argmax(dim=1, keepdim=True)
-        gain = (adapted.gather(1, answer) - source.gather(1, answer)).flatten()
+        answer = task.decide(source).unsqueeze(1)
+        gain = task.per_record((adapted.gather(1, answer) - source.gather(1, answer)).squeeze(1))
         index = torch.nonzero(gain >= -self.tolerance).flatten()
         return Selection(index, torch.ones_like(gain[index]), {"confidence_drop": len(gain) - len(index)})

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tta_agent.core import task
 from tta_agent.core.types import Selection, View
 from tta_policies.select.destroy import Destroyer
 
@@ -50,5 +51,6 @@ class Plpd(Destroyer):
         """PLPD of the samples `index` [K] -> [K], -1 .. 1. High = the answer needs the object."""
         p = view.logits[index].softmax(dim=1)
         without = view.predict(self.destroyed(view.x[index])).float().softmax(dim=1)
-        answer = p.argmax(dim=1, keepdim=True)
-        return (p.gather(1, answer) - without.gather(1, answer)).flatten()
+        answer = task.decide(p).unsqueeze(1)
+        drop = (p.gather(1, answer) - without.gather(1, answer)).squeeze(1)
+        return task.per_record(drop)  # type: ignore[no-any-return]

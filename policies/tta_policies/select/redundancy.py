@@ -45,6 +45,7 @@ class Redundancy:
     def select(self, view: View) -> Selection:
         """Index of those that say something new, each with weight 1; the others are counted as `redundancy`."""
         p = view.logits.softmax(dim=1)
+        p = p[:, 1] if p.dim() > 2 else p  # of label sets: that each label holds
         new = self._is_new(p)
         index = torch.nonzero(new).flatten()
         if len(index):

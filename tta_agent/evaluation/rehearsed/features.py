@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tta_agent.core.evidence import AnchorResult
+from tta_agent.core.task import correct, decide
 from tta_agent.core.types import Array, softmax
 from tta_agent.scoring.distributions import (
     divergence,
@@ -78,7 +79,7 @@ def soft(logits: Array, at: float) -> Soft:
     """Outputs of logits [N, C] after temperature `at`."""
     z = np.asarray(logits, np.float64) / at
     p = softmax(z)
-    return Soft(p, z - z.mean(1, keepdims=True), p.argmax(1), p.max(1))
+    return Soft(p, z - z.mean(1, keepdims=True), decide(p), p.max(1))
 
 
 def lights(names: Iterable[str]) -> list[str]:
@@ -108,7 +109,7 @@ def alone(m: Soft, anchor: Mapping[str, Array], labels: Array, at: float) -> dic
     accuracy = float(right.mean())
     hist = histogram(m.p)
     mean = m.p.mean(0)
-    light = [float((anchor[name].argmax(1) == labels).mean()) for name in lights(anchor)]
+    light = [float(correct(anchor[name], labels).mean()) for name in lights(anchor)]
     return {
         "confidence": float(m.confidence.mean()),
         "entropy": float(entropy(m.p).mean() / np.log(c)),

@@ -77,6 +77,8 @@ def records(
 def labels(raw: RawRecord, time_s: float, classes: int | None) -> list[Label]:
     """Labels of a JSON body `{"id", "label", "ts"}`: `label` is a class, or a list of one for each sample.
 
+    Of a model of several labels it is `{"id", "labels", "ts"}`: the list of those that hold, or a list of such lists.
+
     Args:
         time_s: time of the label where the body has no `ts`.
 
@@ -84,14 +86,16 @@ def labels(raw: RawRecord, time_s: float, classes: int | None) -> list[Label]:
         DecodeError: the body is malformed, or a class does not exist.
     """
     body = _label_body(raw)
-    values = body["label"] if isinstance(body["label"], list) else [body["label"]]
+    sets = "labels" in body
+    values = _sets(body["labels"]) if sets else body["label"]
+    values = values if isinstance(values, list) else [values]
     if not values:
         raise DecodeError("label_empty", "label is an empty list; expected one class a sample")
     checks.count(len(values), "label_samples")
     id = checks.text(body.get("id"), "label_id")
     when_s = time_s if body.get("ts") is None else checks.instant(body["ts"], "label_time")
     where = (when_s, raw.topic, raw.partition, raw.offset)
-    truths = [checks.label(value, classes) for value in values]
+    truths = [(checks.label_set if sets else checks.label)(value, classes) for value in values]
     return [Label(name, truth, *where) for name, truth in zip(_names(id, len(truths)), truths, strict=True)]
 
 
@@ -107,12 +111,18 @@ def traceparent(raw: RawRecord, otherwise: str = "") -> str | None:
     return found if _TRACEPARENT.fullmatch(found) else None
 
 
+def _sets(value: object) -> object:
+    """One set as a list of sets."""
+    single = isinstance(value, list) and not any(isinstance(one, list) for one in value)
+    return [value] if single else value
+
+
 def _label_body(raw: RawRecord) -> Mapping[str, Any]:
     try:
         body = json.loads(raw.value or b"")
     except (ValueError, RecursionError) as error:
         raise DecodeError("label_json", f"label is not JSON: {error}") from error
-    if not isinstance(body, dict) or "label" not in body:
+    if not isinstance(body, dict) or not body.keys() & {"label", "labels"}:
         raise DecodeError("label_object", f'label body is {show(body)}; expected {{"id", "label", "ts"}}')
     return body
 

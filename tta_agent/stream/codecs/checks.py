@@ -100,6 +100,14 @@ def label(value: object, classes: int | None) -> int:
     return value
 
 
+def label_set(value: object, classes: int | None) -> tuple[int, ...]:
+    """Indices of the labels that hold, checked, in rising order."""
+    if not isinstance(value, list):
+        raise DecodeError("label_type", f"labels is {show(value)}; expected a list of the labels that hold")
+    count(len(value), "label_samples")
+    return tuple(sorted({label(one, classes) for one in value}))
+
+
 def instant(value: object, reason: str) -> float:
     """Seconds since the epoch, from such a number or from an RFC 3339 time; from 1970 to 2100."""
     expected = "expected RFC 3339 with an offset, or seconds since 1970"

@@ -81,10 +81,11 @@ class CloudEvents:
         trace = () if traceparent is None else (("traceparent", traceparent.encode()),)
         return key, value, headers + trace
 
-    def encode_label(self, id: str, label: int | Sequence[int], time_s: float) -> Message:
+    def encode_label(self, id: str, label: int | Sequence[int] | frozenset[int], time_s: float) -> Message:
         """Label of one inference as `io.tta.label.v1`; see `WritingCodec`."""
-        truth = label if isinstance(label, int) else list(label)
-        return _json_message(LABEL, id, {"id": id, "label": truth, "ts": time_s}, time_s)
+        named = "labels" if isinstance(label, frozenset) else "label"
+        truth = label if isinstance(label, int) else sorted(label) if named == "labels" else list(label)
+        return _json_message(LABEL, id, {"id": id, named: truth, "ts": time_s}, time_s)
 
     def encode_label_request(self, id: str, request: Mapping[str, Any], time_s: float) -> Message:
         """Label request as `io.tta.label_request.v1`, with `request` as its JSON body."""

@@ -23,7 +23,7 @@ class OipJson:
     def recognises(self, raw: RawRecord) -> bool:
         """Whether it is a JSON object that mentions `inputs` or a `label`."""
         value = raw.value or b""
-        return value[:64].lstrip()[:1] == b"{" and (b'"inputs"' in value or b'"label"' in value)
+        return value[:64].lstrip()[:1] == b"{" and (b'"inputs"' in value or b'"label' in value)
 
     def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> list[Record | Label]:
         """Samples or labels of one record; see `Codec`."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tta_agent.core import json_text
 from tta_agent.core.errors import ConfigError
-from tta_agent.core.types import Array
+from tta_agent.core.types import Answer, Array
 
 SCHEMA_VERSION = 1
 INDEX = "recording.json"
@@ -31,6 +31,7 @@ COLUMNS = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("domain", pa.string()),
         pa.field("label", pa.int64()),
+        pa.field("labels", pa.list_(pa.int64())),
         pa.field("inputs", pa.binary(), nullable=False),
         pa.field("dtype", pa.string(), nullable=False),
         pa.field("shape", pa.list_(pa.int32()), nullable=False),
@@ -42,14 +43,14 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One inference: `x` as stored, `served` logits [C] or None."""
+    """One inference: `x` as stored, `served` logits [C] or None, `label` a class, a set of labels or None."""
 
     id: str
     time_s: float
     key: str
     x: Array
     domain: str | None = None
-    label: int | None = None
+    label: Answer | None = None
     served: Array | None = None
     version: int | None = None
 
@@ -181,7 +182,8 @@ def to_columns(row: Row, x: Array) -> dict[str, Any]:
         "time": row.time_s,
         "key": row.key,
         "domain": row.domain,
-        "label": row.label,
+        "label": row.label if not isinstance(row.label, tuple) else None,
+        "labels": row.label if isinstance(row.label, tuple) else None,
         "inputs": x.astype(x.dtype.newbyteorder("<"), copy=False).tobytes(),
         "dtype": x.dtype.name,
         "shape": x.shape,
@@ -193,14 +195,14 @@ def to_columns(row: Row, x: Array) -> dict[str, Any]:
 def to_rows(batch: pa.RecordBatch) -> Iterator[Row]:
     """Rows of a piece of a part; their arrays are read-only."""
     for cells in batch.to_pylist():
-        served = cells["served"]
+        served, labels = cells["served"], cells.get("labels")  # recordings of before have no sets
         yield Row(
             id=cells["id"],
             time_s=cells["time"],
             key=cells["key"],
             x=_tensor(cells["inputs"], cells["dtype"]).reshape(cells["shape"]),
             domain=cells["domain"],
-            label=cells["label"],
+            label=cells["label"] if labels is None else tuple(labels),
             served=None if served is None else _tensor(served, "float32"),
             version=cells["version"],
         )
