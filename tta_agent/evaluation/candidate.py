@@ -119,8 +119,8 @@ class CandidateEvaluation:
 
     def _look(self, estimate: Estimate) -> GainEstimate:
         roles = ("serving", "candidate", "source")
-        windows = (self.pairs.window(role)[-self._every :] for role in roles)
-        return estimate(*windows, self.facts.anchor, self.facts.moved)
+        serving, candidate, source = (self.pairs.window(role)[-self._every :] for role in roles)
+        return estimate(serving, candidate, source, self.facts.anchor, self.facts.moved)
 
     def on_label(self, label: Label) -> bool:
         """Count a late label; whether it counts. In every phase: labels speak of records, not of the present."""
