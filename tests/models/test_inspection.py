@@ -69,7 +69,7 @@ def test_all_obstacles_are_told_at_once(tmp_path):
         node("NonZero", ["a"], ["y"]),
     ]
     takes = [
-        helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["n", 1, "h", 4]),
+        helper.make_tensor_value_info("x", TensorProto.BFLOAT16, ["n", 1, "h", 4]),
         helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]),
     ]
     gives = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])]
@@ -80,7 +80,7 @@ def test_all_obstacles_are_told_at_once(tmp_path):
     assert status == 1
     for fact in (
         "2 inputs",
-        "'x' is double",
+        "'x' is bfloat16",
         "operator Upsample (1 nodes)",
         "operator NonZero",
         "quantised (1 nodes)",

@@ -393,7 +393,7 @@ def test_a_batch_that_is_baked_in_is_refused(tmp_path):
     [
         ("[up] n = Upsample(x, w)" + HEAD, {"weights": W}, "Upsample (node 'up')"),
         ("n = Relu(x)" + HEAD, {"weights": W, "takes": "float[batch, 2, 4, 4] x, float[1] z"}, "one float input"),
-        ("n = Relu(x)" + HEAD, {"weights": W, "takes": "int64[batch, 2, 4, 4] x"}, "takes x int64; expected"),
+        ("n = Relu(x)" + HEAD, {"weights": W, "takes": "bool[batch, 2, 4, 4] x"}, "takes x bool; expected"),
         ("n = Relu(x)" + HEAD, {"weights": W, "takes": "float[batch, 2, h, 4] x"}, "samples of shape [2, '?', 4]"),
         ("k = NonZero(x) n = Relu(x)" + HEAD, {"weights": W}, "TTA_MODEL__FACTORY"),
     ],

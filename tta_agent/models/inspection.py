@@ -29,6 +29,7 @@ from tta_agent.models.onnx_import import UnfoldedGraph, refusal
 from tta_agent.models.onnx_import.reading import INSTEAD
 from tta_agent.models.ort_sessions import open_session, raw_answer, run
 from tta_agent.models.outputs import ModelOutput
+from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.models.probing import raw
 from tta_agent.models.site_layers import SiteNorm
 
@@ -163,7 +164,7 @@ def _adapters(report: ModelReport, source: loader.DeployedModel, names: Sequence
 
 
 def _cost(report: ModelReport, source: loader.DeployedModel, path: Path) -> None:
-    x = np.random.default_rng(0).standard_normal((SAMPLES, *source.shape), dtype=np.float32)
+    x = random_inputs(source.module, SAMPLES, source.shape)
     session = open_session(path, output=ModelOutput(source.output.name, source.output.kind))
     served = raw_answers(raw(source.module), x, source.output.name)
     report.parity["file"] = apart(raw_answer(session, x), served)

@@ -90,8 +90,7 @@ def load(
         if state is not None:
             checkpoints.fill(module, state, weights)
     where = pick_device(device)
-    # channels last halves the time of a convolution on most devices, and whatever follows keeps the layout
-    module = module.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    module = _channels_last(module.to(where)).eval().requires_grad_(False)
     shape = shape or _shape(module)
     probing.refuse_absurd_sample(shape, "TTA_MODEL__INPUT_SHAPE: the model")
     answer, found = probing.find(module, shape, where, output, task)
@@ -105,6 +104,14 @@ def load(
         read = functools.partial(_source_inputs, source_data, shape, centre, scale)
         graph = onnx_import.restore(served, onnx, sites, read)
     return DeployedModel(module, shape, found, where, centre, scale, graph, answer)
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """The layout that halves the time of a convolution on most devices; whatever follows keeps it."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def pick_device(device: str) -> torch.device:
@@ -181,8 +188,9 @@ def _pixels(
     module: nn.Module, shape: tuple[int, ...], mean: Floats | None, std: Floats | None
 ) -> tuple[Floats, Floats]:
     known = getattr(module, "default_cfg", {})
+    unit = 1.0 if getattr(module, "input_range", None) is None else 1 / 255  # whole numbers are the pixels
     centre = _per_channel("MEAN", mean, known.get("mean"), 0.0, shape[0])
-    scale = _per_channel("STD", std, known.get("std"), 1.0, shape[0])
+    scale = _per_channel("STD", std, known.get("std"), unit, shape[0])
     if min(scale) <= 0:
         raise ConfigError(
             f"TTA_MODEL__STD={list(scale)}: expected numbers above 0, inputs are divided by them"

@@ -11,6 +11,7 @@ import onnx
 import onnx.inliner
 from onnx.external_data_helper import uses_external_data
 
+from tta_agent.models.onnx_import import dtypes
 from tta_agent.models.onnx_import.builder import SUPPORTED
 from tta_agent.models.onnx_import.reading import INSTEAD
 from tta_agent.models.outputs import OutputShape
@@ -19,6 +20,9 @@ QUANTISED = {
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
     "MatMulInteger", "com.microsoft.QLinearAdd", "com.microsoft.QGemm",
 }  # fmt: skip
+
+
+_TAKEN = {onnx.TensorProto.DataType.Name(number).lower() for number in dtypes.TAKEN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +85,9 @@ def _of_inputs(proto: onnx.ModelProto, shape: tuple[int, ...] | None) -> Iterato
             "export the part of the model that takes one tensor, with the others as constants",
         )
     for port in inputs:
-        if port.type != "float":
+        if port.type not in _TAKEN:
             yield Obstacle(
-                f"input {port.name!r} is {port.type}; float is expected",
+                f"input {port.name!r} is {port.type}; float or whole numbers are expected",
                 "export the model with float inputs, and let the server cast before it",
             )
         if (

@@ -32,6 +32,7 @@ from tta_agent.models.outputs import (
     of_task,
     words,
 )
+from tta_agent.models.probe_inputs import random_inputs
 
 SINGLE = "logits"  # name of a single output without one
 ROWS = 7
@@ -90,7 +91,7 @@ def find(
     Raises:
         ConfigError: the module does not take such samples, or none or several of its outputs may be the answer.
     """
-    x = np.random.default_rng(0).standard_normal((ROWS, *shape), dtype=np.float32)
+    x = random_inputs(module, ROWS, shape)
     found = _ask(module, x, device)
     single = list(found) == [SINGLE]
     shapes = {name: ("N", *tensor.shape[1:]) for name, tensor in found.items() if tensor.is_floating_point()}

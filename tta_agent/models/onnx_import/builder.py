@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.models.onnx_import import layers, shapes, spatial, sums, tracing  # noqa: F401 (some only fill the table)
+from tta_agent.models.onnx_import import dtypes, layers, shapes, spatial, sums, tracing  # noqa: F401 (some only fill the table)
 from tta_agent.models.onnx_import.layers import Layer
 from tta_agent.models.onnx_import.module import CONSTANTS, Held, OnnxModule, Ref, Step, prune, references
 from tta_agent.models.onnx_import.naming import Names, Slot
@@ -75,7 +75,8 @@ class _Builder:
     uses: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        few, more = (torch.empty(n, *self.shape, device="meta") for n in BATCHES)
+        dtype = dtypes.torch_type(self.file.takes_type)
+        few, more = (torch.empty(n, *self.shape, device="meta", dtype=dtype) for n in BATCHES)
         self.values[self.file.takes] = Value(self.file.takes, (few, more))
         for name, tensor in self.file.weights.items():
             shape_only = torch.empty_like(tensor, device="meta")
@@ -170,4 +171,6 @@ class _Builder:
         constants = {names.constant(k): v for k, v in self.constants.items() if f"{CONSTANTS}.{k}" in held}
         steps = [names.rename(step) for step in steps]
         module = OnnxModule(steps, self.file.takes, answers, self.shape, modules, tensors, constants)
+        module.input_range = self.file.limits
+        module.input_type = dtypes.torch_type(self.file.takes_type) or module.input_type
         return module, names.slots

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tta_agent.models.onnx_import.values import Size
@@ -71,6 +72,8 @@ class OnnxModule(nn.Module):
         self.steps = tuple(steps)
         self.takes, self.answers = takes, answers
         self.input_shape = shape
+        self.input_range: tuple[int, int] | None = None  # of whole numbers
+        self.input_type = torch.float32
         self.cut_at: str | None = None
         for path, module in modules.items():
             self.place(path, module)
@@ -104,7 +107,7 @@ class OnnxModule(nn.Module):
 
     def _run(self, x: Tensor) -> Iterator[dict[str, Tensor]]:
         """Values that are still needed, after each step."""
-        values = {self.takes: x}
+        values = {self.takes: self._taken(x)}
         samples = x.shape[0]
         yield values
         for step in self.steps:
@@ -118,6 +121,12 @@ class OnnxModule(nn.Module):
             yield values
             for name in step.last:
                 del values[name]
+
+    def _taken(self, x: Tensor) -> Tensor:
+        """The input in the file's type; inputs are float32 everywhere else."""
+        if self.input_range is None:
+            return x
+        return x.round().clamp(*self.input_range).to(self.input_type)
 
     def _input(self, value: Any, values: Mapping[str, Tensor], samples: int) -> Any:
         match value:

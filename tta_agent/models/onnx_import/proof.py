@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError, GraphError, nearest
 from tta_agent.core.types import Array
-from tta_agent.models.onnx_export import TOLERANCE, answers
+from tta_agent.models.onnx_export import answers
 from tta_agent.models.onnx_import.builder import build, refuse_unknown
+from tta_agent.models.onnx_import.dtypes import TOLERANCE, as_stored
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
 from tta_agent.models.onnx_import.sites import plausible
 from tta_agent.models.ort_sessions import Session, open_session, raw_answer, session_output
 from tta_agent.models.outputs import ONE_OF, ModelOutput, described
+from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.models.probing import refuse_absurd_sample
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Graph:
 
     proto: onnx.ModelProto
     slots: Mapping[str, Slot]
+    tolerance: float = TOLERANCE
 
     def patched(self, tensors: Mapping[str, Tensor]) -> bytes:
         """The graph with these tensors of the module's state dict, serialised.
@@ -56,7 +59,7 @@ class Graph:
                     f"tensor {name!r} has shape {list(tensor.shape)}, the graph has {list(item.dims)}"
                 )
             value = np.ascontiguousarray(value.reshape(tuple(item.dims)))
-            item.CopyFrom(numpy_helper.from_array(value, slot.initializer))
+            item.CopyFrom(numpy_helper.from_array(as_stored(value, item), slot.initializer))
         return bytes(proto.SerializeToString())
 
 
@@ -101,7 +104,7 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
         if name := session_output(served).name:
             file = file.ending_in(name)
         module, slots = build(file, shape)
-        graph = Graph(file.proto, slots)
+        graph = Graph(file.proto, slots, file.tolerance)
         _prove(served, file, module, graph, shape)
     except GraphError as error:
         raise ConfigError(f"TTA_MODEL__ONNX={path}: {error}") from error
@@ -149,10 +152,10 @@ def _prove(served: Session, file: File, module: nn.Module, graph: Graph, shape: 
         raise GraphError(f"it insists on batches of {file.batch}; export it with a dynamic batch axis")
     batch = file.batch or _SAMPLES
     calls = 1 if file.batch is None else max(2, -(-_SAMPLES // batch))
-    x = np.random.default_rng(0).standard_normal((calls * batch, *shape), dtype=np.float32)
+    x = random_inputs(module, calls * batch, shape)
     expected = np.concatenate([raw_answer(served, part) for part in np.split(x, calls)])
     if not np.isfinite(expected).all():
-        raise GraphError("its answers to normally distributed inputs are not finite: nothing can be compared")
+        raise GraphError("its answers to random inputs are not finite: nothing can be compared")
     try:
         patched = open_session(graph.patched({}), output=session_output(served))
         got = {"the module": answers(module, x), "the graph": raw_answer(patched, x)}
@@ -160,7 +163,7 @@ def _prove(served: Session, file: File, module: nn.Module, graph: Graph, shape: 
         raise GraphError(file.stuck if file.batch else f"the module fails: {error}") from error
     for what, values in got.items():
         apart = _apart(expected, values)
-        if not apart <= TOLERANCE:
+        if not apart <= file.tolerance:
             otherwise = f"{what} built from it answers otherwise: logits differ by {apart:.2g};\n{INSTEAD}"
             raise GraphError(file.stuck if file.batch else otherwise)
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import onnx
 import onnx.inliner
-import torch
-from onnx import numpy_helper
 from torch import Tensor
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.models.onnx_import import dtypes
 from tta_agent.models.onnx_import.limits import refuse_absurd
-from tta_agent.models.onnx_import.regular import adaptable, free_batch, lift_constants, own_weights
+from tta_agent.models.onnx_import.regular import adaptable, free_batch, in_order, lift_constants, own_weights
 
 INSTEAD = "give the model by TTA_MODEL__NAME, or TTA_MODEL__FACTORY, with TTA_MODEL__WEIGHTS instead"
 
@@ -43,6 +42,8 @@ class File:
         takes, answers: names of the input and of the output that is the answer.
         shape: of one sample; None where the file leaves a size open.
         batch: the fixed batch size that the file insists on, or None.
+        limits: least and largest number that it takes, where these are whole ones.
+        tolerance: largest difference of logits, in units of the largest, that its type of numbers explains.
     """
 
     proto: onnx.ModelProto
@@ -53,6 +54,13 @@ class File:
     answers: str
     shape: tuple[int | None, ...]
     batch: int | None
+    limits: tuple[int, int] | None
+    tolerance: float
+
+    @property
+    def takes_type(self) -> int:
+        """ONNX's number of the input's type."""
+        return int(self.proto.graph.input[0].type.tensor_type.elem_type)
 
     def ending_in(self, output: str) -> File:
         """The file with this output as the answer, and only the nodes that it needs."""
@@ -76,7 +84,7 @@ def read(path: Path) -> File:
     """Read a file and make its graph regular.
 
     Raises:
-        ConfigError: not an ONNX file, not one float32 input, or sizes that no model has.
+        ConfigError: not an ONNX file, not one input of numbers, or sizes that no model has.
     """
     try:
         proto = onnx.load(path)
@@ -95,6 +103,7 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
     graph = proto.graph
     takes = _input(graph, path)
     batch = free_batch(graph, takes)
+    in_order(graph)
     lift_constants(graph)
     weights = {item.name for item in graph.initializer if adaptable(item)}
     weights |= own_weights(graph, weights)
@@ -110,21 +119,22 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
         graph.output[0].name,
         tuple(d.dim_value if d.dim_value > 0 else None for d in takes.type.tensor_type.shape.dim[1:]),
         batch,
+        dtypes.input_range(graph, takes),
+        dtypes.tolerance(graph),
     )
 
 
 def _input(graph: onnx.GraphProto, path: Path) -> onnx.ValueInfoProto:
     held = {item.name for item in graph.initializer}  # old files list them among the inputs
     inputs = [value for value in graph.input if value.name not in held]
-    wanted = onnx.TensorProto.FLOAT
     axes = [len(value.type.tensor_type.shape.dim) for value in inputs]
-    if axes in ([], [0]) or len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != wanted:
+    if axes in ([], [0]) or len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in dtypes.TAKEN:
         kinds = ", ".join(
             f"{v.name} {onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type).lower()}" for v in inputs
         )
         raise ConfigError(
-            f"TTA_MODEL__ONNX={path} takes {kinds or 'nothing'}; expected one float input [batch, ...];\n"
-            + INSTEAD
+            f"TTA_MODEL__ONNX={path} takes {kinds or 'nothing'}; expected one float input [batch, ...], or one of "
+            f"whole numbers;\n{INSTEAD}"
         )
     del graph.input[:]
     graph.input.append(inputs[0])
@@ -148,19 +158,12 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
     if isinstance(value, onnx.TensorProto):
         return _tensor(value)
     if attribute.name == "to":
-        return _dtype(value)
+        return dtypes.torch_type(value)
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _dtype(number: int) -> torch.dtype | None:
-    """Torch's type for ONNX's; None where it has none."""
-    name = onnx.TensorProto.DataType.Name(number).lower()
-    found = getattr(torch, {"float": "float32", "double": "float64"}.get(name, name), None)
-    return found if isinstance(found, torch.dtype) else None
 
 
 def _tensor(item: onnx.TensorProto) -> Tensor:
     try:
-        return torch.from_numpy(numpy_helper.to_array(item).copy())
+        return dtypes.torch_tensor(item)
     except ValueError as error:
         raise ValueError(f"tensor {item.name!r} of shape {list(item.dims)}: {error}") from error

@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from tta_agent.models.onnx_import.dtypes import FLOATS
+
 Uses = dict[str, list[tuple[onnx.NodeProto, int]]]
 
 _LAYERS = {  # inputs that are a layer's weights
@@ -64,6 +66,34 @@ def _open(shape: onnx.TensorProto, size: int) -> onnx.TensorProto:
     return numpy_helper.from_array(sizes, shape.name)
 
 
+def in_order(graph: onnx.GraphProto) -> None:
+    """Put every node behind those that it reads; some converters append nodes, and ONNX Runtime takes any order."""
+    makers = {name: node for node in graph.node for name in node.output if name}
+    waiting, done, placed = list(reversed(graph.node)), list[onnx.NodeProto](), set[str]()
+    opened = set[
+        str
+    ]()  # whose inputs have been asked for: met again, the graph has a circle, or they are there
+    while waiting:
+        node = waiting[-1]
+        key = node.output[0] if node.output else ""
+        missing = [makers[name] for name in reads(node) if name in makers and name not in placed]
+        if missing and key not in opened:
+            opened.add(key)
+            waiting.extend(reversed(missing))
+            continue
+        waiting.pop()
+        if key not in placed:
+            placed.update(node.output)
+            done.append(node)
+    _replace_nodes(graph, done)
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Values that a node takes, its subgraphs included."""
+    inner = [part for a in node.attribute if a.HasField("g") for part in a.g.node]
+    return [*filter(None, node.input), *(name for part in inner for name in reads(part))]
+
+
 def lift_constants(graph: onnx.GraphProto) -> None:
     """Turn `Identity` of an initializer, and floats in a Constant node, into initializers of that name."""
     held = {item.name: item for item in graph.initializer}
@@ -82,7 +112,7 @@ def lift_constants(graph: onnx.GraphProto) -> None:
         held[copy.name] = copy
         graph.initializer.append(copy)
     _replace_nodes(graph, kept)
-    used = {name for node in graph.node for name in node.input}
+    used = {name for node in graph.node for name in reads(node)}
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name not in used:
             del graph.initializer[i]
@@ -90,7 +120,7 @@ def lift_constants(graph: onnx.GraphProto) -> None:
 
 def adaptable(item: onnx.TensorProto) -> bool:
     """Initializers that may learn: floats, but no numbers (unless a layer's, by name) and no attention masks."""
-    if item.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16) or not item.dims:
+    if item.data_type not in FLOATS or not item.dims:
         return False
     values = numpy_helper.to_array(item)
     if values.size < 2:

@@ -16,6 +16,7 @@ from tta_agent.models.onnx_import.module import OnnxModule
 from tta_agent.models.onnx_import.proof import Graph, OnnxModel
 from tta_agent.models.onnx_import.sites import NONE, chosen, plain
 from tta_agent.models.onnx_import.unfold import MOST, UnfoldedGraph, unfold
+from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.scoring.sample_scores import all_finite
 
 TRIED = 4  # samples of the round by which an adapter is tried
@@ -35,7 +36,7 @@ def can_adapt(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 def refusal(name: str, module: nn.Module, shape: tuple[int, ...]) -> str | None:
     """Reason why an adapter cannot use the model, by one real round on random inputs; None where it can."""
     device = next(iter(module.parameters())).device
-    x = torch.randn(TRIED, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    x = torch.from_numpy(random_inputs(module, TRIED, shape)).to(device)
     random = torch.get_rng_state()
     try:
         adapter = plugins.make("adapters", name, {}, module)

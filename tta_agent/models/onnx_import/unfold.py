@@ -54,6 +54,11 @@ class UnfoldedGraph:
     start: Mapping[str, Tensor]
 
     @property
+    def tolerance(self) -> float:
+        """That of the graph without sites."""
+        return self.graph.tolerance
+
+    @property
     def slots(self) -> Mapping[str, Slot]:
         """Initializer of each tensor; of a site's, that which it is folded into."""
         found = dict(self.graph.slots)

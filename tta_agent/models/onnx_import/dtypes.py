@@ -1,0 +1,76 @@
+"""Types of numbers in a file. The module computes and learns in single precision, whatever the file does.
+
+A step of an optimiser is below the spacing of half precision, and its squared gradients underflow there. So weights
+and constants of any float type are float32 in the module, and written back in the type that the file has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from tta_agent.core.types import Array
+
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+INTEGERS: Mapping[int, torch.dtype] = {
+    TensorProto.UINT8: torch.uint8, TensorProto.INT8: torch.int8, TensorProto.INT32: torch.int32,
+    TensorProto.INT64: torch.int64,
+}  # fmt: skip
+TAKEN = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}) | INTEGERS.keys()  # as input
+TOLERANCE = 1e-3  # of logits, in units of the largest one
+_OF_HALF = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}  # the same, of files that round to these
+_PASSES_ON = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+def torch_tensor(item: TensorProto) -> Tensor:
+    """Tensor of an initializer; floats of any kind in single precision."""
+    values = numpy_helper.to_array(item)
+    if item.data_type in FLOATS:
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+    return torch.from_numpy(values.copy())
+
+
+def torch_type(number: int) -> torch.dtype | None:
+    """Type of the module for one of ONNX's; None where torch has none."""
+    if number in FLOATS:
+        return torch.float32
+    found = getattr(torch, TensorProto.DataType.Name(number).lower(), None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def as_stored(values: Array, item: TensorProto) -> Array:
+    """Values in the type that an initializer of the file has."""
+    return np.asarray(values.astype(helper.tensor_dtype_to_np_dtype(item.data_type)))
+
+
+def tolerance(graph: onnx.GraphProto) -> float:
+    """Largest difference of logits, in units of the largest, by which the file may differ from float32."""
+    types = {item.data_type for item in graph.initializer if max(item.dims, default=1) > 1}
+    types |= {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+    return max(_OF_HALF.get(number, TOLERANCE) for number in types)
+
+
+def input_range(graph: onnx.GraphProto, takes: onnx.ValueInfoProto) -> tuple[int, int] | None:
+    """Least and largest number that the input takes; None: any float.
+
+    Of an input by which rows of a table are looked up, the numbers of the rows.
+    """
+    number = takes.type.tensor_type.elem_type
+    if number not in INTEGERS:
+        return None
+    held = {item.name: item.dims for item in graph.initializer}
+    ids, rows = {takes.name}, []
+    for node in graph.node:
+        if node.op_type in _PASSES_ON and node.input[0] in ids:
+            ids.update(node.output)
+        if node.op_type == "Gather" and node.input[1] in ids and held.get(node.input[0]):
+            rows.append(held[node.input[0]][0])
+    limits = torch.iinfo(INTEGERS[number])
+    wide = limits.bits > 8
+    return (0, min(rows) - 1) if rows else (0, 1) if wide else (limits.min, limits.max)
