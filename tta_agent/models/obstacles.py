@@ -12,7 +12,8 @@ import onnx.inliner
 from onnx.external_data_helper import uses_external_data
 
 from tta_agent.models.onnx_import import dtypes
-from tta_agent.models.onnx_import.builder import SUPPORTED
+from tta_agent.models.onnx_import.builder import OPTIMISED, SUPPORTED
+from tta_agent.models.onnx_import.fused import BEFORE, BLOCKED
 from tta_agent.models.onnx_import.reading import INSTEAD
 from tta_agent.models.outputs import OutputShape
 
@@ -112,8 +113,10 @@ def _of_operators(found: Counter[str]) -> Iterator[Obstacle]:
             f"the file is quantised ({quantised} nodes): nothing in it has a gradient",
             "name the float file that it was made from, and quantise the versions on the way to the server",
         )
+    if blocked := sum(n for op, n in found.items() if op.startswith(BLOCKED)):
+        yield Obstacle(f"the file is {OPTIMISED % blocked}", BEFORE)
     for op, n in sorted(found.items()):
-        if op not in SUPPORTED and op not in QUANTISED:
+        if op not in SUPPORTED and op not in QUANTISED and not op.startswith(BLOCKED):
             yield Obstacle(f"operator {op} ({n} nodes) is not supported", INSTEAD)
 
 

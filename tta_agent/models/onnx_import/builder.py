@@ -12,17 +12,19 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.models.onnx_import import dtypes, layers, shapes, spatial, sums, tracing  # noqa: F401 (some only fill the table)
+from tta_agent.models.onnx_import.fused import APART, BEFORE, BLOCKED, Node
 from tta_agent.models.onnx_import.layers import Layer
 from tta_agent.models.onnx_import.module import CONSTANTS, Held, OnnxModule, Ref, Step, prune, references
 from tta_agent.models.onnx_import.naming import Names, Slot
 from tta_agent.models.onnx_import.operators import OPERATORS, Operator
 from tta_agent.models.onnx_import.parts import whole
-from tta_agent.models.onnx_import.reading import INSTEAD, File, Node
+from tta_agent.models.onnx_import.reading import INSTEAD, File
 from tta_agent.models.onnx_import.tracing import Inputs
 from tta_agent.models.onnx_import.values import BATCHES, Made, Value, Weight, numbers
 
 _SPECIAL = {"Constant", "SplitToSequence", "SequenceAt"}
-SUPPORTED = OPERATORS.keys() | _SPECIAL
+SUPPORTED = OPERATORS.keys() | _SPECIAL | APART.keys()
+OPTIMISED = "optimised for one kind of processor (%d nodes with weights in blocks)"
 _REFUSALS = (NotImplementedError, TypeError, ValueError, RuntimeError, KeyError, IndexError)
 
 
@@ -52,6 +54,8 @@ def _refusal(file: File, node: Node, error: Exception) -> ConfigError:
 
 def refuse_unknown(file: File) -> None:
     """Raise ConfigError that names the operators that are not supported, where there are some."""
+    if blocked := sum(node.op.startswith(BLOCKED) for node in file.nodes):
+        raise ConfigError(f"the ONNX file was {OPTIMISED % blocked};\n{BEFORE}")
     unknown: dict[str, str] = {}
     for node in file.nodes:
         if node.op not in OPERATORS and node.op not in _SPECIAL:

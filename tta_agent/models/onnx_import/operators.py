@@ -150,6 +150,12 @@ def swish(x: Tensor, alpha: float = 1.0) -> Tensor:
     return x * torch.sigmoid(alpha * x)
 
 
+@register("Scale")
+def scale(x: Tensor, by: float) -> Tensor:
+    """Product with a number; a part of fused operators, and no operator of the standard."""
+    return x * by
+
+
 @register("HardSigmoid")
 def hard_sigmoid(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
     """Piecewise linear sigmoid, max(0, min(1, alpha x + beta))."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,11 @@ from torch import Tensor
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.models.onnx_import import dtypes
+from tta_agent.models.onnx_import.fused import Node, apart
 from tta_agent.models.onnx_import.limits import refuse_absurd
 from tta_agent.models.onnx_import.regular import adaptable, free_batch, in_order, lift_constants, own_weights
 
 INSTEAD = "give the model by TTA_MODEL__NAME, or TTA_MODEL__FACTORY, with TTA_MODEL__WEIGHTS instead"
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One operator with the names of its inputs ("" where an optional one is left out) and outputs."""
-
-    op: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +98,7 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
     weights |= own_weights(graph, weights)
     tensors = {item.name: _tensor(item) for item in graph.initializer}
     opset = max((o.version for o in proto.opset_import if not o.domain), default=1)
-    nodes = [_node(node, opset) for node in graph.node]
+    nodes = [part for node in graph.node for part in apart(_node(node, opset))]
     return File(
         proto,
         nodes,

@@ -23,12 +23,16 @@ Uses = dict[str, list[tuple[onnx.NodeProto, int]]]
 
 _LAYERS = {  # inputs that are a layer's weights
     "Conv": {1, 2},
+    "FusedConv": {1, 2},
     "Gemm": {1, 2},
+    "FusedGemm": {1, 2},
+    "FusedMatMul": {1},
     "MatMul": {1},
     "BatchNormalization": {1, 2, 3, 4},
     "InstanceNormalization": {1, 2},
     "GroupNormalization": {1, 2},
     "LayerNormalization": {1, 2},
+    "SkipLayerNormalization": {2, 3},
 }
 _SCALE_OR_SHIFT = {"Add", "Mul"}
 _VIEWS = {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "CastLike"}

@@ -51,6 +51,12 @@ def transpose(x: Tensor, perm: Sizes | None = None) -> Tensor:
     return x.permute(list(perm) if perm is not None else list(range(x.dim()))[::-1])
 
 
+@register("TransposeLast")
+def transpose_last(x: Tensor) -> Tensor:
+    """Exchange the last two axes; a part of fused operators, and no operator of the standard."""
+    return x.transpose(-1, -2)
+
+
 @register("Squeeze", 1)
 def squeeze(x: Tensor, given: Sizes | None = None, *, axes: Sizes | None = None) -> Tensor:
     """Remove axes of size 1."""

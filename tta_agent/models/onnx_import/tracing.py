@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tta_agent.models.onnx_import.fused import Node
 from tta_agent.models.onnx_import.operators import Operator
-from tta_agent.models.onnx_import.reading import Node
 from tta_agent.models.onnx_import.values import Made, Value, Weight, numbers
 
 Inputs = tuple[Value | None, ...]
