@@ -1,4 +1,4 @@
-"""Both drivers keep the contract of `ServerDriver`: a failure leaves the old version live."""
+"""All drivers keep the contract of `ServerDriver`: a failure leaves the old version live."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Golden, ServerInfo, Version
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
+from tta_agent.serving.drivers.files import FilesDriver
 from tta_agent.serving.drivers.oip import OipDriver
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.serving.server.app import make_app
@@ -43,13 +44,21 @@ class Bench:
         return version
 
 
-@pytest.fixture(params=["session", "oip"])
+@pytest.fixture(params=["session", "oip", "files"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     graphs = serving.GraphFolder(tmp_path)
     pair = HotSwapSession(0, open_version(graphs.add(0), open_session))
     made = Bench(graphs, pair)
     if request.param == "session":
         made.driver = SessionDriver(pair, open_session)
+        yield made
+        return
+    if request.param == "files":
+        home = tmp_path / "models" / "tiny"
+        (home / "0").mkdir(parents=True)
+        (home / "0" / "model.onnx").write_bytes(graphs.find(0).path.read_bytes())
+        made.driver = FilesDriver(ServerInfo("", "tiny", 10), repository=str(tmp_path / "models"))
+        made.driver.probe()
         yield made
         return
     with serving.running(make_app("tiny", pair, graphs.find, input_name="image")) as url:
@@ -237,7 +246,7 @@ def test_a_switch_that_does_not_show_is_taken_back(tmp_path: Path, monkeypatch: 
     graphs = serving.GraphFolder(tmp_path)
     with serving_zero(graphs) as url, asking(url) as driver:
         driver.publish(graphs.add(1), serving.golden(1))
-        monkeypatch.setattr(driver, "_infer", lambda path, x: (7, x))
+        monkeypatch.setattr(driver._client, "infer", lambda x, path="": ("7", x))
         words = r"version 7 answers after the switch.*\n.*version 0 is live"
         with pytest.raises(SwapError, match=words):
             driver.activate(graphs.find(1))

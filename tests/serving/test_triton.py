@@ -41,7 +41,7 @@ class Bench:
         self.home = triton.add_model(
             server.repository, name, serving.graph_bytes(0), version=SOURCE, more=options.pop("more", "")
         )
-        info = ServerInfo(server.url, name, 60)
+        info = ServerInfo(server.url, name, 60, source=SOURCE)
         given = {"repository": str(server.repository), "grpc": server.grpc, **options}
         self.driver = TritonDriver(info, **given)
         self.driver._grpc.load(name)
@@ -56,7 +56,7 @@ class Bench:
         return version
 
     def folders(self) -> list[int]:
-        return VersionFolder(self.home, "model.onnx").numbers()
+        return VersionFolder(self.home, "model.onnx", SOURCE).numbers()
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_load_that_loads_nothing_is_noticed(bench: Bench, tmp_path: Path) -> N
     another = tmp_path / "models" / bench.home.name  # not the folder that the server serves
     another.parent.mkdir()
     shutil.copytree(bench.home, another)
-    bench.driver._folder = VersionFolder(another, "model.onnx")
+    bench.driver._folder = VersionFolder(another, "model.onnx", SOURCE)
     with pytest.raises(
         SwapError, match=r"(?s)has loaded .* but version 3 answers, not 4.*sees no newer change time"
     ):
@@ -180,7 +180,10 @@ def test_control_modes(control: str, tmp_path: Path) -> None:
     home = triton.add_model(tmp_path / "models", "m", serving.graph_bytes(0))
     options = ["--repository-poll-secs=1"] if control == "poll" else []
     with triton.running(tmp_path, tmp_path / "models", control=control, options=options) as server:
-        info, given = ServerInfo(server.url, "m", 60), {"repository": str(home.parent), "grpc": server.grpc}
+        info, given = (
+            ServerInfo(server.url, "m", 60, source=1),
+            {"repository": str(home.parent), "grpc": server.grpc},
+        )
         with closing(TritonDriver(info, **given)) as driver:
             with pytest.raises(SwapError, match=r"model-control-mode=explicit --load-model=m") as caught:
                 driver.probe()
@@ -209,7 +212,7 @@ def test_the_probe_says_what_to_do(server: triton.Triton, tmp_path: Path) -> Non
         bench.driver.probe()
     for name, repository, words in [
         ("pinnd", server.repository, "did you mean pinned"),
-        ("pinned", tmp_path, "is no folder: name the model's folder in the server's repository"),
+        ("pinned", tmp_path, "is no folder: name the one in which the server's repository is"),
     ]:
         info = ServerInfo(server.url, name, 60)
         driver = TritonDriver(info, repository=str(repository), grpc=server.grpc)
@@ -222,10 +225,11 @@ def test_a_folder_that_cannot_be_written_is_told(bench: Bench) -> None:
     with pytest.raises(SwapError, match=r"(?s)Mount the server's repository .* storage.kserve.io/readonly"):
         bench.driver.probe()
     (bench.home / STAGING).unlink()
+    bench.driver._folder.source = 0
+    with pytest.raises(SwapError, match=r"(?s)as version 3, not 0:.*set TTA_MODEL__SERVED_VERSION=3"):
+        bench.driver.probe()
     shutil.rmtree(bench.home / str(SOURCE))
-    with pytest.raises(
-        SwapError, match=r"holds no version of the deployed model: put it back as .*/1/model.onnx"
-    ):
+    with pytest.raises(SwapError, match="holds no version of the deployed model: put it back as version 0"):
         bench.driver.probe()
 
 

@@ -128,6 +128,7 @@ class ServerInfo:
         timeout_s: longest wait for one call.
         output: name of the output that is the answer; None where there is a single one.
         token: bearer token of its repository API, or None.
+        source: number of the deployed model there; version n of the registry is `source` + n.
     """
 
     url: str
@@ -135,6 +136,7 @@ class ServerInfo:
     timeout_s: float
     output: str | None = None
     token: str | None = field(default=None, repr=False)
+    source: int = 0
 
 
 @dataclass(frozen=True, slots=True)

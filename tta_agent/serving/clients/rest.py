@@ -43,6 +43,15 @@ class OipClient:
         found = about.get("extensions") if isinstance(about, dict) else None
         return [str(name) for name in found or []]
 
+    def has_repository(self) -> bool:
+        """Whether models can be loaded: the server says so, or has an index without saying so."""
+        if any(name.startswith("model_repository") for name in self.extensions()):
+            return True
+        try:
+            return bool(self.index())
+        except SwapError:
+            return False
+
     def index(self) -> Sequence[Mapping[str, Any]]:
         """Entries of the repository index: `name`, and where the server knows them `version`, `state`, `reason`."""
         entries = self.ask("POST", "/v2/repository/index", {})
@@ -50,10 +59,20 @@ class OipClient:
 
     def check_known(self) -> None:
         """Raise SwapError unless the index names the model."""
-        known = {str(entry.get("name")) for entry in self.index()}
+        known = self._models()
         if self.model not in known:
             hint = nearest(self.model, known)
             raise SwapError(f"{self.url} does not know the model {self.model}: {hint}")
+
+    def _models(self) -> set[str]:
+        """Names of the models: of the index, or where a server has none, of its list."""
+        try:
+            return {str(entry.get("name")) for entry in self.index()}
+        except SwapError as error:
+            try:
+                return {str(name) for name in self.ask("GET", "/v2/models")["models"]}
+            except (SwapError, LookupError, TypeError):
+                raise error from None
 
     def load(self, parameters: Mapping[str, Any] | None = None, model: str | None = None) -> None:
         """Load the model, or another one, or load it anew; returns when the server has done so."""
@@ -84,13 +103,19 @@ class OipClient:
 
     def _posted(self, url: str, model: str, x: Array) -> httpx.Response:
         if self._binary is None:
-            self._binary = "binary_tensor_data" in self.extensions()
+            self._binary = self._takes_binary()
         parameters = {"binary_data_output": True} if self._binary else {}
         question = oip.Body({self._input_name(model): np.asarray(x, np.float32)}, parameters=parameters)
         body, length = oip.encode(question, binary=self._binary)
         kind = {"content-type": "application/json" if length is None else "application/octet-stream"}
         head = {} if length is None else {oip.HEAD_LENGTH: str(length)}
         return self.send("POST", url, content=body, headers={**_PROBE, **kind, **head})
+
+    def _takes_binary(self) -> bool:
+        try:
+            return "binary_tensor_data" in self.extensions()
+        except SwapError:  # it does not say what it is
+            return True
 
     def _input_name(self, model: str) -> str:
         if model not in self._inputs:

@@ -19,29 +19,42 @@ STAGING = ".tta"  # beside them: no number, so that no server takes it for a ver
 
 
 class VersionFolder:
-    """Folder HOME/NUMBER/FILE. A version appears in it whole: staged beside, synced, then renamed.
+    """Folder HOME/NUMBER/FILE. A version appears in it whole: written beside, synced, then renamed.
 
-    Versions of ours carry a marker. The newest folder without one is the source, version 0 of the registry; version n
-    has the number of the source plus n, so that numbers tell versions without a table.
+    Version n of the registry has the number of the source plus n, so that numbers tell versions without a table.
+    Folders of ours carry a marker; others are their owner's and stay.
 
     Args:
         home: folder of the model.
         file: name of the graph in a version's folder.
+        source: number of the deployed version.
     """
 
-    def __init__(self, home: Path, file: str) -> None:
-        self.home, self._file = home, file
+    def __init__(self, home: Path, file: str, source: int) -> None:
+        self.home, self.source, self._file = home, source, file
 
     def check(self) -> None:
-        """Raise SwapError, with what to do, unless versions can be written here and there is a source."""
+        """Raise SwapError, with what to do, unless versions can be written here."""
         if not self.home.is_dir():
             raise SwapError(
-                f"{self.home} is no folder: name the model's folder in the server's repository, as it is here"
+                f"{self.home} is no folder: name the one in which the server's repository is, as it is mounted here"
             )
-        self.source()
         with self._told():
             self._hidden("probe").mkdir(parents=True, exist_ok=True)
             self._hidden("probe").rmdir()
+
+    def check_source(self) -> None:
+        """Raise SwapError, with what to do, unless the newest folder that is not ours is the source."""
+        theirs = [number for number in self.numbers() if not _marked(self.home / str(number))]
+        if not theirs:
+            raise SwapError(
+                f"{self.home} holds no version of the deployed model: put it back as version {self.source}"
+            )
+        if max(theirs) != self.source:
+            raise SwapError(
+                f"{self.home} holds the deployed model as version {max(theirs)}, not {self.source}:\n"
+                f"set TTA_MODEL__SERVED_VERSION={max(theirs)}; version n of the registry is then {max(theirs)} + n"
+            )
 
     def numbers(self) -> list[int]:
         """Numbers of the versions that are there, in order; a server reads them the same way."""
@@ -50,18 +63,9 @@ class VersionFolder:
                 int(path.name) for path in self.home.iterdir() if path.name.isdecimal() and path.is_dir()
             )
 
-    def source(self) -> int:
-        """Number of the source: the newest version that is not ours."""
-        theirs = [number for number in self.numbers() if not _marked(self.home / str(number))]
-        if not theirs:
-            raise SwapError(
-                f"{self.home} holds no version of the deployed model: put it back as {self.home}/1/{self._file}"
-            )
-        return max(theirs)
-
     def number_of(self, version: Version | int) -> int:
         """Number in the server of a version of the registry."""
-        return self.source() + (version if isinstance(version, int) else version.number)
+        return self.source + (version if isinstance(version, int) else version.number)
 
     def stage(self, version: Version) -> Path:
         """Write the version beside the others, synced to the disk, unless it is there; its folder.
@@ -71,7 +75,7 @@ class VersionFolder:
         number = self.number_of(version)
         home, hidden = self.home / str(number), self._hidden(number)
         with self._told():
-            if version.number == 0 or _is(home, version):
+            if _is(home, version) or (version.number == 0 and (home / self._file).exists()):
                 self._remove(hidden)
                 return home
             if not _is(hidden, version):
@@ -79,12 +83,14 @@ class VersionFolder:
         return hidden
 
     def _write(self, version: Version, staged: Path) -> None:
-        source, draft = self.home / str(self.source()), staged.with_name(f"draft-{staged.name}")
+        source, draft = self.home / str(self.source), staged.with_name(f"draft-{staged.name}")
         self._remove(staged)
         self._remove(draft)
         draft.parent.mkdir(exist_ok=True)
-        ignored = shutil.ignore_patterns(self._file, "__pycache__")
-        shutil.copytree(source, draft, ignore=ignored, copy_function=shutil.copyfile)
+        draft.mkdir()
+        if source.exists():
+            ignored = shutil.ignore_patterns(self._file, MARKER, "__pycache__")
+            shutil.copytree(source, draft, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)
         shutil.copyfile(version.path, draft / self._file)
         (draft / MARKER).write_text(json.dumps({"version": version.number, "sha256": version.sha256}))
         _sync(draft)
@@ -92,13 +98,19 @@ class VersionFolder:
 
     def reveal(self, number: int) -> None:
         """Let a version that is staged, or was hidden, be the newest: newer ones are hidden."""
+        self.place(number)
+        with self._told():
+            for newer in [found for found in self.numbers() if found > number]:
+                self._hide(newer, newer)
+            sync_folder(self.home)
+
+    def place(self, number: int) -> None:
+        """Rename a version that is staged, or was hidden, to its place."""
         with self._told():
             if self._hidden(number).exists():
                 self._hide(number, f"gone-{number}")
                 self._hidden(number).rename(self.home / str(number))
-            for newer in [found for found in self.numbers() if found > number]:
-                self._hide(newer, newer)
-            sync_folder(self.home)
+                sync_folder(self.home)
 
     def prune(self, keep: set[int]) -> None:
         """Remove versions of ours, hidden ones too, but these, by their numbers."""

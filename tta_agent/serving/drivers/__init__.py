@@ -29,7 +29,11 @@ def open_driver(settings: Settings, output: str | None = None) -> ServerDriver:
     """
     swap = settings.swap
     output = output or settings.model.output
-    server = ServerInfo(swap.url, settings.model.served_as, swap.timeout_s, output, revealed(swap.token))
+    named = settings.model.served_version or ""
+    server = ServerInfo(
+        swap.url, settings.model.served_as, swap.timeout_s, output, revealed(swap.token),
+        source=int(named) if named.isdecimal() else 0,
+    )  # fmt: skip
     driver: ServerDriver = plugins.make("drivers", swap.driver, swap.options, server)
     return driver
 

@@ -59,7 +59,7 @@ class TritonDriver:
         """Connects at the first call only."""
         if control not in ("explicit", "poll"):
             raise ValueError(f"control is {control!r}; expected explicit or poll")
-        self._folder = VersionFolder(Path(repository) / server.model, file)
+        self._folder = VersionFolder(Path(repository) / server.model, file, server.source)
         token = {key: server.token} if server.token else {}
         self._rest = OipClient(server, token)
         address = grpc or f"{urlsplit(server.url).hostname}:8001"
@@ -76,6 +76,7 @@ class TritonDriver:
             raise SwapError(f"{self._rest.url} is no Triton: it has no model_repository extension")
         self._rest.check_known()
         self._folder.check()
+        self._folder.check_source()
         self._check_policy()
         if not self._polls:
             self._check_control()
@@ -96,7 +97,8 @@ class TritonDriver:
             self._turn_to(self._folder.number_of(version))
         except SwapError as error:
             raise SwapError(f"{error}\n{self._restore(before)}") from error
-        self._before = before
+        if before != self._folder.number_of(version):
+            self._before = before
 
     def verify(self, golden: Golden) -> None:
         """Compare the answer of the unversioned URL with the golden batch."""
@@ -105,7 +107,7 @@ class TritonDriver:
 
     def live(self) -> int:
         """The newest version that the server's index calls ready, as the registry counts."""
-        return self._live() - self._folder.source()
+        return self._live() - self._folder.source
 
     def rollback(self) -> None:
         """Hide the live version and load the one that served before."""
