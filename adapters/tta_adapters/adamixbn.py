@@ -104,6 +104,11 @@ class AdaMixBN(Learner):
         self._episode: tuple[Tensor, dict[str, Tensor]] | None = None  # a batch, and what was learnt from it
         self.settle()
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether its loss is of augmented views."""
+        return self._loss == "gem-aug"
+
     def norm(self, layer: _BatchNorm) -> AdaMixNorm:
         """The learning form of a BatchNorm."""
         return AdaMixNorm(layer, self.estimate, self._transform)

@@ -19,7 +19,7 @@ the mean over views.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class Cotta(Taught):
     """
 
     name = "cotta"
+    needs_images: ClassVar = True
 
     def __init__(
         self,

@@ -29,7 +29,10 @@ COLDEST = 1e-6  # where all logits are equal
 
 
 def temperatures(logits: Tensor) -> Tensor:
-    """Twice the deviation over the classes (C - 1 in the denominator), [B, C] -> [B], > 0, without gradient."""
+    """Twice the deviation over the classes (C - 1 in the denominator), [B, C] -> [B], > 0, without gradient.
+
+    Of labels, [B, 2, L] -> [B, L].
+    """
     return 2 * logits.detach().std(dim=1).clamp_min(COLDEST)
 
 
@@ -58,6 +61,7 @@ def gem(
     """
     chosen = logits[selection.index]
     hot = temperatures(chosen)
-    h = selection.weight * cross_entropy_at(chosen, hot, None if target is None else target[selection.index])
+    h = cross_entropy_at(chosen, hot, None if target is None else target[selection.index])
+    h = selection.weight.reshape(-1, *[1] * (h.dim() - 1)) * h
     square = hot**2 / (hot**2).mean() if relative else hot**2
     return h.mean() * square.mean() if literal else (h * square).mean()

@@ -27,7 +27,7 @@ out (the paper keeps all); its weights count in the first term.
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,8 @@ class Rmt(Taught):
     """
 
     name = "rmt"
+    needs_images: ClassVar = True
+    exclusive_classes: ClassVar = True  # prototypes are of one class each
 
     def __init__(
         self,

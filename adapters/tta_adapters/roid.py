@@ -88,6 +88,11 @@ class Roid(Learner):
         self._mean: Tensor | None = None  # m after this batch
         self.settle()
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether its loss is also of an augmented view."""
+        return self.consistency > 0
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] -> corrected logits [B, C] with graph; the layers remember the batch."""
         self._raw = None  # its graph goes before another is built

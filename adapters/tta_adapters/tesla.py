@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,8 @@ class Tesla(Taught):
     """
 
     name = "tesla"
+    needs_images: ClassVar = True
+    exclusive_classes: ClassVar = True  # its queues are of one class each
     needs = "all weights before the classifier"
     answers_after_step = True
 

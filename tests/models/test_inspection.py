@@ -93,12 +93,20 @@ def test_all_obstacles_are_told_at_once(tmp_path):
     ("body", "takes", "fact"),
     [
         ("m = ReduceMean<axes=[2,3], keepdims=0>(x) y = Gemm(m, w)", "float[b, 2, h, 4] x", "leaves the size"),
-        ("f = Flatten(x) g = Gemm(f, w) y = Sigmoid(g)", "float[b, 2, 1, 1] x", "do not sum to 1"),
+        ("y = MatMul(x, w)", "float[b, 2, 4, 2] x", "needs a classifier"),
     ],
 )  # fmt: skip
 def test_what_only_running_it_tells_is_an_obstacle_too(body, takes, fact, tmp_path):
     found = inspect(parsed(body, tmp_path, weights="float[2,2] w = {0.1, 0.2, 0.3, 0.4}", takes=takes))
     assert any(fact in o.found for o in found.obstacles) and not found.adapts
+
+
+def test_sigmoids_of_several_labels_are_told(tmp_path):
+    body = "f = Flatten(x) g = Gemm(f, w) y = Sigmoid(g)"
+    weights = "float[2,2] w = {0.1, 0.2, 0.3, 0.4}"
+    found = inspect(parsed(body, tmp_path, weights=weights, takes="float[b, 2, 1, 1] x"))
+    assert (found.answer["task"], found.answer["kind"], found.answer["classes"]) == ("multilabel", "sigmoids", 2)
+    assert found.answer["logits_before"]
 
 
 def test_a_file_that_is_missing_is_a_message(tmp_path):

@@ -15,12 +15,15 @@ from torch import nn
 from tta_agent.adaptation.sliding_window import Window
 from tta_agent.adaptation.step import Adaptation
 from tta_agent.core import plugins
+from tta_agent.core.errors import ConfigError
 from tta_agent.core.protocols import Adapter
 from tta_agent.core.types import SourceInfo
 from tta_agent.models import loader
 from tta_agent.models.batchnorm import census
 from tta_agent.models.device import Accelerator
+from tta_agent.models.misfit import misfit, selectors_fit
 from tta_agent.models.onnx_export import floats
+from tta_agent.models.onnx_import import can_adapt
 from tta_agent.models.site_layers import SiteAffine, SiteNorm
 from tta_agent.models.source_data import read_source_data
 from tta_agent.settings.data_groups import Options
@@ -55,16 +58,33 @@ def make_adaptation(settings: Settings, source: loader.DeployedModel, telemetry:
     """The adapter with its selectors and schedules; the frozen one in mode observe."""
     s, name = settings, method(settings)
     info = functools.cache(lambda: load_source_info(settings, source))
+    setting = f"TTA_ADAPT__METHOD={name}:"
+    _refuse_misfit(plugins.load("adapters", name), setting, source)
     adapter: Adapter = _make("adapters", name, s.adapt.options, info, source.module)
+    _refuse_misfit(adapter, setting, source)
     own: Mapping[str, Mapping[str, Any]] = getattr(adapter, "selectors", {})
     named = list(own) if s.select.selectors is None else s.select.selectors
     chosen = list(dict.fromkeys([*s.select.screen, *named]))
     options = {one: {**own.get(one, {}), **s.select.options.get(one, {})} for one in chosen}
     selectors = [_make("selectors", one, options, info) for one in chosen]
+    for one, selector in zip(chosen, selectors, strict=True):
+        by_adapter = s.select.selectors is None and one in own
+        of = f"{setting} its selector" if by_adapter else "TTA_SELECT__SELECTORS:"
+        _refuse_misfit(selector, f"{of} {one!r}", source)
     schedules = [plugins.make("schedules", one, s.schedule.options) for one in s.schedule.schedules]
     adapter = _windowed(adapter, s.adapt.window, coupled=bool(census(source.module).get("BatchNorm")))
     accelerator = Accelerator(source.device, s.adapt.precision, s.adapt.memory)
     return Adaptation(adapter, source.module, selectors, accelerator, telemetry, name, schedules)
+
+
+def _refuse_misfit(plugin: object, what: str, source: loader.DeployedModel) -> None:
+    """Raise ConfigError, with the adapters that fit, where a plugin cannot be used with the model."""
+    shape, task = source.shape, source.output.task
+    if (reason := misfit(plugin, shape, task)) is None:
+        return
+    could = [n for n in can_adapt(source.module, shape) if n != "frozen" and selectors_fit(n, shape, task)]
+    told = f"adapters that fit it: {', '.join(could)}" if could else "only TTA_ADAPT__METHOD=frozen fits it"
+    raise ConfigError(f"{what} {reason};\n{told}")
 
 
 def _windowed(adapter: Adapter, size: int, *, coupled: bool) -> Adapter:

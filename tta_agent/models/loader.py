@@ -17,6 +17,7 @@ from tta_agent.core.types import Array
 from tta_agent.models import checkpoints, onnx_import, probing
 from tta_agent.models.outputs import LOGITS, ModelOutput
 from tta_agent.models.source_data import read_source_data
+from tta_agent.models.whole_numbers import take_ids
 
 Floats = tuple[float, ...]
 
@@ -93,6 +94,8 @@ def load(
     module = _channels_last(module.to(where)).eval().requires_grad_(False)
     shape = shape or _shape(module)
     probing.refuse_absurd_sample(shape, "TTA_MODEL__INPUT_SHAPE: the model")
+    if served is None:
+        take_ids(module, shape, where)
     answer, found = probing.find(module, shape, where, output, task)
     if classes not in (None, found):
         raise ConfigError(

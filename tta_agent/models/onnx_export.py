@@ -29,6 +29,7 @@ from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import open_session, raw_answer
 from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
+from tta_agent.models.whole_numbers import without_hook
 
 INPUT, OUTPUT = "input", SINGLE
 TOLERANCE = 1e-3
@@ -124,7 +125,8 @@ def _fixed(source: nn.Module, shape: tuple[int, ...], served: Served | None) -> 
         return random_inputs(source, FIXED, shape)
     x = random_inputs(source, 4 * FIXED, shape)
     two = np.sort(answers(source, x), axis=1)[:, -2:]
-    return np.asarray(x[np.sort((two[:, 0] - two[:, -1]).argsort(kind="stable")[:FIXED])])
+    margin = (two[:, -1] - two[:, 0]).reshape(len(x), -1).min(1)  # of label sets, that of the closest label
+    return np.asarray(x[np.sort((-margin).argsort(kind="stable")[:FIXED])])
 
 
 def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
@@ -133,7 +135,7 @@ def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
     Raises:
         GraphError: the module cannot be traced.
     """
-    with _quiet():
+    with _quiet(), without_hook(module, example) as example:
         try:
             program = torch.onnx.export(
                 module,

@@ -14,7 +14,7 @@ it is that share of any image. An image with fewer than n pixels a side has as m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,8 @@ class Destroyer:
         occlusion: side of the square as a share of the image's, in (0, 1].
         seed: of the permutations.
     """
+
+    needs_images: ClassVar = True
 
     def __init__(
         self, transform: str = "patch", patches: int = 4, occlusion: float = 0.5, seed: int = 0

@@ -12,11 +12,13 @@ from torch import nn
 from tta_agent.core import plugins
 from tta_agent.core.types import Array, Selection
 from tta_agent.models.batchnorm import census
+from tta_agent.models.misfit import misfit
 from tta_agent.models.onnx_import.module import OnnxModule
 from tta_agent.models.onnx_import.proof import Graph, OnnxModel
 from tta_agent.models.onnx_import.sites import NONE, chosen, plain
 from tta_agent.models.onnx_import.unfold import MOST, UnfoldedGraph, unfold
 from tta_agent.models.probe_inputs import random_inputs
+from tta_agent.models.probing import output_of
 from tta_agent.scoring.sample_scores import all_finite
 
 TRIED = 4  # samples of the round by which an adapter is tried
@@ -40,6 +42,8 @@ def refusal(name: str, module: nn.Module, shape: tuple[int, ...]) -> str | None:
     random = torch.get_rng_state()
     try:
         adapter = plugins.make("adapters", name, {}, module)
+        if reason := misfit(adapter, shape, output_of(module).task):
+            return reason
         everyone = Selection(torch.arange(len(x), device=device), torch.ones(len(x), device=device))
         adapter.step(x, adapter.forward(x).float(), everyone)
         with torch.no_grad():
