@@ -77,6 +77,11 @@ class Copy:
         """The layers whose averages are served."""
         return self.norms.values()
 
+    def source_share(self) -> float:
+        """How much of the served statistics is still the source's, 0 to 1: what they may owe to chance alone."""
+        shares = [layer.state.shrunk.mean() for layer in self.layers]
+        return float(torch.stack(shares).mean()) if shares else 0.0
+
     def absorb(self) -> bool:
         """Move the served statistics by the batch that `forward` has seen; False, and none moves, if not finite."""
         return absorb(self.layers)

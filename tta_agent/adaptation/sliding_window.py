@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tta_agent.core.protocols import Adapter
+from tta_agent.core.protocols import Adapter, StreamAveraging
 from tta_agent.core.types import Selection, StepReport
 
 STATE = "sliding_window"  # in the state of an adapter
@@ -70,6 +70,10 @@ class Window:
     def servable(self) -> nn.Module:
         """Frozen copy of the inner adapter."""
         return self.inner.servable()
+
+    def source_share(self) -> float:
+        """Of the inner adapter, 0 where it has none."""
+        return self.inner.source_share() if isinstance(self.inner, StreamAveraging) else 0.0
 
     def moved(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Parameters of the inner adapter that learn, with their values in the source."""

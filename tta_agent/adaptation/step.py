@@ -12,18 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tta_agent.adaptation.class_runs import ClassRuns
 from tta_agent.adaptation.optimizer_health import OptimizerHealth
 from tta_agent.adaptation.reference import ReferenceModel
 from tta_agent.adaptation.result import StepResult as StepResult
 from tta_agent.adaptation.result import interleaved, joined, scored
 from tta_agent.adaptation.screen import Screen
-from tta_agent.core.protocols import Adapter, InputSelector, Schedule, Selector, Stateful
+from tta_agent.core import task
+from tta_agent.core.protocols import Adapter, InputSelector, Schedule, Selector, Stateful, StreamAveraging
 from tta_agent.core.types import Array, Moment, Positions, Selection, StepReport, View
 from tta_agent.models.device import Accelerator, Room
 from tta_agent.scoring.sample_scores import all_finite
 from tta_agent.telemetry.facade import Telemetry
 
 log = logging.getLogger(__name__)
+UNSETTLED = 0.1  # share of the source in averages, above which a few classes may have made them
 GUARDED = ("nonfinite", "skipped")  # diagnostics of a step that was not taken
 
 
@@ -58,6 +61,7 @@ class Adaptation:
         self.learnt = 0  # rounds with a step since the last reset
         self.totals: Counter[str] = Counter()
         self.health = OptimizerHealth()
+        self._runs = ClassRuns()
 
     def round(self, x: Array, served: Array | None = None) -> StepResult:
         """Score, select and adapt on one batch [B, ...].
@@ -72,8 +76,15 @@ class Adaptation:
             whole = not dropped.total()
             done = self._fitting(batch, known) if whole else self._screened(batch, known, kept, dropped)
         self.rounds += 1
+        self._runs.observe(task.tallies(done.logits))
         self._telemetry.scores(done.entropy, done.confidence, done.logits.shape[1])
         return done
+
+    def settled(self) -> bool:
+        """Whether what the adapter averages is that of the stream; where classes come in runs, it may be of a few."""
+        adapter = self.adapter
+        averages = isinstance(adapter, StreamAveraging) and self._runs.found()
+        return not averages or adapter.source_share() < UNSETTLED
 
     def plausible(self, x: Array) -> Array:
         """Which of the inputs [B, ...] would take part in a round, [B]; nothing is remembered."""
@@ -209,6 +220,7 @@ class Adaptation:
             "policies": [part.state_dict() for part in self._with_memory()],
             "screen": [part.state_dict() for part in self._screens()],
             "health": self.health.state_dict(),
+            "runs": self._runs.state_dict(),
         }
         adapter = self.adapter.state_dict()
         return {"adapter": adapter, "random": torch.get_rng_state(), **memory, **counts}
@@ -221,6 +233,8 @@ class Adaptation:
         screens = state.get("screen", ())  # older checkpoints have none
         for part, memory in zip(self._screens(), screens, strict=False):
             part.load_state_dict(memory)
+        if "runs" in state:  # older checkpoints have none
+            self._runs.load_state_dict(state["runs"])
         torch.set_rng_state(state["random"])
         self.health.load_state_dict(state["health"])
         self.rounds, self.learnt, self.totals = state["rounds"], state["learnt"], Counter(state["totals"])

@@ -64,6 +64,14 @@ class Adapter(Stateful, Protocol):
         """Every parameter that learns, by name, with its value in the source; schedules may pull it back."""
 
 
+@runtime_checkable
+class StreamAveraging(Protocol):
+    """An adapter that serves averages over the stream, for which the source stands in at first."""
+
+    def source_share(self) -> float:
+        """How much of what is served is still the source's, 0 to 1."""
+
+
 class Selector(Protocol):
     """Selection of the samples to learn from, in the order of the batch. With a memory it is `Stateful` too."""
 

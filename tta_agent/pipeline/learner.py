@@ -117,7 +117,8 @@ class LearnerStage:
         if self._hurried and not hurries:
             self._begin_anew()
         since = self.adaptation.rounds - self._proposed
-        ready = self.adaptation.learnt and self._cadence.candidate_due(since, soon=self._hurried)
+        soon = self._hurried and self.adaptation.settled()
+        ready = self.adaptation.learnt and self._cadence.candidate_due(since, soon=soon)
         if not (self._learns and ready and self._signals.propose.is_set()):
             return
         self._signals.propose.clear()
