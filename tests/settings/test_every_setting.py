@@ -37,6 +37,7 @@ from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.stages import ThreadedStage
+from tta_agent.registry.names import VersionNames
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rollout.approval import Approval
 from tta_agent.rollout.controller import RolloutController
@@ -50,6 +51,8 @@ from tta_agent.serving.deployment import ServedModel
 from tta_agent.settings import env
 from tta_agent.stream import factory
 from tta_agent.stream.batcher import Batcher
+from tta_agent.stream.input_check import InputCheck
+from tta_agent.stream.response_join import ResponseJoiner
 from tta_agent.stream.router import RecordRouter
 from tta_policies.gates.collapse import Collapse
 from tta_policies.schedule.periodic_reset import PeriodicReset
@@ -356,6 +359,7 @@ ROWS = [
         lambda b: len(copy.load_source_info(b.settings, b.source).inputs) == 24,
     ),
     Row("model.served_as", "other", lambda b: b.one(Driver).server.model == "other", AUTO),
+    Row("model.served_version", "v1.2", lambda b: b.one(VersionNames)("v1.2") == 0),
     Row("model.check_served", "false", lacks(ServedCheck)),
     Row("model.device", "cuda:63", refused("cuda:63", lambda b: b.source)),
     Row("model.threads", "3", of_session(3)),
@@ -371,6 +375,13 @@ ROWS = [
         given(Format, "registry", "there"),
         {"TTA_STREAM__CODEC": f"{HERE}:Format"},
     ),
+    Row("stream.inputs", "div255", lambda b: list(b.one(InputCheck)._ways) == ["div255"]),
+    Row(
+        "stream.responses_topic",
+        "other",
+        lambda b: set(of_topics(b)) == {"other", "inference", "inference.labels"},
+    ),
+    Row("stream.join_s", "7.5", lambda b: b.of_each(ResponseJoiner, 7.5)),
     Row("stream.group", "other", of_consumer("2", "other"), KAFKA),
     Row("stream.start", "earliest", of_consumer("start", "earliest"), KAFKA),
     Row("stream.partitions", "3", lambda b: len(of_topics(b)) == 2 * 3),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tta_agent.core.errors import DecodeError
+from tta_agent.core.exchange import LoggedRequest
 from tta_agent.core.types import Array, Label, Message, RawRecord, Record
 from tta_agent.stream.codecs import cloudevents as ce
 from tta_agent.stream.codecs import oip
@@ -49,6 +50,7 @@ def label(value: object, **fields: object) -> RawRecord:
 
 def records(record: RawRecord) -> list[Record]:
     found = CODEC.decode(record, SHAPE, CLASSES)
+    found = [one for item in found for one in (item.records if isinstance(item, LoggedRequest) else [item])]
     assert all(isinstance(item, Record) for item in found)
     return found  # type: ignore[return-value]
 
@@ -174,7 +176,7 @@ MALFORMED = {
     "headers": with_headers(inference(), ce_source=b"\xff"),
     "content_type": with_headers(inference(), content_type=b"image/png"),
     "time": with_headers(inference(), ce_time=b"yesterday"),
-    "modelversion": with_headers(with_body(both(X, Y), both(X, Y).value), ce_modelversion=b"v3"),
+    "modelversion": with_headers(with_body(both(X, Y), both(X, Y).value), ce_modelversion=b"v" * 600),
     "version_differs": with_headers(inference(), ce_modelversion=b"4"),
     "entitykey": with_headers(inference(), ce_entitykey=b"k" * 600),
     "inferenceheadercontentlength": with_headers(inference(), ce_inferenceheadercontentlength=b"-7"),

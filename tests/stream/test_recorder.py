@@ -158,7 +158,8 @@ def test_unreadable_records_are_told_after_the_count(settings: Settings, tmp_pat
     inferences, labels = done.unreadable
     topic = settings.stream.topic
     assert f"unreadable records of {topic}: 4 (3 unknown_format, 1 input_count)" in inferences
-    assert "expects cloudevents, oip_json; the first: " in inferences
+    every = "cloudevents, mlserver, seldon, claim_check, image, npy, oip_binary, oip_json, oip_proto"
+    assert f"expects {every}; the first: " in inferences
     assert f"unreadable records of {topic}.labels: 2 (2 unknown_format)" in labels
 
 

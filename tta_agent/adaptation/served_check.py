@@ -40,10 +40,18 @@ class ServedCheck:
         ask: logits [N, C] of the deployed model for inputs [N, ...].
         output: the model's.
         unversioned: whether answers without a version are the deployed model's, as version 0 serves.
+        verified: whether somebody else has compared them already.
     """
 
-    def __init__(self, ask: Callable[[Array], Array], output: ModelOutput, *, unversioned: bool) -> None:
-        self._ask, self._output = ask, output
+    def __init__(
+        self,
+        ask: Callable[[Array], Array],
+        output: ModelOutput,
+        *,
+        unversioned: bool,
+        verified: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._ask, self._output, self._verified = ask, output, verified
         self._versions = (0, None) if unversioned else (0,)
         self._answered: list[Record] = []
         self._seen = 0
@@ -55,7 +63,7 @@ class ServedCheck:
         Raises:
             ConfigError: the served answers are not the model's.
         """
-        if self._passed:
+        if self._passed or self._verified():
             return True
         for record in records:
             self._seen += 1

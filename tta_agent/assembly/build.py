@@ -26,6 +26,7 @@ from tta_agent.pipeline.learner import LearnerStage
 from tta_agent.pipeline.record_counts import RecordCounts
 from tta_agent.pipeline.signals import Signals
 from tta_agent.registry import factory as registries
+from tta_agent.registry.names import VersionNames
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.drivers import open_driver
@@ -35,7 +36,9 @@ from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.factory import open_codec, open_producer, open_source
 from tta_agent.stream.holdout import secret_of
+from tta_agent.stream.input_check import InputCheck
 from tta_agent.stream.outbox import Outbox
+from tta_agent.stream.response_join import ResponseJoiner
 from tta_agent.stream.router import RecordRouter
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
@@ -74,7 +77,8 @@ def agent(
         ConfigError: a setting, file or plugin that does not fit.
         StreamError, SwapError: broker or server cannot be reached.
     """
-    stream = open_source(settings, [settings.stream.topic, settings.stream.labels_topic])
+    s = settings.stream
+    stream = open_source(settings, [t for t in (s.topic, s.labels_topic, s.responses_topic) if t])
     telemetry, producer = open_telemetry(settings), open_producer(settings, list(_written(settings)))
     driver, salt = _driver(settings, source.output.name), secret_of(settings.store.path)
     return assemble(settings, source, stream, producer, driver, telemetry, fence=fence, salt=salt)
@@ -126,6 +130,7 @@ def assemble(
         salt: of the hold-out; a replay has none, so that it can be repeated.
     """
     s, journal, signals = settings, EventLog(settings.store.path), Signals()
+    recorded = codec is not None  # as the model takes it
     codec = codec or open_codec(s, source.output.name)
     template = template or GraphTemplate(source.module, source.shape, source.graph)
     registry = open_registry(settings, source, template)
@@ -138,6 +143,7 @@ def assemble(
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
         _when_up(rollout.served, s.swap.timeout_s)
+    inputs = None if recorded else _input_check(s, source, rollout.served)
     learner = LearnerStage(
         RecordRouter(label_store(s, clock), s.select.holdout, s.stream.max_age_s, clock, salt),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
@@ -148,7 +154,7 @@ def assemble(
         signals,
         counts,
         learns=s.mode != "observe",
-        check=_served_check(s, source, rollout.served),
+        check=_served_check(s, source, rollout.served, inputs),
         observer=observer,
         clock=clock,
     )
@@ -162,6 +168,9 @@ def assemble(
             dead_letter_topic(s),
             counts.lost,
             output=source.output,
+            joiner=ResponseJoiner(s.stream.join_s, s.stream.queue_bytes),
+            check=inputs,
+            number=VersionNames(registry, s.model.served_version),
         ),
         learner,
         rollout,
@@ -179,12 +188,28 @@ def assemble(
 
 
 def _served_check(
-    settings: Settings, source: loader.DeployedModel, served: ServedModel
+    settings: Settings, source: loader.DeployedModel, served: ServedModel, inputs: InputCheck | None
 ) -> ServedCheck | None:
     if not settings.model.check_served:
         return None
     ask = functools.partial(answers, source.module)
-    return ServedCheck(ask, source.output, unversioned=served.version.number == 0)
+    unversioned = served.version.number == 0
+    if inputs is None:
+        return ServedCheck(ask, source.output, unversioned=unversioned)
+    return ServedCheck(ask, source.output, unversioned=unversioned, verified=lambda: inputs.verified)
+
+
+def _input_check(settings: Settings, source: loader.DeployedModel, served: ServedModel) -> InputCheck:
+    return InputCheck(
+        functools.partial(answers, source.module),
+        source.output,
+        source.mean,
+        source.std,
+        way=settings.stream.inputs,
+        compare=settings.model.check_served,
+        unversioned=served.version.number == 0,
+        file=settings.store.path / "inputs.json",
+    )
 
 
 def _written(settings: Settings) -> dict[str, str]:

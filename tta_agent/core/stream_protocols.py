@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from tta_agent.core.types import (
-    Array,
-    Done,
-    Headers,
-    Label,
-    Message,
-    Partition,
-    Positions,
-    RawRecord,
-    Record,
-    Shape,
-)
+from tta_agent.core.exchange import Item
+from tta_agent.core.types import Array, Done, Headers, Message, Partition, Positions, RawRecord, Shape
 
 if TYPE_CHECKING:
     pass
@@ -87,7 +77,8 @@ class Codec(Protocol):
     """A wire format: raw records of the log to samples and labels.
 
     Built as `Class(**options)`, without side effects; called from one thread at a time. Where the constructor has a
-    parameter `output`, it is given the name of the output tensor that is the answer, or None. A class attribute
+    parameter `output`, it is given the name of the output tensor that is the answer, or None; where it has `images`,
+    the preprocessing of encoded images. A class attribute
     `by_headers = True` says that headers alone tell the format, whatever the value holds: `auto` asks such codecs
     first.
     """
@@ -95,8 +86,10 @@ class Codec(Protocol):
     def recognises(self, raw: RawRecord) -> bool:
         """Whether the record is of this format, well-formed or not. Cheap; raises nothing."""
 
-    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> Sequence[Record | Label]:
+    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> Sequence[Item]:
         """Samples or labels of one record, checked against the model's input; nothing for a record of neither.
+
+        A request or a response that is logged apart is an item of its own (`core.exchange`): the decoder joins them.
 
         Args:
             shape: of one sample, without the batch axis; None takes any.

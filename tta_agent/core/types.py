@@ -25,6 +25,7 @@ Done: TypeAlias = Callable[
     [Exception | None], None
 ]  # called once: with None when durable, else with the error
 Shape: TypeAlias = tuple[int | None, ...]  # of one sample, without the batch axis; None: any size
+FOREIGN = -2  # number of a version that the registry does not know
 Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
 Answer: TypeAlias = int | tuple[int, ...]  # a class, or a set of labels in rising order: see core/task.py
 Proof: TypeAlias = Literal["source", "certified", "rehearsed", "guarded", "none"]
@@ -62,6 +63,9 @@ class Record:
         traceparent: W3C trace context of the request, or None.
         topic, partition, offset: place in the log.
         identity: (source, id, type); equal identities are duplicates.
+        form: datatype of the input on the wire, and its layout where it was another: `FP32`, `UINT8 NHWC`, `PNG`.
+        version_name: name of the version that answered, where it is no number of the registry.
+        named: class that was answered, where nothing else of the answer was logged.
     """
 
     id: str
@@ -76,6 +80,9 @@ class Record:
     offset: int
     identity: tuple[str, str, str] = ("", "", "")
     tenant: str = ""
+    form: str = ""
+    version_name: str = ""
+    named: int | None = None
 
     @property
     def nbytes(self) -> int:

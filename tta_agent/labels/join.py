@@ -97,7 +97,9 @@ class LabelJoiner:
         return Label(record.id, known.label, known.time_s)
 
     def _answered(self, record: Record, known: Entry | None) -> None:
-        given = None if record.served is None or record.version is None else answer(record.served)
+        given: Answer | None = None if record.version is None else record.named
+        if record.served is not None and record.version is not None:
+            given = answer(record.served)
         version = None if given is None else record.version
         entry = self._new(self._answers, record.id, "waiting", record.time_s)
         if known is not None:  # its label came first

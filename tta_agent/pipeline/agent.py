@@ -115,8 +115,10 @@ class Agent:
         items = self.decoder.read_portion(self._backlog)
         for topic, outcomes in self.decoder.take_outcomes().items():
             self._counts.decoded(topic, outcomes)
+        self._counts.joined(self.decoder.joined)
         oldest = {(raw.topic, raw.partition): raw.offset for raw in reversed(self._backlog)}
-        positions = {**self.consumer.positions(), **oldest}
+        # what waits in the decoder was polled before the backlog, and so stands before it
+        positions = {**self.consumer.positions(), **oldest, **self.decoder.oldest()}
         if items or positions != self._positions:
             polled = PolledBatch(items, positions)
             self._positions = positions

@@ -140,9 +140,10 @@ class LearnerStage:
         self.router.flush()
         oldest = self.batcher.oldest()  # read, but not yet learnt from: they must come again, the others not
         again = {record.identity for record in self.batcher.waiting()}
-        done = [identity for identity in self.router.dealt_with(oldest) if identity not in again]
+        until = {**self._positions, **oldest}  # the decoder may hold records back, too
+        done = [identity for identity in self.router.dealt_with(until) if identity not in again]
         learner = {**self.adaptation.state_dict(), "done": done}
-        self._to_rollout.put(CheckpointBarrier(learner, {**self._positions, **oldest}, self._carrier))
+        self._to_rollout.put(CheckpointBarrier(learner, until, self._carrier))
 
     def _obey_reset(self) -> None:
         if self._signals.reset.is_set():

@@ -54,6 +54,14 @@ class RecordCounts:
             self._telemetry.samples("undecodable", refused.total())
         self._tell()
 
+    def joined(self, counts: Mapping[str, int]) -> None:
+        """Requests and responses that were logged apart: joined, alone, no_request; counts that go up."""
+        with self._lock:
+            changed = any(self._total[name] != count for name, count in counts.items())
+            self._total.update({name: count - self._total[name] for name, count in counts.items()})
+        if changed:
+            self._tell()
+
     def routed(self, outcomes: Mapping[str, int]) -> None:
         """Samples by their use: teach, held_out, duplicate, stale, internal, and so on."""
         for outcome, count in outcomes.items():

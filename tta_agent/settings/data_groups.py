@@ -62,6 +62,9 @@ class ModelSettings(Group):
     """Whether the first served answers in the stream must be the model's own before anything is learnt."""
     served_as: values.UrlSegment = "model"
     """Name of the model in the server."""
+    served_version: str | None = Field(default=None, min_length=1, max_length=512)
+    """Version that the log names for the deployed model, version 0, where the server does not say 0: for instance
+    v1.2. Other names are those of the registry (its aliases, or 8 digits and more of a hash), else foreign."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """Device of the adapted copy: auto, cpu, cuda or cuda:N."""
     threads: int = Field(default=1, ge=1)
@@ -85,7 +88,16 @@ class StreamSettings(Group):
     """Wire format: a name (cloudevents, oip_json, ...) or module:Class; auto recognises each record's, codecs that go
     by headers first, then by name, and writes cloudevents."""
     options: Options = {}
-    """Constructor arguments by codec, for instance {"my_format": {"registry": "http://127.0.0.1:8081"}}."""
+    """Constructor arguments by codec, for instance {"claim_check": {"allow": ["s3://bucket/inferences/"]}}; those of
+    `image` say how encoded images are brought to the model's size, whatever carries them."""
+    inputs: Literal["auto", "as_is", "div255", "div255_mean_std", "mean_std"] = "auto"
+    """From a logged input x to what the model takes: as_is, div255 (x / 255), div255_mean_std ((x / 255 - mean) / std,
+    by TTA_MODEL__MEAN and TTA_MODEL__STD), mean_std ((x - mean) / std); auto takes the one with which the source
+    answers as was served, and refuses to learn where none does."""
+    responses_topic: values.Topic | None = None
+    """Topic of responses, where they are not in `topic`: seldon.<namespace>.model.<name>.outputs, mlserver-output."""
+    join_s: float = Field(default=60.0, gt=0)
+    """Longest wait of a request for its response, where a server logs them apart."""
     group: str = "tta-agent"
     """Consumer group."""
     start: Literal["latest", "earliest"] = "latest"

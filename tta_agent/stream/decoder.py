@@ -5,25 +5,32 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from tta_agent.core import task
 from tta_agent.core.errors import DecodeError
+from tta_agent.core.exchange import LoggedRequest, LoggedResponse
 from tta_agent.core.stream_protocols import Codec, Producer
-from tta_agent.core.types import Label, Message, RawRecord, Record, Shape
+from tta_agent.core.types import FOREIGN, Label, Message, Positions, RawRecord, Record, Shape
 from tta_agent.models.outputs import ModelOutput
+from tta_agent.stream.input_check import InputCheck, InputReading
+from tta_agent.stream.response_join import ResponseJoiner
+from tta_agent.stream.understood import StreamSummary, summarise
 
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 1000  # characters of an error that are logged and travel to the dead-letter topic
 PORTION_BYTES = 4 << 20  # of decoded items that are handed on at once
 UNREADABLE = "tta_unreadable"  # header of a record that stands for others, with the reason
+LOOKED_AT = 20  # first records of the summary
 INTERNAL = "internal"  # reason of records that a codec stumbled over without a DecodeError
 
 
 class Decoder:
     """Decoder of records. No record can end the process: any exception is counted, and the record is kept.
+
+    Requests and responses that are logged apart are joined; the first records may wait for the check of their inputs.
 
     Args:
         shape: of one sample, without the batch axis; None takes any.
@@ -31,10 +38,15 @@ class Decoder:
         producer, topic: destination of dead letters; without them unreadable records are only counted.
         dropped: called with `dead_letter` and a count where a dead letter could not be written.
         output: the model's; served answers become logits by its kind. None leaves them raw.
+        joiner: of requests and responses.
+        check: of inputs and answers; None takes them as they are.
+        number: number of the version that a name or a number in the log means; None takes numbers as they are, and
+            names as foreign.
 
     Attributes:
         refused: unreadable records by reason.
         first: place and error of the first of them.
+        summary: of the first records that were read.
     """
 
     def __init__(
@@ -47,16 +59,23 @@ class Decoder:
         dropped: Callable[[str, int], None] = lambda reason, count: None,
         *,
         output: ModelOutput | None = None,
+        joiner: ResponseJoiner | None = None,
+        check: InputCheck | None = None,
+        number: Callable[[str], int] | None = None,
     ) -> None:
         self._codec, self._shape, self._classes, self._output = codec, shape, classes, output
         self._producer, self._topic, self._dropped = producer, topic, dropped
+        self._joiner, self._check, self._number = joiner or ResponseJoiner(), check, number
         self.refused: Counter[str] = Counter()
         self.first = ""
+        self.summary: StreamSummary | None = None
+        self._first: list[Record] = []
+        self._told = False
         self._outcomes: dict[str, Counter[str]] = {}
 
     def read(self, raws: Iterable[RawRecord]) -> list[Record | Label]:
         """Samples and labels of all readable records, in their order."""
-        return [item for raw in raws for item in self._one(raw)]
+        return self._finished([item for raw in raws for item in self._one(raw)])
 
     def read_portion(self, backlog: deque[RawRecord]) -> list[Record | Label]:
         """Samples and labels of the first records, which are taken away: a few bytes may become very many."""
@@ -66,12 +85,64 @@ class Decoder:
             found = self._one(backlog.popleft())
             nbytes += sum(item.nbytes for item in found)
             items += found
-        return items
+        return self._finished(items)
+
+    def flush(self) -> list[Record | Label]:
+        """Samples of all requests that still wait for their response, at the end of a stream."""
+        return self._finished([*self._joiner.flush()])
+
+    def oldest(self) -> Positions:
+        """Offset of the first record of each partition that waits here: for its other half, or for the check."""
+        places = [self._joiner.oldest(), self._check.oldest() if self._check else {}]
+        return {
+            where: min(place[where] for place in places if where in place)
+            for where in {*places[0], *places[1]}
+        }
+
+    @property
+    def joined(self) -> Mapping[str, int]:
+        """Counts of the join of requests and responses."""
+        return self._joiner.counts
 
     def take_outcomes(self) -> dict[str, Counter[str]]:
         """Records by topic since the last call: those that were `read`, and the others by reason."""
         taken, self._outcomes = self._outcomes, {}
         return taken
+
+    def _finished(self, items: list[Record | Label]) -> list[Record | Label]:
+        """The items, with requests that have waited for long enough, as the agent learns from them."""
+        items += self._joiner.expired()
+        for raw, error in self._joiner.take_orphans():
+            self._outcomes.setdefault(raw.topic, Counter())
+            self._refuse(raw, error)
+        records = [self._numbered(item) for item in items if isinstance(item, Record)]
+        labels = [item for item in items if isinstance(item, Label)]
+        self._look(records)
+        if self._check is None:
+            return self._in_order(items, [self._with_logits(record) for record in records])
+        taken = self._check.take(records)
+        self._tell(self._check.reading)
+        return [*taken, *labels]
+
+    def _look(self, records: list[Record]) -> None:
+        """Keep a summary of the first records, not longer than they are needed for it."""
+        if self._told or not records:
+            return
+        self._first += records[: LOOKED_AT - len(self._first)]
+        self.summary = summarise(self._first, getattr(self._codec, "seen", ()))
+        if self._check is None and len(self._first) == LOOKED_AT:
+            self._told, self._first = True, []
+
+    def _tell(self, reading: InputReading | None) -> None:
+        if reading is None or self._told or self.summary is None:
+            return
+        self._told, self._first = True, []
+        log.info("the stream is %s", self.summary.line(reading.prepare.way))
+
+    @staticmethod
+    def _in_order(items: list[Record | Label], records: list[Record]) -> list[Record | Label]:
+        made = iter(records)
+        return [next(made) if isinstance(item, Record) else item for item in items]
 
     def _one(self, raw: RawRecord) -> Sequence[Record | Label]:
         outcomes = self._outcomes.setdefault(raw.topic, Counter())
@@ -90,12 +161,21 @@ class Decoder:
     def _decoded(self, raw: RawRecord) -> list[Record | Label]:
         if raw.headers[:1] and raw.headers[0][0] == UNREADABLE:
             raise DecodeError("unreadable", raw.headers[0][1].decode(errors="backslashreplace"))
-        found = [*self._codec.decode(raw, self._shape, self._classes)]
-        for item in found:
-            self._check(item)
-        return [self._with_logits(item) for item in found]
+        found: list[Record | Label] = []
+        for item in self._codec.decode(raw, self._shape, self._classes):
+            if isinstance(item, LoggedRequest):
+                self._check_all(item.records)
+            halves = isinstance(item, LoggedRequest | LoggedResponse)
+            found += self._joiner.take(item, raw) if halves else [item]  # type: ignore[arg-type, list-item]
+        self._check_all(found)
+        return found
 
-    def _check(self, item: Record | Label) -> None:
+    def _check_all(self, items: Iterable[Record | Label]) -> None:
+        for item in items:
+            self._check_one(item)
+            self._check_answer(item)
+
+    def _check_one(self, item: Record | Label) -> None:
         """Hold what every later stage relies on, whichever codec made the item.
 
         Raises:
@@ -105,7 +185,8 @@ class Decoder:
             texts: tuple[str, ...] = (item.id,)
             numbers = task.members(item.label)
         else:
-            texts, numbers = (item.id, item.key, item.tenant, *item.identity), (item.version or 0,)
+            texts = (item.id, item.key, item.tenant, item.version_name, *item.identity)
+            numbers = (item.version or 0, item.named or 0)
             if self._shape is not None and not _fits(item.x.shape, self._shape):
                 raise ValueError(f"a sample of shape {item.x.shape}; expected {self._shape}")
         for text in texts:
@@ -113,23 +194,35 @@ class Decoder:
         if not math.isfinite(item.time_s) or not all(-(2**63) <= number < 2**63 for number in numbers):
             raise ValueError(f"time {item.time_s!r} or number {numbers!r} out of range")
 
-    def _with_logits(self, item: Record | Label) -> Record | Label:
-        """The item, its served answer as logits.
+    def _check_answer(self, item: Record | Label) -> None:
+        """Compare answer or label with the model's output.
 
         Raises:
             DecodeError: the answer has another number of values than the model's, or a label is of another task.
         """
-        if self._output is not None and isinstance(item, Label):
-            self._output.check_label(item.label)
-        if self._output is None or isinstance(item, Label) or item.served is None:
-            return item
+        if self._output is None:
+            return
+        if isinstance(item, Label):
+            return self._output.check_label(item.label)
+        if item.served is None:
+            return
         found, expected = item.served.size, self._output.columns(self._classes or item.served.size)
         if found != expected:
             told = f"output has {found} values for a sample; the model answers {expected}"
             raise DecodeError("output_classes", told)
-        if self._output.kind == "logits":
+
+    def _with_logits(self, item: Record) -> Record:
+        """The item, its served answer as logits."""
+        if self._output is None or item.served is None or self._output.kind == "logits":
             return item
         return replace(item, served=self._output.logits(item.served[None])[0])
+
+    def _numbered(self, record: Record) -> Record:
+        """The record with the number of its version in the registry."""
+        said = record.version_name or ("" if record.version is None else str(record.version))
+        if not said or (self._number is None and not record.version_name):
+            return record
+        return replace(record, version=self._number(said) if self._number else FOREIGN)
 
     def _refuse(self, raw: RawRecord, error: DecodeError) -> None:
         where, text = f"{raw.topic}[{raw.partition}]@{raw.offset}", str(error)[:MAX_MESSAGE]

@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tta_agent.core import plugins
 from tta_agent.core.errors import ConfigError, PluginNotFound
@@ -16,6 +16,7 @@ from tta_agent.core.stream_protocols import Codec, Producer, StreamConsumer, Wri
 from tta_agent.settings.data_groups import StreamSettings
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.codecs.auto import AutoCodec
+from tta_agent.stream.codecs.images import ImagePreprocessing
 
 AUTO = "auto"  # recognises each record's format
 DEFAULT = "cloudevents"  # is written where the settings say `auto`
@@ -119,11 +120,26 @@ def codec_names(codec: Codec, settings: Settings) -> str:
 
 
 def _codec(settings: Settings, name: str, output: str | None = None) -> Codec:
-    asks = "output" in inspect.signature(plugins.load("codecs", name)).parameters
-    own = {"output": output} if asks and output else {}
+    asks = inspect.signature(plugins.load("codecs", name)).parameters
+    known = {"output": output, "images": _images(settings)}
+    own = {key: value for key, value in known.items() if key in asks and value is not None}
+    if name == "image":
+        return cast(
+            Codec, plugins.make("codecs", name, {name: own})
+        )  # its options are the preprocessing itself
     options = {name: {**own, **settings.stream.options.get(name, {})}}
     codec: Codec = plugins.make("codecs", name, options)
     return codec
+
+
+def _images(settings: Settings) -> ImagePreprocessing | None:
+    given = settings.stream.options.get("image")
+    if given is None:
+        return None
+    try:
+        return ImagePreprocessing(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"TTA_STREAM__OPTIONS: image: {error}") from None
 
 
 def _installed(settings: Settings, name: str, output: str | None) -> Codec | None:

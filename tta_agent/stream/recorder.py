@@ -64,7 +64,7 @@ def record(
         labels, decoder = _Labels(late, Decoder(codec, None, None), follow_s), Decoder(codec, None, None)
         labels.catch_up()
         unwritten = _Unwritten(writer, labels.known)
-        source = opened.enter_context(contextlib.closing(_open(s, s.stream.topic)))
+        source = opened.enter_context(contextlib.closing(_open(s, s.stream.topic, s.stream.responses_topic)))
         for done, item in enumerate(_taken(source, decoder, labels, count, follow_s), 1):
             unwritten.add(item)
             progress(done)
@@ -164,6 +164,8 @@ def _taken(
         last_s = time.monotonic() if raws else last_s
         busy = labels.read(GLANCE_S) + len(raws)
         raws = source.poll(GLANCE_S if busy else PATIENCE_S)
+    alone = [item for item in decoder.flush() if isinstance(item, Record)]  # requests without a response
+    yield from alone[: count - done]
 
 
 def _joined(source: StreamConsumer) -> Sequence[RawRecord]:
@@ -186,7 +188,7 @@ def _row(record: Record, label: Answer | None) -> Row:
     )
 
 
-def _open(settings: Settings, topic: str) -> StreamConsumer:
+def _open(settings: Settings, *topics: str | None) -> StreamConsumer:
     # a group of its own: the agent's positions stay where they are
     group = f"{settings.stream.group}-record-{os.getpid()}-{time.time_ns()}"
-    return open_source(settings, [topic], group=group)
+    return open_source(settings, [topic for topic in topics if topic], group=group)

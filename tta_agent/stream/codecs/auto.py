@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from tta_agent.core.errors import DecodeError
+from tta_agent.core.exchange import Item
 from tta_agent.core.stream_protocols import Codec
-from tta_agent.core.types import Label, RawRecord, Record, Shape
+from tta_agent.core.types import RawRecord, Shape
 from tta_agent.stream.codecs.datatypes import show
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,9 @@ class AutoCodec:
 
     Args:
         codecs: by name.
+
+    Attributes:
+        seen: names of the formats that were read, in the order of their first record.
     """
 
     by_headers = True
@@ -30,7 +34,7 @@ class AutoCodec:
         self._codecs = {
             name: codecs[name] for name in sorted(codecs, key=lambda name: (by_value[name], name))
         }
-        self._seen: set[str] = set()
+        self.seen: list[str] = []
 
     @property
     def names(self) -> list[str]:
@@ -41,14 +45,14 @@ class AutoCodec:
         """Whether any of the codecs does."""
         return self._name(raw) is not None
 
-    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> Sequence[Record | Label]:
+    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> Sequence[Item]:
         """Samples or labels, by the codec that recognises the record; see `Codec`."""
         name = self._name(raw)
         if name is None:
             raise _unknown(raw, self.names)
         found = self._codecs[name].decode(raw, shape, classes)
-        if name not in self._seen:
-            self._seen.add(name)
+        if name not in self.seen:
+            self.seen.append(name)
             log.info("records of %s are read as %s", raw.topic, name)
         return found
 

@@ -5,18 +5,38 @@ With one sample its id is `id`; else the samples of a request are called `id#0` 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tta_agent.core.errors import DecodeError
+from tta_agent.core.exchange import Item, LoggedRequest, LoggedResponse, ServedAnswers
 from tta_agent.core.types import Label, RawRecord, Record, Shape
-from tta_agent.stream.codecs import checks, oip
+from tta_agent.stream.codecs import answers, checks, inputs, oip
 from tta_agent.stream.codecs.datatypes import show
+from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a body is checked against.
+
+    Attributes:
+        shape: of one sample as the model takes it; None takes any.
+        classes: of the model; None takes any number.
+        output: name of the output tensor that is the answer, where there are several.
+        images: preprocessing of encoded images.
+    """
+
+    shape: Shape | None
+    classes: int | None
+    output: str | None = None
+    images: ImagePreprocessing = IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,52 +46,115 @@ class Envelope:
     Attributes:
         id, source, type: identity of the request; records of equal identity are duplicates.
         time_s: time of the request, seconds since the epoch.
-        version: number of the version that answered, or None.
+        version: number of the version that answered, or its name, or None.
         key: entity key; samples of one request share it, so that they are held out or learnt from together.
         tenant: on whose behalf it was made.
         traceparent: W3C trace context of the request, or None.
+        join: source, or format, where request and response are logged apart under one id; empty where they are not.
     """
 
     id: str
     source: str
     type: str
     time_s: float
-    version: int | None
+    version: int | str | None
     key: str
     tenant: str
     traceparent: str | None
+    join: str = ""
+
+    @property
+    def number(self) -> int | None:
+        """Number of the version, where it is one."""
+        return self.version if isinstance(self.version, int) else None
+
+    @property
+    def version_name(self) -> str:
+        """Name of the version, where it is no number."""
+        return self.version if isinstance(self.version, str) else ""
 
 
-def records(
-    raw: RawRecord,
-    body: oip.Body,
-    about: Envelope,
-    shape: Shape | None,
-    classes: int | None,
-    output: str | None = None,
-) -> list[Record]:
-    """Samples of one request with one input tensor [N, ...] and at most one answer [N, C].
-
-    Args:
-        output: name of the output tensor that is the answer, where there are several.
+def items(raw: RawRecord, body: oip.Body, about: Envelope, target: Target) -> list[Item]:
+    """Samples of one request with one input tensor [N, ...] and at most one answer; or the half that is logged apart.
 
     Raises:
         DecodeError: a tensor is missing, one too many, or does not fit the model.
     """
-    x = checks.samples(checks.only(body.inputs, "input"), shape)
-    served = checks.logits(checks.answer(body.outputs, output), len(x), classes) if body.outputs else None
-    many = len(x) > 1
-    found = []
-    for i, name in enumerate(_names(about.id, len(x))):
-        sample, answer = x[i], None if served is None else served[i]
-        if many:  # else one sample that is kept would keep the whole batch
-            sample, answer = sample.copy(), None if answer is None else answer.copy()
-        where = (about.key, about.traceparent, raw.topic, raw.partition, raw.offset)
-        identity = (about.source, name, about.type)
-        found.append(
-            Record(name, about.time_s, sample, answer, about.version, *where, identity, about.tenant)
+    if about.join and body.outputs and not body.inputs:
+        read = functools.partial(answers.read, body.outputs, classes=target.classes, wanted=target.output)
+        size = sum(one.nbytes for one in body.outputs.values()) + 256
+        return [LoggedResponse((about.join, about.id), read, about.number, about.version_name, size)]
+    found = records(raw, body, about, target)
+    if about.join and not body.outputs:
+        return [LoggedRequest((about.join, about.id), tuple(found))]
+    return list(found)
+
+
+def records(raw: RawRecord, body: oip.Body, about: Envelope, target: Target) -> list[Record]:
+    """Samples of one request with their answers, as far as the body holds them; see `items`."""
+    samples = inputs.read(checks.only(body.inputs, "input"), target.shape, target.images)
+    many = len(samples.x) > 1
+    place = (about.key, about.traceparent, raw.topic, raw.partition, raw.offset)
+    made = [
+        Record(
+            name, about.time_s, samples.x[i].copy() if many else samples.x[i],  # one that is kept keeps no batch
+            None, about.number, *place, (about.source, name, about.type), about.tenant, samples.form,
+            about.version_name,
         )
-    return found
+        for i, name in enumerate(_names(about.id, len(samples.x)))
+    ]  # fmt: skip
+    if not body.outputs:
+        return made
+    return answered(made, answers.read(body.outputs, len(made), target.classes, target.output))
+
+
+def answered(found: Sequence[Record], given: ServedAnswers, **of_response: Any) -> list[Record]:
+    """Samples of one request with the answers to them.
+
+    Args:
+        of_response: further fields that the response knows, for instance its version.
+    """
+    many = len(found) > 1
+    out = []
+    for i, record in enumerate(found):
+        served = None if given.outputs is None else given.outputs[i].copy() if many else given.outputs[i]
+        named = None if given.classes is None else int(given.classes[i])
+        out.append(replace(record, served=served, named=named, **of_response))
+    return out
+
+
+def plain(raw: RawRecord, body: oip.Body, kind: str, join: str = "") -> Envelope:
+    """Envelope of a record that is a body alone: its id is the body's, else the record's key.
+
+    Raises:
+        DecodeError: neither is an id, or a text of the body is none.
+    """
+    id, said = checks.text(body.id or key_text(raw), "id"), version(body.version)
+    model = checks.text(body.model, "model_name") if body.model else ""
+    return Envelope(id, model, kind, timestamp(raw), said, id, id, traceparent(raw), join)
+
+
+def key_text(raw: RawRecord) -> str:
+    """The record's key as text; empty where there is none.
+
+    Raises:
+        DecodeError: it is no text.
+    """
+    try:
+        return (raw.key or b"").decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError("id", f"there is no id, and the record's key is no text: {error}") from error
+
+
+def version(said: str | None, reason: str = "model_version") -> int | str | None:
+    """Version as a number of the registry, or as the name that the server gives it.
+
+    Raises:
+        DecodeError: longer than any name.
+    """
+    if not said:
+        return None
+    return int(said) if said.isascii() and said.isdecimal() and len(said) <= 18 else checks.text(said, reason)
 
 
 def labels(raw: RawRecord, time_s: float, classes: int | None) -> list[Label]:

@@ -1,61 +1,68 @@
-"""CloudEvents 1.0 in Kafka's binary mode with Open Inference Protocol bodies: the default wire format.
+"""CloudEvents 1.0 with Open Inference Protocol bodies: the default wire format, and the one of KServe's logger.
 
-One record holds one request of N samples.
+One record holds one request of N samples, its response, or both.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from cloudevents.exceptions import GenericException
 from cloudevents.http import CloudEvent
-from cloudevents.kafka import KafkaMessage, from_binary, to_binary
+from cloudevents.kafka import to_binary
 
 from tta_agent.core.errors import DecodeError
-from tta_agent.core.types import Array, Headers, Label, Message, RawRecord, Record, Shape
-from tta_agent.stream.codecs import bodies, checks, oip
+from tta_agent.core.exchange import Item
+from tta_agent.core.types import Array, Message, RawRecord, Shape
+from tta_agent.stream.codecs import bodies, checks, events, images, oip, payloads
 from tta_agent.stream.codecs.datatypes import show
+from tta_agent.stream.codecs.events import ReceivedEvent
+from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 INFERENCE = "io.tta.inference.v1"  # inputs and outputs in one body: no join needed
 LABEL = "io.tta.label.v1"
 LABEL_REQUEST = "io.tta.label_request.v1"
 KSERVE_REQUEST = "org.kubeflow.serving.inference.request"
+KSERVE_RESPONSE = "org.kubeflow.serving.inference.response"
+KSERVE = (KSERVE_REQUEST, KSERVE_RESPONSE)
+SELDON = ("io.seldon.serving.inference.request", "io.seldon.serving.inference.response")
 
 
 class CloudEvents:
-    """Codec of inferences, requests of KServe's logger, labels and label requests, told apart by `ce_type`.
+    """Codec of inferences, of requests and responses that KServe's or Seldon's logger writes apart, and of labels.
 
     Args:
         output: name of the output tensor that is the answer, where a record has several.
+        images: preprocessing of encoded images.
     """
 
     by_headers = True
 
-    def __init__(self, output: str | None = None) -> None:
-        self._output = output
+    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
+        self._output, self._images = output, images
 
     def recognises(self, raw: RawRecord) -> bool:
-        """Whether there is a `ce_` header, or a content type of CloudEvents."""
-        return any(
-            name.startswith("ce_")
-            or (name == "content-type" and value is not None and value.startswith(b"application/cloudevents"))
-            for name, value in ((name.lower(), value) for name, value in raw.headers)
-        )
+        """Whether there is a `ce_` header, a content type of CloudEvents, or a JSON object with a specversion."""
+        return events.recognises(raw)
 
-    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> list[Record | Label]:
+    def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> list[Item]:
         """Samples or labels of one record; see `Codec`."""
-        event = _event(raw)
-        if event["type"] == LABEL:
-            _content(event, ("application/json",))
-            return list(bodies.labels(raw, _time(raw, event), classes))
-        if event["type"] in (INFERENCE, KSERVE_REQUEST):
-            body = _body(raw, event)
-            return list(bodies.records(raw, body, _envelope(raw, event, body), shape, classes, self._output))
-        valid = ", ".join((INFERENCE, LABEL, KSERVE_REQUEST))
-        raise DecodeError("type", f"ce_type is {show(event['type'])}; valid: {valid}")
+        event = events.read(raw)
+        kind = event.attributes["type"]
+        if kind in (INFERENCE, LABEL) and event.attributes["specversion"] != "1.0":
+            raise DecodeError("specversion", f"{kind} of CloudEvents 0.3; expected specversion 1.0")
+        if kind == LABEL:
+            _content(event.attributes, ("application/json",))
+            return list(bodies.labels(replace(raw, value=event.data), _time(raw, event.attributes), classes))
+        if kind in (INFERENCE, *KSERVE, *SELDON):
+            body = _body(event, shape)
+            target = bodies.Target(shape, classes, self._output, self._images)
+            return bodies.items(raw, body, _envelope(raw, event.attributes, body), target)
+        valid = ", ".join((INFERENCE, LABEL, *KSERVE))
+        raise DecodeError("type", f"ce_type is {show(kind)}; valid: {valid}")
 
     def encode_inference(
         self,
@@ -109,78 +116,47 @@ def _message(attributes: Mapping[str, str | None], body: bytes) -> Message:
     return message.key, message.value, tuple(message.headers.items())  # type: ignore[return-value]
 
 
-def _event(raw: RawRecord) -> Mapping[str, Any]:
-    """CloudEvents attributes of the record."""
-    if not raw.value:
-        raise DecodeError("empty", "the record has no value; expected an inference or a label")
-    headers = _headers(raw.headers)
-    # The library invents an id, a time and a version where they lack: what a label is joined on must be real.
-    for name in ("id", "source", "type"):
-        if not headers.get(f"ce_{name}"):
-            raise DecodeError(f"no_{name}", f"header ce_{name} is missing or empty; CloudEvents requires it")
-    try:
-        event = from_binary(KafkaMessage(headers, None, raw.value), data_unmarshaller=lambda data: data)
-    except (UnicodeDecodeError, GenericException) as error:
-        raise DecodeError("headers", f"CloudEvents headers cannot be read: {error}") from error
-    attributes: dict[str, Any] = dict(event.get_attributes())
-    if "ce_time" not in headers:
-        del attributes["time"]  # it is now, not when it happened: the record's timestamp knows better
-    for name in ("id", "source"):
-        attributes[name] = checks.text(attributes[name], name)
-    return attributes
-
-
-def _headers(pairs: Headers) -> dict[str, bytes]:
-    """Headers by lower-case name, once it is clear that they are CloudEvents in binary mode."""
-    headers: dict[str, bytes] = {}
-    for name, value in pairs:
-        lower = name.lower()
-        if lower in headers and lower.startswith("ce_"):
-            raise DecodeError("header_twice", f"header {lower} comes twice; expected once")
-        if value is not None:  # Kafka has headers without a value
-            headers[lower] = value
-    if headers.get("content-type", b"").startswith(b"application/cloudevents"):
-        raise DecodeError(
-            "structured", "content-type is application/cloudevents; expected binary mode (ce_*)"
-        )
-    if "ce_specversion" not in headers:
-        raise DecodeError(
-            "not_cloudevent", "header ce_specversion is missing; expected CloudEvents headers (ce_*)"
-        )
-    if headers["ce_specversion"] != b"1.0":
-        raise DecodeError("specversion", f"ce_specversion is {headers['ce_specversion']!r}; expected 1.0")
-    return headers
-
-
 def _envelope(raw: RawRecord, event: Mapping[str, Any], body: oip.Body) -> bodies.Envelope:
-    id, key, version = event["id"], event.get("entitykey"), _version(event, body)
+    id, key, kind = event["id"], event.get("entitykey"), event["type"]
     time_s, trace = _time(raw, event), bodies.traceparent(raw, event.get("traceparent", ""))
     key = id if key is None else checks.text(key, "entitykey")
     tenant = checks.text(event["tenant"], "tenant") if event.get("tenant") else key
-    return bodies.Envelope(id, event["source"], event["type"], time_s, version, key, tenant, trace)
+    join = "" if kind == INFERENCE else event["source"]
+    where = (time_s, _version(event, body), key, tenant, trace)
+    return bodies.Envelope(id, event["source"], kind, *where, join)
 
 
-def _body(raw: RawRecord, event: Mapping[str, Any]) -> oip.Body:
-    _content(event, ("application/octet-stream", "application/json"))
-    length = checks.whole(event.get("inferenceheadercontentlength"), "inferenceheadercontentlength")
-    return oip.decode(raw.value or b"", length)
+def _body(event: ReceivedEvent, shape: Shape | None) -> oip.Body:
+    said = event.attributes
+    _content(said, payloads.CONTENT_TYPES)
+    length = checks.whole(said.get("inferenceheadercontentlength"), "inferenceheadercontentlength")
+    if _plain(said.get("datacontenttype")).startswith("image/") and not images.kind(event.data):
+        raise DecodeError("content_type", f"content-type is an image; the value begins {event.data[:8]!r}")
+    # a response of KServe's logger has the content type of its request: the first bytes decide, but for protobuf
+    proto = _plain(said.get("datacontenttype")) == payloads.PROTOBUF
+    side = "response" if said["type"] in (KSERVE_RESPONSE, SELDON[1]) else "request"
+    return payloads.read(event.data, shape, head_length=length, proto=side if proto else "")
 
 
 def _content(event: Mapping[str, Any], valid: Sequence[str]) -> None:
     found = event.get("datacontenttype")
-    if found is not None and found.split(";")[0].strip().lower() not in valid:
+    if found is not None and _plain(found) not in valid:
         raise DecodeError("content_type", f"content-type is {show(found)}; valid: {', '.join(valid)}")
 
 
-def _version(event: Mapping[str, Any], body: oip.Body) -> int | None:
-    if event["type"] == KSERVE_REQUEST:
+def _plain(content: str | None) -> str:
+    return (content or "").split(";")[0].strip().lower()
+
+
+def _version(event: Mapping[str, Any], body: oip.Body) -> int | str | None:
+    if event["type"] in (KSERVE_REQUEST, SELDON[0]):
         return None  # a request does not say who will answer
     said, written = event.get("modelversion"), body.version
     if said is not None and written is not None and said != written:
         raise DecodeError(
             "version_differs", f"ce_modelversion is {show(said)}, model_version {show(written)}"
         )
-    return checks.whole(said if said is not None else written, "modelversion")
+    return bodies.version(said if said is not None else written, "modelversion")
 
 
 def _time(raw: RawRecord, event: Mapping[str, Any]) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 _NAMES = {dtype.str[1:]: name for name, dtype in _DTYPES.items()}
 _JSON_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}  # numpy kinds that JSON data of a kind may have
 MAX_RANK = 32
+BYTES = np.dtype(object)  # elements are `bytes`: texts, or encoded images
+BF16 = np.dtype("<u2")  # the upper half of float32
+_LENGTH = 4  # bytes before each element of a binary BYTES tensor
 _NUMBERS = {int, float, bool}
 
 
@@ -42,16 +46,67 @@ def numpy_dtype(name: str, value: object) -> np.dtype[Any]:
     """Numpy dtype of the datatype of tensor `name`.
 
     Raises:
-        DecodeError: `value` is no datatype of numbers.
+        DecodeError: `value` is no datatype.
     """
     if value == "BYTES":
-        raise DecodeError(
-            "bytes_tensor", f"tensor {name} is BYTES: strings and encoded images are not numbers"
-        )
+        return BYTES
     if not isinstance(value, str) or value not in _DTYPES:
-        valid = ", ".join(_DTYPES)
+        valid = ", ".join((*_DTYPES, "BF16 (binary only)", "BYTES"))
         raise DecodeError("datatype", f"tensor {name} has datatype {show(value)}; valid: {valid}")
     return _DTYPES[value]
+
+
+def from_bf16(raw: Array) -> Array:
+    """Float32 of the bits of bfloat16."""
+    return (raw.astype("<u4") << 16).view("<f4")
+
+
+def elements(name: str, buffer: bytes, count: int) -> Array:
+    """Elements of a binary BYTES tensor, each with its length before it: an array of `bytes` [count].
+
+    Raises:
+        DecodeError: too few elements, or a length that leads beyond the buffer.
+    """
+    found: list[bytes] = []
+    at = 0
+    while at < len(buffer) and len(found) <= count:
+        size = int.from_bytes(buffer[at : at + _LENGTH], "little")
+        at += _LENGTH + size
+        found.append(buffer[at - size : at])
+    if at != len(buffer) or len(found) != count:
+        told = f"tensor {name} holds {len(found)} elements in {len(buffer)} bytes; expected {count}"
+        raise DecodeError("bytes_tensor", f"{told}, each after its length in 4 bytes")
+    return of_bytes(found)
+
+
+def texts_from_json(name: str, data: object, count: int, *, base64: bool) -> Array:
+    """JSON data of a BYTES tensor, nested or flat, as an array of `bytes` [count].
+
+    Raises:
+        DecodeError: no lists of strings, too many or too few, or no base64 where it should be.
+    """
+    flat = list(_leaves(data))
+    if len(flat) != count or not all(isinstance(part, str) for part in flat):
+        raise DecodeError("bytes_tensor", f"data of tensor {name} is {show(data)}; expected {count} strings")
+    try:
+        return of_bytes([b64decode(part) if base64 else part.encode() for part in flat])
+    except ValueError as error:  # half of a surrogate pair is one, too
+        raise DecodeError("bytes_tensor", f"data of tensor {name} cannot be read: {error}") from error
+
+
+def of_bytes(found: Sequence[bytes]) -> Array:
+    """Array of `bytes` [N]."""
+    array = np.empty(len(found), dtype=BYTES)
+    array[:] = found
+    return array
+
+
+def _leaves(data: object, rank: int = 0) -> Iterator[Any]:
+    if isinstance(data, list) and rank < MAX_RANK:
+        for part in data:
+            yield from _leaves(part, rank + 1)
+    else:
+        yield data
 
 
 def from_json(name: str, data: object, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
@@ -60,13 +115,8 @@ def from_json(name: str, data: object, dtype: np.dtype[Any], shape: Sequence[int
     Raises:
         DecodeError: no regular lists of numbers, too many or too few, or out of the range of the dtype.
     """
-    if not _numeric(data):  # numpy would make room for the longest of any strings, once for each of them
-        raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected a list of numbers")
-    try:
-        array = np.array(data)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise DecodeError("data", f"data of tensor {name} is not a regular array: {error}") from error
-    if array.ndim == 0 or (array.size and array.dtype.kind not in _JSON_KINDS[dtype.kind]):
+    array = regular(name, data)
+    if array.size and array.dtype.kind not in _JSON_KINDS[dtype.kind]:
         expected = f"a list of numbers that are {datatype(dtype)}"
         raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected {expected}")
     if array.size != math.prod(shape) or (array.ndim > 1 and array.shape != tuple(shape)):
@@ -80,6 +130,28 @@ def from_json(name: str, data: object, dtype: np.dtype[Any], shape: Sequence[int
             raise DecodeError("data_range", f"tensor {name} has values from {low} to {high}; {expected}")
     with np.errstate(over="ignore"):  # too large a float becomes infinite; who needs finite ones checks
         return array.astype(dtype)
+
+
+def regular(name: str, data: object) -> Array:
+    """JSON lists of numbers as an array of the shape that they have.
+
+    Raises:
+        DecodeError: no regular lists of numbers.
+    """
+    if not _numeric(data):  # numpy would make room for the longest of any strings, once for each of them
+        raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected a list of numbers")
+    try:
+        array = np.array(data)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise DecodeError("data", f"data of tensor {name} is not a regular array: {error}") from error
+    if not is_number(array.dtype):  # integers beyond 64 bits become objects
+        raise DecodeError("data", f"data of tensor {name} is {show(data)}; expected numbers of up to 64 bits")
+    return array
+
+
+def is_number(dtype: np.dtype[Any]) -> bool:
+    """Whether a numpy dtype has a datatype of numbers in the protocol."""
+    return dtype.str[1:] in _NAMES
 
 
 def _numeric(data: object, rank: int = 0) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
+from tta_agent.stream.codecs import datatypes
 from tta_agent.stream.codecs.datatypes import MAX_RANK, datatype, from_json, numpy_dtype, show
 
 HEAD_LENGTH = "inference-header-content-length"  # the HTTP header that gives the bytes of the JSON head
 
+BASE64 = ("base64", "pillow_image")  # content types of MLServer whose strings are encoded bytes
 _MAX_SIZE = 1 << 40  # of one axis
 
 
@@ -109,13 +111,12 @@ class _Buffers:
     body: bytes
     at: int
 
-    def take(self, name: str, dtype: np.dtype[Any], count: int) -> Array:
-        size = count * dtype.itemsize
+    def take(self, name: str, size: int) -> memoryview:
         if self.at + size > len(self.body):
             left = len(self.body) - self.at
             raise DecodeError("truncated", f"tensor {name} needs {size} bytes; {left} are left in the body")
         self.at += size
-        return np.frombuffer(self.body, dtype, count, self.at - size)
+        return memoryview(self.body)[self.at - size : self.at]
 
     def finish(self) -> None:
         if self.at < len(self.body) and self.body[self.at :].strip():
@@ -153,24 +154,63 @@ def _name(entry: object, side: str) -> str:
 
 
 def _tensor(name: str, entry: Mapping[str, Any], buffers: _Buffers) -> Array:
-    dtype, shape = numpy_dtype(name, entry.get("datatype")), _shape(name, entry.get("shape"))
+    shape = _shape(name, entry.get("shape"))
     size = _object(entry, "parameters", name).get("binary_data_size")
     if size is None and "data" not in entry:
         raise DecodeError("no_data", f"tensor {name} has neither data nor binary_data_size; expected one")
     if size is not None and "data" in entry:
         raise DecodeError("two_data", f"tensor {name} has both data and binary_data_size; expected one")
-    if size is None:
-        flat = from_json(name, entry["data"], dtype, shape)
-    else:
-        expected = math.prod(shape) * dtype.itemsize
-        if type(size) is not int or size != expected:
-            what = f"{entry['datatype']} of shape {list(shape)}"
-            raise DecodeError("binary_size", f"tensor {name} has {show(size)} bytes; {what} takes {expected}")
-        flat = buffers.take(name, dtype, math.prod(shape))
+    flat = _from_json(name, entry, shape) if size is None else _binary(name, entry, shape, size, buffers)
+    return shaped(name, flat, shape)
+
+
+def shaped(name: str, flat: Array, shape: Sequence[int]) -> Array:
+    """Values of a tensor in its shape.
+
+    Raises:
+        DecodeError: an empty tensor with absurd other dimensions.
+    """
     try:
         return flat.reshape(shape)
-    except (ValueError, OverflowError) as error:  # an empty tensor with absurd other dimensions
+    except (ValueError, OverflowError) as error:
         raise DecodeError("shape", f"tensor {name} has shape {list(shape)}: {error}") from error
+
+
+def _from_json(name: str, entry: Mapping[str, Any], shape: Sequence[int]) -> Array:
+    dtype = numpy_dtype(name, entry.get("datatype"))
+    if dtype != datatypes.BYTES:
+        return from_json(name, entry["data"], dtype, shape)
+    coded = _object(entry, "parameters", name).get("content_type") in BASE64
+    return datatypes.texts_from_json(name, entry["data"], math.prod(shape), base64=coded)
+
+
+def _binary(
+    name: str, entry: Mapping[str, Any], shape: Sequence[int], size: object, buffers: _Buffers
+) -> Array:
+    kind, count = entry.get("datatype"), math.prod(shape)
+    dtype = datatypes.BF16 if kind == "BF16" else numpy_dtype(name, kind)
+    given = type(size) is int and size >= 0
+    if not given or (dtype != datatypes.BYTES and size != count * dtype.itemsize):
+        told = f"{kind} of shape {list(shape)} takes {count * dtype.itemsize}"
+        raise DecodeError("binary_size", f"tensor {name} has {show(size)} bytes; {told}")
+    return buffer(name, kind, buffers.take(name, int(size)), count)  # type: ignore[call-overload]
+
+
+def buffer(name: str, kind: object, raw: memoryview | bytes, count: int) -> Array:
+    """Values [count] of one tensor in the little-endian bytes of its datatype.
+
+    Raises:
+        DecodeError: `kind` is no datatype, or the bytes are of another count.
+    """
+    dtype = datatypes.BF16 if kind == "BF16" else numpy_dtype(name, kind)
+    if dtype == datatypes.BYTES:
+        return datatypes.elements(name, bytes(raw), count)
+    if len(raw) != count * dtype.itemsize:
+        raise DecodeError(
+            "binary_size", f"tensor {name} has {len(raw)} bytes; expected {count * dtype.itemsize}"
+        )
+    found = np.frombuffer(raw, dtype, count)
+    return datatypes.from_bf16(found) if kind == "BF16" else found
 
 
 def _shape(name: str, value: object) -> tuple[int, ...]:
