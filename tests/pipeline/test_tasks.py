@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,10 +15,14 @@ from tests import task_nets
 from tests.pipeline.test_agent import Running, World, until
 from tests.task_nets import SUBJECTS, Subject
 from tta_agent.assembly import build
-from tta_agent.core import task
+from tta_agent.core import plugins, task
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.evidence import Evidence, LabelledPair
+from tta_agent.evaluation.anchor_set import AnchorSet
+from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.labels.store import read_counts
 from tta_agent.models.ort_sessions import open_session, raw_answer, run
+from tta_agent.models.outputs import ModelOutput
 from tta_agent.settings import env
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.telemetry.facade import Telemetry
@@ -137,6 +142,52 @@ def loaded(name, method, selectors, tmp_path, monkeypatch, options="{}"):
         monkeypatch.setenv(key, value)
     settings = env.load()
     return settings, build.load_source(settings)
+
+
+def test_every_gate_judges_label_sets(tmp_path):
+    random = np.random.default_rng(0)
+    odds = 3 * random.standard_normal((400, 4)).astype(np.float32)
+    serving, candidate = (np.stack([np.zeros_like(z), z], 1) for z in (odds + 1, odds * 1.1))
+    truths = [tuple(np.flatnonzero(row > 0).tolist()) for row in odds]
+    pairs = zip(truths, task.answers(serving), task.answers(candidate), strict=True)
+    judged = [LabelledPair(*pair, confidence=(0.5, 0.5)) for pair in pairs]
+    wins, losses = ([one.step for one in judged].count(step) for step in (1, -1))
+    np.savez(tmp_path / "anchor.npz", inputs=odds, labels=(odds > 0).astype(np.int64))
+    anchor = AnchorSet.read(tmp_path / "anchor.npz", (4,), (0.0,), (1.0,), classes=4, label_sets=True)
+    assert anchor is not None and anchor.labels.shape == (400, 4)
+    sides = [anchor.answers(lambda x, by=by: by(x), batch=400) for by in (lambda x: serving, lambda x: candidate)]
+    evidence = Evidence(
+        serving, candidate, wins, losses, 400, 0.05, judged=judged, source=serving, proven=serving,
+        tenants=[str(i % 50) for i in range(400)], anchor=anchor.compare(*sides),
+        health={"rounds": 5.0, "loss": 0.3, "nonfinite": 0.0},
+    )  # fmt: skip
+    found = {name: plugins.make("gates", name, {}).judge(evidence) for name in plugins.available("gates")}
+    assert losses == 0 and found["certificate"].verdict == "pass"
+    assert {name for name, one in found.items() if one.verdict == "fail"} <= {"guarded"}, found
+    worst, calibrated = LabelGuard().judge(evidence, "none")
+    assert worst.verdict == "pass" and "labels; none loses" in worst.reason
+    assert "on 400 labels" in calibrated.reason
+    contrary = replace(evidence, serving=candidate, candidate=-candidate, proven=candidate, source=candidate)
+    assert plugins.make("gates", "flips", {}).judge(contrary).verdict == "fail"
+    assert (
+        plugins.make("gates", "forgetting", {})
+        .judge(replace(evidence, anchor=anchor.compare(sides[1], {"clean": -candidate})))
+        .verdict
+        == "fail"
+    )
+
+
+@pytest.mark.parametrize("labels", [np.zeros(8, int), np.zeros((8, 3), int), np.full((8, 4), 2)])
+def test_labels_of_an_anchor_set_tell_of_every_label(labels, tmp_path):
+    np.savez(tmp_path / "anchor.npz", inputs=np.zeros((8, 2), np.float32), labels=labels)
+    with pytest.raises(ConfigError, match="expected"):
+        AnchorSet.read(tmp_path / "anchor.npz", (2,), (0.0,), (1.0,), classes=4, label_sets=True)
+
+
+def test_what_needs_exclusive_classes_refuses_label_sets():
+    with pytest.raises(ConfigError, match=r"a rehearsal needs exclusive classes, .*TTA_MODEL__TASK"):
+        ModelOutput(None, "sigmoids").refuse_label_sets("a rehearsal")
+    ModelOutput().refuse_label_sets("a rehearsal")
 
 
 @pytest.mark.parametrize("name", [name for name in SUBJECTS if name != "text"])

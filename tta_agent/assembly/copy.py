@@ -117,7 +117,10 @@ def load_source_info(settings: Settings, source: loader.DeployedModel) -> Source
     path = settings.model.source_data
     if path is None:
         return SourceInfo(source.mean, source.std)
-    inputs, labels = read_source_data(path, source.shape, source.mean, source.std, classes=source.classes)
+    sets = source.output.task == "multilabel"
+    inputs, labels = read_source_data(
+        path, source.shape, source.mean, source.std, classes=source.classes, label_sets=sets
+    )
     on_device = torch.from_numpy(inputs).to(source.device)
     classes = None if labels is None else torch.from_numpy(labels).to(source.device)
     return SourceInfo(source.mean, source.std, on_device, classes, settings.store.path / "source")

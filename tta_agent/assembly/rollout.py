@@ -149,6 +149,7 @@ def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet |
         source.std,
         must=settings.gate.anchor is not None,
         classes=source.classes,
+        label_sets=source.output.task == "multilabel",
     )
 
 

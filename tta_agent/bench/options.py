@@ -72,6 +72,7 @@ class BenchOptions:
             mean=numbers("--mean", self.mean), std=numbers("--std", self.std), given=bool(domains),
         )  # fmt: skip
         source = build.load_source(who[0].settings(model, "reset"))
+        source.output.refuse_label_sets("a benchmark of methods")
         return BenchPlan(
             who, model, build.fingerprint(source.module), stream,
             names("--protocol", self._or_default("protocols"), tuple(PROTOCOLS)),

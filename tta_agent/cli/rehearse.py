@@ -75,7 +75,9 @@ def rehearse(
     from tta_agent.rehearsal.run import PlayerConfig
     from tta_agent.rehearsal.scenarios import bank
 
-    name = store.key(build.fingerprint(build.load_source(settings).module), store.learning(settings))
+    source = build.load_source(settings)
+    source.output.refuse_label_sets("a rehearsal")
+    name = store.key(build.fingerprint(source.module), store.learning(settings))
     saved = store.RehearsalStore((settings.store.proofs or settings.store.path) / "rehearsal", name)
     if fresh:
         saved.forget()

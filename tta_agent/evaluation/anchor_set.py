@@ -32,7 +32,7 @@ class AnchorSet:
 
     Args:
         inputs: as the model takes them, [A, ...] float32.
-        labels: classes [A].
+        labels: classes [A], or for each label whether it holds, [A, L].
         mean, std: how pixels in 0 .. 1 became inputs, per channel or one for all: x = (pixel - mean) / std.
 
     Raises:
@@ -52,19 +52,22 @@ class AnchorSet:
     @classmethod
     def read(
         cls, path: Path, shape: tuple[int, ...], mean: Floats, std: Floats, count: int = IMAGES, seed: int = 0,
-        *, must: bool = True, classes: int | None = None,
+        *, must: bool = True, classes: int | None = None, label_sets: bool = False,
     ) -> AnchorSet | None:  # fmt: skip
         """About `count` samples of an .npz or a folder, as many of each class as there are, evenly.
 
         Args:
             must: False returns None where the data has no labels, instead of raising.
             classes: of the model; labels lie below it.
+            label_sets: the model answers label sets.
 
         Raises:
             ConfigError: cannot be read, has another shape, or (with `must`) no labels.
         """
         setting = "TTA_GATE__ANCHOR" if must else "TTA_MODEL__SOURCE_DATA"
-        inputs, labels = read_source_data(path, shape, mean, std, classes=classes, setting=setting)
+        inputs, labels = read_source_data(
+            path, shape, mean, std, classes=classes, label_sets=label_sets, setting=setting
+        )
         if labels is None:
             if not must:
                 return None
@@ -118,7 +121,12 @@ class AnchorSet:
 
 
 def stratified(labels: Array, count: int, seed: int) -> Array:
-    """`count` rows (fewer where there are fewer), drawn in turns from the classes, in the order of the data."""
+    """`count` rows (fewer where there are fewer), drawn in turns from the classes, in the order of the data.
+
+    Each set of labels that occurs counts as a class of its own.
+    """
+    if labels.ndim > 1:
+        labels = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     random = np.random.default_rng(seed)
     shuffled = random.permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)

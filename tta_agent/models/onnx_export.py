@@ -29,7 +29,7 @@ from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import open_session, raw_answer
 from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
-from tta_agent.models.whole_numbers import without_hook
+from tta_agent.models.whole_numbers import as_taken
 
 INPUT, OUTPUT = "input", SINGLE
 TOLERANCE = 1e-3
@@ -135,7 +135,8 @@ def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
     Raises:
         GraphError: the module cannot be traced.
     """
-    with _quiet(), without_hook(module, example) as example:
+    example = as_taken(module, example)
+    with _quiet():
         try:
             program = torch.onnx.export(
                 module,

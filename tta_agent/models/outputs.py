@@ -82,6 +82,13 @@ class ModelOutput:
         """A number of classes, or of labels, for people."""
         return f"{count} {'labels' if self.task == 'multilabel' else 'classes'}"
 
+    def refuse_label_sets(self, what: str) -> None:
+        """Raise ConfigError where the answers are label sets; `what` needs exclusive classes."""
+        if self.task == "multilabel":
+            raise ConfigError(
+                f"{what} needs exclusive classes, and the model answers label sets (TTA_MODEL__TASK)"
+            )
+
     def check_label(self, label: Answer) -> None:
         """Raise DecodeError where a label is a class and label sets are expected, or the other way round."""
         if isinstance(label, tuple) != (self.task == "multilabel"):

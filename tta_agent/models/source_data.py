@@ -19,15 +19,17 @@ def read_source_data(
     std: tuple[float, ...],
     *,
     classes: int | None = None,
+    label_sets: bool = False,
     setting: str = "TTA_MODEL__SOURCE_DATA",
 ) -> tuple[Array, Array | None]:
-    """Inputs [N, ...] float32, standardised, and labels [N] int64 or None.
+    """Inputs [N, ...] float32, standardised, and labels [N] int64, of label sets [N, L], or None.
 
     An npz holds `inputs` (uint8 pixels, or float32 as the model takes them) and perhaps `labels`. A folder holds
     images, or one folder of images for each class, in the alphabetical order of the classes.
 
     Args:
         classes: of the model; labels lie below it.
+        label_sets: labels tell for each of the model's whether it holds, 0 or 1.
         setting: variable that names the path, for messages.
 
     Raises:
@@ -36,7 +38,8 @@ def read_source_data(
     try:
         inputs, labels = _folder(path, shape) if path.is_dir() else _npz(path)
         taken = _samples(inputs, shape, mean, std)
-        return taken, None if labels is None else _classes(labels, len(taken), classes)
+        as_read = _sets if label_sets else _classes
+        return taken, None if labels is None else as_read(labels, len(taken), classes)
     except Exception as error:  # a damaged file raises whatever its reader meets first
         told = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigError(f"{setting}={path}: {told}") from None
@@ -84,6 +87,16 @@ def _classes(labels: Array, count: int, classes: int | None) -> Array:
     if labels.min() < 0 or (classes is not None and labels.max() >= classes):
         most = "and up" if classes is None else f".. {classes - 1}"
         raise ValueError(f"labels from {labels.min()} to {labels.max()}; expected 0 {most}")
+    return labels.astype(np.int64)
+
+
+def _sets(labels: Array, count: int, classes: int | None) -> Array:
+    """The labels as whether each holds, [N, L]."""
+    if labels.shape != (count, classes):
+        found = f"labels of shape {list(labels.shape)}"
+        raise ValueError(f"{found}; expected [{count}, {classes}]: whether each of the model's labels holds")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}; expected 0 or 1 for each label")
     return labels.astype(np.int64)
 
 

@@ -6,8 +6,6 @@ a hook in front that makes whole numbers of them; the exported graph takes int64
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,18 +41,12 @@ def take_ids(module: nn.Module, shape: tuple[int, ...], device: torch.device) ->
     module.register_forward_pre_hook(ToWholeNumbers((0, _rows_asked(module, shape, device) - 1)))
 
 
-@contextmanager
-def without_hook(module: nn.Module, example: Tensor) -> Iterator[Tensor]:
-    """The example as a module takes it by itself; within the context its hook is away."""
-    hooks = dict(module._forward_pre_hooks)
-    ids = [key for key, hook in hooks.items() if isinstance(hook, ToWholeNumbers)]
-    for key in ids:
-        example = hooks[key](module, (example,))[0]
-        del module._forward_pre_hooks[key]
-    try:
-        yield example
-    finally:
-        module._forward_pre_hooks.update({key: hooks[key] for key in ids})
+def as_taken(module: nn.Module, x: Tensor) -> Tensor:
+    """Inputs in the type that a module takes by itself, without its hook."""
+    hooks = (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, ToWholeNumbers))
+    for hook in hooks:
+        (x,) = hook(module, (x,))
+    return x
 
 
 def _looks_up(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> bool:
