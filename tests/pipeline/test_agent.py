@@ -330,7 +330,7 @@ def malformed() -> dict[str, tuple[bytes | None, bytes | None, tuple]]:
     return {
         "no value": (b"k", None, good[2]),
         "empty value": (b"k", b"", good[2]),
-        "no headers": (b"k", good[1], ()),
+        "no headers, no format": (b"k", b"\x01" + (good[1] or b""), ()),
         "not json": (b"k", b"\x00\xff garbage", good[2]),
         "cut off": (b"k", good[1][:200], good[2]),
         "too long": (b"k", good[1] + b"12", good[2]),
