@@ -64,7 +64,7 @@ def test_source_data_that_do_not_fit_are_one_obstacle_and_the_rest_is_checked(fo
 def test_all_obstacles_are_told_at_once(tmp_path):
     node = helper.make_node
     nodes = [
-        node("Upsample", ["x", "s"], ["a"]),
+        node("Bernoulli", ["x"], ["a"]),
         node("QuantizeLinear", ["a", "k"], ["q"]),
         node("NonZero", ["a"], ["y"]),
     ]
@@ -81,7 +81,7 @@ def test_all_obstacles_are_told_at_once(tmp_path):
     for fact in (
         "2 inputs",
         "'x' is bfloat16",
-        "operator Upsample (1 nodes)",
+        "operator Bernoulli (1 nodes)",
         "operator NonZero",
         "quantised (1 nodes)",
     ):
@@ -105,11 +105,7 @@ def test_sigmoids_of_several_labels_are_told(tmp_path):
     body = "f = Flatten(x) g = Gemm(f, w) y = Sigmoid(g)"
     weights = "float[2,2] w = {0.1, 0.2, 0.3, 0.4}"
     found = inspect(parsed(body, tmp_path, weights=weights, takes="float[b, 2, 1, 1] x"))
-    assert (found.answer["task"], found.answer["kind"], found.answer["classes"]) == (
-        "multilabel",
-        "sigmoids",
-        2,
-    )
+    assert (found.answer["task"], found.answer["kind"], found.answer["classes"]) == ("multilabel", "sigmoids", 2)
     assert found.answer["logits_before"]
 
 

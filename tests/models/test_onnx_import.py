@@ -391,7 +391,7 @@ def test_a_batch_that_is_baked_in_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("body", "options", "message"),
     [
-        ("[up] n = Upsample(x, w)" + HEAD, {"weights": W}, "Upsample (node 'up')"),
+        ("[up] n = Bernoulli(x)" + HEAD, {"weights": W}, "Bernoulli (node 'up')"),
         ("n = Relu(x)" + HEAD, {"weights": W, "takes": "float[batch, 2, 4, 4] x, float[1] z"}, "one float input"),
         ("n = Relu(x)" + HEAD, {"weights": W, "takes": "bool[batch, 2, 4, 4] x"}, "takes x bool; expected"),
         ("n = Relu(x)" + HEAD, {"weights": W, "takes": "float[batch, 2, h, 4] x"}, "samples of shape [2, '?', 4]"),
@@ -473,6 +473,7 @@ def test_operators_compute_what_the_standard_says():
             assert any(word in case.name for word in REFUSED), case.name
             continue
         answers = answer if isinstance(answer, tuple) else (answer,)
+        answers = [a for a, name in zip(answers, node.outputs, strict=False) if name]
         if "training" not in case.name:
             for got, expected in zip(answers, case.data_sets[0][1], strict=False):
                 assert got.shape == expected.shape, case.name

@@ -192,8 +192,9 @@ def _pixels(
 ) -> tuple[Floats, Floats]:
     known = getattr(module, "default_cfg", {})
     unit = 1.0 if getattr(module, "input_range", None) is None else 1 / 255  # whole numbers are the pixels
-    centre = _per_channel("MEAN", mean, known.get("mean"), 0.0, shape[0])
-    scale = _per_channel("STD", std, known.get("std"), unit, shape[0])
+    channels = 1 if getattr(module, "channels_last", False) else shape[0]  # they are broadcast along axis 1
+    centre = _per_channel("MEAN", mean, known.get("mean"), 0.0, channels)
+    scale = _per_channel("STD", std, known.get("std"), unit, channels)
     if min(scale) <= 0:
         raise ConfigError(
             f"TTA_MODEL__STD={list(scale)}: expected numbers above 0, inputs are divided by them"

@@ -11,7 +11,7 @@ import onnx
 import onnx.inliner
 from onnx.external_data_helper import uses_external_data
 
-from tta_agent.models.onnx_import import dtypes
+from tta_agent.models.onnx_import import dtypes, limits
 from tta_agent.models.onnx_import.builder import OPTIMISED, SUPPORTED
 from tta_agent.models.onnx_import.fused import BEFORE, BLOCKED
 from tta_agent.models.onnx_import.reading import INSTEAD
@@ -128,6 +128,9 @@ def _of_files(proto: onnx.ModelProto, path: Path) -> Iterator[Obstacle]:
         for entry in item.external_data
         if entry.key == "location"
     }
+    size = sum((path.parent / place).stat().st_size for place in places if (path.parent / place).is_file())
+    if size > limits.LARGEST:
+        yield Obstacle(limits.TOO_LARGE % (size / 2**30, limits.LARGEST / 2**30), limits.SMALLER)
     for place in sorted(places):
         if not (path.parent / place).is_file():
             yield Obstacle(f"the weights are in {place}, which is not there", f"put it beside {path.name}")

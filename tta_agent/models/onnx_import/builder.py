@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.models.onnx_import import dtypes, layers, shapes, spatial, sums, tracing  # noqa: F401 (some only fill the table)
-from tta_agent.models.onnx_import.fused import APART, BEFORE, BLOCKED, Node
+from tta_agent.models.onnx_import import dtypes, layers, recurrent, resizing, shapes, spatial, sums, tracing  # noqa: F401 (some fill the table)
+from tta_agent.models.onnx_import.fused import APART, BEFORE, BLOCKED, Branch, Node
 from tta_agent.models.onnx_import.layers import Layer
 from tta_agent.models.onnx_import.module import CONSTANTS, Held, OnnxModule, Ref, Step, prune, references
 from tta_agent.models.onnx_import.naming import Names, Slot
@@ -22,7 +22,7 @@ from tta_agent.models.onnx_import.reading import INSTEAD, File
 from tta_agent.models.onnx_import.tracing import Inputs
 from tta_agent.models.onnx_import.values import BATCHES, Made, Value, Weight, numbers
 
-_SPECIAL = {"Constant", "SplitToSequence", "SequenceAt"}
+_SPECIAL = {"Constant", "If", "SplitToSequence", "SequenceAt"}
 SUPPORTED = OPERATORS.keys() | _SPECIAL | APART.keys()
 OPTIMISED = "optimised for one kind of processor (%d nodes with weights in blocks)"
 _REFUSALS = (NotImplementedError, TypeError, ValueError, RuntimeError, KeyError, IndexError)
@@ -87,7 +87,7 @@ class _Builder:
             self.values[name] = Value(name, (shape_only, shape_only), Weight(name))
         for name, tensor in self.file.constants.items():
             self.values[name] = Value(name, (tensor, tensor))
-        self.uses.update(name for node in self.file.nodes for name in node.inputs)
+        self.uses.update(name for node in self.file.nodes for name in node.reads)
 
     def add(self, node: Node) -> None:
         """One more node."""
@@ -100,12 +100,24 @@ class _Builder:
         if node.op == "Constant":
             tensor = tracing.constant(attributes)
             self.values[node.outputs[0]] = Value(node.outputs[0], (tensor, tensor))
+        elif node.op == "If":
+            self._branch(node, bool(numbers(self.values[node.inputs[0]])))
         elif node.op == "SplitToSequence":
             self._split(node, inputs, attributes)
         elif inputs and inputs[0] and tracing.unchanged(node.op, inputs, attributes):
             self.values[node.outputs[0]] = inputs[0]
         else:
             self._compute(node, inputs, attributes)
+
+    def _branch(self, node: Node, condition: bool) -> None:
+        """The nodes of the branch that is always taken."""
+        branch: Branch = node.attributes["then_branch" if condition else "else_branch"]
+        for name, tensor in branch.constants.items():
+            self.values[name] = Value(name, (tensor, tensor))
+        for inner in branch.nodes:
+            self.add(inner)
+        for name, inside in zip(node.outputs, branch.outputs, strict=True):
+            self.values[name] = self.values[inside]
 
     def _split(self, node: Node, inputs: Inputs, attributes: Mapping[str, Any]) -> None:
         x, sizes = (*inputs, None)[:2]
@@ -175,6 +187,6 @@ class _Builder:
         constants = {names.constant(k): v for k, v in self.constants.items() if f"{CONSTANTS}.{k}" in held}
         steps = [names.rename(step) for step in steps]
         module = OnnxModule(steps, self.file.takes, answers, self.shape, modules, tensors, constants)
-        module.input_range = self.file.limits
+        module.input_range, module.channels_last = self.file.limits, self.file.channels_last
         module.input_type = dtypes.torch_type(self.file.takes_type) or module.input_type
         return module, names.slots

@@ -24,7 +24,6 @@ INTEGERS: Mapping[int, torch.dtype] = {
 TAKEN = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}) | INTEGERS.keys()  # as input
 TOLERANCE = 1e-3  # of logits, in units of the largest one
 _OF_HALF = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}  # the same, of files that round to these
-_PASSES_ON = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 def torch_tensor(item: TensorProto) -> Tensor:
@@ -54,23 +53,3 @@ def tolerance(graph: onnx.GraphProto) -> float:
     types = {item.data_type for item in graph.initializer if max(item.dims, default=1) > 1}
     types |= {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
     return max(_OF_HALF.get(number, TOLERANCE) for number in types)
-
-
-def input_range(graph: onnx.GraphProto, takes: onnx.ValueInfoProto) -> tuple[int, int] | None:
-    """Least and largest number that the input takes; None: any float.
-
-    Of an input by which rows of a table are looked up, the numbers of the rows.
-    """
-    number = takes.type.tensor_type.elem_type
-    if number not in INTEGERS:
-        return None
-    held = {item.name: item.dims for item in graph.initializer}
-    ids, rows = {takes.name}, []
-    for node in graph.node:
-        if node.op_type in _PASSES_ON and node.input[0] in ids:
-            ids.update(node.output)
-        if node.op_type == "Gather" and node.input[1] in ids and held.get(node.input[0]):
-            rows.append(held[node.input[0]][0])
-    limits = torch.iinfo(INTEGERS[number])
-    wide = limits.bits > 8
-    return (0, min(rows) - 1) if rows else (0, 1) if wide else (limits.min, limits.max)

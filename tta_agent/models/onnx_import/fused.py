@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 DOMAIN = "com.microsoft."
 BLOCKED = "com.microsoft.nchwc."  # weights in blocks, for one kind of processor
-BEFORE = "name the file from before that optimisation, or save one with ORT_ENABLE_EXTENDED as graph_optimization_level"
+BEFORE = "name the file from before that optimisation, or save one with the level ORT_ENABLE_EXTENDED at most"
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {  # names of their parameters, in the order that they are written
     "Relu": (), "Sigmoid": (), "Tanh": (), "HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",),
     "Elu": ("alpha",), "Clip": ("min", "max"), "HardSwish": (),
@@ -27,6 +29,23 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+
+    @property
+    def reads(self) -> list[str]:
+        """Values that it takes, its branches included."""
+        inner = [
+            node for value in self.attributes.values() if isinstance(value, Branch) for node in value.nodes
+        ]
+        return [*filter(None, self.inputs), *(name for node in inner for name in node.reads)]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One of the graphs that an If chooses from, which sees the values around it."""
+
+    nodes: list[Node]
+    constants: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
 
 
 def apart(node: Node) -> list[Node]:

@@ -12,6 +12,9 @@ import onnx.shape_inference
 from tta_agent.core.errors import ConfigError
 
 MOST = 1 << 30  # values of one tensor, open sizes not counted
+LARGEST = (1 << 31) - (1 << 22)  # bytes of weights in one ONNX file, which cannot be larger than 2 GiB
+TOO_LARGE = "its weights have %.2f GiB, and a version, which is one ONNX file, holds %.2f GiB at most"
+SMALLER = "name an export in half precision, or serve a smaller model"
 _BITS: Mapping[int, int] = {
     onnx.TensorProto.FLOAT: 32, onnx.TensorProto.DOUBLE: 64, onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.INT64: 64,
     onnx.TensorProto.INT32: 32, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT8: 8, onnx.TensorProto.BOOL: 8,
@@ -37,6 +40,15 @@ def refuse_absurd(proto: onnx.ModelProto, path: Path) -> None:
         _refuse(value.name, _sizes(value), path)
     for value in _inferred(proto):
         _refuse(value.name, _sizes(value), path)
+
+
+def refuse_too_large(proto: onnx.ModelProto, path: Path) -> None:
+    """Raise ConfigError where the weights, in files of their own or not, do not fit into one ONNX file."""
+    size = sum(len(item.raw_data) for item in proto.graph.initializer)
+    if size > LARGEST:
+        raise ConfigError(
+            f"TTA_MODEL__ONNX={path}: {TOO_LARGE % (size / 2**30, LARGEST / 2**30)};\n{SMALLER}"
+        )
 
 
 def _refuse_data(item: onnx.TensorProto, path: Path) -> None:

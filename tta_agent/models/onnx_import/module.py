@@ -74,6 +74,7 @@ class OnnxModule(nn.Module):
         self.input_shape = shape
         self.input_range: tuple[int, int] | None = None  # of whole numbers
         self.input_type = torch.float32
+        self.channels_last = False  # samples are [height, width, channels]
         self.cut_at: str | None = None
         for path, module in modules.items():
             self.place(path, module)

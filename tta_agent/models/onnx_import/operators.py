@@ -55,10 +55,17 @@ def register(
 
 _PLAIN: dict[str, Function] = {
     "Abs": torch.abs,
+    "Acos": torch.acos,
+    "Acosh": torch.acosh,
     "Add": operator.add,
     "And": torch.logical_and,
+    "Asin": torch.asin,
+    "Asinh": torch.asinh,
+    "Atan": torch.atan,
+    "Atanh": torch.atanh,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
+    "Cosh": torch.cosh,
     "Equal": operator.eq,
     "Erf": torch.erf,
     "Exp": torch.exp,
@@ -66,6 +73,7 @@ _PLAIN: dict[str, Function] = {
     "Greater": operator.gt,
     "GreaterOrEqual": operator.ge,
     "HardSwish": F.hardswish,
+    "IsNaN": torch.isnan,
     "Less": operator.lt,
     "LessOrEqual": operator.le,
     "Log": torch.log,
@@ -81,13 +89,15 @@ _PLAIN: dict[str, Function] = {
     "Sigmoid": torch.sigmoid,
     "Sign": torch.sign,
     "Sin": torch.sin,
-    "Selu": F.selu,
+    "Sinh": torch.sinh,
     "Softplus": F.softplus,
     "Softsign": F.softsign,
     "Sqrt": torch.sqrt,
     "Sub": operator.sub,
+    "Tan": torch.tan,
     "Tanh": torch.tanh,
     "Where": torch.where,
+    "Xor": torch.logical_xor,
 }
 for _name, _function in _PLAIN.items():
     register(_name)(_function)
@@ -132,6 +142,12 @@ def mean(*values: Tensor) -> Tensor:
     return total / len(values)
 
 
+@register("Selu")
+def selu(x: Tensor, alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805) -> Tensor:
+    """Scaled exponential linear unit: gamma x, or gamma alpha (e^x - 1) below zero."""
+    return gamma * F.elu(x, alpha)
+
+
 @register("Celu")
 def celu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """Continuously differentiable exponential linear unit."""
@@ -148,6 +164,12 @@ def thresholded_relu(x: Tensor, alpha: float = 1.0) -> Tensor:
 def swish(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x sigmoid(alpha x)."""
     return x * torch.sigmoid(alpha * x)
+
+
+@register("Shrink")
+def shrink(x: Tensor, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
+    """x moved by the bias towards 0 where it is further than lambd from it, else 0."""
+    return torch.where(x.abs() > lambd, x - bias * torch.sign(x), torch.zeros_like(x))
 
 
 @register("Scale")

@@ -18,6 +18,7 @@ from tta_agent.core.types import Array
 from tta_agent.models.onnx_export import answers
 from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.dtypes import TOLERANCE, as_stored
+from tta_agent.models.onnx_import.limits import refuse_too_large
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
 from tta_agent.models.onnx_import.sites import plausible
@@ -97,6 +98,7 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
     if not path.is_file():
         raise ConfigError(f"TTA_MODEL__ONNX={path}: no such file")
     file = read(path)
+    refuse_too_large(file.proto, path)
     shape = _shape(file, shape, path)
     refuse_absurd_sample(shape, f"TTA_MODEL__ONNX={path}")
     try:

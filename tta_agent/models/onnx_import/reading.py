@@ -11,9 +11,10 @@ import onnx.inliner
 from torch import Tensor
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.models.onnx_import import dtypes
-from tta_agent.models.onnx_import.fused import Node, apart
+from tta_agent.models.onnx_import import dtypes, input_form
+from tta_agent.models.onnx_import.fused import Branch, Node, apart
 from tta_agent.models.onnx_import.limits import refuse_absurd
+from tta_agent.models.onnx_import.operators import OPERATORS
 from tta_agent.models.onnx_import.regular import adaptable, free_batch, in_order, lift_constants, own_weights
 
 INSTEAD = "give the model by TTA_MODEL__NAME, or TTA_MODEL__FACTORY, with TTA_MODEL__WEIGHTS instead"
@@ -32,6 +33,7 @@ class File:
         shape: of one sample; None where the file leaves a size open.
         batch: the fixed batch size that the file insists on, or None.
         limits: least and largest number that it takes, where these are whole ones.
+        channels_last: samples are [height, width, channels].
         tolerance: largest difference of logits, in units of the largest, that its type of numbers explains.
     """
 
@@ -44,6 +46,7 @@ class File:
     shape: tuple[int | None, ...]
     batch: int | None
     limits: tuple[int, int] | None
+    channels_last: bool
     tolerance: float
 
     @property
@@ -56,7 +59,7 @@ class File:
         needed, nodes = {output}, []
         for node in reversed(self.nodes):
             if needed.intersection(node.outputs):
-                needed.update(name for name in node.inputs if name)
+                needed.update(node.reads)
                 nodes.append(node)
         return replace(self, answers=output, nodes=nodes[::-1])
 
@@ -94,11 +97,11 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
     batch = free_batch(graph, takes)
     in_order(graph)
     lift_constants(graph)
-    weights = {item.name for item in graph.initializer if adaptable(item)}
+    weights = {item.name for item in graph.initializer if adaptable(item)} - _numbers(graph)
     weights |= own_weights(graph, weights)
     tensors = {item.name: _tensor(item) for item in graph.initializer}
     opset = max((o.version for o in proto.opset_import if not o.domain), default=1)
-    nodes = [part for node in graph.node for part in apart(_node(node, opset))]
+    nodes = _nodes(graph, opset)
     return File(
         proto,
         nodes,
@@ -108,7 +111,8 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
         graph.output[0].name,
         tuple(d.dim_value if d.dim_value > 0 else None for d in takes.type.tensor_type.shape.dim[1:]),
         batch,
-        dtypes.input_range(graph, takes),
+        input_form.input_range(graph, takes),
+        input_form.channels_last(graph, takes),
         dtypes.tolerance(graph),
     )
 
@@ -131,8 +135,18 @@ def _input(graph: onnx.GraphProto, path: Path) -> onnx.ValueInfoProto:
     return taken
 
 
+def _numbers(graph: onnx.GraphProto) -> set[str]:
+    """Inputs of operators that are sizes or factors to them, whatever their type."""
+    tables = ((node, OPERATORS[node.op_type].host) for node in graph.node if node.op_type in OPERATORS)
+    return {name for node, host in tables for i, name in enumerate(node.input) if i in host}
+
+
+def _nodes(graph: onnx.GraphProto, opset: int) -> list[Node]:
+    return [part for node in graph.node for part in apart(_node(node, opset))]
+
+
 def _node(node: onnx.NodeProto, opset: int) -> Node:
-    attributes = {a.name: _attribute(a) for a in node.attribute}
+    attributes = {a.name: _attribute(a, opset) for a in node.attribute}
     if node.op_type in ("Softmax", "LogSoftmax") and opset < 13:
         attributes.setdefault("axis", 1)
     if node.op_type == "Split" and "split" not in attributes and len(node.input) < 2:
@@ -142,8 +156,11 @@ def _node(node: onnx.NodeProto, opset: int) -> Node:
     return Node(op, name, tuple(node.input), tuple(node.output), attributes)
 
 
-def _attribute(attribute: onnx.AttributeProto) -> Any:
+def _attribute(attribute: onnx.AttributeProto, opset: int) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.GraphProto):
+        constants = {item.name: _tensor(item) for item in value.initializer}
+        return Branch(_nodes(value, opset), constants, tuple(item.name for item in value.output))
     if isinstance(value, onnx.TensorProto):
         return _tensor(value)
     if attribute.name == "to":

@@ -131,6 +131,40 @@ def gather_nd(x: Tensor, index: Tensor, batch_dims: int = 0) -> Tensor:
     return x[index.unbind(-1)]
 
 
+@register("ScatterElements")
+def scatter_elements(
+    x: Tensor, index: Tensor, values: Tensor, axis: int = 0, reduction: str = "none"
+) -> Tensor:
+    """A copy with other values at the places of the index along an axis."""
+    if reduction != "none":
+        raise NotImplementedError(f"reduction {reduction}")
+    return x.scatter(axis, torch.where(index < 0, index + x.shape[axis], index), values)
+
+
+@register("ScatterND")
+def scatter_nd(x: Tensor, index: Tensor, values: Tensor, reduction: str = "none") -> Tensor:
+    """A copy with other values at places; the last axis of the index holds a place."""
+    if reduction != "none":
+        raise NotImplementedError(f"reduction {reduction}")
+    return x.index_put(index.unbind(-1), values)
+
+
+@register("Trilu", 1)
+def triangle(x: Tensor, k: int | Sizes = 0, *, upper: int = 1) -> Tensor:
+    """Upper or lower triangle of matrices, the rest 0."""
+    diagonal = k if isinstance(k, int) else k[0]
+    return torch.triu(x, diagonal) if upper else torch.tril(x, diagonal)
+
+
+@register("OneHot", 1, 2)
+def one_hot(index: Tensor, depth: int | Sizes, values: Sequence[Number], *, axis: int = -1) -> Tensor:
+    """Second of two values at the place of the index, the first at all others."""
+    count = depth if isinstance(depth, int) else depth[0]
+    off, on = values
+    hit = F.one_hot(torch.remainder(index.long(), count), count).movedim(-1, axis)
+    return hit * (on - off) + off
+
+
 @register("Expand", 1)
 def expand(x: Tensor, sizes: Sizes) -> Tensor:
     """Broadcast with a tensor of these sizes."""

@@ -105,6 +105,13 @@ def global_average(x: Tensor) -> Tensor:
     return x.mean(list(range(2, x.dim())), keepdim=True)
 
 
+@register("GlobalLpPool")
+def global_lp(x: Tensor, p: int = 2) -> Tensor:
+    """p-norm over all spatial axes, which stay with size 1."""
+    norm: Tensor = torch.linalg.vector_norm(x, p, list(range(2, x.dim())), keepdim=True)
+    return norm
+
+
 @register("GlobalMaxPool")
 def global_max(x: Tensor) -> Tensor:
     """Maximum over all spatial axes, which stay with size 1."""
@@ -159,6 +166,15 @@ def group_norm(
     if len(scale) != x.shape[1]:
         scale, bias = (t.repeat_interleave(x.shape[1] // num_groups) for t in (scale, bias))
     return F.group_norm(x, num_groups, scale, bias, epsilon)
+
+
+@register("RMSNormalization")
+@register("SimplifiedLayerNormalization")
+def rms_norm(
+    x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
+) -> Tensor:
+    """Root mean square normalisation over all axes from `axis` on."""
+    return F.rms_norm(x, list(x.shape[axis % x.dim() :]), None, epsilon) * scale
 
 
 @register("LayerNormalization")

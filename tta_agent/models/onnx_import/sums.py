@@ -56,6 +56,10 @@ _REDUCTIONS: dict[str, Function] = {
     "ReduceSum": torch.sum,
     "ReduceMax": torch.amax,
     "ReduceMin": torch.amin,
+    "ReduceL1": lambda x, dims, keep: x.abs().sum(dims, keep),
+    "ReduceSumSquare": lambda x, dims, keep: x.square().sum(dims, keep),
+    "ReduceLogSum": lambda x, dims, keep: x.sum(dims, keep).log(),
+    "ReduceLogSumExp": torch.logsumexp,
 }
 for _name, _function in _REDUCTIONS.items():
     register(_name, 1)(_reduction(_function))
@@ -75,6 +79,46 @@ def _product(
     for axis in sorted((a % x.dim() for a in (given or axes or range(x.dim()))), reverse=True):
         x = x.prod(axis, keepdim=bool(keepdims))
     return x
+
+
+def _best(function: Function) -> Function:
+    def call(x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
+        if select_last_index:
+            raise NotImplementedError("select_last_index")
+        answer: Tensor = function(x, axis, bool(keepdims))
+        return answer
+
+    return call
+
+
+register("ArgMax")(_best(torch.argmax))
+register("ArgMin")(_best(torch.argmin))
+
+
+@register("TopK", 1)
+def top_k(
+    x: Tensor, k: Sizes | int, *, axis: int = -1, largest: int = 1, sorted: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Largest (smallest) values along an axis, and their places."""
+    count = k if isinstance(k, int) else k[0]
+    values, places = x.sort(dim=axis, descending=bool(largest), stable=True)
+    return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
+
+
+@register("CumSum", 1)
+def cumulative_sum(x: Tensor, axis: int | Sizes, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+    """Sum of all before and this one along an axis."""
+    dim = axis if isinstance(axis, int) else axis[0]
+    x = x.flip(dim) if reverse else x
+    total = x.cumsum(dim) - (x if exclusive else 0)
+    return total.flip(dim) if reverse else total
+
+
+@register("MeanVarianceNormalization")
+def mean_variance_norm(x: Tensor, *, axes: Sizes = (0, 2, 3)) -> Tensor:
+    """Values less their mean over the axes, over their deviation."""
+    centred = x - x.mean(list(axes), keepdim=True)
+    return centred / (centred.square().mean(list(axes), keepdim=True).sqrt() + 1e-9)
 
 
 @register("Attention")
