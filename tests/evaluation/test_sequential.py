@@ -1,6 +1,7 @@
 """The reverse test of what serves."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,19 @@ def test_the_mixture_is_the_integral_that_it_claims_to_be():
     p = np.linspace(0.5, 1, 200_001)
     ratio = p**wins * (1 - p) ** losses / 0.5 ** (wins + losses)
     assert math.exp(log_e(wins, losses)) == pytest.approx(np.trapezoid(ratio, p) * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(30, 10), (180, 1679), (0, 1100), (300, 2400), (5, 930)])
+def test_e_of_many_outcomes_is_exact_also_where_the_probability_is_too_small_for_a_float(wins, losses):
+    n = wins + losses
+    tail = sum(math.comb(n + 1, k) for k in range(wins + 1))  # P(Beta(w + 1, l + 1) > 1/2), times 2^(n + 1)
+    assert log_e(wins, losses) == pytest.approx(math.log(Fraction(tail, (n + 1) * math.comb(n, wins))))
+
+
+def test_a_version_that_wins_thousands_of_records_is_never_called_worse():
+    test = RegressionTest()
+    test.count(300, 2700)
+    assert test.since_start < 1 and test.since_any < 1
 
 
 def test_a_version_that_turns_bad_late_is_found_though_it_won_much_before():

@@ -7,7 +7,7 @@ Letters: B samples, C classes. Of L labels the logits are [B, 2, L], and a score
 import math
 
 import torch
-from scipy.special import betainc, betaln
+from scipy.special import betainc, betaln, hyp2f1
 from torch import Tensor
 
 from tta_agent.core.task import per_record
@@ -46,6 +46,9 @@ def all_finite(*values: Tensor) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in floats)
 
 
+SMALLEST = 1e-280  # of a probability whose logarithm is still exact
+
+
 def log_e(wins: int, losses: int) -> float:
     """Logarithm of the e-value E(w, l) of the sequential McNemar test; high = the one that wins is better.
 
@@ -53,4 +56,6 @@ def log_e(wins: int, losses: int) -> float:
     """
     a, b = wins + 1, losses + 1
     tail = betainc(b, a, 0.5)  # P(Beta(a, b) > 1/2) = P(Beta(b, a) < 1/2)
-    return float((wins + losses + 1) * math.log(2) + betaln(a, b) + math.log(max(tail, 1e-300)))
+    if tail < SMALLEST:  # too small for a float: by the series of the incomplete beta function, in which it cancels
+        return float(math.log(hyp2f1(1, a + b, b + 1, 0.5)) - math.log(2 * b))
+    return float((wins + losses + 1) * math.log(2) + betaln(a, b) + math.log(tail))
