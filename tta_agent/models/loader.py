@@ -162,7 +162,22 @@ def _from_timm(name: str, state: dict[str, Tensor] | None, classes: int | None) 
             f"TTA_MODEL__NAME={name} needs TTA_MODEL__WEIGHTS=<the deployed weights> (nothing is downloaded)"
         )
     extra: dict[str, Any] = {"num_classes": classes} if classes else {}
-    return timm.create_model(name, pretrained=False, **extra)
+    return without_caches(timm.create_model(name, pretrained=False, **extra))
+
+
+class _NoCache(dict[str, Tensor]):
+    """A cache that is written anew each time: the parameters behind it may learn, and belong into the graph."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+
+def without_caches(module: nn.Module) -> nn.Module:
+    """The module, its attention biases looked up at every call (LeViT, TinyViT and EfficientFormer keep them)."""
+    for part in module.modules():
+        if isinstance(getattr(part, "attention_bias_cache", None), dict):
+            part.attention_bias_cache = _NoCache()  # type: ignore[assignment]
+    return module
 
 
 def _from_factory(path: str) -> nn.Module:

@@ -14,7 +14,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,6 +68,9 @@ class GraphTemplate:
         self.fixed = _fixed(source, shape, served)
         self._source, self._output = raw(source).cpu().eval(), output_of(source)
         self._served = served
+        self._idle: frozenset[str] = (
+            frozenset()
+        )  # tensors without a part in the answer: heads that only training uses
         if served is None:
             self._proto = export(self._source, torch.from_numpy(self.fixed[:2]))
             self._slots = {item.name: item for item in self._proto.graph.initializer}
@@ -83,6 +86,8 @@ class GraphTemplate:
         if self._served is not None:
             return self._served.patched(floats(module))
         for name, tensor in floats(module).items():
+            if name in self._idle:
+                continue
             slot = self._slots[name]
             value = tensor.numpy()
             if onnx.numpy_helper.to_array(slot).shape != value.shape:
@@ -94,6 +99,8 @@ class GraphTemplate:
 
     def _prove_map(self) -> bool:
         missing = floats(self._source).keys() - (self._served.slots if self._served else self._slots).keys()
+        if missing and not self._served and not self._answers_by(missing):
+            self._idle, missing = frozenset(missing), set()
         if missing:
             log.warning(
                 "%s is not in the graph under its name: each candidate is exported anew", min(missing)
@@ -107,6 +114,15 @@ class GraphTemplate:
             log.warning("the graph cannot be patched by name (%s): each candidate is exported anew", error)
             return False
         return True
+
+    def _answers_by(self, names: Collection[str]) -> bool:
+        """Whether the source's answers depend on these tensors."""
+        other = copy.deepcopy(self._source)
+        for name, tensor in floats(other).items():
+            if name in names:
+                tensor.add_(1)
+        before, after = (raw_answers(m, self.fixed, self._output.name) for m in (self._source, other))
+        return not np.array_equal(before, after)
 
     def _check(self, module: nn.Module, graph: bytes, what: str) -> None:
         session = open_session(graph, output=self._output)
@@ -138,21 +154,40 @@ def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
     example = as_taken(module, example)
     with _quiet():
         try:
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                optimize=False,
-                input_names=[INPUT],
-                output_names=list(named(module(example))),
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
+            return _exported(module, example)
         except Exception as error:  # the exporter raises many kinds
+            plain = _with_plain_attention(module)
+            try:
+                if plain is not None:
+                    return _exported(plain, example)
+            except Exception:
+                pass  # the first error says more
             raise GraphError(f"the model cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
+
+
+def _exported(module: nn.Module, example: Tensor) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        optimize=False,
+        input_names=[INPUT],
+        output_names=list(named(module(example))),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
     if program is None:
         raise GraphError("the exporter gave no graph")
     return _bare(program.model_proto)
+
+
+def _with_plain_attention(module: nn.Module) -> nn.Module | None:
+    """A copy of a timm model with attention written out, which the exporter knows for more shapes; None of others."""
+    module = copy.deepcopy(module)
+    fused = [part for part in module.modules() if getattr(part, "fused_attn", False) is True]
+    for part in fused:
+        part.fused_attn = False  # type: ignore[assignment]
+    return module if fused else None
 
 
 def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
