@@ -2,9 +2,9 @@
 
 python -m benchmarks.zoo_timm [--quick] [--only NAME,NAME] [--seconds 400] [--json OUT]
 
-Each net has random weights and is loaded by name from a file of them. Then: a round of `tent`, a frozen copy, the
-export, a version patched from it, and its parity in ONNX Runtime in units of the largest logit. Each runs in a process
-of its own with a time limit. *ok*: all of it, patched by name, and parity of 1e-4 or better.
+Each net has random weights and is loaded by name from a file of them. Then: a round of `tent`, a frozen copy,
+the export, a version patched from it, and its parity in ONNX Runtime in units of the largest logit. Each runs in a
+process of its own with a time limit. *ok*: all of it, patched by name, and parity of 1e-4 or better.
 """
 
 from __future__ import annotations
