@@ -20,8 +20,9 @@ from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.labels.requests import LabelRequest, LabelRequester, to_file, to_topic
 from tta_agent.models import loader
-from tta_agent.models.onnx_export import GraphTemplate
+from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.models.ort_sessions import open_session
+from tta_agent.models.preprocessing import check_labelled
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.rollout.approval import Approval, Mode
 from tta_agent.rollout.candidates import CandidateQueue
@@ -142,7 +143,7 @@ def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet |
     path = settings.gate.anchor or settings.model.source_data
     if path is None:
         return None
-    return AnchorSet.read(
+    found = AnchorSet.read(
         path,
         source.shape,
         source.mean,
@@ -151,6 +152,11 @@ def load_anchor(settings: Settings, source: loader.DeployedModel) -> AnchorSet |
         classes=source.classes,
         label_sets=source.output.task == "multilabel",
     )
+    if found is not None and settings.model.check_served:
+        setting = f"TTA_GATE__ANCHOR={path}" if settings.gate.anchor else f"TTA_MODEL__SOURCE_DATA={path}"
+        ask = functools.partial(answers, source.module)
+        check_labelled(ask, found.inputs, found.labels, source.mean, source.std, setting=setting)
+    return found
 
 
 def load_rehearsal(settings: Settings, source: loader.DeployedModel, fingerprint: str) -> Rehearsal | None:

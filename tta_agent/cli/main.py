@@ -192,6 +192,7 @@ def _add_others() -> None:
     from tta_agent.cli.bench import bench
     from tta_agent.cli.calibrate import calibrate
     from tta_agent.cli.demo import demo, traffic
+    from tta_agent.cli.doctor import doctor, peek
     from tta_agent.cli.model import model
     from tta_agent.cli.rehearse import rehearse
     from tta_agent.cli.replay import HELP, replay
@@ -206,6 +207,8 @@ def _add_others() -> None:
     ):
         app.command()(command)
     app.command(help=HELP)(replay)
+    app.command()(doctor)
+    app.command()(peek)
     app.command()(rehearse)
     app.command()(calibrate)
     app.command()(demo)

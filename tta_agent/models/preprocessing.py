@@ -8,9 +8,14 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from tta_agent.core import task
+from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
 
 Way = Literal["as_is", "div255", "div255_mean_std", "mean_std"]
+LOOKED_AT = 200  # labelled images
+GAIN = 0.1  # of all images, that must be named rightly with other constants, and are not with the model's
+SLACK = 0.02  # of pixels in 0 .. 1, for rounding
 WAYS: tuple[Way, ...] = ("as_is", "div255", "div255_mean_std", "mean_std")
 Constants: TypeAlias = tuple[
     tuple[float, ...], tuple[float, ...]
@@ -37,11 +42,15 @@ class Preparation:
     std: tuple[float, ...] = (1.0,)
 
     def __call__(self, x: Array) -> Array:
-        """Inputs [N, C, ...] or a sample [C, ...] without the batch axis, whose first axis but N is the channel's."""
+        """The sample [C, ...] as the model takes it."""
         y = x / np.float32(255) if self.way.startswith("div255") else x
         if not self.way.endswith("mean_std"):
             return y
         return np.asarray((y - self._along(self.mean, x)) / self._along(self.std, x), np.float32)
+
+    def of_batch(self, x: Array) -> Array:
+        """Inputs [N, C, ...], each prepared."""
+        return np.stack([self(one) for one in x])
 
     @staticmethod
     def _along(values: tuple[float, ...], sample: Array) -> Array:
@@ -70,15 +79,63 @@ def others(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> di
     return found
 
 
-def agreement(
-    ask: Callable[[Array], Array], x: Array, labels: Array, prepared: Mapping[str, Preparation]
-) -> dict[str, float]:
-    """Share of labelled inputs [N, ...] that the model names rightly, by way."""
-    found = {}
-    for name, prepare in prepared.items():
-        answers = ask(np.stack([prepare(one) for one in x]))
-        found[name] = float((answers.argmax(1) == labels).mean())
-    return found
+def check_labelled(
+    ask: Callable[[Array], Array],
+    x: Array,
+    labels: Array,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    setting: str,
+) -> None:
+    """Check that labelled images are prepared as the model takes them, by its answers to at most 200 of them.
+
+    Args:
+        ask: logits [N, C] of the deployed model.
+        x: inputs [N, C, ...] as they are about to be used.
+        labels: classes [N], or for each label whether it holds, [N, L].
+        mean, std: with which pixels became inputs.
+        setting: variable or option that names the images, for messages.
+
+    Raises:
+        ConfigError: with the constants of a well-known model it answers far more of them rightly.
+    """
+    rows = np.random.default_rng(0).permutation(len(x))[:LOOKED_AT]
+    x, labels = x[rows], labels[rows]
+    pixels = _pixels(x, mean, std)
+    if pixels is None:
+        return
+    right = {"": task.correct(ask(x), labels)}
+    for centre, scale in COMMON.values():
+        if len(centre) in (1, x.shape[1]):
+            named = f"TTA_MODEL__MEAN={_listed(centre)} TTA_MODEL__STD={_listed(scale)}"
+            right[named] = task.correct(ask(Preparation("mean_std", centre, scale).of_batch(pixels)), labels)
+    best = max(right, key=lambda name: right[name].mean())
+    if not _far_better(right[best], right[""]):
+        return
+    raise ConfigError(
+        f"{setting}: with TTA_MODEL__MEAN={_listed(mean)} TTA_MODEL__STD={_listed(std)} the model names "
+        f"{right[''].mean():.0%} of {len(x)} images rightly, with other constants {right[best].mean():.0%}:\n{best}\n"
+        "or give float inputs as the model takes them; TTA_MODEL__CHECK_SERVED=false goes on without this check"
+    )
+
+
+def _far_better(one: Array, other: Array) -> bool:
+    """Whether more are right by a tenth of all, and by five standard errors of the paired difference."""
+    gained, lost = int((one & ~other).sum()), int((other & ~one).sum())
+    return gained - lost >= GAIN * len(one) and gained - lost >= 5 * np.sqrt(gained + lost)
+
+
+def _pixels(x: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array | None:
+    """Pixels 0 .. 1 that became these inputs, or that they are; None where they are neither."""
+    if x.ndim < 3:
+        return None
+    along = (1, -1, *[1] * (x.ndim - 2))
+    centre, scale = (np.asarray(values, np.float32).reshape(along) for values in (mean, std))
+    for pixels in (x * scale + centre, x, x / np.float32(255)):
+        if pixels.min() >= -SLACK and pixels.max() <= 1 + SLACK and pixels.max() > 10 * SLACK:
+            return np.asarray(pixels)
+    return None
 
 
 def _short(values: tuple[float, ...]) -> tuple[float, ...]:

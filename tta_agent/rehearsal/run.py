@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +62,8 @@ def player(config: PlayerConfig) -> Player:
         ConfigError: model, data or a setting does not fit.
     """
     from tta_agent.assembly import build
+    from tta_agent.models.onnx_export import answers
+    from tta_agent.models.preprocessing import check_labelled
     from tta_agent.models.source_data import read_source_data
     from tta_agent.telemetry.facade import Telemetry
 
@@ -69,7 +72,11 @@ def player(config: PlayerConfig) -> Player:
     facts = source.shape, source.mean, source.std
 
     def read(path: Path) -> ImagePool:
-        return pooled(*read_source_data(path, *facts, setting="--anchor"), source.mean, source.std)
+        inputs, labels = read_source_data(path, *facts, setting="--anchor")
+        if labels is not None and s.model.check_served:
+            ask = functools.partial(answers, source.module)
+            check_labelled(ask, inputs, labels, source.mean, source.std, setting=f"--anchor {path}")
+        return pooled(inputs, labels, source.mean, source.std)
 
     pool, anchor = split(read(config.anchor), IMAGES)
     pool = pool if config.images is None else read(config.images)

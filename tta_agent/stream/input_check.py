@@ -118,6 +118,10 @@ class InputCheck:
             records, self._held = self._held, []
         return [self.reading(record) for record in records]
 
+    def decide(self, records: Sequence[Record]) -> None:
+        """Decide on these records alone, which carry answers of the source; see `take`."""
+        self.reading = self._compared(records[:MOST], must=True)
+
     @property
     def verified(self) -> bool:
         """Whether served answers have borne out the reading."""
@@ -134,7 +138,7 @@ class InputCheck:
     def _decided(self) -> InputReading | None:
         if not self._compare:
             return self._assumed()
-        answered = [record for record in self._held if self._is_comparable(record)]
+        answered = [record for record in self._held if self.is_comparable(record)]
         late = self._clock() - self._since_s >= WAIT_S
         many = len(self._held) >= PATIENCE or sum(record.nbytes for record in self._held) > HELD_BYTES
         if len(answered) >= ENOUGH or (answered and (late or many)):
@@ -143,7 +147,8 @@ class InputCheck:
             return self._assumed()
         return None
 
-    def _is_comparable(self, record: Record) -> bool:
+    def is_comparable(self, record: Record) -> bool:
+        """Whether a record carries an answer of the source."""
         known = record.served is not None or record.named is not None
         return (
             known

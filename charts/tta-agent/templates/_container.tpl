@@ -59,13 +59,14 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* Checks settings and plugins with the agent's own variables; its last lines become the termination message. */}}
+{{/* Checks settings, plugins and the volume with the agent's own variables; what it finds becomes the termination message.
+     Broker, records and server are not asked: they may start later, and must not keep the pod's server from starting. */}}
 {{- define "tta-agent.preflight" -}}
 name: tta-agent-preflight
 image: {{ include "tta-agent.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 command: [tta-agent]
-args: [run, --show-config]
+args: [doctor, --only, settings, --only, volume, --message-file, /dev/termination-log]
 env:
   {{- include "tta-agent.variables" . | trim | nindent 2 }}
 {{- include "tta-agent.envFrom" . }}
