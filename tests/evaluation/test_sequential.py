@@ -26,7 +26,7 @@ def test_e_of_many_outcomes_is_exact_also_where_the_probability_is_too_small_for
 def test_a_version_that_wins_thousands_of_records_is_never_called_worse():
     test = RegressionTest()
     test.count(300, 2700)
-    assert test.since_start < 1 and test.since_any < 1
+    assert test.since_start < 1 and test.since_any < 2  # one restart has seen nothing yet
 
 
 def test_a_version_that_turns_bad_late_is_found_though_it_won_much_before():
