@@ -21,6 +21,8 @@ from tta_agent.core.evidence import Evidence, LabelledPair
 from tta_agent.evaluation.anchor_set import AnchorSet
 from tta_agent.evaluation.label_guard import LabelGuard
 from tta_agent.labels.store import read_counts
+from tta_agent.models import onnx_export
+from tta_agent.models.inspection import inspect
 from tta_agent.models.ort_sessions import open_session, raw_answer, run
 from tta_agent.models.outputs import ModelOutput
 from tta_agent.settings import env
@@ -126,6 +128,19 @@ def test_what_needs_images_says_so_when_it_is_chosen(name, method, selectors, tm
     assert len(str(refused.value).splitlines()) <= 3
 
 
+@pytest.mark.parametrize("name", ["text", "label sets"])
+def test_a_file_of_the_task_is_checked_and_adapts(name, tmp_path):
+    subject = SUBJECTS[name]
+    example = torch.from_numpy(subject.draw(2, 0, False)[0])
+    example = example.long() if name == "text" else example
+    onnx.save(onnx_export.export(copy.deepcopy(subject.make()), example), tmp_path / "m.onnx")
+    found = inspect(tmp_path / "m.onnx", ("tent", "deyo", "cotta"))
+    assert found.answer["task"] == subject.task and found.adapters["tent"] is None
+    assert found.adapters["cotta"].startswith("adapter 'cotta' needs images")
+    assert found.adapters["deyo"].startswith("adapter 'deyo' selects by 'deyo', which needs images")
+    assert max(found.parity.values()) < 1e-5
+
+
 def test_an_option_may_do_without_images(tmp_path, monkeypatch):
     settings, source = loaded("signal", "roid", None, tmp_path, monkeypatch, '{"roid": {"consistency": 0}}')
     adaptation = build.make_adaptation(settings, source, Telemetry.off())
@@ -155,7 +170,9 @@ def test_every_gate_judges_label_sets(tmp_path):
     np.savez(tmp_path / "anchor.npz", inputs=odds, labels=(odds > 0).astype(np.int64))
     anchor = AnchorSet.read(tmp_path / "anchor.npz", (4,), (0.0,), (1.0,), classes=4, label_sets=True)
     assert anchor is not None and anchor.labels.shape == (400, 4)
-    sides = [anchor.answers(lambda x, by=by: by(x), batch=400) for by in (lambda x: serving, lambda x: candidate)]
+    sides = [
+        anchor.answers(lambda x, by=by: by(x), batch=400) for by in (lambda x: serving, lambda x: candidate)
+    ]
     evidence = Evidence(
         serving, candidate, wins, losses, 400, 0.05, judged=judged, source=serving, proven=serving,
         tenants=[str(i % 50) for i in range(400)], anchor=anchor.compare(*sides),

@@ -15,7 +15,7 @@ from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.codecs.oip_json import OipJson
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.recordings.format import Row
-from tta_agent.stream.recordings.reader import Recording
+from tta_agent.stream.recordings.reader import Recording, import_npz
 from tta_agent.stream.recordings.writer import RecordingWriter
 
 OUTPUT = ModelOutput(None, "sigmoids")
@@ -83,6 +83,14 @@ def test_sets_are_joined_and_survive_the_file(tmp_path):
     assert early == Label("early", (), 2.0)
     assert dict(joiner.counts) == {"answered": 4, "matched": 2, "right": 1}
     joiner.close()
+
+
+def test_an_array_of_labels_becomes_sets(tmp_path):
+    labels = np.array([[1, 0, 1], [0, 0, 0]])
+    np.savez(tmp_path / "a.npz", inputs=np.zeros((2, 4), np.float32), labels=labels)
+    assert import_npz(tmp_path / "a.npz", tmp_path / "r", model="m") == 2
+    tape = Recording.open(tmp_path / "r")
+    assert [row.label for row in tape] == [(0, 2), ()] and len(tape.index.classes) == 3
 
 
 def test_a_recording_keeps_sets_and_classes_apart(tmp_path):

@@ -21,7 +21,7 @@ from tta_agent.core.types import SourceInfo
 from tta_agent.models import loader
 from tta_agent.models.batchnorm import census
 from tta_agent.models.device import Accelerator
-from tta_agent.models.misfit import misfit, selectors_fit
+from tta_agent.models.misfit import misfit
 from tta_agent.models.onnx_export import floats
 from tta_agent.models.onnx_import import can_adapt
 from tta_agent.models.site_layers import SiteAffine, SiteNorm
@@ -82,7 +82,7 @@ def _refuse_misfit(plugin: object, what: str, source: loader.DeployedModel) -> N
     shape, task = source.shape, source.output.task
     if (reason := misfit(plugin, shape, task)) is None:
         return
-    could = [n for n in can_adapt(source.module, shape) if n != "frozen" and selectors_fit(n, shape, task)]
+    could = [name for name in can_adapt(source.module, shape) if name != "frozen"]
     told = f"adapters that fit it: {', '.join(could)}" if could else "only TTA_ADAPT__METHOD=frozen fits it"
     raise ConfigError(f"{what} {reason};\n{told}")
 

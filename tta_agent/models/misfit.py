@@ -25,7 +25,11 @@ def misfit(plugin: object, shape: tuple[int, ...], task: Task) -> str | None:
     return None
 
 
-def selectors_fit(adapter: str, shape: tuple[int, ...], task: Task) -> bool:
-    """Whether the selectors that an adapter brings fit the model."""
-    own = getattr(plugins.load("adapters", adapter), "selectors", {})
-    return not any(misfit(plugins.load("selectors", name), shape, task) for name in own)
+def misfit_of_adapter(name: str, adapter: object, shape: tuple[int, ...], task: Task) -> str | None:
+    """Sentence about what an adapter, or a selector that it brings, needs and the model has not; None if it fits."""
+    if reason := misfit(adapter, shape, task):
+        return f"adapter {name!r} {reason}"
+    for selector in getattr(adapter, "selectors", {}):
+        if reason := misfit(plugins.load("selectors", selector), shape, task):
+            return f"adapter {name!r} selects by {selector!r}, which {reason}"
+    return None

@@ -12,7 +12,7 @@ from torch import nn
 from tta_agent.core import plugins
 from tta_agent.core.types import Array, Selection
 from tta_agent.models.batchnorm import census
-from tta_agent.models.misfit import misfit
+from tta_agent.models.misfit import misfit_of_adapter
 from tta_agent.models.onnx_import.module import OnnxModule
 from tta_agent.models.onnx_import.proof import Graph, OnnxModel
 from tta_agent.models.onnx_import.sites import NONE, chosen, plain
@@ -42,7 +42,7 @@ def refusal(name: str, module: nn.Module, shape: tuple[int, ...]) -> str | None:
     random = torch.get_rng_state()
     try:
         adapter = plugins.make("adapters", name, {}, module)
-        if reason := misfit(adapter, shape, output_of(module).task):
+        if reason := misfit_of_adapter(name, adapter, shape, output_of(module).task):
             return reason
         everyone = Selection(torch.arange(len(x), device=device), torch.ones(len(x), device=device))
         adapter.step(x, adapter.forward(x).float(), everyone)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tta_agent.core.errors import ConfigError, nearest
-from tta_agent.core.types import Array
+from tta_agent.core.types import Answer, Array
 from tta_agent.stream.recordings.format import INDEX, Index, Preprocessing, Row, to_rows
 from tta_agent.stream.recordings.writer import RecordingWriter
 
@@ -78,7 +78,9 @@ def import_npz(
     rate_per_s: float = 100.0,
     progress: Progress | None = None,
 ) -> int:
-    """Make a recording from arrays `inputs` [N, C, H, W] and, where there are, `labels` [N] and `domain` [N].
+    """Make a recording from arrays `inputs` [N, ...] and, where there are, `labels` [N] and `domain` [N].
+
+    Labels [N, L] tell for each of L labels whether it holds: they become sets.
 
     Ids are zero-padded row numbers; times start at 0 and go up by 1 / rate. Classes that are not given are
     numbered up to the greatest label. Returns the number of rows.
@@ -88,17 +90,22 @@ def import_npz(
     inputs, labels, domain = _npz_arrays(Path(npz_path))
     total = len(inputs)
     if classes is None and labels is not None and total:
-        classes = int(labels.max()) + 1
+        classes = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
     digits = len(str(max(total - 1, 0)))
     with RecordingWriter(folder, model=model, classes=classes, preprocessing=preprocessing) as writer:
         for i in range(total):
             name = f"{i:0{digits}d}"
-            label = None if labels is None else int(labels[i])
+            label = None if labels is None else _label(labels[i])
             where = None if domain is None else str(domain[i])
             writer.add(Row(name, i / rate_per_s, name, inputs[i], domain=where, label=label))
             if progress is not None and ((i + 1) % _READ_ROWS == 0 or i + 1 == total):
                 progress(i + 1, total)
     return total
+
+
+def _label(cell: Array) -> Answer:
+    """A class, or the set of the labels that hold."""
+    return int(cell) if cell.ndim == 0 else tuple(np.flatnonzero(cell).tolist())
 
 
 def _npz_arrays(path: Path) -> tuple[Array, Array | None, Array | None]:
