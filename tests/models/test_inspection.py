@@ -65,7 +65,7 @@ def test_all_obstacles_are_told_at_once(tmp_path):
     node = helper.make_node
     nodes = [
         node("Bernoulli", ["x"], ["a"]),
-        node("QuantizeLinear", ["a", "k"], ["q"]),
+        node("ConvInteger", ["a", "k"], ["q"]),
         node("NonZero", ["a"], ["y"]),
     ]
     takes = [

@@ -14,14 +14,9 @@ from onnx.external_data_helper import uses_external_data
 from tta_agent.models.onnx_import import dtypes, limits
 from tta_agent.models.onnx_import.builder import OPTIMISED, SUPPORTED
 from tta_agent.models.onnx_import.fused import BEFORE, BLOCKED
+from tta_agent.models.onnx_import.quantised import FLOAT_FILE, NO_GRADIENT, QUANTISED
 from tta_agent.models.onnx_import.reading import INSTEAD
 from tta_agent.models.outputs import OutputShape
-
-QUANTISED = {
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-    "MatMulInteger", "com.microsoft.QLinearAdd", "com.microsoft.QGemm",
-}  # fmt: skip
-
 
 _TAKEN = {onnx.TensorProto.DataType.Name(number).lower() for number in dtypes.TAKEN}
 
@@ -110,8 +105,8 @@ def _of_operators(found: Counter[str]) -> Iterator[Obstacle]:
     quantised = sum(n for op, n in found.items() if op in QUANTISED)
     if quantised:
         yield Obstacle(
-            f"the file is quantised ({quantised} nodes): nothing in it has a gradient",
-            "name the float file that it was made from, and quantise the versions on the way to the server",
+            f"the file is quantised ({quantised} nodes): {NO_GRADIENT}",
+            FLOAT_FILE,
         )
     if blocked := sum(n for op, n in found.items() if op.startswith(BLOCKED)):
         yield Obstacle(f"the file is {OPTIMISED % blocked}", BEFORE)

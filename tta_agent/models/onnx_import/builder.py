@@ -11,13 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.models.onnx_import import dtypes, layers, recurrent, resizing, shapes, spatial, sums, tracing  # noqa: F401 (some fill the table)
+from tta_agent.models.onnx_import import (  # noqa: F401 (the table)
+    dtypes,
+    layers,
+    quantised,
+    recurrent,
+    resizing,
+    shapes,
+    spatial,
+    sums,
+    tracing,
+)
 from tta_agent.models.onnx_import.fused import APART, BEFORE, BLOCKED, Branch, Node
 from tta_agent.models.onnx_import.layers import Layer
 from tta_agent.models.onnx_import.module import CONSTANTS, Held, OnnxModule, Ref, Step, prune, references
 from tta_agent.models.onnx_import.naming import Names, Slot
 from tta_agent.models.onnx_import.operators import OPERATORS, Operator
 from tta_agent.models.onnx_import.parts import whole
+from tta_agent.models.onnx_import.quantised import FLOAT_FILE, NO_GRADIENT, QUANTISED
 from tta_agent.models.onnx_import.reading import INSTEAD, File
 from tta_agent.models.onnx_import.tracing import Inputs
 from tta_agent.models.onnx_import.values import BATCHES, Made, Value, Weight, numbers
@@ -56,6 +67,10 @@ def refuse_unknown(file: File) -> None:
     """Raise ConfigError that names the operators that are not supported, where there are some."""
     if blocked := sum(node.op.startswith(BLOCKED) for node in file.nodes):
         raise ConfigError(f"the ONNX file was {OPTIMISED % blocked};\n{BEFORE}")
+    if coded := sum(node.op in QUANTISED for node in file.nodes):
+        raise ConfigError(
+            f"the ONNX file has quantised operators ({coded} nodes): {NO_GRADIENT};\n{FLOAT_FILE}"
+        )
     unknown: dict[str, str] = {}
     for node in file.nodes:
         if node.op not in OPERATORS and node.op not in _SPECIAL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.dtypes import TOLERANCE, as_stored
 from tta_agent.models.onnx_import.limits import refuse_too_large
 from tta_agent.models.onnx_import.naming import Slot
+from tta_agent.models.onnx_import.quantised import Codes, put
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
 from tta_agent.models.onnx_import.sites import plausible
 from tta_agent.models.ort_sessions import Session, open_session, raw_answer, session_output
@@ -39,6 +40,7 @@ class Graph:
     proto: onnx.ModelProto
     slots: Mapping[str, Slot]
     tolerance: float = TOLERANCE
+    codes: Mapping[str, Codes] = field(default_factory=dict)
 
     def patched(self, tensors: Mapping[str, Tensor]) -> bytes:
         """The graph with these tensors of the module's state dict, serialised.
@@ -49,18 +51,24 @@ class Graph:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         items = {item.name: item for item in proto.graph.initializer}
+        coded = {}
         for name, tensor in tensors.items():
             if name not in self.slots:
                 raise GraphError(f"tensor {name!r} is not in the served graph")
             slot = self.slots[name]
-            item = items[slot.initializer]
+            codes = self.codes.get(slot.initializer)
+            item = items[codes.codes if codes else slot.initializer]
             value = (tensor.t() if slot.transposed else tensor).detach().cpu().numpy()
             if value.size != math.prod(item.dims):
                 raise GraphError(
                     f"tensor {name!r} has shape {list(tensor.shape)}, the graph has {list(item.dims)}"
                 )
             value = np.ascontiguousarray(value.reshape(tuple(item.dims)))
-            item.CopyFrom(numpy_helper.from_array(as_stored(value, item), slot.initializer))
+            if codes:
+                coded[slot.initializer] = value
+            else:
+                item.CopyFrom(numpy_helper.from_array(as_stored(value, item), slot.initializer))
+        put(coded, self.codes, items)
         return bytes(proto.SerializeToString())
 
 
@@ -106,7 +114,7 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
         if name := session_output(served).name:
             file = file.ending_in(name)
         module, slots = build(file, shape)
-        graph = Graph(file.proto, slots, file.tolerance)
+        graph = Graph(file.proto, slots, file.tolerance, file.codes)
         _prove(served, file, module, graph, shape)
     except GraphError as error:
         raise ConfigError(f"TTA_MODEL__ONNX={path}: {error}") from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx.inliner
+import torch
 from torch import Tensor
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.models.onnx_import import dtypes, input_form
+from tta_agent.models.onnx_import import dtypes, input_form, quantised
 from tta_agent.models.onnx_import.fused import Branch, Node, apart
 from tta_agent.models.onnx_import.limits import refuse_absurd
 from tta_agent.models.onnx_import.operators import OPERATORS
@@ -35,6 +37,7 @@ class File:
         limits: least and largest number that it takes, where these are whole ones.
         channels_last: samples are [height, width, channels].
         tolerance: largest difference of logits, in units of the largest, that its type of numbers explains.
+        codes: weights that are kept as codes, by name.
     """
 
     proto: onnx.ModelProto
@@ -48,6 +51,7 @@ class File:
     limits: tuple[int, int] | None
     channels_last: bool
     tolerance: float
+    codes: Mapping[str, quantised.Codes]
 
     @property
     def takes_type(self) -> int:
@@ -97,15 +101,21 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
     batch = free_batch(graph, takes)
     in_order(graph)
     lift_constants(graph)
+    opset = max((o.version for o in proto.opset_import if not o.domain), default=1)
+    quantised.by_channel(graph, opset)
+    found = quantised.weights(graph)
     weights = {item.name for item in graph.initializer if adaptable(item)} - _numbers(graph)
     weights |= own_weights(graph, weights)
+    items = {item.name: item for item in graph.initializer}
     tensors = {item.name: _tensor(item) for item in graph.initializer}
-    opset = max((o.version for o in proto.opset_import if not o.domain), default=1)
-    nodes = _nodes(graph, opset)
+    called = quantised.names(found, items)
+    codes = {called[name]: replace(one, follows=called.get(one.follows or "")) for name, one in found.items()}
+    coded = {name: torch.from_numpy(one.values(items)) for name, one in codes.items()}
+    nodes = quantised.without(_nodes(graph, opset), called, items)
     return File(
         proto,
         nodes,
-        {name: t for name, t in tensors.items() if name in weights},
+        {name: t for name, t in tensors.items() if name in weights} | coded,
         {name: t for name, t in tensors.items() if name not in weights},
         takes.name,
         graph.output[0].name,
@@ -113,7 +123,8 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
         batch,
         input_form.input_range(graph, takes),
         input_form.channels_last(graph, takes),
-        dtypes.tolerance(graph),
+        quantised.TOLERANCE if codes else dtypes.tolerance(graph),
+        codes,
     )
 
 
