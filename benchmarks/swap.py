@@ -6,8 +6,8 @@ python benchmarks/swap.py [--quick] [--only embedded,triton,mlserver,kserve,verd
 keeps each answer, which is compared afterwards with an offline run of the version that it names. *p99 ratio*: of
 requests that a swap overlaps, over those of the time without swaps before and after, same process, same load.
 *RSS slope*: of the server, least squares over the last three quarters of the swaps. *triton*, *mlserver*, *kserve*:
-the real servers of tests/parts, 20 swaps each under the load of the tests. *verdict*: from a decision to the answer of
-the served version, compared with the golden batch, and written down in the registry.
+the real servers of tests/parts, 20 swaps each under the load of the tests. *verdict*: from a decision to the answer
+of the served version, compared with the golden batch, and written down in the registry.
 """
 
 from __future__ import annotations
@@ -151,8 +151,7 @@ def registry_of(
         started_s = time.perf_counter()
         graph = template.compose(moved)
         patches.append(time.perf_counter() - started_s)
-        version = registry.add(graph, registry.get(0), {})
-        registry.conclude(version.number, "certified", "certified", [])
+        registry.add(graph, registry.get(0), {})
     took["patch_s"] = min(patches)
     return registry, took
 
