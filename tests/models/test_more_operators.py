@@ -10,11 +10,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.models.test_onnx_import import HEAD, W, parsed, saved
+from tta_agent.assembly.copy import make_adaptation
 from tta_agent.core.errors import ConfigError
 from tta_agent.models import loader, onnx_export, onnx_import
 from tta_agent.models.inspection import inspect
 from tta_agent.models.onnx_import import limits
 from tta_agent.models.ort_sessions import open_session, run
+from tta_agent.settings import env
 
 SCALES = "float[4] s = {1.0, 1.0, 1.5, 2.0}"
 
@@ -53,7 +55,8 @@ CASES = {
     ),
     "blocks and back": (
         f"""e = SpaceToDepth<blocksize=2>(x) g = DepthToSpace<blocksize=2, mode="CRD">(e)
-        d = SpaceToDepth<blocksize=2>(g) n = DepthToSpace<blocksize=2>(d) {HEAD}""", W, 13,
+        d = SpaceToDepth<blocksize=2>(g) p = DepthToSpace<blocksize=2>(d) n = Mul(p, places) {HEAD}""",
+        f"{W}, {weights(places=(4, 4))}", 13,
     ),
     "LSTM": (f"{SEQUENCE} p, , = LSTM<hidden_size=3>(u, w, r, b) {LAST}", weights(**CELLS), 14),
     "LSTM in both directions": (
@@ -169,6 +172,22 @@ def test_channels_that_come_last_have_one_mean(tmp_path):
     path = parsed(TURNED, tmp_path, weights=f"{W}, float k = {{0.5}}", takes="float[batch, 4, 4, 2] x")
     with pytest.raises(ConfigError, match=r"TTA_MODEL__MEAN=.*expected 1 number"):
         loader.load(None, None, None, onnx=path, device="cpu", mean=(0.1, 0.2))
+
+
+def test_what_works_on_channels_of_images_is_refused_where_they_come_last(tmp_path):
+    body = "t = Transpose<perm=[0,3,1,2]>(x) n = BatchNormalization(t, g, b, m0, v0)" + HEAD
+    held = f"{W}, {', '.join(f'float[2] {name} = {{0.5, 1.5}}' for name in ('g', 'b', 'm0', 'v0'))}"
+    path = parsed(body, tmp_path, weights=held, takes="float[batch, 8, 8, 2] x")
+    found = inspect(path, ("tent", "cotta", "deyo")).adapters
+    assert found["tent"] is None
+    assert found["cotta"] == (
+        "adapter 'cotta' needs images [channels, height, width], and the model takes samples of shape [8, 8, 2] "
+        "with the channels last"
+    )
+    assert "the channels last" in found["deyo"]
+    settings = env.load(model={"onnx": path}, adapt={"method": "cotta"})
+    with pytest.raises(ConfigError, match=r"with the channels last;\nadapters that fit it: .*tent"):
+        make_adaptation(settings, loader.load(None, None, None, onnx=path, device="cpu"), None)
 
 
 @pytest.fixture

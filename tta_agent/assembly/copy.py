@@ -79,8 +79,8 @@ def make_adaptation(settings: Settings, source: loader.DeployedModel, telemetry:
 
 def _refuse_misfit(plugin: object, what: str, source: loader.DeployedModel) -> None:
     """Raise ConfigError, with the adapters that fit, where a plugin cannot be used with the model."""
-    shape, task = source.shape, source.output.task
-    if (reason := misfit(plugin, shape, task)) is None:
+    shape, last = source.shape, getattr(source.module, "channels_last", False)
+    if (reason := misfit(plugin, shape, source.output.task, channels_last=last)) is None:
         return
     could = [name for name in can_adapt(source.module, shape) if name != "frozen"]
     told = f"adapters that fit it: {', '.join(could)}" if could else "only TTA_ADAPT__METHOD=frozen fits it"

@@ -42,7 +42,8 @@ def refusal(name: str, module: nn.Module, shape: tuple[int, ...]) -> str | None:
     random = torch.get_rng_state()
     try:
         adapter = plugins.make("adapters", name, {}, module)
-        if reason := misfit_of_adapter(name, adapter, shape, output_of(module).task):
+        last = getattr(module, "channels_last", False)
+        if reason := misfit_of_adapter(name, adapter, shape, output_of(module).task, channels_last=last):
             return reason
         everyone = Selection(torch.arange(len(x), device=device), torch.ones(len(x), device=device))
         adapter.step(x, adapter.forward(x).float(), everyone)
