@@ -26,9 +26,7 @@ with atheris.instrument_imports(include=["tta_agent.stream", "tta_agent.labels"]
     from tests.stream import test_foreign_bytes as records
     from tta_agent.core.errors import DecodeError
     from tta_agent.labels.join import LabelJoiner
-    from tta_agent.stream.codecs.auto import AutoCodec
     from tta_agent.stream.codecs.cloudevents import KSERVE_REQUEST, LABEL, CloudEvents
-    from tta_agent.stream.codecs.oip_json import OipJson
     from tta_agent.stream.decoder import Decoder, dead_letter
 
 HEAD = struct.Struct("<BBBq")  # templates, header, length of its new value, timestamp
@@ -40,11 +38,11 @@ TEMPLATES = [
     records.cloudevent_headers(KSERVE_REQUEST, "application/json"),
     records.cloudevent_headers(LABEL, "application/json"),
     (("content-type", b"application/cloudevents+json"),),
+    *sorted({one.headers for one in records.PRODUCED if one.headers}),
 ]
+FIRST = 5  # templates of our own
 NAMES = [*records.HEADERS, "tta_dlq_reason", "x"]
-DECODER = Decoder(
-    AutoCodec({"cloudevents": CloudEvents(), "oip_json": OipJson()}), records.SHAPE, records.CLASSES
-)
+DECODER = Decoder(records.CODEC, records.SHAPE, records.CLASSES)
 JOIN = LabelJoiner(horizon_records=1000)
 
 
@@ -65,7 +63,7 @@ def try_one(data: bytes) -> None:
     found = record(data)
     if found is None:
         return
-    items = DECODER.read([found])
+    items = [*DECODER.read([found]), *DECODER.flush()]
     if DECODER.refused["internal"]:
         raise AssertionError(f"{found} was refused as internal")
     dead_letter(found, DecodeError("why", DECODER.first))
@@ -83,9 +81,11 @@ def seeds() -> Iterator[bytes]:
         b'{"id":"abc","label":[0,1,2],"ts":1700000000.5}',
         b'{"id":"abc","label":1,"ts":"2023-11-14T22:13:20Z"}',
     ]
-    for template in range(len(TEMPLATES)):
+    for template in range(FIRST):
         for body in bodies:
             yield HEAD.pack(template, 0, 0, at_ms) + (body or b"")
+    for one in records.PRODUCED:
+        yield HEAD.pack(TEMPLATES.index(one.headers), 0, 0, at_ms) + (one.value or b"")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.stream.test_variants import VARIANTS, raws
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Label, RawRecord, Record
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.requests import LabelRequester, to_file
 from tta_agent.pipeline import checkpoint
+from tta_agent.settings import env
+from tta_agent.stream import factory
 from tta_agent.stream.batcher import Batcher
 from tta_agent.stream.codecs import oip
-from tta_agent.stream.codecs.auto import AutoCodec
 from tta_agent.stream.codecs.cloudevents import INFERENCE, KSERVE_REQUEST, LABEL, CloudEvents
-from tta_agent.stream.codecs.oip_json import OipJson
 from tta_agent.stream.decoder import Decoder, dead_letter
 from tta_agent.stream.embedded.rows import headers_from_text, headers_to_text
 from tta_agent.stream.router import RecordRouter
 
+CODEC = factory.open_codec(env.load(stream={"options": {"claim_check": {"allow": ["memory://claims/"]}}}))
 SHAPE, CLASSES = (1, 2, 2), 3
 NOW_S = 1_700_000_000.0
 X = np.arange(4, dtype=np.float32).reshape(1, *SHAPE)
@@ -175,6 +178,32 @@ def labels(draw: st.DrawFn) -> RawRecord:
     return raw(written(body), named, at_ms=draw(moments_ms))
 
 
+PRODUCED = [one for variant in VARIANTS.values() for one in raws(variant)]
+
+
+@st.composite
+def produced(draw: st.DrawFn) -> RawRecord:
+    """A record of a real producer, its bytes cut or replaced; or with another header, key or topic."""
+    record = draw(st.sampled_from(PRODUCED))
+    value, where = (
+        record.value or b"",
+        draw(st.sampled_from(["value", "value", "cut", "header", "key", "topic"])),
+    )
+    if where == "value":
+        at = draw(st.integers(0, len(value)))
+        value = value[:at] + draw(chunks) + value[at + draw(st.integers(0, 8)) :]
+    if where == "cut":
+        value = value[: draw(st.integers(0, len(value)))]
+    named: list[tuple[str, bytes]] = list(record.headers)
+    if where == "header" and named:
+        at = draw(st.integers(0, len(named) - 1))
+        named[at] = (named[at][0], draw(chunks))
+    key = draw(st.one_of(st.none(), chunks)) if where == "key" else record.key
+    names = [record.topic, "t", "mlserver-output", "a.b.model.c.inputs", "a.b.model.c.outputs", "responses"]
+    topic = draw(st.sampled_from(names)) if where == "topic" else record.topic
+    return replace(record, topic=topic, value=value, headers=tuple(named), key=key)
+
+
 @st.composite
 def noise(draw: st.DrawFn) -> RawRecord:
     """No structure at all."""
@@ -187,9 +216,8 @@ def noise(draw: st.DrawFn) -> RawRecord:
 
 def passes(record: RawRecord, folder: Path, shape: Any = SHAPE, classes: int | None = CLASSES) -> None:
     """Decode it to items or to a DecodeError; then it passes routing, join, checkpoint and dead-lettering."""
-    codec = AutoCodec({"cloudevents": CloudEvents(), "oip_json": OipJson()})
-    decoder = Decoder(codec, shape, classes)
-    items = decoder.read_portion(deque([record]))
+    decoder = Decoder(CODEC, shape, classes)
+    items = [*decoder.read_portion(deque([record])), *decoder.flush()]
     assert not decoder.refused["internal"], decoder.first
     assert bool(items) != bool(decoder.refused)
     letter = dead_letter(record, DecodeError("why", decoder.first or "\ud800"))
@@ -231,6 +259,12 @@ QUICK = settings(
 )
 
 
+@settings(QUICK, max_examples=300)
+@given(produced())
+def test_what_other_producers_write(tmp_path: Path, record: RawRecord) -> None:
+    passes(record, tmp_path, (3, 4, 4), 5)
+
+
 @QUICK
 @given(binary_inferences())
 def test_inferences_in_cloudevents(tmp_path: Path, record: RawRecord) -> None:
@@ -260,9 +294,8 @@ def test_noise(tmp_path: Path, record: RawRecord) -> None:
 
 
 def reason(record: RawRecord, classes: int | None = CLASSES, shape: Any = SHAPE) -> str:
-    codec = AutoCodec({"cloudevents": CloudEvents(), "oip_json": OipJson()})
     with pytest.raises(DecodeError) as caught:
-        codec.decode(record, shape, classes)
+        CODEC.decode(record, shape, classes)
     assert len(str(caught.value)) < 1000
     return caught.value.reason
 

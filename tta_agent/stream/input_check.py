@@ -38,6 +38,7 @@ from tta_agent.stream.codecs.inputs import pixels_of
 
 WAIT_S = 5.0  # for enough answers; later fewer must do
 HELD_BYTES = 32 << 20
+LEAST_P = 1e-30  # smaller probabilities count as this one
 NAMED = 0.8  # share of equal classes, where only classes were served
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,7 @@ class InputCheck:
         logits = replace(self._output, kind=kind).logits(served)
         own = own[rows]
         if kind == "probabilities" and self._output.kind == "logits":
-            own = np.log(softmax(own))
+            own = np.log(np.maximum(softmax(own), LEAST_P))
         return distance(np.maximum(logits, least), np.maximum(own, least))
 
     def _mismatch(
