@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,12 @@ class Text(nn.Module):
     forward = logits
 
 
+def fresh(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """The same net at every call, trained once."""
+    once = functools.cache(make)
+    return lambda: copy.deepcopy(once())
+
+
 def trained(net: nn.Module, x: np.ndarray, loss: Callable[[Tensor], Tensor], steps: int = 150) -> nn.Module:
     """The net after some steps on its own logits, in inference mode."""
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
@@ -126,7 +133,7 @@ def texts(n: int, seed: int, shifted: bool) -> tuple[np.ndarray, list[Answer]]:
     return ids.astype(np.float32), topics.tolist()
 
 
-@functools.cache
+@fresh
 def signal_net() -> nn.Module:
     x, labels = signals(3000, 0, False)
     truth = torch.tensor(labels)
@@ -134,7 +141,7 @@ def signal_net() -> nn.Module:
     return trained(Signal(4), x, lambda z, rows: F.cross_entropy(z, truth[rows]))
 
 
-@functools.cache
+@fresh
 def binary_net() -> nn.Module:
     x, labels = halves(3000, 0, False)
     truth = torch.tensor(labels, dtype=torch.float32)[:, None]
@@ -142,7 +149,7 @@ def binary_net() -> nn.Module:
     return trained(Signal(1), x, lambda z, rows: F.binary_cross_entropy_with_logits(z, truth[rows]))
 
 
-@functools.cache
+@fresh
 def label_set_net() -> nn.Module:
     x, sets = chords(3000, 0, False)
     truth = torch.tensor([[float(i in one) for i in range(4)] for one in sets])
@@ -151,7 +158,7 @@ def label_set_net() -> nn.Module:
     return trained(net, x, lambda z, rows: F.binary_cross_entropy_with_logits(z, truth[rows]), 200)
 
 
-@functools.cache
+@fresh
 def text_net() -> nn.Module:
     x, labels = texts(3000, 0, False)
     truth = torch.tensor(labels)

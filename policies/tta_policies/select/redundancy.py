@@ -9,6 +9,9 @@ m is the average answer so far, [C]. It does not change where nobody is kept. Th
 compare with: everyone is kept and m is their mean. To be put after `entropy`, so that m is an average of sure
 answers. A stream that stays on one class makes that class redundant and starves the learning: raise d there.
 
+Of label sets p holds 2 p_l - 1 for each label, -1 .. 1: probabilities alone, all positive, have large cosines where
+labels are few, and nobody would be kept.
+
 Deviation: a reset clears m, which describes the answers of a copy that is gone (the authors' code keeps it).
 """
 
@@ -45,7 +48,7 @@ class Redundancy:
     def select(self, view: View) -> Selection:
         """Index of those that say something new, each with weight 1; the others are counted as `redundancy`."""
         p = view.logits.softmax(dim=1)
-        p = p[:, 1] if p.dim() > 2 else p  # of label sets: that each label holds
+        p = 2 * p[:, 1] - 1 if p.dim() > 2 else p
         new = self._is_new(p)
         index = torch.nonzero(new).flatten()
         if len(index):
