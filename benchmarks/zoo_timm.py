@@ -43,7 +43,14 @@ FAMILIES = {  # name: side of an image
     "swin_tiny_patch4_window7_224": 224, "swinv2_tiny_window8_256": 256, "maxvit_rmlp_pico_rw_256": 256,
     "pvt_v2_b0": 224, "crossvit_9_240": 240, "nf_regnet_b0": 64,
 }  # fmt: skip
-QUICK = ("resnetv2_18", "densenet121", "dla46_c", "fastvit_t8", "xcit_nano_12_p16_224", "nf_regnet_b0")
+QUICK = (
+    "resnetv2_18",
+    "dla46_c",
+    "fastvit_t8",
+    "convnext_atto",
+    "torchvision.models:googlenet",
+    "nf_regnet_b0",
+)
 REFUSED = "refused: "
 TOLERANCE = 1e-4
 SAMPLES = 8
