@@ -55,6 +55,12 @@ def demo(
     rehearse_minutes: Annotated[
         float, typer.Option(min=0.5, help="For --labels none: how long it may rehearse.")
     ] = 3.0,
+    export: Annotated[
+        Literal["kept", "default"],
+        typer.Option(
+            help="default: an ONNX file is served as exporters write it by default, its BatchNorms folded."
+        ),
+    ] = "kept",
     kill_agent: Annotated[
         bool, typer.Option(help="SIGKILL the agent in the middle, and start it again.")
     ] = False,
@@ -79,8 +85,11 @@ def demo(
     if labels == "none":
         os.environ["TTA_GATE__ANCHOR"] = str((out / "anchor.npz").resolve())
         os.environ["TTA_STORE__PROOFS"] = str((out / "proofs").resolve())
-    settings, environ = _world(out, bootstrap_servers, plan)
     images = _images(data)
+    model = _kept_net()
+    if export == "default":
+        model, images = _default_export(out, images)
+    settings, environ = _world(out, bootstrap_servers, plan, model)
     if labels == "none":
         images = _rehearsed(images, settings, environ, rehearse_minutes)
     phases = story.Phases(shifted_s=seconds, kill_agent=kill_agent)
@@ -173,16 +182,34 @@ def _images(spec: str | None) -> Any:
     return load(spec)
 
 
-def _world(out: Path, brokers: str | None, plan: TrafficPlan) -> tuple[Settings, dict[str, str]]:
-    """Settings of the three processes: the demo's defaults, which the caller's TTA_* variables override."""
+def _kept_net() -> dict[str, str]:
+    """The packaged net as a torch module."""
     from tta_agent.samples.dataset import ASSETS, WEIGHTS
 
+    net = "tta_agent.samples.nets:fashion_net"
+    return {
+        "TTA_MODEL__FACTORY": net,
+        "TTA_MODEL__WEIGHTS": str(ASSETS / WEIGHTS),
+        "TTA_MODEL__INPUT_SHAPE": "[1,28,28]",
+    }
+
+
+def _default_export(out: Path, images: Any) -> tuple[dict[str, str], Any]:
+    """The packaged net as a default export, and the images that may arrive."""
+    from tta_agent.demo import default_export
+    from tta_agent.samples.dataset import ASSETS, WEIGHTS
+
+    return default_export.write(out, "tta_agent.samples.nets:fashion_net", ASSETS / WEIGHTS, images)
+
+
+def _world(
+    out: Path, brokers: str | None, plan: TrafficPlan, model: dict[str, str]
+) -> tuple[Settings, dict[str, str]]:
+    """Settings of the three processes: the demo's defaults, which the caller's TTA_* variables override."""
     run = f"-demo-{os.getpid()}-{int(time.time())}" if brokers else ""  # a shared broker keeps old topics
     defaults = {
         "TTA_MODE": "auto",
-        "TTA_MODEL__FACTORY": "tta_agent.samples.nets:fashion_net",
-        "TTA_MODEL__WEIGHTS": str(ASSETS / WEIGHTS),
-        "TTA_MODEL__INPUT_SHAPE": "[1,28,28]",
+        **model,
         "TTA_MODEL__SERVED_AS": "fashion",
         "TTA_STREAM__TOPIC": f"inference{run}",
         "TTA_STREAM__LABELS_TOPIC": f"inference{run}.labels",
