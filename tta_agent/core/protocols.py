@@ -41,7 +41,7 @@ class Adapter(Stateful, Protocol):
     Three attributes may say more: `selectors`, the selectors (with options) that its paper uses, which are taken
     where the settings name none; `answers_after_step = True`, where the paper reports the answers after the step on
     the same batch; `smallest_batch`, the samples below which a sliding window is put in front of it. Two refuse a
-    model at start: `needs_images` and `exclusive_classes`, see `tta_agent.models.misfit`; selectors may have them, too.
+    model at start: `needs_images` and `exclusive_classes`, see `tta_agent.models.misfit`; selectors may have them.
     """
 
     def forward(self, x: Tensor) -> Tensor:
