@@ -105,7 +105,11 @@ def test_sigmoids_of_several_labels_are_told(tmp_path):
     body = "f = Flatten(x) g = Gemm(f, w) y = Sigmoid(g)"
     weights = "float[2,2] w = {0.1, 0.2, 0.3, 0.4}"
     found = inspect(parsed(body, tmp_path, weights=weights, takes="float[b, 2, 1, 1] x"))
-    assert (found.answer["task"], found.answer["kind"], found.answer["classes"]) == ("multilabel", "sigmoids", 2)
+    assert (found.answer["task"], found.answer["kind"], found.answer["classes"]) == (
+        "multilabel",
+        "sigmoids",
+        2,
+    )
     assert found.answer["logits_before"]
 
 

@@ -56,6 +56,8 @@ def log_e(wins: int, losses: int) -> float:
     """
     a, b = wins + 1, losses + 1
     tail = betainc(b, a, 0.5)  # P(Beta(a, b) > 1/2) = P(Beta(b, a) < 1/2)
-    if tail < SMALLEST:  # too small for a float: by the series of the incomplete beta function, in which it cancels
+    if (
+        tail < SMALLEST
+    ):  # too small for a float: by the series of the incomplete beta function, in which it cancels
         return float(math.log(hyp2f1(1, a + b, b + 1, 0.5)) - math.log(2 * b))
     return float((wins + losses + 1) * math.log(2) + betaln(a, b) + math.log(tail))
