@@ -69,16 +69,22 @@ def dynamo(net, x, path, opset=18, folding=True):
 
 
 def chosen(count):
-    """So many of all combinations, each the one whose parts were taken least until then: always the same."""
+    """So many of all combinations, always the same: each the one whose parts and pairs of parts were taken least."""
     ways = [(way, opset) for way, opsets in OPSETS.items() for opset in opsets]
     every = list(itertools.product(NETS, ways, (True, False), TREATMENTS))
     order = np.random.default_rng(0).permutation(len(every))
     taken, seen = [], Counter()
     for _ in range(min(count, len(every))):
-        best = min((i for i in order if i not in taken), key=lambda i: sum(seen[part] for part in every[i]))
+        best = min(
+            (i for i in order if i not in taken), key=lambda i: sum(seen[part] for part in parts(every[i]))
+        )
         taken.append(best)
-        seen.update(every[best])
+        seen.update(parts(every[best]))
     return [every[i] for i in taken]
+
+
+def parts(combination):
+    return [*combination, *itertools.combinations(combination, 2)]
 
 
 def made(spec, folder):

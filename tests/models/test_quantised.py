@@ -124,3 +124,9 @@ def test_a_file_of_quantised_operators_is_refused_with_the_file_to_name(tmp_path
     ):
         onnx_import.load(path)
     assert any("name the float file" in o.remedy for o in inspect(path).obstacles)
+
+
+def test_a_quantised_file_that_cannot_be_followed_is_refused_with_the_float_file_to_name(small, monkeypatch):
+    monkeypatch.setattr(onnx_import.reading.quantised, "TOLERANCE", -1.0)
+    with pytest.raises(ConfigError, match=r"answers otherwise: .*;\nname the float file that it was made from"):
+        onnx_import.load(small[0])

@@ -20,7 +20,7 @@ from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.dtypes import TOLERANCE, as_stored
 from tta_agent.models.onnx_import.limits import refuse_too_large
 from tta_agent.models.onnx_import.naming import Slot
-from tta_agent.models.onnx_import.quantised import Codes, put
+from tta_agent.models.onnx_import.quantised import FLOAT_FILE, Codes, put
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
 from tta_agent.models.onnx_import.sites import plausible
 from tta_agent.models.ort_sessions import Session, open_session, raw_answer, session_output
@@ -174,7 +174,8 @@ def _prove(served: Session, file: File, module: nn.Module, graph: Graph, shape: 
     for what, values in got.items():
         apart = _apart(expected, values)
         if not apart <= file.tolerance:
-            otherwise = f"{what} built from it answers otherwise: logits differ by {apart:.2g};\n{INSTEAD}"
+            remedy = FLOAT_FILE if graph.codes else INSTEAD
+            otherwise = f"{what} built from it answers otherwise: logits differ by {apart:.2g};\n{remedy}"
             raise GraphError(file.stuck if file.batch else otherwise)
 
 
