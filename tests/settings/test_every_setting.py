@@ -36,6 +36,7 @@ from tta_agent.labels.requests import LabelRequester
 from tta_agent.models.device import Accelerator
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.duty_cycle import DutyCycle
 from tta_agent.pipeline.stages import ThreadedStage
 from tta_agent.registry.names import VersionNames
 from tta_agent.registry.registry import ModelRegistry
@@ -416,6 +417,7 @@ ROWS = [
     ),
     Row("adapt.batch_size", "33", held(Batcher, 33)),
     Row("adapt.max_wait_s", "3.5", held(Batcher, 3.5)),
+    Row("adapt.rest_share", "0.25", held(DutyCycle, 0.25)),
     Row("adapt.window", "48", held(Window, 48)),
     Row("adapt.precision", "bfloat16", of_precision),
     Row("adapt.memory", "0.37", of_memory),

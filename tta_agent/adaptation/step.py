@@ -80,11 +80,16 @@ class Adaptation:
         self._telemetry.scores(done.entropy, done.confidence, done.logits.shape[1])
         return done
 
+    def leave_out(self, records: int, reason: str) -> None:
+        """Count records that are neither scored nor learnt from."""
+        self._tally({reason: records})
+
     def settled(self) -> bool:
         """Whether what the adapter averages is that of the stream; where classes come in runs, it may be of a few."""
         adapter = self.adapter
-        averages = isinstance(adapter, StreamAveraging) and self._runs.found()
-        return not averages or adapter.source_share() < UNSETTLED
+        if not (isinstance(adapter, StreamAveraging) and self._runs.found()):
+            return True
+        return adapter.source_share() < UNSETTLED
 
     def plausible(self, x: Array) -> Array:
         """Which of the inputs [B, ...] would take part in a round, [B]; nothing is remembered."""

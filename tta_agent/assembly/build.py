@@ -22,6 +22,7 @@ from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate, answers
 from tta_agent.pipeline.agent import Agent
 from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.duty_cycle import DutyCycle
 from tta_agent.pipeline.learner import LearnerStage
 from tta_agent.pipeline.record_counts import RecordCounts
 from tta_agent.pipeline.signals import Signals
@@ -153,6 +154,7 @@ def assemble(
         Cadence(s.schedule.candidate_every, s.store.checkpoint_every, s.adapt.batch_size),
         signals,
         counts,
+        DutyCycle(s.adapt.rest_share),
         learns=s.mode != "observe",
         check=_served_check(s, source, rollout.served, inputs),
         observer=observer,

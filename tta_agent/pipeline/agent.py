@@ -145,7 +145,7 @@ class Agent:
     def _decide(self, item: RoutedRecords | CandidateProposal) -> bool:
         if isinstance(item, CandidateProposal):
             return self.rollout.on_proposal(item, stale=self._signals.reset.is_set())
-        return self.rollout.on_records(item)
+        return self.rollout.on_records(item, self.learner.duty.share)
 
     def _idle_rollout(self) -> None:
         self.roll_out(RoutedRecords())

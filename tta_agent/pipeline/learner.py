@@ -18,6 +18,7 @@ from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
 from tta_agent.core.types import Partition, Positions, Record
 from tta_agent.pipeline.cadence import Cadence
+from tta_agent.pipeline.duty_cycle import DutyCycle
 from tta_agent.pipeline.record_counts import RecordCounts
 from tta_agent.pipeline.signals import Signals
 from tta_agent.pipeline.stages import NextStage
@@ -31,6 +32,7 @@ class LearnerStage:
     """Owns the accelerator.
 
     Args:
+        duty: choice of the batches that are learnt from; the others are neither scored nor learnt from.
         learns: False in mode observe: no proposal is made.
         check: of the deployed model against the stream; batches wait for it.
         observer: called with each batch and its result (replay, tests).
@@ -49,13 +51,14 @@ class LearnerStage:
         cadence: Cadence,
         signals: Signals,
         counts: RecordCounts,
+        duty: DutyCycle,
         *,
         learns: bool = True,
         check: ServedCheck | None = None,
         observer: Callable[[Batch, StepResult], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.router, self.batcher, self.adaptation = router, batcher, adaptation
+        self.router, self.batcher, self.adaptation, self.duty = router, batcher, adaptation, duty
         self._telemetry, self._journal, self._cadence, self._signals = telemetry, journal, cadence, signals
         self._counts, self._learns, self._observer, self._clock = counts, learns, observer, clock
         self._check, self._checked = check, check is None
@@ -99,7 +102,10 @@ class LearnerStage:
         for i, (batch, following) in enumerate(zip_longest(batches, batches[1:])):
             if self._signals.stop.is_set() or not self._checked:
                 return self.batcher.put_back(batches[i:])
-            self._round(batch, following)
+            if self.duty.takes():
+                self._round(batch, following)
+            else:
+                self.adaptation.leave_out(len(batch.records), "rested")
 
     def _round(self, batch: Batch, following: Batch | None = None) -> None:
         with self._telemetry.process(batch.topic, [record.traceparent for record in batch.records]):
@@ -109,8 +115,10 @@ class LearnerStage:
         self._telemetry.round_done("adapted" if done.report.used else "skipped", batch.records[-1].time_s)
         if self._observer:
             self._observer(batch, done)
-        totals = dict(self.adaptation.totals)
-        self._journal.status(rounds=self.adaptation.rounds, totals=totals, **done.numbers())
+        numbers = done.numbers()
+        self.duty.learnt(numbers["entropy"])
+        totals, share = dict(self.adaptation.totals), self.duty.share
+        self._journal.status(rounds=self.adaptation.rounds, totals=totals, learning_share=share, **numbers)
 
     def _maybe_propose(self) -> None:
         hurries, self._hurried = self._hurried, self._signals.hurry.is_set()
@@ -131,6 +139,7 @@ class LearnerStage:
         round of their own: with 32 of the old ones among 64, a first snapshot served up to 28 points less.
         """
         self._proposed = self.adaptation.rounds
+        self.duty.change()
         if self._checked and self._proposed and (batch := self.batcher.due(math.inf)) is not None:
             self._round(batch)
 
@@ -142,13 +151,14 @@ class LearnerStage:
         again = {record.identity for record in self.batcher.waiting()}
         until = {**self._positions, **oldest}  # the decoder may hold records back, too
         done = [identity for identity in self.router.dealt_with(until) if identity not in again]
-        learner = {**self.adaptation.state_dict(), "done": done}
+        learner = {**self.adaptation.state_dict(), "done": done, "duty": self.duty.state_dict()}
         self._to_rollout.put(CheckpointBarrier(learner, until, self._carrier))
 
     def _obey_reset(self) -> None:
         if self._signals.reset.is_set():
             self._signals.reset.clear()
             self.adaptation.reset()
+            self.duty.change()
             self._journal.event(Event.RESET)
 
     def _evidence(self, records: RoutedRecords) -> RoutedRecords:
@@ -179,4 +189,6 @@ class LearnerStage:
         self.router.remember(state["done"])
         if keep:
             self.adaptation.load_state_dict(state)
+            if "duty" in state:  # older checkpoints have none
+                self.duty.load_state_dict(state["duty"])
             self._proposed = self._marked = self.adaptation.rounds

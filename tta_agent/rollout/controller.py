@@ -26,6 +26,8 @@ from tta_agent.serving.deployment import ServedModel
 from tta_agent.stream.router import RoutedRecords
 
 EVALUATED = b"tta-evaluated"  # this draw is independent of others by the same salt
+WATCHED_DRAW = b"tta-watched"
+WATCHED = 0.2  # of the records that teach, at rest: by these and the held-out ones a change is seen
 log = logging.getLogger(__name__)
 
 
@@ -55,31 +57,43 @@ class RolloutController:
         self.served, self.operator, self.monitor, self.regimes = served, operator, monitor, regimes
         self.queue, self.promoter, self.close = queue, promoter, close
 
-    def on_records(self, records: RoutedRecords) -> bool:
-        """One poll's held-out records, teaching records and labels; whether adaptation starts over."""
+    def on_records(self, records: RoutedRecords, share: float = 1.0) -> bool:
+        """One poll's held-out records, teaching records and labels; whether adaptation starts over.
+
+        Args:
+            share: of what is evaluated else, where learning rests and nothing is urgent.
+        """
         again = self._attend()
         self.queue.taught.add(records.teach)
         arrived = BatchPredictions(in_order([*records.held, *records.teach]))
         held, taught = arrived.only(records.held), arrived.only(records.teach)
-        drift = self.regimes.observe(held, taught)
+        watched = (
+            arrived.only(self._drawn(records.teach, max(share, WATCHED), WATCHED_DRAW))
+            if share < 1
+            else taught
+        )
+        drift = self.regimes.observe(held, watched)
         again = self.monitor.on_records(held, taught, records.labels) or again
         if again:
             self.queue.end_all("overruled")
             return True
         self.regimes.follow(drift)
         try:
-            self.promoter.on_records(arrived.only(self._evaluated(records)), held, records.labels, drift)
+            self.promoter.on_records(
+                arrived.only(self._evaluated(records, share)), held, records.labels, drift
+            )
         except (
             StoreError
         ) as error:  # raised before anything has changed: the next evidence finds all as it was
             log.warning("no verdict: %s", error)
         return False
 
-    def _evaluated(self, records: RoutedRecords) -> list[Record]:
+    def _evaluated(self, records: RoutedRecords, part: float) -> list[Record]:
         """Held-out records and the drawn share of those that teach, in order of arrival."""
-        share, salt = self._share, self._salt
-        drawn_ones = [record for record in records.teach if drawn(record.id, share, salt, EVALUATED)]
-        return in_order([*records.held, *drawn_ones])
+        return in_order([*records.held, *self._drawn(records.teach, self._share * part, EVALUATED)])
+
+    def _drawn(self, records: Sequence[Record], share: float, draw: bytes) -> list[Record]:
+        return [record for record in records if drawn(record.id, share, self._salt, draw)]
 
     def on_proposal(self, proposal: CandidateProposal, *, stale: bool = False) -> bool:
         """A snapshot of the copy; whether adaptation starts over.

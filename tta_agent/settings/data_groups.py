@@ -150,6 +150,10 @@ class AdaptSettings(Group):
     max_wait_s: float = Field(default=2.0, gt=0)
     """Longest wait for a full batch; then a round starts with the samples that are there, which may be one of a slow
     stream: a longer wait makes larger rounds, and `window` helps the small ones."""
+    rest_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the batches that are learnt from at rest: once the copy no longer improves, until records of another
+    kind come. The others are neither scored nor learnt from, and candidates are evaluated on that share of the
+    records that teach. 1: never at rest."""
     window: int = Field(default=0, ge=0)
     """Samples of the sliding window: a smaller round is answered together with the records before it, and learnt from
     once there are as many. 0: 16 where the method takes statistics of the batch, else none; 1: none."""
