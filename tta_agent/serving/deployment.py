@@ -14,7 +14,7 @@ from typing import Any
 from tta_agent.core.errors import RegistryError, StoreError, SwapError, TtaError
 from tta_agent.core.events import Event
 from tta_agent.core.protocols import ServerDriver
-from tta_agent.core.types import Array, GateResult, Version
+from tta_agent.core.types import Array, GateResult, Golden, Version
 from tta_agent.models.ort_sessions import Session
 from tta_agent.registry import trust
 from tta_agent.registry.registry import ModelRegistry
@@ -54,10 +54,9 @@ class ServedModel:
     ) -> None:
         self.registry, self._driver, self._telemetry, self.journal = registry, driver, telemetry, journal
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
-        self._driver_name = type(driver).__name__
         self._sessions: dict[int, Session] = {}
-        self.backlog = RetryQueue()
-        self.source = registry.get(0)
+        self._golden: tuple[int, Golden] | None = None
+        self.backlog, self.source = RetryQueue(), registry.get(0)
         number, fault = trust.serving(registry)
         self.version = self._adopt(registry.get(number))
         if fault:
@@ -100,7 +99,7 @@ class ServedModel:
         """
         self._driver.probe()
         if self._driver.live() != self.version.number:
-            bring_up(self._driver, self.version, golden(self.session, self._fixed))
+            bring_up(self._driver, self.version, self._expected(self.version, self.session))
 
     def overruled(self) -> bool:
         """Whether a command has moved `serving`; it is followed, once the registry knows of our own changes."""
@@ -152,7 +151,13 @@ class ServedModel:
 
     def check(self) -> GateResult | None:
         """Check that the server answers with the served version, and as it should; the failed result, or None."""
-        return check(self._driver, self.version.number, golden(self.session, self._fixed))
+        return check(self._driver, self.version.number, self._expected(self.version, self.session))
+
+    def _expected(self, version: Version, session: Session) -> Golden:
+        """Golden batch of a version, computed once for each change."""
+        if self._golden is None or self._golden[0] != version.number:
+            self._golden = version.number, golden(session, self._fixed)
+        return self._golden[1]
 
     def promote(
         self, version: Version, session: Session, record: PromotionRecord, carrier: str | None
@@ -160,7 +165,7 @@ class ServedModel:
         """Swap to a proven version; whether it came into service. On failure the version before serves on."""
         before, started_s = self.version.number, time.monotonic()
         verifying = self._telemetry.verify(carrier)
-        spans = self._telemetry.swap(self._driver_name, before, version.number, carrier)
+        spans = self._telemetry.swap(type(self._driver).__name__, before, version.number, carrier)
         error = self._bring(version, session, spans, verifying)
         seconds = time.monotonic() - started_s
         self._telemetry.swap_done("failed" if error else "activated", seconds)
@@ -234,7 +239,7 @@ class ServedModel:
     ) -> TtaError | None:
         try:
             with span:
-                bring_up(self._driver, self._at_hand(version), golden(session, self._fixed), verifying)
+                bring_up(self._driver, self._at_hand(version), self._expected(version, session), verifying)
         except (SwapError, RegistryError) as error:
             log.error("the swap failed, version %d serves on: %s", self.version.number, error)
             return error

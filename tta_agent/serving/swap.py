@@ -9,10 +9,13 @@ from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, Golden, Version
 from tta_agent.models.ort_sessions import Session, raw_answer
 
+GOLDEN = 2  # inputs: random ones pass through every weight, and a swap waits for a large model three times
+
 
 def golden(session: Session, inputs: Array) -> Golden:
-    """Golden batch: fixed inputs, and the answers of a version to them, as they are served."""
-    return Golden(inputs, raw_answer(session, inputs))
+    """Golden batch: the first fixed inputs, and the answers of a version to them, as they are served."""
+    few = inputs[:GOLDEN]
+    return Golden(few, raw_answer(session, few))
 
 
 def bring_up(

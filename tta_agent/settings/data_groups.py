@@ -183,8 +183,8 @@ class SwapSettings(Group):
     """Driver of the model server."""
 
     driver: str = "oip"
-    """Server driver: a name or module:Class. oip: a server with the model-repository extension; none: only write
-    versions to the registry."""
+    """Server driver: a name or module:Class. oip: a server of the Open Inference Protocol (`tta-agent serve`,
+    MLServer, KServe's); triton; files: a folder and a link; none: only write versions to the registry."""
     options: Options = {}
     """Constructor arguments by driver, for instance {"my_server": {"folder": "/models"}}."""
     url: Address = "http://127.0.0.1:8080"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,6 +22,7 @@ from tta_agent.stream.codecs.datatypes import show
 from tta_agent.web import access, bodies
 from tta_agent.web.bodies import AsciiJSON
 
+LOAD_NICENESS = 19
 _MAX_ORDER_BYTES = 1 << 16
 _ORDER_S = 10.0  # longest wait for the body of an order
 TOKEN = "TTA_SERVE__TOKEN"
@@ -30,7 +34,7 @@ class Loads:
     def __init__(self, model: str, repository: Repository, token: str | None) -> None:
         """Store the parts; the thread starts with the first order."""
         self._model, self._repository, self._token = model, repository, token
-        self._loader = ThreadPoolExecutor(1, "tta-load")
+        self._loader = ThreadPoolExecutor(1, "tta-load", initializer=_yield_to_requests)
 
     def close(self) -> None:
         """Free the thread."""
@@ -55,6 +59,14 @@ class Loads:
         if fault := access.token_fault(request.headers.get("authorization"), self._token, TOKEN):
             status, told = fault
             raise HTTPException(status, told, {"www-authenticate": "Bearer"} if status == 401 else None)
+
+
+def _yield_to_requests() -> None:
+    """Give this thread the lowest priority: requests come before a version that is being loaded."""
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # where threads have none of their own, as outside Linux
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOAD_NICENESS)
 
 
 def check_model(request: Request, model: str) -> None:

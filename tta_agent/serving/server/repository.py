@@ -53,7 +53,8 @@ class Repository:
         if self._pair.get(number) is None:
             session = open_version(version, self._open)
             self._check_alike(number, session)
-            _warm(session)
+            if activate:  # else its first question warms it
+                _warm(session)
             self._pair.stage(number, session)
         if activate:
             self._pair.switch(number)
