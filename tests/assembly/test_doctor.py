@@ -186,3 +186,31 @@ def test_the_commands_answer_people_and_scripts(settings: Settings, tmp_path: Pa
     write(settings, [body(1, PIXELS[:1], None)])
     status, result = invoked("peek")
     assert status == 0 and "read as oip_json" in result.stdout and "unknown_format" in result.stdout
+
+
+@pytest.mark.kafka
+def test_topics_of_a_real_broker_and_their_limits(
+    settings: Settings, kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tta_agent.stream.kafka.consumer import ensure_topics
+
+    ensure_topics(kafka, ["seen", "seen.tta.dlq"], 2)
+    ensure_topics(kafka, ["seen.labels"], 3)
+    monkeypatch.setenv("TTA_STREAM__BOOTSTRAP_SERVERS", kafka)
+    monkeypatch.setenv("TTA_STREAM__TOPIC", "seen")
+    monkeypatch.setenv("TTA_STREAM__LABELS_TOPIC", "seen.labels")
+    there = env.load()
+    write(there, [body(i, PIXELS[i : i + 1], None) for i in range(24)])
+    told = [one for one in examine(there, ["broker", "records"])]
+    assert not [one for one in told if one.outcome == "failure"]
+    words = {(one.subject, one.told) for one in told}
+    assert ("seen", "2 partitions") in words and ("seen.labels", "3 partitions") in words
+    (unequal,) = [one for one in told if one.subject == "partitions"]
+    assert unequal.outcome == "warning" and "seen has 2 partitions, seen.labels 3" in unequal.told
+    limits = [one for one in told if "bytes at most" in one.told]
+    assert len(limits) == 2
+    seen = peek(there, 5)
+    assert len(seen.rows) == 5 and not seen.refused
+    monkeypatch.setenv("TTA_STREAM__TOPIC", "nowhere")
+    (missing,) = [one for one in examine(env.load(), ["broker"]) if one.outcome == "failure"]
+    assert missing.subject == "nowhere" and "READ and DESCRIBE" in missing.fix

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 import tta_agent
-from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.step import StepResult
+from tta_agent.assembly import checks
 from tta_agent.assembly.copy import describe, fingerprint, load_source, make_adaptation, method
 from tta_agent.assembly.interface import open_interface
 from tta_agent.assembly.rollout import make_rollout
@@ -19,7 +18,7 @@ from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.stream_protocols import Codec, Producer, StreamConsumer
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.models import loader
-from tta_agent.models.onnx_export import GraphTemplate, answers
+from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.pipeline.agent import Agent
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.duty_cycle import DutyCycle
@@ -37,7 +36,6 @@ from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.factory import open_codec, open_producer, open_source
 from tta_agent.stream.holdout import secret_of
-from tta_agent.stream.input_check import InputCheck
 from tta_agent.stream.outbox import Outbox
 from tta_agent.stream.response_join import ResponseJoiner
 from tta_agent.stream.router import RecordRouter
@@ -144,7 +142,7 @@ def assemble(
     )  # fmt: skip
     if s.mode in ("approve", "auto"):
         _when_up(rollout.served, s.swap.timeout_s)
-    inputs = None if recorded else _input_check(s, source, rollout.served)
+    inputs = None if recorded else checks.input_check(s, source, rollout.served)
     learner = LearnerStage(
         RecordRouter(label_store(s, clock), s.select.holdout, s.stream.max_age_s, clock, salt),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
@@ -156,7 +154,7 @@ def assemble(
         counts,
         DutyCycle(s.adapt.rest_share),
         learns=s.mode != "observe",
-        check=_served_check(s, source, rollout.served, inputs),
+        check=checks.served_check(s, source, rollout.served, inputs),
         observer=observer,
         clock=clock,
     )
@@ -186,31 +184,6 @@ def assemble(
         threaded=threaded,
         fence=fence,
         on_close=outbox.close,
-    )
-
-
-def _served_check(
-    settings: Settings, source: loader.DeployedModel, served: ServedModel, inputs: InputCheck | None
-) -> ServedCheck | None:
-    if not settings.model.check_served:
-        return None
-    ask = functools.partial(answers, source.module)
-    unversioned = served.version.number == 0
-    if inputs is None:
-        return ServedCheck(ask, source.output, unversioned=unversioned)
-    return ServedCheck(ask, source.output, unversioned=unversioned, verified=lambda: inputs.verified)
-
-
-def _input_check(settings: Settings, source: loader.DeployedModel, served: ServedModel) -> InputCheck:
-    return InputCheck(
-        functools.partial(answers, source.module),
-        source.output,
-        source.mean,
-        source.std,
-        way=settings.stream.inputs,
-        compare=settings.model.check_served,
-        unversioned=served.version.number == 0,
-        file=settings.store.path / "inputs.json",
     )
 
 

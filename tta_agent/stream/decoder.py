@@ -7,20 +7,21 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from tta_agent.core import task
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.exchange import LoggedRequest, LoggedResponse
 from tta_agent.core.stream_protocols import Codec, Producer
-from tta_agent.core.types import FOREIGN, Label, Message, Positions, RawRecord, Record, Shape
+from tta_agent.core.types import FOREIGN, Label, Positions, RawRecord, Record, Shape
 from tta_agent.models.outputs import ModelOutput
-from tta_agent.stream.input_check import InputCheck, InputReading
+from tta_agent.stream.dead_letters import MAX_MESSAGE, dead_letter
+from tta_agent.stream.input_check import InputCheck
+from tta_agent.stream.input_reading import InputReading
 from tta_agent.stream.response_join import ResponseJoiner
 from tta_agent.stream.understood import StreamSummary, summarise
 
+__all__ = ["INTERNAL", "UNREADABLE", "Decoder", "dead_letter"]
 log = logging.getLogger(__name__)
-MAX_MESSAGE = 1000  # characters of an error that are logged and travel to the dead-letter topic
 PORTION_BYTES = 4 << 20  # of decoded items that are handed on at once
 UNREADABLE = "tta_unreadable"  # header of a record that stands for others, with the reason
 LOOKED_AT = 20  # first records of the summary
@@ -243,19 +244,3 @@ class Decoder:
 
 def _fits(shape: tuple[int, ...], wanted: Shape) -> bool:
     return len(shape) == len(wanted) and all(n in (have, None) for have, n in zip(shape, wanted, strict=True))
-
-
-def dead_letter(raw: RawRecord, error: DecodeError) -> Message:
-    """The record as it came, in whatever format, with reason and place in headers `tta_dlq_*`."""
-    why = {
-        "reason": error.reason,
-        "exception": str(error)[:MAX_MESSAGE],
-        "topic": raw.topic,
-        "partition": str(raw.partition),
-        "offset": str(raw.offset),
-        "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-    }
-    # a record that fails a second time, after a replay, tells only of its latest failure
-    kept = tuple(header for header in raw.headers if not header[0].startswith("tta_dlq_"))
-    told = ((f"tta_dlq_{name}", text.encode(errors="backslashreplace")) for name, text in why.items())
-    return raw.key, raw.value, (*kept, *told)

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,34 +35,13 @@ from tta_agent.models import preprocessing
 from tta_agent.models.outputs import Kind, ModelOutput, are_probabilities
 from tta_agent.models.preprocessing import Preparation
 from tta_agent.stream.codecs.inputs import pixels_of
+from tta_agent.stream.input_reading import InputReading
 
 WAIT_S = 5.0  # for enough answers; later fewer must do
 HELD_BYTES = 32 << 20
 LEAST_P = 1e-30  # smaller probabilities count as this one
 NAMED = 0.8  # share of equal classes, where only classes were served
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class InputReading:
-    """How inputs and answers of the stream are taken.
-
-    Attributes:
-        prepare: from a logged input to what the model takes.
-        output: kind of the logged answers.
-        verified: whether served answers have borne it out.
-    """
-
-    prepare: Preparation
-    output: ModelOutput
-    verified: bool
-
-    def __call__(self, record: Record) -> Record:
-        """The record as the agent learns from it: input of the model, answer as logits."""
-        served = record.served
-        logits = None if served is None else self.output.logits(served[None])[0]
-        x = np.ascontiguousarray(self.prepare(record.x), dtype=np.float32)
-        return replace(record, x=x, served=logits)
 
 
 class InputCheck:

@@ -135,7 +135,7 @@ def last_records(settings: Settings, topics: Sequence[str], count: int) -> list[
             ]
             found += new
             quiet_s = time.monotonic() if new else quiet_s
-            if not source.lag():
+            if ends.keys() <= set(source.assignment()) and not source.lag():  # while it seeks there is no lag
                 break
     return sorted(found, key=lambda raw: (raw.timestamp_ms, raw.topic, raw.partition, raw.offset))[-count:]
 

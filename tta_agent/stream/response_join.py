@@ -138,6 +138,7 @@ class ResponseJoiner:
             self.counts["alone"] += 1
             return list(one.half.records)
         self.counts["no_request"] += 1
-        told = f"no request of {one.half.join[0]} with the id {one.half.join[1]} came within {self._window_s:g} s"
-        self._orphans.append((one.raw, DecodeError("no_request", f"{told} of its response")))
+        source, id = one.half.join
+        told = f"no request of {source} with the id {id} came within {self._window_s:g} s of its response"
+        self._orphans.append((one.raw, DecodeError("no_request", told)))
         return []

@@ -46,11 +46,11 @@ class CloudEvents:
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether there is a `ce_` header, a content type of CloudEvents, or a JSON object with a specversion."""
-        return events.recognises(raw)
+        return events.recognises(raw.value or b"", raw.headers)
 
     def decode(self, raw: RawRecord, shape: Shape | None, classes: int | None) -> list[Item]:
         """Samples or labels of one record; see `Codec`."""
-        event = events.read(raw)
+        event = events.read(raw.value or b"", raw.headers)
         kind = event.attributes["type"]
         if kind in (INFERENCE, LABEL) and event.attributes["specversion"] != "1.0":
             raise DecodeError("specversion", f"{kind} of CloudEvents 0.3; expected specversion 1.0")

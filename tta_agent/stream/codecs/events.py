@@ -12,7 +12,7 @@ from cloudevents.exceptions import GenericException
 from cloudevents.kafka import KafkaMessage, from_binary
 
 from tta_agent.core.errors import DecodeError
-from tta_agent.core.types import Headers, RawRecord
+from tta_agent.core.types import Headers
 from tta_agent.stream.codecs import checks
 from tta_agent.stream.codecs.datatypes import show
 
@@ -34,28 +34,27 @@ class ReceivedEvent:
     data: bytes
 
 
-def recognises(raw: RawRecord) -> bool:
+def recognises(value: bytes, headers: Headers) -> bool:
     """Whether there is a `ce_` header, a content type of CloudEvents, or a JSON object with a specversion."""
-    value = raw.value or b""
     return any(
         name.startswith("ce_") or (name == "content-type" and bool(held) and held.startswith(STRUCTURED))
-        for name, held in ((name.lower(), held) for name, held in raw.headers)
+        for name, held in ((name.lower(), held) for name, held in headers)
     ) or _has_specversion(value)
 
 
-def read(raw: RawRecord) -> ReceivedEvent:
-    """Event of a record.
+def read(value: bytes, pairs: Headers) -> ReceivedEvent:
+    """Event of the value and the headers of a record.
 
     Raises:
         DecodeError: an attribute is missing, malformed or comes twice, or the structure is no CloudEvent.
     """
-    if not raw.value:
+    if not value:
         raise DecodeError("empty", "the record has no value; expected an inference or a label")
-    headers = _headers(raw.headers)
+    headers = _headers(pairs)
     is_structured = headers.get("content-type", b"").startswith(STRUCTURED)
-    if is_structured or (not any(name.startswith("ce_") for name in headers) and _has_specversion(raw.value)):
-        return _structured(raw.value)
-    return _binary(raw.value, headers)
+    if is_structured or (not any(name.startswith("ce_") for name in headers) and _has_specversion(value)):
+        return _structured(value)
+    return _binary(value, headers)
 
 
 def _has_specversion(value: bytes) -> bool:
