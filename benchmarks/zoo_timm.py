@@ -81,7 +81,7 @@ def examined(name, side, folder):
 
 
 def loaded(name, shape, folder):
-    """The deployed model, from a file of random weights of which none is 0: an exporter would drop it."""
+    """The deployed model, from a file of random weights; none is 0, which an exporter would drop."""
     way = (None, name) if ":" in name else (name, None)
     if way[0]:
         import timm
@@ -91,9 +91,20 @@ def loaded(name, shape, folder):
         net, classes = plugins.import_path(name)(), None
     for tensor in onnx_export.floats(net).values():
         tensor.add_(0.04 * (torch.rand(tensor.shape) - 0.5) * (1 + tensor.abs()))
+    settle(net, torch.randn(SAMPLES, *shape))
     weights = folder / "weights.safetensors"
     save_file({key: tensor.contiguous().clone() for key, tensor in net.state_dict().items()}, weights)
     return loader.load(*way, weights, shape=shape, classes=classes, device="cpu")
+
+
+@torch.no_grad()
+def settle(net, x):
+    """Give BatchNorms the statistics of some inputs: those of random weights make numbers of any size."""
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.momentum = 1.0
+    net.train()(x)
+    net.eval()
 
 
 def _child(pipe, *task):

@@ -14,11 +14,7 @@ from tta_agent.core.types import softmax
 from tta_agent.scoring import distributions, sample_scores
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = (
-    "task.py",
-    "preprocessing.py",
-    "answers.py",
-)  # the module; scores of classes before they are logits
+ELSEWHERE = ("task.py", "answers.py")  # the module; scores in wire formats, before they are logits
 RANDOM = np.random.default_rng(0)
 Z = RANDOM.standard_normal((50, 5)).astype(np.float32)
 LABELS = RANDOM.integers(5, size=50)
