@@ -150,7 +150,7 @@ def test_an_unknown_check_is_refused(settings: Settings) -> None:
 def test_the_last_records_are_the_last_and_nothing_is_committed(settings: Settings) -> None:
     with pytest.raises(StreamError, match="no embedded log"):
         peek(settings)
-    write(settings, [body(i, PIXELS[:1], None) for i in range(50)])
+    write(settings, [body(i, PIXELS[:1], None) for i in range(700)])
     time.sleep(0.01)
     write(settings, [body(100 + i, PIXELS[:1], None) for i in range(5)])
     for _ in range(2):
