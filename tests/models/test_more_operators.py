@@ -121,6 +121,21 @@ def test_classes_behind_the_logits_are_left_alone(tmp_path):
     assert not any("not supported" in o.found for o in inspect(path, ()).obstacles)
 
 
+def test_weights_that_a_file_fills_with_one_number_can_learn(tmp_path):
+    body = """k = ConstantOfShape<value={{0.02}}>(sizes) v = ConstantOfShape<value={{0.02}}>(two)
+    c = Conv(x, k, v) n = Relu(c)"""
+    body = body.replace("{{0.02}}", "float[1] {0.02}")
+    held = f"{W}, int64[4] sizes = {{2, 2, 1, 1}}, int64[1] two = {{2}}"
+    proto = onnx.load(parsed(f"{body} {HEAD}", tmp_path, weights=held, takes="float[1, 2, 4, 4] x"))
+    built = onnx_import.load(saved(proto, tmp_path))
+    assert {"k", "v"} <= {slot.initializer for slot in built.graph.slots.values()}
+    module = moved(built)
+    got = run(open_session(built.graph.patched(onnx_export.floats(module))), x_of())
+    assert np.allclose(got, onnx_export.answers(module, x_of()), atol=1e-5)
+    found = inspect(tmp_path / "model.onnx", ("frozen",))  # of one batch size
+    assert found.parity and max(found.parity.values()) < 1e-4
+
+
 BRANCHES = """c = Equal(r, four) n = If (c) <
   then_branch = yes () => (a) { k = Constant<value_float=2.0>() g = Mul(x, k) a = Relu(g) },
   else_branch = no () => (b) { b = NonZeroed(x) } >"""

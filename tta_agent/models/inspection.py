@@ -166,6 +166,10 @@ def _adapters(report: ModelReport, source: loader.DeployedModel, names: Sequence
 def _cost(report: ModelReport, source: loader.DeployedModel, path: Path) -> None:
     x = random_inputs(source.module, SAMPLES, source.shape)
     session = open_session(path, output=ModelOutput(source.output.name, source.output.kind))
+    if source.graph and isinstance(
+        session.get_inputs()[0].shape[0], int
+    ):  # the file insists on a size of batch
+        session = open_session(source.graph.patched({}), output=source.output)
     served = raw_answers(raw(source.module), x, source.output.name)
     report.parity["file"] = apart(raw_answer(session, x), served)
     report.cost["copy_ms"] = _quickest(lambda: answers(source.module, x)) / SAMPLES

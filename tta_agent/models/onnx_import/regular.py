@@ -99,8 +99,9 @@ def reads(node: onnx.NodeProto) -> list[str]:
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
-    """Turn `Identity` of an initializer, and floats in a Constant node, into initializers of that name."""
+    """Turn `Identity` of an initializer, floats in a Constant node, and filled weights into initializers."""
     held = {item.name: item for item in graph.initializer}
+    found = uses(graph)
     answers = {value.name for value in graph.output}
     kept = []
     for node in graph.node:
@@ -109,6 +110,8 @@ def lift_constants(graph: onnx.GraphProto) -> None:
             tensor = held.get(node.input[0])
         elif node.op_type == "Constant" and node.attribute[0].name == "value":
             tensor = node.attribute[0].t if adaptable(node.attribute[0].t) else None
+        elif node.op_type == "ConstantOfShape" and node.input[0] in held:
+            tensor = _filled(node, held[node.input[0]], found)
         if tensor is None:
             kept.append(node)
             continue
@@ -120,6 +123,16 @@ def lift_constants(graph: onnx.GraphProto) -> None:
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name not in used:
             del graph.initializer[i]
+
+
+def _filled(node: onnx.NodeProto, sizes: onnx.TensorProto, found: Uses) -> onnx.TensorProto | None:
+    """Weight of a layer that is one number everywhere, as files without real weights have it."""
+    shape = numpy_helper.to_array(sizes).tolist()
+    layers = any(_is_layer(found, len(shape) == 1, *user) for user in found.get(node.output[0], []))
+    value = next((numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"), None)
+    if not layers or value is None or value.dtype != np.float32:
+        return None
+    return numpy_helper.from_array(np.full(shape, value.item(), np.float32))
 
 
 def adaptable(item: onnx.TensorProto) -> bool:
