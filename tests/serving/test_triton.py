@@ -15,6 +15,7 @@ from tests.parts import serving, triton
 from tests.parts.load import Load
 from tta_agent.core.errors import SwapError, WrongAnswer
 from tta_agent.core.types import ServerInfo, Version
+from tta_agent.serving.clients.triton_repository import SharedFolder
 from tta_agent.serving.clients.version_folder import STAGING, VersionFolder
 from tta_agent.serving.drivers.triton import TritonDriver
 from tta_agent.serving.swap import bring_up
@@ -39,7 +40,7 @@ class Bench:
     def __init__(self, server: triton.Triton, name: str, tmp_path: Path, **options: Any) -> None:
         self.server, self.graphs = server, serving.GraphFolder(tmp_path)
         self.home = triton.add_model(
-            server.repository, name, serving.graph_bytes(0), version=SOURCE, more=options.pop("more", "")
+            server.repository, name, serving.graph_bytes(0), version=SOURCE, more=options.pop("config", "")
         )
         info = ServerInfo(server.url, name, 60, source=SOURCE)
         given = {"repository": str(server.repository), "grpc": server.grpc, **options}
@@ -139,7 +140,7 @@ def test_a_load_that_loads_nothing_is_noticed(bench: Bench, tmp_path: Path) -> N
     another = tmp_path / "models" / bench.home.name  # not the folder that the server serves
     another.parent.mkdir()
     shutil.copytree(bench.home, another)
-    bench.driver._folder = VersionFolder(another, "model.onnx", SOURCE)
+    bench.driver._repository = SharedFolder(VersionFolder(another, "model.onnx", SOURCE))
     with pytest.raises(
         SwapError, match=r"(?s)has loaded .* but version 3 answers, not 4.*sees no newer change time"
     ):
@@ -204,7 +205,7 @@ def swap_by_poll(driver: TritonDriver, server: triton.Triton, graphs: serving.Gr
 
 def test_the_probe_says_what_to_do(server: triton.Triton, tmp_path: Path) -> None:
     policy = "version_policy: { specific: { versions: [ 3 ] } }\n"
-    bench = Bench(server, "pinned", tmp_path, more=policy)
+    bench = Bench(server, "pinned", tmp_path, config=policy)
     with (
         closing(bench.driver),
         pytest.raises(SwapError, match=r"(?s)policy specific \[.*Write `version_policy: { latest"),
@@ -225,12 +226,43 @@ def test_a_folder_that_cannot_be_written_is_told(bench: Bench) -> None:
     with pytest.raises(SwapError, match=r"(?s)Mount the server's repository .* storage.kserve.io/readonly"):
         bench.driver.probe()
     (bench.home / STAGING).unlink()
-    bench.driver._folder.source = 0
+    bench.driver._repository = SharedFolder(VersionFolder(bench.home, "model.onnx", 0))
     with pytest.raises(SwapError, match=r"(?s)as version 3, not 0:.*set TTA_MODEL__SERVED_VERSION=3"):
         bench.driver.probe()
     shutil.rmtree(bench.home / str(SOURCE))
     with pytest.raises(SwapError, match="holds no version of the deployed model: put it back as version 0"):
         bench.driver.probe()
+
+
+def test_versions_are_uploaded_where_no_folder_is_shared(server: triton.Triton, tmp_path: Path) -> None:
+    beside = shutil.copy(triton.MODEL, tmp_path / "model.py")
+    bench = Bench(server, "uploaded", tmp_path, repository=None, more=[str(beside)])
+    bench.driver.probe()
+    with closing(bench.driver), bench.load() as load:
+        for number in (1, 2, 3):
+            bench.swap(number)
+            load.await_version(number)
+        bench.driver.rollback()
+        assert bench.driver.live() == 2
+        with pytest.raises(SwapError, match="InvalidProtobuf"):
+            bench.swap(4, b"junk")
+        assert bench.driver.live() == 2
+        bring_up(bench.driver, bench.graphs.find(0), serving.golden(0))
+        assert bench.driver.live() == 0
+        bench.swap(5)
+    load.check()
+    assert bench.folders() == [SOURCE]  # nothing was written
+    info = ServerInfo(server.url, "uploaded", 10, source=SOURCE)
+    for given, words in [
+        (
+            {"grpc": "127.0.0.1:9", "more": [str(beside)]},
+            r"gRPC API \(REST takes 64 MB\), which does not answer",
+        ),
+        ({"grpc": server.grpc}, "waits for a model.py: name yours in the driver's option more"),
+    ]:
+        other = TritonDriver(info, **given)
+        with closing(other), pytest.raises(SwapError, match=words):
+            other.probe()
 
 
 def test_options_that_do_not_fit() -> None:

@@ -74,6 +74,11 @@ class PointedFolder:
     def _open(self, path: Path) -> Session:
         return open_session(path, output=self._output)
 
+    @property
+    def points(self) -> bool:
+        """Whether a version of ours was ever pointed at."""
+        return pointer(self._home, self._file).read() is not None
+
     def pointed(self) -> int:
         """Number in the server of the version that is pointed at; the source's where none of ours ever was."""
         found = pointer(self._home, self._file).read()

@@ -40,7 +40,7 @@ class FilesDriver:
 
     def activate(self, version: Version) -> None:
         """Move the link."""
-        if self.live() != version.number:
+        if self.live() != version.number or not self._folder.points:
             self._undo = self._folder.point(version)
 
     def verify(self, golden: Golden) -> None:

@@ -1,10 +1,11 @@
-"""Triton Inference Server with a shared model repository, in control mode `explicit` or `poll`."""
+"""Triton Inference Server: a shared model repository in control mode `explicit` or `poll`, or uploads over gRPC."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Array, Golden, ServerInfo, Version
 from tta_agent.serving.clients.rest import OipClient
 from tta_agent.serving.clients.triton_grpc import TritonGrpc
+from tta_agent.serving.clients.triton_repository import Files, SharedFolder, TritonRepository, Upload
 from tta_agent.serving.clients.version_folder import VersionFolder
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 
@@ -26,7 +28,7 @@ POLL_S = 0.1
 
 
 class TritonDriver:
-    """A `ServerDriver` over Triton's repository: a folder that both see.
+    """A `ServerDriver` over Triton's repository: a folder that both see, or none, and each load carries the version.
 
     A version is staged beside the others, loaded under another name (from memory: nothing is on the disk that the
     server could find) and compared with the golden batch; then it is renamed into place and loaded, while the one
@@ -35,7 +37,8 @@ class TritonDriver:
 
     Args:
         server: base address of the REST API, model and longest wait for one call; a load may take long.
-        repository: model repository, as the agent sees it.
+        repository: model repository, as the agent sees it; None: versions are uploaded.
+        more: files that an uploaded version has beside its graph.
         control: the server's --model-control-mode, `explicit` or `poll`.
         grpc: host:port of the gRPC API; None: port 8001 of the same host.
         file: name of the graph in a version's folder.
@@ -48,7 +51,8 @@ class TritonDriver:
         self,
         server: ServerInfo,
         *,
-        repository: str,
+        repository: str | None = None,
+        more: Sequence[str] = (),
         control: str = "explicit",
         grpc: str | None = None,
         file: str = "model.onnx",
@@ -59,12 +63,17 @@ class TritonDriver:
         """Connects at the first call only."""
         if control not in ("explicit", "poll"):
             raise ValueError(f"control is {control!r}; expected explicit or poll")
-        self._folder = VersionFolder(Path(repository) / server.model, file, server.source)
         token = {key: server.token} if server.token else {}
         self._rest = OipClient(server, token)
         address = grpc or f"{urlsplit(server.url).hostname}:8001"
         rpc = {f"triton-grpc-protocol-{name}".lower(): value for name, value in token.items()}
         self._grpc = TritonGrpc(address, server.timeout_s, rpc)
+        self._source = server.source
+        self._repository: TritonRepository = (
+            Upload(server.source, self._settled, file, [Path(path) for path in more], self._grpc.reachable)
+            if repository is None
+            else SharedFolder(VersionFolder(Path(repository) / server.model, file, server.source))
+        )
         self._polls, self._tries, self._tolerance = control == "poll", standby, tolerance
         self._timeout_s = server.timeout_s
         self._before: int | None = None
@@ -75,29 +84,26 @@ class TritonDriver:
         if "model_repository" not in self._rest.extensions():
             raise SwapError(f"{self._rest.url} is no Triton: it has no model_repository extension")
         self._rest.check_known()
-        self._folder.check()
-        self._folder.check_source()
+        self._repository.check()
         self._check_policy()
         if not self._polls:
             self._check_control()
 
     def publish(self, version: Version, golden: Golden) -> None:
-        """Stage the version in the repository, and try it under another name."""
+        """Stage the version, and try it under another name."""
         live = self._live()
-        known = [number for number in self._folder.numbers() if number < live]
-        self._folder.prune({live, self._folder.number_of(version), *known[-1:], self._before or live})
-        staged = self._folder.stage(version)
+        files = self._repository.stage(version, {live, self._before or live})
         if self._tries and not self._polls:
-            self._try(version, staged, golden)
+            self._try(version, files, golden)
 
     def activate(self, version: Version) -> None:
         """Rename the version into place and have it loaded; the one before answers until it is ready."""
         before = self._live()
         try:
-            self._turn_to(self._folder.number_of(version))
+            self._turn_to(self._source + version.number)
         except SwapError as error:
             raise SwapError(f"{error}\n{self._restore(before)}") from error
-        if before != self._folder.number_of(version):
+        if before != self._source + version.number:
             self._before = before
 
     def verify(self, golden: Golden) -> None:
@@ -107,7 +113,7 @@ class TritonDriver:
 
     def live(self) -> int:
         """The newest version that the server's index calls ready, as the registry counts."""
-        return self._live() - self._folder.source
+        return self._live() - self._source
 
     def rollback(self) -> None:
         """Hide the live version and load the one that served before."""
@@ -133,9 +139,9 @@ class TritonDriver:
         return max(numbers)
 
     def _turn_to(self, number: int) -> None:
-        self._folder.reveal(number)
+        parameters = self._repository.parameters(number)
         if not self._polls:
-            self._load(self._rest.model)
+            self._load(self._rest.model, parameters)
         deadline_s = time.monotonic() + (self._timeout_s if self._polls else 0.0)
         while (live := self._live()) != number and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
@@ -148,12 +154,13 @@ class TritonDriver:
             return f"version {live} still answers {waited}, not {number}: how often does the server poll?"
         return (
             f"the server says that it has loaded {self._rest.model}, but version {live} answers, not {number}.\n"
-            f"It sees no newer change time under {self._folder.home}: does it serve that folder, by the same clock?"
+            "It sees no newer change time in its repository: is the option repository that folder, and do both"
+            " machines have one clock?"
         )
 
-    def _load(self, model: str) -> None:
+    def _load(self, model: str, parameters: Mapping[str, str | bytes] | None = None) -> None:
         if self._grpc.reachable():
-            self._grpc.load(model)
+            self._grpc.load(model, parameters)
         else:
             log.warning("%s: requests wait while the server loads over REST", self._no_grpc())
             self._rest.load(model=model)
@@ -161,14 +168,13 @@ class TritonDriver:
     def _no_grpc(self) -> str:
         return f"Triton's gRPC API is not at {self._grpc.address} (option grpc of the driver)"
 
-    def _try(self, version: Version, staged: Path, golden: Golden) -> None:
+    def _try(self, version: Version, given: Files, golden: Golden) -> None:
         """Load the version under another name, compare its answer, and unload it."""
         if not self._grpc.reachable():
             log.warning("%s: version %d is not tried before it answers", self._no_grpc(), version.number)
             return
-        name, number = f"{self._rest.model}-tta-standby", staged.name
-        paths = [path for path in staged.rglob("*") if path.is_file()]
-        files = {f"file:{number}/{path.relative_to(staged)}": path.read_bytes() for path in paths}
+        name, number = f"{self._rest.model}-tta-standby", self._source + version.number
+        files = {f"file:{number}/{path}": content for path, content in given.items()}
         config = {**self._settled(), "name": name, "version_policy": {"latest": {"num_versions": 1}}}
         try:
             self._grpc.load(name, {"config": json.dumps(config), **files})
@@ -213,8 +219,9 @@ class TritonDriver:
     def _restore(self, number: int) -> str:
         """Undo a switch of which we do not know how far it came."""
         try:
-            self._folder.reveal(number)
-            if self._live() != number:
+            if self._live() == number:
+                self._repository.parameters(number)
+            else:
                 self._turn_to(number)
             return f"version {number} of the server is live"
         except SwapError as error:
