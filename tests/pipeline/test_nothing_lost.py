@@ -10,6 +10,7 @@ import pytest
 
 from tests.pipeline.test_agent import Running, World, until
 from tta_agent.labels.store import read_counts
+from tta_agent.stream.codecs import oip
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 
 LATEST = {"TTA_MODE": "observe", "TTA_STREAM__START": "latest", "TTA_MODEL__CHECK_SERVED": "false"}
@@ -81,3 +82,44 @@ def test_labels_that_come_after_their_answers_were_read(
     with Running(second):
         until(lambda: fresh(second) == 120)
     world.producer.close()
+
+
+def test_a_request_that_waits_for_its_response_is_read_again_by_the_next_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its offset is not passed while it waits, though records after it are done."""
+    world = World(
+        tmp_path, monkeypatch, **{**LATEST, "TTA_STREAM__PARTITIONS": "1", "TTA_ADAPT__BATCH_SIZE": "2"}
+    )
+
+    def half(side: str, id: str) -> None:
+        name, array = ("input", X) if side == "request" else ("logits", Z)
+        body, _ = oip.encode(
+            oip.Body({name: array} if side == "request" else {}, {name: array} if side == "response" else {}),
+            binary=False,
+        )
+        event = {"specversion": "1.0", "id": id, "source": "s"}
+        event["type"] = f"org.kubeflow.serving.inference.{side}"
+        heads = tuple((f"ce_{key}", value.encode()) for key, value in event.items())
+        world.producer.send(world.settings.stream.topic, b"k", body, heads)
+        world.producer.flush()
+
+    first = world.agent()
+    with Running(first):
+        until(lambda: first.journal.now().get("ready"))
+        half("request", "a")
+        half("response", "a")  # from now on requests are waited for
+        half("request", "b")
+        half("request", "c")
+        half("response", "c")
+        half("request", "d")  # waits for the next batch
+        half("response", "d")
+        until(lambda: first.learner.adaptation.rounds == 1 and first.decoder.joined["joined"] == 3)
+        assert first.decoder.oldest()
+    half("response", "b")
+    second = world.agent()
+    second.resume()
+    with Running(second):
+        until(lambda: second.decoder.joined["joined"] == 3)
+        until(lambda: second.learner.routed_total["duplicate"] == 1)
+    assert second.learner.router.label_counts["answered"] == 4

@@ -149,7 +149,8 @@ class LearnerStage:
         self.router.flush()
         oldest = self.batcher.oldest()  # read, but not yet learnt from: they must come again, the others not
         again = {record.identity for record in self.batcher.waiting()}
-        until = {**self._positions, **oldest}  # the decoder may hold records back, too
+        until = dict(self._positions)  # the decoder may hold records back, too
+        until.update({where: min(offset, until.get(where, offset)) for where, offset in oldest.items()})
         done = [identity for identity in self.router.dealt_with(until) if identity not in again]
         learner = {**self.adaptation.state_dict(), "done": done, "duty": self.duty.state_dict()}
         self._to_rollout.put(CheckpointBarrier(learner, until, self._carrier))
