@@ -112,8 +112,8 @@ class StreamSettings(Group):
     """Longest search for a broker."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Security protocol of Kafka."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    """SASL mechanism."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """SASL mechanism; OAUTHBEARER asks the class in TTA_STREAM__KAFKA__SASL_OAUTH_TOKEN_PROVIDER for tokens."""
     sasl_username: str | None = None
     """SASL user."""
     sasl_password: SecretStr | None = None
@@ -122,6 +122,9 @@ class StreamSettings(Group):
     """File that holds the SASL password."""
     ssl_cafile: Path | None = None
     """PEM file of the authority that signed the brokers' certificates."""
+    kafka: dict[str, Any] = {}
+    """Further options of kafka-python's clients, each as TTA_STREAM__KAFKA__<OPTION>, for instance
+    TTA_STREAM__KAFKA__GROUP_INSTANCE_ID for static membership; each client takes those that it knows."""
 
 
 class SelectSettings(Group):

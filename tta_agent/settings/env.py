@@ -46,8 +46,10 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
         if values.is_service_link(upper, text):
             continue
         if upper.startswith(PREFIX) and upper not in (*valid, *groups, *RETIRED):
-            deeper = upper.split("__")[:2]  # TTA_GATE__OPTIONS__X: a key inside a mapping
-            if "__".join(deeper) in valid and deeper[-1:] == ["OPTIONS"]:
+            deeper = upper.split("__")[
+                :2
+            ]  # TTA_GATE__OPTIONS__X, TTA_STREAM__KAFKA__X: a key inside a mapping
+            if "__".join(deeper) in valid and deeper[-1:] in (["OPTIONS"], ["KAFKA"]):
                 continue
             raise ConfigError(f"{name} is not a setting; {nearest(upper, valid)} (all: tta-agent schema)")
 

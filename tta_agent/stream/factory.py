@@ -30,6 +30,10 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
         StreamError: the broker or the log cannot be reached.
     """
     s = settings.stream
+    if s.kafka and not s.bootstrap_servers:
+        raise ConfigError(
+            f"TTA_STREAM__KAFKA__{next(iter(s.kafka)).upper()} needs TTA_STREAM__BOOTSTRAP_SERVERS"
+        )
     if s.bootstrap_servers:
         from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, ensure_topics
 
@@ -154,7 +158,7 @@ def connection(stream: StreamSettings) -> dict[str, Any]:
     """Connection options: timeout, and security in the names of kafka-python.
 
     Raises:
-        ConfigError: a file of a password or of certificates that cannot be read.
+        ConfigError: a file of a password or of certificates that cannot be read, or an option that does not fit.
     """
     given = {
         "security_protocol": stream.security_protocol,
@@ -164,6 +168,10 @@ def connection(stream: StreamSettings) -> dict[str, Any]:
         "ssl_cafile": _authority(stream.ssl_cafile),
     }
     options = {name: value for name, value in given.items() if value is not None}
+    if stream.kafka:
+        from tta_agent.stream.kafka.options import client_options  # slow to import
+
+        options |= client_options(stream.kafka)
     return {"connect_timeout_s": stream.connect_timeout_s, "client_options": options}
 
 

@@ -37,13 +37,14 @@ def jars() -> Path:
 
 @contextlib.contextmanager
 def broker(
-    work_dir: Path, more: str = "", *, clients: str = "PLAINTEXT", **client_options: str
+    work_dir: Path, more: str = "", *, clients: str = "PLAINTEXT", scram: str = "", **client_options: str
 ) -> Iterator[str]:
     """A broker with its data in `work_dir`; yields its bootstrap address and ends it by its process id.
 
     Args:
         more: lines for server.properties.
         clients: security protocol of the listener, and with it options that a client needs.
+        scram: credentials of SCRAM, for instance SCRAM-SHA-512=[name=mia,password=secret].
     """
     fetch()
     client_port, controller_port = free_ports(2)
@@ -51,7 +52,7 @@ def broker(
     values = {"client_port": client_port, "controller_port": controller_port, "data": work_dir / "data"}
     template = string.Template((HERE / "server.properties").read_text())
     settings.write_text(template.substitute(values, clients=clients) + more)
-    format_storage(settings, work_dir)
+    format_storage(settings, work_dir, scram)
     process = start(settings, work_dir)
     try:
         await_metadata(f"127.0.0.1:{client_port}", process, work_dir / "broker.log", client_options)
@@ -89,9 +90,10 @@ def java(heap_mb: int, *arguments: str) -> list[str]:
     return ["java", *lean, "-cp", f"{jars()}/*", *arguments]
 
 
-def format_storage(settings: Path, work_dir: Path) -> None:
+def format_storage(settings: Path, work_dir: Path, scram: str = "") -> None:
     """Write the empty log folder's metadata, which KRaft wants before the first start."""
     command = java(128, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings))
+    command += ["--add-scram", scram] if scram else []
     with (work_dir / "format.log").open("wb") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log, timeout=START_LIMIT_S)
 
