@@ -35,7 +35,7 @@ from tta_agent.models.probing import raw
 FAMILIES = {  # name: side of an image
     "resnet18": 64, "resnetv2_18": 64, "res2net50_26w_4s": 64, "seresnet18": 64, "skresnet18": 64, "resnest14d": 64,
     "cspresnet50": 64, "regnety_002": 64, "vgg11_bn": 64, "densenet121": 64, "dla46_c": 64, "hrnet_w18_small": 64,
-    "inception_v3": 96, "torchvision.models:googlenet": 96, "xception41": 96, "repvgg_a0": 64, "mobileone_s0": 64,
+    "inception_v3": 160, "torchvision.models:googlenet": 96, "xception41": 96, "repvgg_a0": 64, "mobileone_s0": 64,
     "efficientnet_b0": 64, "mobilenetv3_small_100": 64, "mobilenetv4_conv_small": 64, "ghostnet_100": 64,
     "rexnet_100": 64, "starnet_s1": 64, "convnext_atto": 64, "poolformer_s12": 64, "edgenext_xx_small": 64,
     "mobilevit_xxs": 64, "fastvit_t8": 64, "vit_tiny_patch16_224": 224, "deit_tiny_patch16_224": 224,
