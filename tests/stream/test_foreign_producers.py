@@ -93,7 +93,9 @@ def test_images_are_resized_as_timm_does_for_evaluation(size: tuple[int, int], h
 def test_an_image_that_does_not_fit_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     Image.new("RGB", (40, 30)).save(file, "PNG")
-    with pytest.raises(DecodeError, match=r"the image is 30 x 40, the model takes 8 x 8.*TTA_STREAM__OPTIONS"):
+    with pytest.raises(
+        DecodeError, match=r"the image is 30 x 40, the model takes 8 x 8.*TTA_STREAM__OPTIONS"
+    ):
         images.pixels(file.getvalue(), (3, 8, 8), ImagePreprocessing())
     assert images.pixels(file.getvalue(), (1, 30, 40), ImagePreprocessing()).shape == (1, 30, 40)
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
