@@ -25,7 +25,7 @@ from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.sliding_window import Window
 from tta_agent.assembly import copy, server
 from tta_agent.control.webhooks import Hooks
-from tta_agent.core.errors import ConfigError
+from tta_agent.core.errors import ConfigError, GraphError
 from tta_agent.core.types import Record
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
@@ -186,6 +186,14 @@ def of_server(shows: Callable[[Any, Any], bool]) -> Check:
         return bool(shows(told.given, told.named))
 
     return found
+
+
+def not_started(built: Built) -> str:
+    """Why the embedded server does not start."""
+    built.registry()
+    with pytest.raises(GraphError) as told:
+        server.run(built.settings)
+    return str(told.value)
 
 
 def of_address(position: int, value: Any) -> Check:
@@ -491,6 +499,7 @@ ROWS = [
         "3",
         of_server(lambda given, _: given[1].current()[1].get_session_options().intra_op_num_threads == 3),
     ),
+    Row("serve.device", "cuda:7", lambda b: "cuda:7" in not_started(b)),
     Row("serve.workers", "5", of_server(lambda _, named: named["threads"] == 5)),
     Row("serve.tap", "false", of_server(lambda _, named: named["tap"] is None)),
     Row("serve.token", "s3", of_server(lambda _, named: named["token"] == "s3")),

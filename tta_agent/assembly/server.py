@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from pathlib import Path
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
@@ -20,6 +21,7 @@ from tta_agent.web.access import OwnHosts, is_loopback
 from tta_agent.web.server import address
 
 log = logging.getLogger(__name__)
+NVIDIA = Path("/dev/nvidiactl")  # of the driver
 
 
 def run(settings: Settings) -> None:
@@ -37,7 +39,10 @@ def run(settings: Settings) -> None:
     number, fault = trust.serving(registry)
     if fault:
         log.error("%s; serving version %d, the last proven one", fault, number)
-    opener = functools.partial(open_session, threads=s.serve.threads, output=ModelOutput(s.model.output))
+    device = _device(s.serve.device)
+    opener = functools.partial(
+        open_session, threads=s.serve.threads, device=device, output=ModelOutput(s.model.output)
+    )
     pair = HotSwapSession(number, opener(registry.get(number).path))
     producer = open_producer(s, [s.stream.topic]) if codec else None
     tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
@@ -54,12 +59,21 @@ def run(settings: Settings) -> None:
         hosts=OwnHosts.of(s.serve.host, s.serve.hosts, "TTA_SERVE__HOSTS"),
     )
     where = f"{address(s.serve.host, s.serve.port)}/v2/models/{s.model.served_as}"
-    print(f"version {number} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True)
+    print(
+        f"version {number} on {device} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True
+    )
     try:
         serve(app, s.serve.host, s.serve.port, s.serve.connections)
     finally:
         if producer:
             producer.close()
+
+
+def _device(named: str) -> str:
+    """The device that is named; of `auto` that of the machine."""
+    if named != "auto":
+        return named
+    return "cuda" if NVIDIA.exists() else "cpu"
 
 
 def _check_token(settings: Settings) -> None:

@@ -222,6 +222,9 @@ class ServeSettings(Group):
     """Port to listen on."""
     threads: int = Field(default=1, ge=1)
     """ONNX Runtime threads per request."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Device of the sessions: auto (cuda where this machine has an NVIDIA driver), cpu, cuda or cuda:N. One that does
+    not start is an error, never another one."""
     workers: int = Field(default=2, ge=1)
     """Requests computed at the same time."""
     token: SecretStr | None = None
