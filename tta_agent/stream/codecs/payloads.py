@@ -21,6 +21,7 @@ PROTOBUF = "application/x-protobuf"
 CONTENT_TYPES = (
     "application/octet-stream", "application/json", PROTOBUF, "application/x-npy", "image/png", "image/jpeg",
 )  # fmt: skip
+_NEAR = 4096  # bytes from the start
 _V1 = (b'"instances"', b'"predictions"')
 
 
@@ -48,7 +49,10 @@ def read(value: bytes, shape: Shape | None, *, head_length: int | None = None, p
 
 def is_v1(value: bytes) -> bool:
     """Whether it is a JSON body of KServe's protocol version 1."""
-    if not any(word in value for word in _V1) or value[:64].lstrip()[:1] != b"{":
+    head = value[:_NEAR]
+    if head[:64].lstrip()[:1] != b"{" or b'"inputs"' in head or b'"outputs"' in head:
+        return False  # raw tensors are not searched
+    if not any(word in value for word in _V1):
         return False
     return b'"inputs"' not in value and b'"outputs"' not in value
 
