@@ -91,8 +91,8 @@ class StreamSettings(Group):
     """Constructor arguments by codec, for instance {"claim_check": {"allow": ["s3://bucket/inferences/"]}}; those of
     `image` say how encoded images are brought to the model's size, whatever carries them."""
     inputs: Literal["auto", "as_is", "div255", "div255_mean_std", "mean_std"] = "auto"
-    """From a logged input x to what the model takes: as_is, div255 (x / 255), div255_mean_std ((x / 255 - mean) / std,
-    by TTA_MODEL__MEAN and TTA_MODEL__STD), mean_std ((x - mean) / std); auto takes the one with which the source
+    """From a logged input x to what the model takes: as_is, div255 (x / 255), div255_mean_std ((x / 255 - mean) /
+    std, by TTA_MODEL__MEAN and TTA_MODEL__STD), mean_std ((x - mean) / std); auto takes the one with which the source
     answers as was served, and refuses to learn where none does."""
     responses_topic: values.Topic | None = None
     """Topic of responses, where they are not in `topic`: seldon.<namespace>.model.<name>.outputs, mlserver-output."""
