@@ -22,7 +22,7 @@ VOCABULARY = (
 HOMES = {
     "kafka": ("tta_agent.stream.kafka",),
     "opentelemetry": ("tta_agent.telemetry",),
-    "onnxruntime": ("tta_agent.models.ort_sessions",),
+    "onnxruntime": ("tta_agent.models.ort_sessions", "tta_agent.models.ort_options"),
     "onnx": (
         "tta_agent.models.onnx_export",
         "tta_agent.models.onnx_import",
@@ -31,7 +31,7 @@ HOMES = {
         "tta_agent.models.obstacles",
     ),
     "typer": ("tta_agent.cli",),
-    "fsspec": ("tta_agent.registry",),
+    "fsspec": ("tta_agent.registry", "tta_agent.stream.codecs.claim_check"),
     "sklearn": ("tta_agent.evaluation.rehearsed",),
     "matplotlib": ("tta_agent.demo.picture",),
     "sqlite3": ("tta_agent.core.sqlite", "tta_agent.stream.embedded.consumer", "tta_agent.cli.failures"),

@@ -15,13 +15,13 @@ import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 from tta_agent.core.errors import ConfigError, GraphError, SwapError
 from tta_agent.core.types import Array, Version
 from tta_agent.models.heap import trim_after
+from tta_agent.models.ort_options import options, provider
 from tta_agent.models.outputs import LOGITS, ModelOutput, choose
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _INTEGERS: Mapping[str, type[np.integer[Any]]] = {
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
 }  # fmt: skip
-_SEVERITY_ERROR, _SEVERITY_FATAL = 3, 4
 
 
 class GraphPort(Protocol):
@@ -67,19 +67,19 @@ def open_session(
             [N, ...] -> [N, C] in floats.
     """
     name = graph.name if isinstance(graph, Path) else f"graph of {len(graph)} bytes"
-    provider = _provider(device)
+    chosen = provider(device)
     try:
         session = _OutputSession(
             graph if isinstance(graph, bytes) else str(graph),
-            _options(threads, quiet=device == "cpu"),
-            providers=[provider],
+            options(threads, quiet=device == "cpu"),
+            providers=[chosen],
             enable_fallback=0,  # or a failing device silently becomes the CPU
         )
     except Exception as error:  # onnxruntime's errors have no common base
         raise GraphError(f"{name} cannot be loaded on {device}: {_told(error)}") from error
-    if session.get_providers()[0] != provider[0]:
+    if session.get_providers()[0] != chosen[0]:
         raise GraphError(
-            f"{name} was to run on {device}, but {provider[0]} does not start here.\n"
+            f"{name} was to run on {device}, but {chosen[0]} does not start here.\n"
             "Set the device to cpu, or install the driver and CUDA libraries that onnxruntime-gpu asks for."
         )
     _check_input(session, name)
@@ -220,28 +220,6 @@ class HotSwapSession:
 def _told(error: Exception) -> str:
     """ONNX Runtime's words on one line."""
     return " ".join(str(error).split())[:300]
-
-
-def _provider(device: str) -> tuple[str, dict[str, str]]:
-    kind, _, index = device.partition(":")
-    if kind == "cpu" and not index:
-        return "CPUExecutionProvider", {}
-    if kind != "cuda" or (index and not index.isdecimal()):
-        raise GraphError(f"device is {device!r}; valid: cpu, cuda, cuda:N")
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds the CUDA libraries that come as Python packages
-    # The exhaustive search, which is the default, makes the first call after each swap slow.
-    return "CUDAExecutionProvider", {"device_id": index or "0", "cudnn_conv_algo_search": "HEURISTIC"}
-
-
-def _options(threads: int, *, quiet: bool) -> ort.SessionOptions:
-    """Options of a session; `quiet` where its exceptions tell as much as its log."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _SEVERITY_FATAL if quiet else _SEVERITY_ERROR
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
 
 
 def _check_input(session: Session, name: str) -> None:
