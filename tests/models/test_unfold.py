@@ -25,6 +25,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.models import loader, onnx_export, onnx_import
 from tta_agent.models.batchnorm import census
 from tta_agent.models.onnx_import.sites import chosen
+from tta_agent.models.onnx_import.unfold import statistics
 from tta_agent.models.ort_sessions import open_session, run
 from tta_agent.samples import dataset
 from tta_agent.samples.nets import fashion_net
@@ -244,6 +245,39 @@ def convs(first, gate, folder, body=CONVS):
 def test_names_and_structure_tell_which_layers_were_folded(first, gate, sites, tmp_path):
     built = convs(first, gate, tmp_path)
     assert built.folded == len(chosen(built.module, built.graph.slots, "auto", with_source=False)) == sites
+
+
+THREE = ", ".join(EYES.format(f"k{i}", f"v{i}") for i in (1, 2, 3))
+SMALL = """a = Conv(x, k1, v1) b = Relu(a) s = GlobalAveragePool(b) g = Conv(s, k2, v2) h = Relu(g)
+c = Conv(h, k3, v3) y = Flatten(c)"""
+WIDE = """a = Conv(x, k1, v1) b = Relu(a) g = Conv(b, k2, v2) h = Relu(g) c = Conv(h, k3, v3)
+m = GlobalAveragePool(c) y = Flatten(m)"""
+
+
+@pytest.mark.parametrize(("body", "sites"), [(SMALL, 1), (WIDE, 2)])
+def test_a_head_of_a_convolution_and_a_layer_of_one_place_are_no_sites(body, sites, tmp_path):
+    built = onnx_import.load(parsed(body, tmp_path, weights=THREE))
+    assert built.folded == len(chosen(built.module, built.graph.slots, "auto")) == sites
+
+
+def test_statistics_over_batches_are_those_of_all_inputs_at_once(tmp_path):
+    built = convs(("k1", "v1"), ("k2", "v2"), tmp_path)
+    (path,) = chosen(built.module, built.graph.slots, "auto")
+    x = np.random.default_rng(0).standard_normal((100, 2, 4, 4), dtype=np.float32)
+    x += np.arange(100, dtype=np.float32)[:, None, None, None]  # batches differ from one another
+    mean, var = statistics(built.module, [path], x)[path]
+    answer = built.module.get_submodule(path)(torch.from_numpy(x)).detach().transpose(0, 1).flatten(1)
+    assert torch.allclose(mean, answer.mean(1), rtol=1e-4)
+    assert torch.allclose(var, answer.var(1), rtol=1e-4)
+
+
+def test_a_net_that_has_a_normalisation_is_given_no_other(tmp_path):
+    body = "a = Conv(x, c1_w_0, c1_b_0) b = BatchNormalization(a, g, h, m0, v0) n = Relu(b) " + HEAD
+    held = f"{EYES.format('c1_w_0', 'c1_b_0')}, float[2,2] head = {{1.0, 2.0, 3.0, 4.0}}"
+    held += "".join(f", float[2] {name} = {{0.5, 1.5}}" for name in ("shift", "g", "h", "m0", "v0"))
+    built = onnx_import.load(parsed(body, tmp_path, weights=held))
+    assert census(built.module) == {"BatchNorm": 1}
+    assert chosen(built.module, built.graph.slots, "auto", with_source=True) == []
 
 
 def test_a_net_that_never_had_a_normalisation_gets_one_from_source_inputs_and_says_so(tmp_path, caplog):
