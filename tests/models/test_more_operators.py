@@ -137,14 +137,14 @@ def test_weights_that_a_file_fills_with_one_number_can_learn(tmp_path):
 
 
 BRANCHES = """c = Equal(r, four) n = If (c) <
-  then_branch = yes () => (a) { k = Constant<value_float=2.0>() g = Mul(x, k) a = Relu(g) },
+  then_branch = yes () => (a) { g = Mul(x, only) a = Relu(g) },
   else_branch = no () => (b) { b = NonZeroed(x) } >"""
 
 
 @pytest.mark.parametrize("condition", ["h = Shape(x) r = Size(h)", "r = Constant<value_int=4>()"])
 def test_the_branch_that_is_always_taken_is_read(condition, tmp_path):
     body = f"four = Constant<value_int=4>() {condition} {BRANCHES.replace('NonZeroed', 'Neg')} {HEAD}"
-    built = onnx_import.load(parsed(body, tmp_path, weights=W))
+    built = onnx_import.load(parsed(body, tmp_path, weights=f"{W}, float only = {{2.0}}"))
     x = x_of()
     w = np.array([[1, 2], [3, 4]])
     assert np.allclose(onnx_export.answers(built.module, x), 2 * np.maximum(x, 0).mean((2, 3)) @ w, atol=1e-5)
@@ -159,7 +159,7 @@ def test_a_branch_that_depends_on_the_data_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"If in a way that is not supported: input 'c' must not depend on the data"
     ):
-        onnx_import.load(parsed(body, tmp_path, weights=W))
+        onnx_import.load(parsed(body, tmp_path, weights=f"{W}, float only = {{2.0}}"))
 
 
 TURNED = f"f = Sub(x, k) n = Transpose<perm=[0,3,1,2]>(f) {HEAD}"

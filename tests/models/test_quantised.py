@@ -27,10 +27,10 @@ class Inputs(CalibrationDataReader):
         return next(self.parts, None)
 
 
-def quantised(path, x, *, by_channel, form=QuantFormat.QDQ):
+def quantised(path, x, *, by_channel, form=QuantFormat.QDQ, values=QuantType.QUInt8):
     out = path.with_name(f"{path.stem}-int8.onnx")
     quantize_static(
-        path, out, Inputs(x), quant_format=form, per_channel=by_channel, activation_type=QuantType.QUInt8,
+        path, out, Inputs(x), quant_format=form, per_channel=by_channel, activation_type=values,
         weight_type=QuantType.QInt8, reduce_range=True,
     )  # fmt: skip
     return out
@@ -69,9 +69,18 @@ def test_scales_and_biases_of_a_version_have_moved_and_no_code_of_a_weight(small
     assert all(
         np.array_equal(np.abs(after[name]), np.abs(before[name])) for name in codes
     )  # of channels turned round
+    assert all((values > 0).all() for name, values in after.items() if name.endswith("_scale"))
     got, expected = run(open_session(version), x), onnx_export.answers(served, x)
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
     assert np.abs(got - run(open_session(path), x)).max() > 0.2 * np.abs(got).max()
+
+
+def test_values_that_are_rounded_to_signed_codes_are_followed(tmp_path):
+    x = images(32).numpy()
+    path = by_torchscript(exported("resnet")[0], images(2), tmp_path / "net.onnx")
+    path = quantised(path, x, by_channel=True, values=QuantType.QInt8)
+    expected = run(open_session(path), x)
+    assert np.abs(onnx_export.answers(load(path).module, x) - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_the_version_of_an_untouched_copy_answers_as_the_file(small, tmp_path):
@@ -79,6 +88,8 @@ def test_the_version_of_an_untouched_copy_answers_as_the_file(small, tmp_path):
     source = load(path, source_file(x, tmp_path))
     same = source.graph.patched(onnx_export.floats(source.module))
     assert np.array_equal(run(open_session(same), x), run(open_session(path), x))
+    before, after = held(onnx_import.load(path).graph.proto.graph), held(onnx.load_from_string(same).graph)
+    assert all(np.array_equal(after[name], before[name]) for name in before)
 
 
 def test_weights_that_change_in_any_other_way_are_rounded_to_codes_again(small):
@@ -128,5 +139,7 @@ def test_a_file_of_quantised_operators_is_refused_with_the_file_to_name(tmp_path
 
 def test_a_quantised_file_that_cannot_be_followed_is_refused_with_the_float_file_to_name(small, monkeypatch):
     monkeypatch.setattr(onnx_import.reading.quantised, "TOLERANCE", -1.0)
-    with pytest.raises(ConfigError, match=r"answers otherwise: .*;\nname the float file that it was made from"):
+    with pytest.raises(
+        ConfigError, match=r"answers otherwise: .*;\nname the float file that it was made from"
+    ):
         onnx_import.load(small[0])
