@@ -200,9 +200,11 @@ def _limits(node: Node, items: Items) -> dict[str, int]:
 @register(QUANTIZE)
 def quantize(
     x: Tensor, scale: Tensor | Number, zero: Tensor | Number = 0, *, low: int = 0, high: int = 255, axis: int = 1,
-    **_: int,
+    block_size: int = 0, **_: int,
 ) -> Tensor:  # fmt: skip
     """Codes of values, as floats; gradients pass where nothing is clipped."""
+    if block_size:
+        raise NotImplementedError("block_size")
     by = _along(scale, x, axis)
     codes = x / by
     codes = codes + (codes.round() - codes).detach()
