@@ -241,7 +241,8 @@ def restored_bit_for_bit(variables: Mapping[str, str], scratch: Path) -> bool:
         s, source, consumer, factory.open_producer(s, []), NoDriver(), Telemetry.off(), threaded=False
     )
     agent.resume()
-    now = {**agent.learner.adaptation.state_dict(), "done": saved["learner"]["done"]}
+    learner, done = agent.learner, saved["learner"]["done"]
+    now = {**learner.adaptation.state_dict(), "done": done, "duty": learner.duty.state_dict()}
     agent.close()
     return same(now, saved["learner"])
 

@@ -37,7 +37,7 @@ def send(rows):
     with torch.no_grad():
         x = worlds.images(6000)[0][rows.start : rows.stop]
         answers = worlds.fashion_answering("logits")(torch.from_numpy(x)).numpy()
-    producer = factory.open_producer(env.load())
+    producer = factory.open_producer(env.load(), [])
     for i, sample, answer in zip(rows, x, answers, strict=True):
         event = CloudEvents().encode_inference(
             f"r{i}", sample[None], answer[None], None, source="s", model="m", time_s=time.time()
@@ -65,9 +65,10 @@ def test_other_weights_end_the_agent_with_what_to_check(settings, others):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     told = [line for line in done.stderr.splitlines() if " INFO " not in line and " WARNING " not in line]
-    assert told[0].startswith("tta-agent: what is served is not what the model answers: over 32 records"), (
+    assert told[0].startswith("tta-agent: what is served is not what the model answers, over 32 records"), (
         told
     )
+    assert "as_is 0.78 (44%)" in told[0]
     assert "check the weights" in told[1] and len(told) == 3
     assert not (settings.store.path / "checkpoint.pt").exists()
 
@@ -80,7 +81,8 @@ def rounds(agent):
 
 def test_the_weights_that_serve_pass(settings, caplog):
     assert rounds(build.agent(settings, build.load_source(settings)))
-    assert "served answers are the model's: over 32 records the median difference is" in caplog.text
+    told = "served answers are the model's, with inputs as as_is: over 32 records the median difference is"
+    assert told in caplog.text
 
 
 def test_the_check_can_be_turned_off(settings, others, monkeypatch):
@@ -98,7 +100,7 @@ def test_nothing_is_learnt_before_enough_answers_have_come(settings, tmp_path, m
     send(range(7))
     agent = build.agent(env.load(), build.load_source(env.load()))
     with Running(agent):
-        until(lambda: agent.learner.routed_total["held_out"] + len(agent.learner.batcher.waiting()) >= 7)
+        until(agent.decoder.oldest)  # they wait there
         time.sleep(0.5)
         assert agent.learner.adaptation.rounds == 0
         send(range(7, 9))

@@ -61,10 +61,10 @@ def test_a_demo_that_is_told_to_stop_leaves_no_process_behind(tmp_path):
     server_log = tmp_path / "out" / "state" / "server.log"
     try:
         deadline_s = time.monotonic() + 60
-        while not (server_log.exists() and "version 0 at" in server_log.read_text()):
+        while not (server_log.exists() and "version 0 on cpu at " in server_log.read_text()):
             assert time.monotonic() < deadline_s
             time.sleep(0.1)
-        url = server_log.read_text().split("version 0 at ")[1].split("/v2")[0]
+        url = server_log.read_text().split("version 0 on cpu at ")[1].split("/v2")[0]
         assert any(answers(url) or time.sleep(0.2) for _ in range(50))
         demo.terminate()
         assert demo.wait(60) == 130

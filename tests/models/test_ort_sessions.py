@@ -61,7 +61,7 @@ def test_an_unknown_device_is_named(device: str) -> None:
 def test_a_graph_of_another_form_is_refused() -> None:
     value = helper.make_tensor_value_info
     ids = value("ids", TensorProto.BOOL, ["n", 4])
-    out = value("out", TensorProto.INT64, ["n", 4])
+    out = value("out", TensorProto.BOOL, ["n", 4])
     graph = helper.make_graph([helper.make_node("Identity", ["ids"], ["out"])], "g", [ids], [out])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     with pytest.raises(GraphError, match=r"takes ids tensor\(bool\); expected one float input"):

@@ -88,9 +88,8 @@ def test_a_request_that_waits_for_its_response_is_read_again_by_the_next_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its offset is not passed while it waits, though records after it are done."""
-    world = World(
-        tmp_path, monkeypatch, **{**LATEST, "TTA_STREAM__PARTITIONS": "1", "TTA_ADAPT__BATCH_SIZE": "2"}
-    )
+    batches = {"TTA_ADAPT__BATCH_SIZE": "2", "TTA_ADAPT__MAX_WAIT_S": "600"}  # of full ones only
+    world = World(tmp_path, monkeypatch, **{**LATEST, **batches, "TTA_STREAM__PARTITIONS": "1"})
 
     def half(side: str, id: str) -> None:
         name, array = ("input", X) if side == "request" else ("logits", Z)

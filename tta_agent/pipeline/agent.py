@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tta_agent.core.errors import ConfigError
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
 from tta_agent.core.stream_protocols import StreamConsumer
@@ -183,15 +184,19 @@ class Agent:
             TtaError: what ended a stage, after the others have been ended.
         """
         self._stages.start()
+        last_words = self.learner.mark
         try:
             self._join()
             self.journal.status(ready=True)
             while not self._signals.stop.is_set():
                 self.read()
                 self._stages.raise_failure()
+        except ConfigError:  # a checkpoint of the wrong model would stand in the way of the right one
+            last_words = _nothing
+            raise
         finally:
             self.stop()
-            self.unfinished = self._stages.finish(STOP_WITHIN_S, self.learner.mark, drop=True)
+            self.unfinished = self._stages.finish(STOP_WITHIN_S, last_words, drop=True)
             self._commit()
             self.close()
         self._stages.raise_failure()
@@ -217,3 +222,7 @@ class Agent:
     def stop(self) -> None:
         """Ask `run` to end. Safe from a signal handler."""
         self._signals.stop.set()
+
+
+def _nothing() -> None:
+    """No last checkpoint."""
