@@ -24,10 +24,6 @@ class ClassRuns:
     """Comparison of each batch with the one before."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the batches."""
         self._before: Array | None = None
         self._apart: deque[float] = deque(maxlen=LATEST)
 

@@ -67,12 +67,8 @@ class RolloutController:
         self.queue.taught.add(records.teach)
         arrived = BatchPredictions(in_order([*records.held, *records.teach]))
         held, taught = arrived.only(records.held), arrived.only(records.teach)
-        watched = (
-            arrived.only(self._drawn(records.teach, max(share, WATCHED), WATCHED_DRAW))
-            if share < 1
-            else taught
-        )
-        drift = self.regimes.observe(held, watched)
+        watched = self._drawn(records.teach, max(share, WATCHED), WATCHED_DRAW)
+        drift = self.regimes.observe(held, arrived.only(watched))
         again = self.monitor.on_records(held, taught, records.labels) or again
         if again:
             self.queue.end_all("overruled")
@@ -92,7 +88,9 @@ class RolloutController:
         """Held-out records and the drawn share of those that teach, in order of arrival."""
         return in_order([*records.held, *self._drawn(records.teach, self._share * part, EVALUATED)])
 
-    def _drawn(self, records: Sequence[Record], share: float, draw: bytes) -> list[Record]:
+    def _drawn(self, records: Sequence[Record], share: float, draw: bytes) -> Sequence[Record]:
+        if share >= 1:
+            return records
         return [record for record in records if drawn(record.id, share, self._salt, draw)]
 
     def on_proposal(self, proposal: CandidateProposal, *, stale: bool = False) -> bool:
