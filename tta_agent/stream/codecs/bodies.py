@@ -39,6 +39,21 @@ class Target:
     images: ImagePreprocessing = IMAGES
 
 
+class TensorCodec:
+    """Base of codecs whose records hold tensors.
+
+    Args:
+        output: name of the output tensor that is the answer, where a record has several.
+        images: preprocessing of encoded images.
+    """
+
+    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
+        self._output, self._images = output, images
+
+    def _target(self, shape: Shape | None, classes: int | None) -> Target:
+        return Target(shape, classes, self._output, self._images)
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """Facts about a request beside its tensors.

@@ -18,15 +18,14 @@ from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 MAX_BYTES = 16 << 20
 
 
-class ClaimCheck:
+class ClaimCheck(bodies.TensorCodec):
     """Codec of records whose input lies in an object store, or on a disk.
 
     `data_ref` is any URL that fsspec opens. The file is a `.npy`, PNG or JPEG file, or an Open Inference Protocol
     body, JSON or with raw tensors. Outputs, id and version stand in the record, or in the body that the file holds.
 
     Args:
-        output: name of the output tensor that is the answer, where a record has several.
-        images: preprocessing of encoded images.
+        output, images: as of every codec of tensors.
         allow: prefixes of URLs that may be read, for instance `s3://bucket/inferences/`; without any, none may.
         max_bytes: largest file that is read.
         storage: options of fsspec for the file system, for instance {"anon": true}.
@@ -40,7 +39,7 @@ class ClaimCheck:
         max_bytes: int = MAX_BYTES,
         storage: Mapping[str, Any] | None = None,
     ) -> None:
-        self._output, self._images = output, images
+        super().__init__(output, images)
         self._allow, self._max_bytes, self._storage = _prefixes(allow), max_bytes, dict(storage or {})
 
     def recognises(self, raw: RawRecord) -> bool:
@@ -56,7 +55,7 @@ class ClaimCheck:
             found.inputs, head.outputs or found.outputs, head.id or found.id, head.model or found.model,
             head.version or found.version,
         )  # fmt: skip
-        target = bodies.Target(shape, classes, self._output, self._images)
+        target = self._target(shape, classes)
         about = bodies.plain(raw, body, "claim_check")
         return bodies.items(raw, body, replace(about, source=about.source or "claim_check"), target)
 

@@ -20,7 +20,6 @@ from tta_agent.core.types import Array, Message, RawRecord, Shape
 from tta_agent.stream.codecs import bodies, checks, events, images, oip, payloads
 from tta_agent.stream.codecs.datatypes import show
 from tta_agent.stream.codecs.events import ReceivedEvent
-from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 INFERENCE = "io.tta.inference.v1"  # inputs and outputs in one body: no join needed
 LABEL = "io.tta.label.v1"
@@ -31,18 +30,10 @@ KSERVE = (KSERVE_REQUEST, KSERVE_RESPONSE)
 SELDON = ("io.seldon.serving.inference.request", "io.seldon.serving.inference.response")
 
 
-class CloudEvents:
-    """Codec of inferences, of requests and responses that KServe's or Seldon's logger writes apart, and of labels.
-
-    Args:
-        output: name of the output tensor that is the answer, where a record has several.
-        images: preprocessing of encoded images.
-    """
+class CloudEvents(bodies.TensorCodec):
+    """Codec of inferences, of requests and responses that KServe's or Seldon's logger writes apart, and of labels."""
 
     by_headers = True
-
-    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
-        self._output, self._images = output, images
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether there is a `ce_` header, a content type of CloudEvents, or a JSON object with a specversion."""
@@ -59,7 +50,7 @@ class CloudEvents:
             return list(bodies.labels(replace(raw, value=event.data), _time(raw, event.attributes), classes))
         if kind in (INFERENCE, *KSERVE, *SELDON):
             body = _body(event, shape)
-            target = bodies.Target(shape, classes, self._output, self._images)
+            target = self._target(shape, classes)
             return bodies.items(raw, body, _envelope(raw, event.attributes, body), target)
         valid = ", ".join((INFERENCE, LABEL, *KSERVE))
         raise DecodeError("type", f"ce_type is {show(kind)}; valid: {valid}")

@@ -12,25 +12,16 @@ from tta_agent.core.errors import DecodeError
 from tta_agent.core.exchange import Item
 from tta_agent.core.types import RawRecord, Shape
 from tta_agent.stream.codecs import bodies, checks, oip
-from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 MODEL, VERSION = "mlserver-model", "mlserver-version"
 TOPICS = ("mlserver-input", "mlserver-output")  # of MLServer's own settings
 TYPE, ID, ENTITY, TENANT = "ce-type", "ce-id", "ce-entitykey", "ce-tenant"
 
 
-class MLServer:
-    """Codec of MLServer.
-
-    Args:
-        output: name of the output tensor that is the answer, where a record has several.
-        images: preprocessing of encoded images.
-    """
+class MLServer(bodies.TensorCodec):
+    """Codec of MLServer."""
 
     by_headers = True
-
-    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
-        self._output, self._images = output, images
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether there is a header of MLServer's, or the topic is one of its own."""
@@ -45,7 +36,7 @@ class MLServer:
             )
         body = oip.decode(raw.value, len(raw.value))
         held = {name.lower(): value.decode("latin-1") for name, value in raw.headers if value}
-        target = bodies.Target(shape, classes, self._output, self._images)
+        target = self._target(shape, classes)
         return bodies.items(raw, body, _envelope(raw, body, held), target)
 
 

@@ -5,22 +5,15 @@ from __future__ import annotations
 from tta_agent.core.exchange import Item
 from tta_agent.core.types import RawRecord, Shape
 from tta_agent.stream.codecs import bodies, checks, oip
-from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 
-class OipBinary:
+class OipBinary(bodies.TensorCodec):
     """Codec of bodies as Triton's clients send them over HTTP, with request and response in one object, or one alone.
 
     The header `inference-header-content-length` gives the length of the head where it is there; else one JSON value
     is read from the start. Id and times are as in plain JSON.
 
-    Args:
-        output: name of the output tensor that is the answer, where a record has several.
-        images: preprocessing of encoded images.
     """
-
-    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
-        self._output, self._images = output, images
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether it begins as a JSON object and names the size of a raw tensor."""
@@ -33,5 +26,5 @@ class OipBinary:
         given = held.get(oip.HEAD_LENGTH)
         length = checks.whole(None if given is None else given.decode("latin-1"), "head_length")
         body = oip.decode(raw.value or b"", length)
-        target = bodies.Target(shape, classes, self._output, self._images)
+        target = self._target(shape, classes)
         return bodies.items(raw, body, bodies.plain(raw, body, "oip_binary", "oip_binary"), target)

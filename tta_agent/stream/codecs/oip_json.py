@@ -5,23 +5,16 @@ from __future__ import annotations
 from tta_agent.core.exchange import Item
 from tta_agent.core.types import RawRecord, Shape
 from tta_agent.stream.codecs import bodies, oip, payloads
-from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 
-class OipJson:
+class OipJson(bodies.TensorCodec):
     """Codec of plain JSON, for producers without a CloudEvents library; the answer may stand in the same object.
 
     Also of KServe's protocol version 1: `{"instances": [...]}`, with `predictions` beside them. The id is the body's,
     else the record's key, and is the entity key, too; the time is the record's timestamp. A header `traceparent` is
     read.
 
-    Args:
-        output: name of the output tensor that is the answer, where a record has several.
-        images: preprocessing of encoded images.
     """
-
-    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
-        self._output, self._images = output, images
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether it is a JSON object that mentions `inputs`, `instances` or a `label`."""
@@ -37,5 +30,5 @@ class OipJson:
             return list(bodies.labels(raw, bodies.timestamp(raw), classes))
         # all of it is JSON: nothing gives the length of a head
         body = payloads.v1(value) if is_v1 else oip.decode(value, len(value))
-        target = bodies.Target(shape, classes, self._output, self._images)
+        target = self._target(shape, classes)
         return bodies.items(raw, body, bodies.plain(raw, body, "oip_json"), target)

@@ -6,25 +6,18 @@ from tta_agent.core.errors import DecodeError
 from tta_agent.core.exchange import Item
 from tta_agent.core.types import RawRecord, Shape
 from tta_agent.stream.codecs import bodies, payloads, protobuf
-from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 _JSON = b"{["
 
 
-class OipProto:
+class OipProto(bodies.TensorCodec):
     """Codec of `ModelInferRequest` and `ModelInferResponse`; they are joined by their id, else by the record's key.
 
     Up to raw tensors both messages are the same on the wire. A header `content-type` that ends in `;request` or
     `;response` tells them apart, else the end of the topic's name (`request`, `inputs`, `response`, `outputs`), else
     the place of the raw tensors.
 
-    Args:
-        output: name of the output tensor that is the answer, where a record has several.
-        images: preprocessing of encoded images.
     """
-
-    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
-        self._output, self._images = output, images
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether the value is one of the messages, with tensors that have names and datatypes."""
@@ -43,7 +36,7 @@ class OipProto:
                 raise DecodeError("protobuf", "the value is no ModelInferRequest and no ModelInferResponse")
             side = "response" if is_response else "request"
         body = payloads.read(value, shape, proto=side)
-        target = bodies.Target(shape, classes, self._output, self._images)
+        target = self._target(shape, classes)
         return bodies.items(raw, body, bodies.plain(raw, body, "oip_proto", "oip_proto"), target)
 
 

@@ -12,7 +12,6 @@ from tta_agent.core.errors import DecodeError
 from tta_agent.core.exchange import Item
 from tta_agent.core.types import RawRecord, Shape
 from tta_agent.stream.codecs import bodies, checks, oip, protobuf
-from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 KIND = "seldon-infer-type"  # header: json/inferModelRequest, proto/InferModelResponse ...
 TOPIC = re.compile(r"(?P<place>.+\.(?:model|pipeline)\.[^.]+)\.(?P<side>inputs|outputs)(?:\.[^.]+)*")
@@ -21,18 +20,10 @@ _GENERATION = re.compile(r"_\d+$")
 _FRAME = b"\x00"  # magic byte of a schema registry, before the number of the schema in 4 bytes
 
 
-class Seldon:
-    """Codec of Seldon Core 2.
-
-    Args:
-        output: name of the output tensor that is the answer, where a record has several.
-        images: preprocessing of encoded images.
-    """
+class Seldon(bodies.TensorCodec):
+    """Codec of Seldon Core 2."""
 
     by_headers = True
-
-    def __init__(self, output: str | None = None, images: ImagePreprocessing = IMAGES) -> None:
-        self._output, self._images = output, images
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether there is Seldon's header, or the topic has the form of its names."""
@@ -45,7 +36,7 @@ class Seldon:
         side, body = _side(raw), _body(raw)
         if (side == "response") != bool(body.outputs) or (side == "request") != bool(body.inputs):
             raise DecodeError("seldon", f"the record says that it is a {side}, and holds none")
-        target = bodies.Target(shape, classes, self._output, self._images)
+        target = self._target(shape, classes)
         return bodies.items(raw, body, _envelope(raw, body, side), target)
 
 
