@@ -14,6 +14,8 @@ from tta_agent.core.types import Array, ServerInfo
 from tta_agent.stream.codecs import checks, oip
 
 _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
+# A connection that the server has closed meanwhile, as some do after they answered 500.
+_CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 class OipClient:
@@ -144,7 +146,7 @@ class OipClient:
     def send(self, method: str, path: str, **content: Any) -> httpx.Response:
         """A successful response; raises as `ask` does."""
         try:
-            response = self._http.request(method, path, **content)
+            response = self._sent(method, path, **content)
         except httpx.HTTPError as error:
             raise SwapError(
                 f"{self.url} does not answer ({type(error).__name__}: {error}).\n"
@@ -155,6 +157,12 @@ class OipClient:
         hint = "\nIts TTA_SERVE__TOKEN belongs into TTA_SWAP__TOKEN." if response.status_code == 401 else ""
         kind = WrongAnswer if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR else SwapError
         raise kind(f"{method} {self.url}{path} answers {response.status_code}: {_reason(response)}{hint}")
+
+    def _sent(self, method: str, path: str, **content: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **content)
+        except _CLOSED:  # all that is asked here may be asked twice
+            return self._http.request(method, path, **content)
 
     def close(self) -> None:
         """Close the connections."""
