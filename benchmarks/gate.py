@@ -5,6 +5,7 @@ python benchmarks/gate.py --json OUT                (an hour)
 
 simulations   1,000 candidates that are not better (streams in three structures, labels late and sampled),
               duplicates of one entity, decisive labels until a better one is certified
+budget        false promotions against the bound of the error budgets of regimes (benchmarks/gate_budget.py)
 collapse      200 injected failures on real answers: never promoted, and vetoed or taken back in two windows
 delay         records from a shift to the certified swap, by the share of labels and by their delay
 streams       whole policies over real images: regret against the best of keeping and always adapting
@@ -31,6 +32,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gate_budget as budget
 import gate_delay as delays
 import gate_repeat as again
 import gate_simulations as simulations
@@ -42,7 +44,7 @@ import torch
 from tta_agent import corruptions
 from tta_agent.samples import dataset as images
 
-PARTS = ("simulations", "collapse", "delay", "skewed", "replay", "streams", "keeps", "rehearsed")
+PARTS = ("simulations", "budget", "collapse", "delay", "skewed", "replay", "streams", "keeps", "rehearsed")
 QUICK_STRETCH = 2  # domains of 2,000 to 8,000 records, turns of 1,000
 SEEDS = 20  # of each case in which adapting harms
 
@@ -140,6 +142,11 @@ def answers(model):
         ask = {"serving": source.module, "good": adapted["gaussian_noise"], "stale": adapted["contrast"]}
         logits = {name: net(x).numpy() for name, net in ask.items()}
     return logits, some.labels[1000:3000]
+
+
+def run_budget(asked, pool):
+    """False promotions against their bound, by the spending of the agent."""
+    return budget.run(pool, asked.quick)
 
 
 def run_collapse(asked, pool):

@@ -1,12 +1,13 @@
 """Error budget of the candidates, for each regime.
 
 Between two promotions, the k-th candidate of a regime may spend 6 alpha / (pi^2 k^2), which sums to alpha. So the
-expected number of false promotions V is at most alpha times the number of budgets: with R promotions and G regimes
-told apart, E[V] <= alpha E[R + G]. For one regime this is the control of the modified false discovery rate (Foster,
-Stine, "alpha-investing", JRSS B 70, 2008). The tests may depend on each other in any way, since their levels are
-summed. e-LOND (Xu, Ramdas, "Online multiple testing with e-values", AISTATS 2024) controls the false discovery rate
-under any dependence, too, but its levels fall with every candidate that was ever tried: it would punish the candidate
-after a change for its forerunners on other records.
+expected number of false promotions V is at most alpha times the number B of budgets, E[V] <= alpha E[B]: with each
+promotion, and with each regime that is new since then, there is one more (simulated in benchmarks/gate_budget.py).
+For one regime this is the control of the modified false discovery rate (Foster, Stine, "alpha-investing", JRSS B
+70, 2008). The tests may depend on each other in any way, since their levels are summed. e-LOND (Xu, Ramdas, "Online
+multiple testing with e-values", AISTATS 2024) controls the false discovery rate under any dependence, too, but its
+levels fall with every candidate that was ever tried: it would punish the candidate after a change for its
+forerunners on other records.
 """
 
 from __future__ import annotations
