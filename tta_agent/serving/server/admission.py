@@ -41,7 +41,7 @@ class Share:
         self._late = f"the body did not come within {PAUSE_S:g} s of a pause, {BODY_S:g} s in all"
 
     async def read(self, request: Request, limit_bytes: int, head_bytes: int | None) -> bytes:
-        """Body of the request.
+        """Body of the request, decompressed.
 
         Args:
             head_bytes: of JSON before binary tensors; None: all of it is JSON.
@@ -60,7 +60,7 @@ class Share:
             self._wait(PAUSE_S, end_s)
 
         self._wait(PAUSE_S, end_s)
-        body = await bodies.read(request, limit_bytes, on_bytes)
+        body = await bodies.read_inflated(request, limit_bytes, on_bytes)
         self._late = ""
         self._wait(QUEUE_S)
         return body

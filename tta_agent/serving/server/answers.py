@@ -23,7 +23,9 @@ async def guarded(handler: Handler, request: Request) -> Response:
         return await handler(request)
     except HTTPException as error:
         return refusal(error.status_code, error.detail, error.headers)
-    except (DecodeError, TooLarge, ClientDisconnect) as error:
+    except TooLarge as error:
+        return refusal(413 if error.inflated else 400, str(error))
+    except (DecodeError, ClientDisconnect) as error:
         return refusal(400, str(error) or "the client went away")
     except RegistryError as error:
         return refusal(404, str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -11,18 +12,36 @@ from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import HotSwapSession, Session, answer_shape, raw_answer, shapes
 from tta_agent.stream.codecs import checks, oip
+from tta_agent.web import compression
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Request of an inference as it came.
+
+    Attributes:
+        body: decompressed.
+        head_length: bytes of JSON before raw tensors; None: all of it is JSON.
+        number: version that is to answer; None: the live one.
+        gzip: the answer may be compressed.
+    """
+
+    body: bytes
+    head_length: int | None
+    number: int | None
+    gzip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Request and answer of one inference, and the bytes of the answer."""
+    """Request and answer of one inference, and the answer as it is sent."""
 
     id: str
     x: Array
     logits: Array
     version: int
     body: bytes
-    head_length: int | None
+    headers: Mapping[str, str]
 
 
 class Engine:
@@ -36,7 +55,7 @@ class Engine:
         self._pair, self._max_batch = pair, max_batch
         self._input, self._output = input_name, output_name
 
-    def answer(self, body: bytes, head_length: int | None, number: int | None) -> Answer:
+    def answer(self, question: Question) -> Answer:
         """Answer a request with one version, or with the live one.
 
         Raises:
@@ -44,14 +63,14 @@ class Engine:
             HTTPException: 404 where the version is not loaded, 413 where there are too many samples.
             GraphError: inference failed.
         """
-        version, session = self._session(number)
-        request = oip.decode(body, head_length)
+        version, session = self._session(question.number)
+        request = oip.decode(question.body, question.head_length)
         x = self._samples(request, session)
         binary = self._wants_binary(request)
         logits = raw_answer(session, x)
         id = checks.text(request.id, "id") if request.id else str(uuid4())
         response = oip.Body({}, {self._output: logits}, id, self.model, str(version))
-        return Answer(id, x, logits, version, *oip.encode(response, binary=binary))
+        return Answer(id, x, logits, version, *_sent(*oip.encode(response, binary=binary), question.gzip))
 
     def metadata(self, number: int | None) -> dict[str, object]:
         """Name, versions and tensors, as the protocol describes a model."""
@@ -90,6 +109,14 @@ class Engine:
             raise DecodeError("output_name", f"no output is called {unknown}; expected {self._output}")
         wish = request.wanted.get(self._output)
         return bool(request.parameters.get("binary_data_output", False) if wish is None else wish)
+
+
+def _sent(body: bytes, head_length: int | None, gzip: bool) -> tuple[bytes, Mapping[str, str]]:
+    """Body and headers of an answer, compressed where that is allowed and pays."""
+    kind = "application/json" if head_length is None else "application/octet-stream"
+    headers = {"content-type": kind} | ({} if head_length is None else {oip.HEAD_LENGTH: str(head_length)})
+    smaller = compression.compressed(body) if gzip else None
+    return (body, headers) if smaller is None else (smaller, {**headers, "content-encoding": "gzip"})
 
 
 def _tensor(name: str, shape: tuple[int | None, ...]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 import tta_agent
 from tta_agent.serving.server.admission import Budget, Turns
 from tta_agent.serving.server.answers import guarded
-from tta_agent.serving.server.engine import Answer, Engine
+from tta_agent.serving.server.engine import Answer, Engine, Question
 from tta_agent.serving.server.loads import check_model
 from tta_agent.serving.server.repository import Repository
 from tta_agent.serving.server.stats import Stats
@@ -21,6 +21,7 @@ from tta_agent.serving.server.tap import Tap
 from tta_agent.stream.codecs import checks, oip
 from tta_agent.stream.codecs.datatypes import show
 from tta_agent.web.bodies import AsciiJSON
+from tta_agent.web.compression import takes_gzip
 
 
 class Rest:
@@ -64,22 +65,21 @@ class Rest:
         answer = await self._answer(request)
         if self._tap is not None and not _is_probe(request):
             self._log(self._tap, request, answer)
-        if answer.head_length is None:
-            return Response(answer.body, media_type="application/json")
-        headers = {oip.HEAD_LENGTH: str(answer.head_length)}
-        return Response(answer.body, media_type="application/octet-stream", headers=headers)
+        return Response(answer.body, headers=answer.headers)
 
     async def _answer(self, request: Request) -> Answer:
         number = self._target(request)
         length = checks.whole(request.headers.get(oip.HEAD_LENGTH), "head_length")
+        gzip = takes_gzip(request.headers.get("accept-encoding"))
         async with self._budget.share() as share:
             body = await share.read(request, self._max_body_bytes, length)
             async with self._turns.turn(len(body)):
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 share.begin()
+                question = Question(body, length, number, gzip)
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._workers, self._engine.answer, body, length, number)
+                return await loop.run_in_executor(self._workers, self._engine.answer, question)
 
     def _log(self, tap: Tap, request: Request, answer: Answer) -> None:
         trace = request.headers.get("traceparent")
