@@ -72,7 +72,9 @@ def settings() -> str:
 
 def metrics() -> str:
     """Metrics, spans and attributes by their declaration."""
-    rows = [(f"`{m.name}`", m.kind, f"`{m.unit}`", m.description) for m in names.METRICS]
+    rows = [
+        (f"`{m.name}`", m.kind, f"`{m.unit}`", m.description) for m in (*names.METRICS, *names.TAP_METRICS)
+    ]
     spans = [(f"`{name}`", clause(getattr(Telemetry, name.removeprefix("tta.")))) for name in names.SPANS]
     attributes = [(f"`{name}`", sentence) for name, sentence in names.ATTRIBUTES.items()]
     return (

@@ -23,7 +23,7 @@ from tta_agent.models.ort_sessions import HotSwapSession, open_session, raw_answ
 from tta_agent.models.outputs import ModelOutput
 from tta_agent.serving.drivers.oip import OipDriver
 from tta_agent.serving.server.app import make_app
-from tta_agent.serving.server.tap import Tap
+from tta_agent.tap import Tap
 from tta_agent.serving.swap import golden
 from tta_agent.stream.codecs import oip
 from tta_agent.stream.codecs.cloudevents import CloudEvents

@@ -22,7 +22,7 @@ from tta_agent.core.types import Array, RawRecord, Record
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session, open_version
 from tta_agent.serving.server.app import make_app
 from tta_agent.serving.server.stats import Stats
-from tta_agent.serving.server.tap import Tap
+from tta_agent.tap import Tap
 from tta_agent.stream.codecs import oip
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 
@@ -328,13 +328,13 @@ def test_close_sends_what_waits_and_then_nothing_is_taken() -> None:
     producer.gate.clear()
     tap = Tap(producer, CloudEvents(), "t", "tiny")
     for i in range(10):
-        assert tap.offer(str(i), X, serving.answers(X, 0), 0)
+        assert tap.record(X, serving.answers(X, 0), id=str(i), version=0)
     producer.gate.set()
     tap.close()
     tap.close()
     assert [key for _, key, _, _ in producer.sent] == [str(i).encode() for i in range(10)]
     assert producer.flushed == 1
-    assert not tap.offer("late", X, serving.answers(X, 0), 0)
+    assert not tap.record(X, serving.answers(X, 0), id="late", version=0)
     assert tap.counts()["dropped"] == 1
 
 
@@ -342,7 +342,7 @@ def test_close_does_not_wait_for_ever() -> None:
     producer = serving.FakeProducer()
     producer.gate.clear()
     tap = Tap(producer, CloudEvents(), "t", "tiny", close_timeout_s=0.01)
-    tap.offer("a", X, serving.answers(X, 0), 0)
+    tap.record(X, serving.answers(X, 0), id="a", version=0)
     tap.close()
     producer.gate.set()
     serving.eventually(lambda: producer.flushed == 1)
@@ -354,7 +354,7 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from tests.parts import serving
 from tta_agent.serving.server.app import make_app, serve
-from tta_agent.serving.server.tap import Tap
+from tta_agent.tap import Tap
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 

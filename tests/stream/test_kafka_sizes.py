@@ -16,7 +16,7 @@ from tests.parts.kafka.broker import broker, unavailable
 from tests.parts.serving import eventually
 from tta_agent.core.errors import MessageTooLarge, StreamError
 from tta_agent.core.types import RawRecord
-from tta_agent.serving.server.tap import Tap
+from tta_agent.tap import Tap
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.kafka import limits
 from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, KafkaStreamProducer, ensure_topics
@@ -71,7 +71,7 @@ def test_an_inference_that_is_too_large_costs_no_other(
     logits = np.zeros((1, 3), np.float32)
     for i in range(201):
         values_ = RANDOM.random(400_000 if i == 100 else 100).astype(np.float32)
-        assert tap.offer(f"r{i}", values_[None], logits, 0)
+        assert tap.record(values_[None], logits, id=f"r{i}", version=0)
     tap.close()
     counts = tap.counts()
     assert {name: counts[name] for name in ("sent", "dropped", "errors", "too_large")} == {

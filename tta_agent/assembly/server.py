@@ -13,10 +13,10 @@ from tta_agent.registry import trust
 from tta_agent.registry.factory import open_registry
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
-from tta_agent.serving.server.tap import Tap
 from tta_agent.settings.schema import Settings
 from tta_agent.settings.secret import revealed
 from tta_agent.stream.factory import open_producer, open_writer
+from tta_agent.tap import Tap
 from tta_agent.web.access import OwnHosts, is_loopback
 from tta_agent.web.server import address
 

@@ -112,7 +112,7 @@ class WritingCodec(Codec, Protocol):
         id: str,
         x: Array,
         logits: Array | None,
-        version: int | None,
+        version: int | str | None,
         *,
         source: str,
         model: str,
@@ -124,7 +124,7 @@ class WritingCodec(Codec, Protocol):
 
         Args:
             x, logits: inputs [N, ...] and answers [N, C], or None where the answer is not known.
-            version: number of the version that answered, or None.
+            version: number of the version that answered, or its name, or None.
             source, model: URI of the producer, and name of the model there.
             time_s: seconds since the epoch.
             traceparent: W3C trace context of the request.

@@ -15,6 +15,7 @@ from tta_agent.core.stream_protocols import Producer
 from tta_agent.core.types import Done, Headers, Message
 
 CAPACITY_BYTES = 32 << 20  # of messages that wait
+CAPACITY_RECORDS = 100_000
 OVERHEAD_BYTES = 1024  # of one of them, beside what it holds
 SLOW_S = 1.0  # a send that fails after so long has waited in vain for its topic
 AWAY_S = 5.0  # messages for such a topic are dropped at once for so long
@@ -39,7 +40,7 @@ class Outbox:
         producer: of the log; its owner closes it.
         kinds: name of the messages of each topic, for counts and warnings.
         dropped: called with the kind of a message (or `too_large`) and how many were dropped.
-        capacity_bytes: bound of the queue; beyond it the newest message is dropped.
+        capacity_bytes, capacity_records: bounds of the queue; beyond them the newest message is dropped.
         close_timeout_s: longest wait of `flush` and `close`.
         threaded: False sends at once, in the caller's thread (replay).
 
@@ -55,11 +56,13 @@ class Outbox:
         dropped: Callable[[str, int], None] = lambda kind, count: None,
         *,
         capacity_bytes: int = CAPACITY_BYTES,
+        capacity_records: int = CAPACITY_RECORDS,
         close_timeout_s: float = 5.0,
         threaded: bool = True,
     ) -> None:
         self._producer, self._kinds, self._dropped = producer, dict(kinds or {}), dropped
-        self._capacity_bytes, self._close_timeout_s = capacity_bytes, close_timeout_s
+        self._capacity_bytes, self._capacity_records = capacity_bytes, capacity_records
+        self._close_timeout_s = close_timeout_s
         self._queue: deque[_Item] = deque()
         self._unsettled = 0  # messages of which it is not known yet whether the log has them
         self._away: dict[str, float] = {}  # topics that cannot be written, and until when they are not tried
@@ -102,7 +105,7 @@ class Outbox:
         """
         item = _Item(topic, make, nbytes + OVERHEAD_BYTES, on_done)
         with self._changed:
-            fits = not self._closed and self.queued_bytes + item.nbytes <= self._capacity_bytes
+            fits = not self._closed and self._fits(item)
             self._unsettled += fits
             if fits and self._thread:
                 self._queue.append(item)
@@ -113,6 +116,10 @@ class Outbox:
         elif not self._thread:
             self._send(item)
         return fits
+
+    def _fits(self, item: _Item) -> bool:
+        within = self.queued_bytes + item.nbytes <= self._capacity_bytes
+        return within and len(self._queue) < self._capacity_records
 
     def flush(self) -> None:
         """Wait until all messages are durable or lost, for `close_timeout_s` at most."""
@@ -126,6 +133,11 @@ class Outbox:
             self._changed.notify_all()
         if self._thread:
             self._thread.join(self._close_timeout_s)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is closed, and nothing is on its way any more."""
+        return self._closed and not (self._thread and self._thread.is_alive())
 
     def _run(self) -> None:
         while (item := self._next()) is not None:

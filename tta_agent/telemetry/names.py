@@ -153,6 +153,12 @@ ACCURACY = Metric(
     "tta.accuracy.realised", "gauge", "1", "Accuracy of what was served, on labelled records", series=8
 )
 
+TAP_MESSAGES = Metric(
+    "tta.tap.messages", "counter", "{message}", "Inferences that a server was to log, by what became of them"
+)
+TAP_QUEUE_BYTES = Metric("tta.tap.queue.bytes", "gauge", "By", "Bytes that wait in the tap of a server")
+TAP_METRICS = (TAP_MESSAGES, TAP_QUEUE_BYTES)
+
 METRICS = (
     CONSUMED,
     PROCESS_DURATION,

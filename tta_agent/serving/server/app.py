@@ -19,7 +19,7 @@ from tta_agent.serving.server.engine import Engine
 from tta_agent.serving.server.loads import Loads
 from tta_agent.serving.server.repository import Repository
 from tta_agent.serving.server.rest import Rest
-from tta_agent.serving.server.tap import Tap
+from tta_agent.tap import Tap
 from tta_agent.web import server
 from tta_agent.web.access import Guard, OwnHosts
 from tta_agent.web.connections import Limits

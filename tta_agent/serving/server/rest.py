@@ -17,9 +17,9 @@ from tta_agent.serving.server.engine import Answer, Engine, Question
 from tta_agent.serving.server.loads import check_model
 from tta_agent.serving.server.repository import Repository
 from tta_agent.serving.server.stats import Stats
-from tta_agent.serving.server.tap import Tap
 from tta_agent.stream.codecs import checks, oip
 from tta_agent.stream.codecs.datatypes import show
+from tta_agent.tap import Tap
 from tta_agent.web.bodies import AsciiJSON
 from tta_agent.web.compression import takes_gzip
 
@@ -84,7 +84,8 @@ class Rest:
     def _log(self, tap: Tap, request: Request, answer: Answer) -> None:
         trace = request.headers.get("traceparent")
         entity = request.headers.get("tta-entity", "")[: checks.MAX_TEXT] or None
-        tap.offer(answer.id, answer.x, answer.logits, answer.version, traceparent=trace, entity=entity)
+        x, logits, number = answer.x, answer.logits, answer.version  # nobody writes to them any more
+        tap.record(x, logits, id=answer.id, version=number, traceparent=trace, entity=entity, copy=False)
 
     async def about(self, request: Request) -> Response:
         """The server and its extensions."""

@@ -60,7 +60,7 @@ class CloudEvents(bodies.TensorCodec):
         id: str,
         x: Array,
         logits: Array | None,
-        version: int | None,
+        version: int | str | None,
         *,
         source: str,
         model: str,

@@ -35,11 +35,20 @@ def show(value: object) -> str:
 
 def datatype(dtype: np.dtype[Any]) -> str:
     """Protocol name of a numpy dtype."""
+    if dtype == BYTES:
+        return "BYTES"
     if dtype.str[1:] not in _NAMES:
         raise TypeError(
             f"{dtype} has no datatype in the Open Inference Protocol; valid: {', '.join(_DTYPES)}"
         )
     return _NAMES[dtype.str[1:]]
+
+
+def to_bytes(array: Array) -> bytes:
+    """Values of a binary tensor, little-endian; elements of BYTES each after its length in 4 bytes."""
+    if array.dtype != BYTES:
+        return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return b"".join(len(one).to_bytes(_LENGTH, "little") + one for one in array.ravel())
 
 
 def numpy_dtype(name: str, value: object) -> np.dtype[Any]:

@@ -78,8 +78,8 @@ def _entry(name: str, array: Array, buffers: list[bytes] | None) -> dict[str, An
     if buffers is None:
         entry["data"] = array.ravel().tolist()
         return entry
-    buffers.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    entry["parameters"] = {"binary_data_size": array.nbytes}
+    buffers.append(datatypes.to_bytes(array))
+    entry["parameters"] = {"binary_data_size": len(buffers[-1])}
     return entry
 
 

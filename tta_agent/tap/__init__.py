@@ -1,0 +1,6 @@
+"""The producer's side, inside a model server: a log of its inferences that never delays a request."""
+
+from tta_agent.tap.inference_log import Tap
+from tta_agent.tap.opening import connect
+
+__all__ = ["Tap", "connect"]
