@@ -223,7 +223,8 @@ class Decoder:
         said = record.version_name or ("" if record.version is None else str(record.version))
         if not said or (self._number is None and not record.version_name):
             return record
-        return replace(record, version=self._number(said) if self._number else FOREIGN)
+        number = self._number(said) if self._number else FOREIGN
+        return record if number == record.version else replace(record, version=number)
 
     def _refuse(self, raw: RawRecord, error: DecodeError) -> None:
         where, text = f"{raw.topic}[{raw.partition}]@{raw.offset}", str(error)[:MAX_MESSAGE]

@@ -27,6 +27,8 @@ class InputReading:
 
     def __call__(self, record: Record) -> Record:
         """The record as the agent learns from it: input of the model, answer as logits."""
+        if self.prepare.way == "as_is" and self.output.kind == "logits":
+            return record
         served = record.served
         logits = None if served is None else self.output.logits(served[None])[0]
         x = np.ascontiguousarray(self.prepare(record.x), dtype=np.float32)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.exchange import Item, LoggedRequest, LoggedResponse, ServedAnswers
-from tta_agent.core.types import Label, RawRecord, Record, Shape
+from tta_agent.core.types import Array, Label, RawRecord, Record, Shape
 from tta_agent.stream.codecs import answers, checks, inputs, oip
 from tta_agent.stream.codecs.datatypes import show
 from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
@@ -108,19 +108,17 @@ def items(raw: RawRecord, body: oip.Body, about: Envelope, target: Target) -> li
 def records(raw: RawRecord, body: oip.Body, about: Envelope, target: Target) -> list[Record]:
     """Samples of one request with their answers, as far as the body holds them; see `items`."""
     samples = inputs.read(checks.only(body.inputs, "input"), target.shape, target.images)
-    many = len(samples.x) > 1
+    n = len(samples.x)
+    given = answers.read(body.outputs, n, target.classes, target.output) if body.outputs else ServedAnswers()
     place = (about.key, about.traceparent, raw.topic, raw.partition, raw.offset)
-    made = [
-        Record(
-            name, about.time_s, samples.x[i].copy() if many else samples.x[i],  # one that is kept keeps no batch
-            None, about.number, *place, (about.source, name, about.type), about.tenant, samples.form,
-            about.version_name,
-        )
-        for i, name in enumerate(_names(about.id, len(samples.x)))
-    ]  # fmt: skip
-    if not body.outputs:
-        return made
-    return answered(made, answers.read(body.outputs, len(made), target.classes, target.output))
+    made = []
+    for i, name in enumerate(_names(about.id, n)):
+        x = samples.x[i].copy() if n > 1 else samples.x[i]  # a record that is kept keeps no batch
+        identity = (about.source, name, about.type)
+        served, named = _answer(given, i)
+        facts = (about.tenant, samples.form, about.version_name, named)
+        made.append(Record(name, about.time_s, x, served, about.number, *place, identity, *facts))
+    return made
 
 
 def answered(found: Sequence[Record], given: ServedAnswers, **of_response: Any) -> list[Record]:
@@ -129,13 +127,19 @@ def answered(found: Sequence[Record], given: ServedAnswers, **of_response: Any) 
     Args:
         of_response: further fields that the response knows, for instance its version.
     """
-    many = len(found) > 1
     out = []
     for i, record in enumerate(found):
-        served = None if given.outputs is None else given.outputs[i].copy() if many else given.outputs[i]
-        named = None if given.classes is None else int(given.classes[i])
+        served, named = _answer(given, i)
         out.append(replace(record, served=served, named=named, **of_response))
     return out
+
+
+def _answer(given: ServedAnswers, i: int) -> tuple[Array | None, int | None]:
+    """Outputs and class of one sample."""
+    named = None if given.classes is None else int(given.classes[i])
+    if given.outputs is None:
+        return None, named
+    return (given.outputs[i].copy() if len(given.outputs) > 1 else given.outputs[i]), named
 
 
 def plain(raw: RawRecord, body: oip.Body, kind: str, join: str = "") -> Envelope:
@@ -202,11 +206,15 @@ def timestamp(raw: RawRecord) -> float:
     return checks.instant(raw.timestamp_ms / 1000, "timestamp")
 
 
-def traceparent(raw: RawRecord, otherwise: str = "") -> str | None:
+def traceparent(raw: RawRecord) -> str | None:
     """Trace context in the header `traceparent`; None where malformed, as W3C asks."""
     hop = next((value for name, value in raw.headers if name.lower() == "traceparent" and value), None)
-    found = otherwise if hop is None else hop.decode("latin-1")
-    return found if _TRACEPARENT.fullmatch(found) else None
+    return None if hop is None else well_formed(hop.decode("latin-1"))
+
+
+def well_formed(trace: str) -> str | None:
+    """A W3C trace context, or None where it is none."""
+    return trace if _TRACEPARENT.fullmatch(trace) else None
 
 
 def _sets(value: object) -> object:

@@ -5,6 +5,7 @@ One record holds one request of N samples, its response, or both.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -51,7 +52,7 @@ class CloudEvents(bodies.TensorCodec):
         if kind in (INFERENCE, *KSERVE, *SELDON):
             body = _body(event, shape)
             target = self._target(shape, classes)
-            return bodies.items(raw, body, _envelope(raw, event.attributes, body), target)
+            return bodies.items(raw, body, _envelope(raw, event, body), target)
         valid = ", ".join((INFERENCE, LABEL, *KSERVE))
         raise DecodeError("type", f"ce_type is {show(kind)}; valid: {valid}")
 
@@ -72,12 +73,10 @@ class CloudEvents(bodies.TensorCodec):
         outputs = {} if logits is None else {"logits": logits}
         number = None if version is None else str(version)
         body, head_length = oip.encode(oip.Body({"input": x}, outputs, id, model, number))
-        extensions = {"modelname": model, "modelversion": number, "entitykey": entity}
-        extensions["inferenceheadercontentlength"] = str(head_length)
-        required = _attributes(INFERENCE, id, source, time_s, "application/octet-stream")
-        key, value, headers = _message(required | extensions, body)
-        trace = () if traceparent is None else (("traceparent", traceparent.encode()),)
-        return key, value, headers + trace
+        about = {"modelname": model, "modelversion": number, "entitykey": entity}
+        return inference(
+            id, body, head_length, source=source, time_s=time_s, traceparent=traceparent, **about
+        )
 
     def encode_label(self, id: str, label: int | Sequence[int] | frozenset[int], time_s: float) -> Message:
         """Label of one inference as `io.tta.label.v1`; see `WritingCodec`."""
@@ -88,6 +87,30 @@ class CloudEvents(bodies.TensorCodec):
     def encode_label_request(self, id: str, request: Mapping[str, Any], time_s: float) -> Message:
         """Label request as `io.tta.label_request.v1`, with `request` as its JSON body."""
         return _json_message(LABEL_REQUEST, id, dict(request), time_s)
+
+
+def inference(
+    id: str,
+    body: bytes,
+    head_length: int | None,
+    *,
+    source: str,
+    time_s: float,
+    traceparent: str | None = None,
+    **extensions: str | None,
+) -> Message:
+    """`io.tta.inference.v1` of a body that holds inputs and outputs.
+
+    Args:
+        head_length: bytes of its JSON head, where raw tensors follow.
+        source, time_s, traceparent: as in `WritingCodec.encode_inference`.
+        extensions: further attributes by name; None leaves one out.
+    """
+    extensions["inferenceheadercontentlength"] = None if head_length is None else str(head_length)
+    content = "application/json" if head_length is None else "application/octet-stream"
+    key, value, headers = _message(_attributes(INFERENCE, id, source, time_s, content) | extensions, body)
+    trace = () if traceparent is None else (("traceparent", traceparent.encode()),)
+    return key, value, headers + trace
 
 
 def _json_message(kind: str, id: str, body: Mapping[str, Any], time_s: float) -> Message:
@@ -107,24 +130,26 @@ def _message(attributes: Mapping[str, str | None], body: bytes) -> Message:
     return message.key, message.value, tuple(message.headers.items())  # type: ignore[return-value]
 
 
-def _envelope(raw: RawRecord, event: Mapping[str, Any], body: oip.Body) -> bodies.Envelope:
-    id, key, kind = event["id"], event.get("entitykey"), event["type"]
-    time_s, trace = _time(raw, event), bodies.traceparent(raw, event.get("traceparent", ""))
+def _envelope(raw: RawRecord, event: ReceivedEvent, body: oip.Body) -> bodies.Envelope:
+    said = event.attributes
+    id, key, kind = said["id"], said.get("entitykey"), said["type"]
+    trace = bodies.well_formed(event.traceparent or said.get("traceparent", ""))
     key = id if key is None else checks.text(key, "entitykey")
-    tenant = checks.text(event["tenant"], "tenant") if event.get("tenant") else key
-    join = "" if kind == INFERENCE else event["source"]
-    where = (time_s, _version(event, body), key, tenant, trace)
-    return bodies.Envelope(id, event["source"], kind, *where, join)
+    tenant = checks.text(said["tenant"], "tenant") if said.get("tenant") else key
+    join = "" if kind == INFERENCE else said["source"]
+    where = (_time(raw, said), _version(said, body), key, tenant, trace)
+    return bodies.Envelope(id, said["source"], kind, *where, join)
 
 
 def _body(event: ReceivedEvent, shape: Shape | None) -> oip.Body:
     said = event.attributes
     _content(said, payloads.CONTENT_TYPES)
     length = checks.whole(said.get("inferenceheadercontentlength"), "inferenceheadercontentlength")
-    if _plain(said.get("datacontenttype")).startswith("image/") and not images.kind(event.data):
+    content = _plain(said.get("datacontenttype"))
+    if content.startswith("image/") and not images.kind(event.data):
         raise DecodeError("content_type", f"content-type is an image; the value begins {event.data[:8]!r}")
     # a response of KServe's logger has the content type of its request: the first bytes decide, but for protobuf
-    proto = _plain(said.get("datacontenttype")) == payloads.PROTOBUF
+    proto = content == payloads.PROTOBUF
     side = "response" if said["type"] in (KSERVE_RESPONSE, SELDON[1]) else "request"
     return payloads.read(event.data, shape, head_length=length, proto=side if proto else "")
 
@@ -135,6 +160,7 @@ def _content(event: Mapping[str, Any], valid: Sequence[str]) -> None:
         raise DecodeError("content_type", f"content-type is {show(found)}; valid: {', '.join(valid)}")
 
 
+@functools.lru_cache(64)
 def _plain(content: str | None) -> str:
     return (content or "").split(";")[0].strip().lower()
 

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloudevents.exceptions import GenericException
-from cloudevents.kafka import KafkaMessage, from_binary
-
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Headers
 from tta_agent.stream.codecs import checks
@@ -28,18 +25,21 @@ class ReceivedEvent:
     Attributes:
         attributes: context attributes by name; `id`, `source` and `type` are there, `time` only where it was given.
         data: bytes of its payload.
+        traceparent: the record's header of that name; empty where there is none.
     """
 
     attributes: Mapping[str, Any]
     data: bytes
+    traceparent: str = ""
 
 
 def recognises(value: bytes, headers: Headers) -> bool:
     """Whether there is a `ce_` header, a content type of CloudEvents, or a JSON object with a specversion."""
-    return any(
-        name.startswith("ce_") or (name == "content-type" and bool(held) and held.startswith(STRUCTURED))
-        for name, held in ((name.lower(), held) for name, held in headers)
-    ) or _has_specversion(value)
+    for name, held in headers:
+        name = name.lower()
+        if name.startswith("ce_") or (name == "content-type" and held and held.startswith(STRUCTURED)):
+            return True
+    return _has_specversion(value)
 
 
 def read(value: bytes, pairs: Headers) -> ReceivedEvent:
@@ -51,10 +51,16 @@ def read(value: bytes, pairs: Headers) -> ReceivedEvent:
     if not value:
         raise DecodeError("empty", "the record has no value; expected an inference or a label")
     headers = _headers(pairs)
-    is_structured = headers.get("content-type", b"").startswith(STRUCTURED)
-    if is_structured or (not any(name.startswith("ce_") for name in headers) and _has_specversion(value)):
-        return _structured(value)
-    return _binary(value, headers)
+    trace = headers.get("traceparent", b"").decode("latin-1")
+    if _is_structured(value, headers):
+        return ReceivedEvent(*_structured(value), trace)
+    return ReceivedEvent(_binary(headers), value, trace)
+
+
+def _is_structured(value: bytes, headers: Mapping[str, bytes]) -> bool:
+    if headers.get("content-type", b"").startswith(STRUCTURED):
+        return True
+    return not any(name.startswith("ce_") for name in headers) and _has_specversion(value)
 
 
 def _has_specversion(value: bytes) -> bool:
@@ -73,27 +79,25 @@ def _headers(pairs: Headers) -> dict[str, bytes]:
     return headers
 
 
-def _binary(value: bytes, headers: Mapping[str, bytes]) -> ReceivedEvent:
+def _binary(headers: Mapping[str, bytes]) -> dict[str, Any]:
     if "ce_specversion" not in headers:
         raise DecodeError(
             "not_cloudevent", "header ce_specversion is missing; expected CloudEvents headers (ce_*)"
         )
     _known_version(headers["ce_specversion"].decode("latin-1"), "header ce_specversion")
-    # The library invents an id, a time and a version where they lack: what a label is joined on must be real.
     for name in REQUIRED:
         if not headers.get(f"ce_{name}"):
             raise DecodeError(f"no_{name}", f"header ce_{name} is missing or empty; CloudEvents requires it")
-    try:
-        event = from_binary(KafkaMessage(dict(headers), None, value), data_unmarshaller=lambda data: data)
-    except (UnicodeDecodeError, GenericException) as error:
+    try:  # by hand: the library makes an event of it, which costs more than all else that is done to the headers
+        attributes = {name[3:]: text.decode() for name, text in headers.items() if name.startswith("ce_")}
+        if "content-type" in headers:
+            attributes["datacontenttype"] = headers["content-type"].decode()
+    except UnicodeDecodeError as error:
         raise DecodeError("headers", f"CloudEvents headers cannot be read: {error}") from error
-    attributes: dict[str, Any] = dict(event.get_attributes())
-    if "ce_time" not in headers:
-        del attributes["time"]  # it is now, not when it happened: the record's timestamp knows better
-    return ReceivedEvent(_checked(attributes), value)
+    return _checked(attributes)
 
 
-def _structured(value: bytes) -> ReceivedEvent:
+def _structured(value: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         event = json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -109,7 +113,7 @@ def _structured(value: bytes) -> ReceivedEvent:
         if not isinstance(part, str | int | bool):
             raise DecodeError("headers", f"attribute {name} is {show(part)}; expected a text or an integer")
     texts = {name: part if isinstance(part, str) else json.dumps(part) for name, part in attributes.items()}
-    return ReceivedEvent(_checked(texts), _data(event))
+    return _checked(texts), _data(event)
 
 
 def _data(event: Mapping[str, Any]) -> bytes:
@@ -133,5 +137,7 @@ def _known_version(said: object, where: str) -> None:
         raise DecodeError("specversion", f"{where} is {show(said)}; expected {' or '.join(SPECVERSIONS)}")
 
 
-def _checked(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {**attributes, **{name: checks.text(attributes[name], name) for name in ("id", "source")}}
+def _checked(attributes: dict[str, Any]) -> dict[str, Any]:
+    for name in ("id", "source"):
+        checks.text(attributes[name], name)
+    return attributes
