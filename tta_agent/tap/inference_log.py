@@ -35,6 +35,9 @@ class Tap:
         capacity_bytes, capacity_records: bounds of the queue; beyond them the newest inference is dropped.
         close_timeout_s: longest wait of `close` for the queue to empty.
         on_close: called when the queue is empty and closed; frees the producer.
+
+    Attributes:
+        codec, model: as given.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Tap:
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """Start the thread."""
-        self._codec, self._topic, self._model = codec, topic, model
+        self.codec, self.model, self._topic = codec, model, topic
         self._process, self._on_close = os.getpid(), on_close
         self._outbox = Outbox(
             producer, {topic: "inference"}, capacity_bytes=capacity_bytes, capacity_records=capacity_records,
@@ -63,12 +66,7 @@ class Tap:
     @property
     def source(self) -> str:
         """URI of the producer, as its records name it."""
-        return f"/v2/models/{self._model}"
-
-    @property
-    def model(self) -> str:
-        """Name of the model in the server."""
-        return self._model
+        return f"/v2/models/{self.model}"
 
     def record(
         self,
@@ -99,12 +97,12 @@ class Tap:
             id, x = id or str(uuid.uuid4()), _array(inputs, copy)
             y = None if outputs is None else _array(outputs, copy)
             encode = partial(
-                self._codec.encode_inference, id, x, y, version, source=self.source, model=self._model,
+                self.codec.encode_inference, id, x, y, version, source=self.source, model=self.model,
                 time_s=time.time(), traceparent=traceparent, entity=entity,
             )  # fmt: skip
             return id if self.offer(encode, _size(x) + (0 if y is None else _size(y))) else None
         except Exception as error:  # a server must not fail because of its log
-            self._fail(error)
+            self.fail(error)
             return None
 
     def offer(self, make: Callable[[], Message], nbytes: int) -> bool:
@@ -121,7 +119,8 @@ class Tap:
             self._left_out.add(why)
             log.warning("an inference is not logged, and those like it are counted: %s", why)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Count an inference that cannot be logged; the first is told."""
         self._counts["failed"] += 1
         if self._counts["failed"] == 1:
             log.warning("an inference cannot be logged, and those like it are counted", exc_info=error)
