@@ -204,6 +204,14 @@ class HotSwapSession:
                 raise SwapError(f"version {number} is live already; expected another to stand by")
             self._state = replace(self._state, standby=(number, session))
 
+    def drop(self, number: int) -> bool:
+        """Let go of the version that stands by; False where it is another one."""
+        with self._writing:
+            held = self._state.standby is not None and self._state.standby[0] == number
+            if held:
+                self._state = replace(self._state, standby=None)
+            return held
+
     def switch(self, number: int) -> None:
         """Make the version that stands by live; nothing changes where it is live already."""
         with self._writing:

@@ -1,4 +1,4 @@
-"""REST API: Open Inference Protocol v2 with the binary tensor and model repository extensions."""
+"""REST API: Open Inference Protocol v2 with the extensions that `GET /v2` names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session
 from tta_agent.serving.server.answers import Handler, guarded, http_error, refusal
 from tta_agent.serving.server.engine import Engine
+from tta_agent.serving.server.inference import Inference
 from tta_agent.serving.server.loads import Loads
 from tta_agent.serving.server.repository import Repository
 from tta_agent.serving.server.rest import Rest
@@ -62,17 +63,17 @@ def make_app(
     """
     engine = Engine(model, pair, input_name, output_name, max_batch)
     repository = Repository(model, pair, find_version, open)
-    rest = Rest(engine, repository, tap, threads, max_body_bytes, memory_bytes)
+    inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes)
     loads = Loads(model, repository, token)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         loads.close()
-        rest.close()
+        inference.close()
 
     return Starlette(
-        routes=_routes(rest, loads),
+        routes=_routes(inference, Rest(engine, repository, inference), loads),
         lifespan=lifespan,
         middleware=[Middleware(Guard, hosts=hosts, refuse=refusal)],
         exception_handlers={HTTPException: http_error},  # unknown paths and methods
@@ -91,24 +92,26 @@ def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8080, connections
     server.serve(app, server.listen(host, port, "TTA_SERVE__"), Limits.of(connections), _STOP_S)
 
 
-def _routes(rest: Rest, loads: Loads) -> list[Route]:
+def _routes(inference: Inference, rest: Rest, loads: Loads) -> list[Route]:
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{number}"
     gets: Mapping[str, Handler] = {
         "/v2": rest.about,
         "/v2/stats": rest.stats,
         "/v2/health/live": rest.is_live,
         "/v2/health/ready": rest.is_ready,
-        model: rest.metadata,
-        f"{model}/ready": rest.ready,
-        version: rest.metadata,
-        f"{version}/ready": rest.ready,
+        "/v2/models/stats": rest.statistics,  # before the model: as in Triton, none can have this name
     }
+    of_model: Mapping[str, Handler] = {
+        "": rest.metadata, "/ready": rest.ready, "/config": rest.config, "/stats": rest.statistics
+    }  # fmt: skip
+    gets = {**gets, **{path + end: handler for path in (model, version) for end, handler in of_model.items()}}
     post_routes: Mapping[str, Handler] = {
         "/v2/repository/index": loads.index,
         "/v2/repository/models/{model}/load": loads.load,
+        "/v2/repository/models/{model}/unload": loads.unload,
     }
     routes = [Route(path, partial(guarded, handler), methods=["GET"]) for path, handler in gets.items()]
     routes += [
         Route(path, partial(guarded, handler), methods=["POST"]) for path, handler in post_routes.items()
     ]
-    return routes + [Route(f"{path}/infer", rest.infer, methods=["POST"]) for path in (model, version)]
+    return routes + [Route(f"{path}/infer", inference.infer, methods=["POST"]) for path in (model, version)]

@@ -1,16 +1,19 @@
-"""Inference of one request: body in, body out. Runs in a worker thread; shares nothing but the pair of sessions."""
+"""Inference of requests: bodies in, answers out. Runs in worker threads; shares nothing but the pair of sessions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
+import numpy as np
 from starlette.exceptions import HTTPException
 
-from tta_agent.core.errors import DecodeError
+from tta_agent.core.errors import DecodeError, GraphError
 from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import HotSwapSession, Session, answer_shape, raw_answer, shapes
+from tta_agent.serving.server import classification
 from tta_agent.stream.codecs import checks, oip
 from tta_agent.web import compression
 
@@ -24,17 +27,43 @@ class Question:
         head_length: bytes of JSON before raw tensors; None: all of it is JSON.
         number: version that is to answer; None: the live one.
         gzip: the answer may be compressed.
+        came_ns: when the body was complete, of `time.perf_counter_ns`.
     """
 
     body: bytes
     head_length: int | None
     number: int | None
     gzip: bool = False
+    came_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Request that is read and checked, and the session that is to answer it.
+
+    Attributes:
+        x: samples [N, ...].
+        binary: the answer is wanted as raw tensor.
+        classes: the answer is wanted as so many best classes; None: as it is.
+        queue_ns, read_ns: it waited until it was read, and was read for so long.
+        ready_ns: when it had been read.
+    """
+
+    id: str
+    x: Array
+    version: int
+    session: Session
+    binary: bool
+    classes: int | None
+    gzip: bool
+    queue_ns: int
+    read_ns: int
+    ready_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Request and answer of one inference, and the answer as it is sent."""
+    """Request and answer of one inference, the answer as it is sent, and how long its parts took."""
 
     id: str
     x: Array
@@ -42,6 +71,27 @@ class Answer:
     version: int
     body: bytes
     headers: Mapping[str, str]
+    queue_ns: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of a session: all its requests have the same version and shape of samples.
+
+    Attributes:
+        answers: one for each task, in order; the error where it has none.
+        samples: of all of them.
+    """
+
+    version: int
+    answers: Sequence[Answer | Exception]
+    samples: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
 
 
 class Engine:
@@ -51,41 +101,87 @@ class Engine:
         self, model: str, pair: HotSwapSession, input_name: str, output_name: str, max_batch: int
     ) -> None:
         """Take the names of model and tensors in the API; the graph may use others."""
-        self.model = model
-        self._pair, self._max_batch = pair, max_batch
-        self._input, self._output = input_name, output_name
+        self.model, self.input, self.output, self.max_batch = model, input_name, output_name, max_batch
+        self._pair = pair
 
-    def answer(self, question: Question) -> Answer:
-        """Answer a request with one version, or with the live one.
+    def read(self, question: Question) -> Task:
+        """Read a request for one version, or for the live one.
 
         Raises:
             DecodeError: the request is malformed or not what the model takes.
             HTTPException: 404 where the version is not loaded, 413 where there are too many samples.
-            GraphError: inference failed.
         """
-        version, session = self._session(question.number)
+        began_ns = time.perf_counter_ns()
+        version, session = self.session(question.number)
         request = oip.decode(question.body, question.head_length)
         x = self._samples(request, session)
-        binary = self._wants_binary(request)
-        logits = raw_answer(session, x)
+        self._check_wanted(request)
+        classes = classification.wanted(request, self.output, answer_shape(session))
         id = checks.text(request.id, "id") if request.id else str(uuid4())
-        response = oip.Body({}, {self._output: logits}, id, self.model, str(version))
-        return Answer(id, x, logits, version, *_sent(*oip.encode(response, binary=binary), question.gzip))
+        queue_ns, ready_ns = began_ns - (question.came_ns or began_ns), time.perf_counter_ns()
+        return Task(
+            id, x, version, session, self._wants_binary(request), classes, question.gzip,
+            queue_ns, ready_ns - began_ns, ready_ns,
+        )  # fmt: skip
 
-    def metadata(self, number: int | None) -> dict[str, object]:
-        """Name, versions and tensors, as the protocol describes a model."""
-        _, session = self._session(number)
-        sample, _ = shapes(session)
-        loaded = [n for n in (self._pair.current()[0], self._pair.standby) if n is not None]
-        return {
-            "name": self.model,
-            "versions": [str(n) for n in loaded],
-            "platform": "onnxruntime_onnx",
-            "inputs": [_tensor(self._input, (None, *sample))],
-            "outputs": [_tensor(self._output, (None, *answer_shape(session)))],
-        }
+    def run(self, tasks: Sequence[Task]) -> list[Execution]:
+        """Run tasks of one version and shape together; where that fails, each alone."""
+        try:
+            return [self._run(tasks)]
+        except GraphError as error:
+            if len(tasks) > 1:
+                return [execution for task in tasks for execution in self.run([task])]
+            return [Execution(tasks[0].version, [error], len(tasks[0].x), 0, 0, 0)]
 
-    def _session(self, number: int | None) -> tuple[int, Session]:
+    def answer(self, question: Question) -> Execution:
+        """Read and run one request alone; raises as `read` does."""
+        return self.run([self.read(question)])[0]
+
+    def _run(self, tasks: Sequence[Task]) -> Execution:
+        began_ns = time.perf_counter_ns()
+        x = tasks[0].x if len(tasks) == 1 else np.concatenate([task.x for task in tasks])
+        joined_ns = time.perf_counter_ns()
+        logits = raw_answer(tasks[0].session, x)
+        if len(tasks) > 1 and len(logits) != len(x):
+            raise GraphError(f"{len(x)} samples have {len(logits)} answers")
+        ran_ns = time.perf_counter_ns()
+        took_ns = (began_ns, joined_ns, ran_ns)
+        ends = np.cumsum([len(task.x) for task in tasks])[:-1]
+        rows = [logits] if len(tasks) == 1 else np.split(logits, ends)
+        answers = [self._answered(task, row, took_ns) for task, row in zip(tasks, rows, strict=True)]
+        output_ns = time.perf_counter_ns() - ran_ns
+        return Execution(
+            tasks[0].version, answers, len(x), joined_ns - began_ns, ran_ns - joined_ns, output_ns
+        )
+
+    def _answered(self, task: Task, logits: Array, took_ns: tuple[int, int, int]) -> Answer | Exception:
+        began_ns, joined_ns, ran_ns = took_ns
+        at_ns = time.perf_counter_ns()
+        try:
+            body, headers = self._sent(task, logits)
+        except Exception as error:  # of this one, not of those that ran with it
+            return error
+        return Answer(
+            task.id, task.x, logits, task.version, body, headers, task.queue_ns + began_ns - task.ready_ns,
+            task.read_ns + joined_ns - began_ns, ran_ns - joined_ns, time.perf_counter_ns() - at_ns,
+        )  # fmt: skip
+
+    def _sent(self, task: Task, logits: Array) -> tuple[bytes, Mapping[str, str]]:
+        """Body and headers of an answer, compressed where that is allowed and pays."""
+        found = logits if task.classes is None else classification.best(logits, task.classes)
+        response = oip.Body({}, {self.output: found}, task.id, self.model, str(task.version))
+        body, length = oip.encode(response, binary=task.binary)
+        kind = "application/json" if length is None else "application/octet-stream"
+        headers = {"content-type": kind} | ({} if length is None else {oip.HEAD_LENGTH: str(length)})
+        smaller = compression.compressed(body) if task.gzip else None
+        return (body, headers) if smaller is None else (smaller, {**headers, "content-encoding": "gzip"})
+
+    def session(self, number: int | None) -> tuple[int, Session]:
+        """A version and its session, or the live one's.
+
+        Raises:
+            HTTPException: 404, it is not loaded.
+        """
         if number is None:
             return self._pair.current()
         session = self._pair.get(number)
@@ -93,31 +189,25 @@ class Engine:
             raise HTTPException(404, f"version {number} of {self.model} is not loaded")
         return number, session
 
+    def loaded(self) -> list[int]:
+        """Versions that answer, the live one first."""
+        return [n for n in (self._pair.current()[0], self._pair.standby) if n is not None]
+
     def _samples(self, request: oip.Body, session: Session) -> Array:
         x = checks.only(request.inputs, "input")
-        if self._input not in request.inputs:
+        if self.input not in request.inputs:
             found = ", ".join(request.inputs)
-            raise DecodeError("input_name", f"input is called {found}; expected {self._input}")
-        if x.ndim and x.shape[0] > self._max_batch:
-            limit = f"the largest batch is {self._max_batch} (TTA_SERVE__MAX_BATCH)"
+            raise DecodeError("input_name", f"input is called {found}; expected {self.input}")
+        if x.ndim and x.shape[0] > self.max_batch:
+            limit = f"the largest batch is {self.max_batch} (TTA_SERVE__MAX_BATCH)"
             raise HTTPException(413, f"{x.shape[0]} samples in one request; {limit}: send several requests")
         return checks.samples(x, shapes(session)[0])
 
-    def _wants_binary(self, request: oip.Body) -> bool:
-        unknown = ", ".join(request.wanted.keys() - {self._output})
+    def _check_wanted(self, request: oip.Body) -> None:
+        unknown = ", ".join(request.wanted.keys() - {self.output})
         if unknown:
-            raise DecodeError("output_name", f"no output is called {unknown}; expected {self._output}")
-        wish = request.wanted.get(self._output)
+            raise DecodeError("output_name", f"no output is called {unknown}; expected {self.output}")
+
+    def _wants_binary(self, request: oip.Body) -> bool:
+        wish = request.wanted.get(self.output)
         return bool(request.parameters.get("binary_data_output", False) if wish is None else wish)
-
-
-def _sent(body: bytes, head_length: int | None, gzip: bool) -> tuple[bytes, Mapping[str, str]]:
-    """Body and headers of an answer, compressed where that is allowed and pays."""
-    kind = "application/json" if head_length is None else "application/octet-stream"
-    headers = {"content-type": kind} | ({} if head_length is None else {oip.HEAD_LENGTH: str(head_length)})
-    smaller = compression.compressed(body) if gzip else None
-    return (body, headers) if smaller is None else (smaller, {**headers, "content-encoding": "gzip"})
-
-
-def _tensor(name: str, shape: tuple[int | None, ...]) -> dict[str, object]:
-    return {"name": name, "datatype": "FP32", "shape": [-1 if n is None else n for n in shape]}

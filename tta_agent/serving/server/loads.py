@@ -1,4 +1,4 @@
-"""Handlers of the repository API: what is loaded, and orders to load. They need the token, where there is one."""
+"""Handlers of the repository API: index, load, unload. They need the token, where there is one."""
 
 from __future__ import annotations
 
@@ -50,6 +50,15 @@ class Loads:
             await asyncio.get_running_loop().run_in_executor(self._loader, order)
         return AsciiJSON(self._repository.index())
 
+    async def unload(self, request: Request) -> Response:
+        """Unload a version beside the live one: requests on it are answered, and its memory is freed."""
+        self._check_token(request)
+        check_model(request, self._model)
+        number, *_ = _load_order(await _order(request))
+        order = partial(self._repository.unload, number)
+        await asyncio.get_running_loop().run_in_executor(self._loader, order)
+        return AsciiJSON(self._repository.index())
+
     async def index(self, request: Request) -> Response:
         """Versions and their states."""
         self._check_token(request)
@@ -76,21 +85,35 @@ def check_model(request: Request, model: str) -> None:
         raise HTTPException(404, f"no model {show(name)} here; {nearest(name, [model])}")
 
 
+def target(request: Request, model: str) -> int | None:
+    """Version that the URL names, of the model; None: it names none.
+
+    Raises:
+        HTTPException: 404, it names another model, or no number.
+    """
+    if "model" in request.path_params:
+        check_model(request, model)
+    number = request.path_params.get("number")
+    if number is not None and not number.isdecimal():
+        raise HTTPException(404, f"no version {show(number)}; expected a number")
+    return checks.whole(number, "version")
+
+
 async def _order(request: Request) -> bytes:
-    """Body of an order; what says that it is no JSON is refused: browsers send such a body to any site unasked."""
+    """Body of an order; what says that it is no JSON is refused: browsers send such a body to any site unasked.
+
+    Triton's client says nothing. A browser that says nothing sends the header Origin, which `Guard` refuses.
+    """
     kind = request.headers.get("content-type")
     if kind is not None and not access.is_json(kind):
         raise HTTPException(415, f"content-type is {show(kind)}; expected application/json")
     try:
         async with asyncio.timeout(_ORDER_S):
-            body = await bodies.read(request, _MAX_ORDER_BYTES)
+            return await bodies.read(request, _MAX_ORDER_BYTES)
     except TimeoutError:
         raise HTTPException(
             408, f"the body did not come within {_ORDER_S:g} s", {"connection": "close"}
         ) from None
-    if body and kind is None:
-        raise HTTPException(400, "the body has no content-type; expected application/json")
-    return body
 
 
 def _load_order(body: bytes) -> tuple[int | None, bool, str | None]:

@@ -59,6 +59,22 @@ class Repository:
         if activate:
             self._pair.switch(number)
 
+    def unload(self, number: int | None) -> None:
+        """Let go of a version on standby.
+
+        Raises:
+            HTTPException: 404, it is not loaded; 409, it is the live one, or none is named, which means all.
+        """
+        live = self._pair.current()[0]
+        if number in (None, live):
+            raise HTTPException(
+                409,
+                f"version {live} is live and would leave nothing that answers; load another one first, or name one"
+                f' beside it: {{"parameters": {{"version": "{self._pair.standby or "N"}"}}}}',
+            )
+        if not self._pair.drop(number):
+            raise HTTPException(404, f"version {number} of {self._model} is not loaded")
+
     def index(self) -> list[dict[str, str]]:
         """Index of the versions; `reason` is `live`, `previous` or `standby`."""
         live, standby, previous = self._pair.current()[0], self._pair.standby, self._pair.previous

@@ -28,6 +28,7 @@ class Body:
     Attributes:
         inputs, outputs: tensors by name, in order. Decoded binary tensors are read-only views of the body.
         wanted: outputs that a request asks for by name, each with its parameter `binary_data` or None.
+        classification: its parameter `classification` as it came, of the outputs that have one.
     """
 
     inputs: Mapping[str, Array] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Body:
     version: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     wanted: Mapping[str, bool | None] = field(default_factory=dict)
+    classification: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode(body: Body, *, binary: bool = True) -> tuple[bytes, int | None]:
@@ -65,18 +67,21 @@ def decode(body: bytes, head_length: int | None) -> Body:
     head, end = _head(body, head_length)
     buffers = _Buffers(body, end)
     inputs, _ = _tensors(head, "inputs", buffers)
-    outputs, wanted = _tensors(head, "outputs", buffers)
+    outputs, asked = _tensors(head, "outputs", buffers)
     buffers.finish()
     parameters = _object(head, "parameters", "the body")
-    name, version = _text(head, "model_name"), _text(head, "model_version")
-    return Body(inputs, outputs, _text(head, "id"), name, version, parameters, wanted)
+    model, version = _text(head, "model_name"), _text(head, "model_version")
+    wanted = {name: given.get("binary_data") for name, given in asked.items()}
+    classes = {name: given["classification"] for name, given in asked.items() if "classification" in given}
+    return Body(inputs, outputs, _text(head, "id"), model, version, parameters, wanted, classes)
 
 
 def _entry(name: str, array: Array, buffers: list[bytes] | None) -> dict[str, Any]:
     """One tensor as JSON; with `buffers` its values go there instead."""
     entry: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype(array.dtype)}
     if buffers is None:
-        entry["data"] = array.ravel().tolist()
+        flat = array.ravel().tolist()
+        entry["data"] = [one.decode() for one in flat] if array.dtype == datatypes.BYTES else flat
         return entry
     buffers.append(datatypes.to_bytes(array))
     entry["parameters"] = {"binary_data_size": len(buffers[-1])}
@@ -126,19 +131,19 @@ class _Buffers:
 
 def _tensors(
     head: Mapping[str, Any], side: str, buffers: _Buffers
-) -> tuple[dict[str, Array], dict[str, bool | None]]:
-    """Tensors of one side by name, and the names that carry no tensor but only ask for one."""
+) -> tuple[dict[str, Array], dict[str, Mapping[str, Any]]]:
+    """Tensors of one side by name, and parameters of the names that carry no tensor but only ask for one."""
     entries = head.get(side, [])
     if not isinstance(entries, list):
         raise DecodeError("tensors", f"{side} is {show(entries)}; expected a list of tensors")
     tensors: dict[str, Array] = {}
-    wanted: dict[str, bool | None] = {}
+    wanted: dict[str, Mapping[str, Any]] = {}
     for entry in entries:
         name = _name(entry, side)
         if name in tensors or name in wanted:
             raise DecodeError("duplicate_tensor", f"{side} name {name} twice; expected each name once")
         if side == "outputs" and not entry.keys() & {"datatype", "shape", "data"}:
-            wanted[name] = _object(entry, "parameters", name).get("binary_data")
+            wanted[name] = _object(entry, "parameters", name)
         else:
             tensors[name] = _tensor(name, entry, buffers)
     return tensors, wanted

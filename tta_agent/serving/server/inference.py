@@ -1,0 +1,95 @@
+"""Handler of inference requests: body, turn, answer; on the event loop, with threads of its own for inference."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tta_agent.serving.server.admission import Budget, Turns
+from tta_agent.serving.server.answers import guarded
+from tta_agent.serving.server.engine import Answer, Engine, Execution, Question
+from tta_agent.serving.server.loads import target
+from tta_agent.serving.server.statistics import ModelStatistics
+from tta_agent.serving.server.stats import Stats
+from tta_agent.stream.codecs import checks, oip
+from tta_agent.tap import Tap
+from tta_agent.web.compression import takes_gzip
+
+
+class Inference:
+    """Inference of one model.
+
+    Args:
+        tap: log of inferences, probes left out.
+        threads: requests computed at a time.
+        max_body_bytes: largest request.
+        memory_bytes: for the bodies of all requests in flight.
+    """
+
+    def __init__(
+        self, engine: Engine, tap: Tap | None, threads: int, max_body_bytes: int, memory_bytes: int
+    ) -> None:
+        self._engine, self._tap, self._max_body_bytes = engine, tap, max_body_bytes
+        self.threads, self.stats, self.statistics = threads, Stats(), ModelStatistics()
+        self._budget, self._turns = Budget(memory_bytes), Turns(threads)
+        self._workers = ThreadPoolExecutor(threads, "tta-infer")
+
+    def close(self) -> None:
+        """Free the threads, and let the tap send what it holds."""
+        self._workers.shutdown()
+        if self._tap is not None:
+            self._tap.close()
+
+    def tap_counts(self) -> dict[str, int] | None:
+        """What the tap did."""
+        return None if self._tap is None else self._tap.counts()
+
+    async def infer(self, request: Request) -> Response:
+        """Answer and count, unless it is a probe of ours."""
+        started_s = time.perf_counter()
+        response = await guarded(self._infer, request)
+        if not _is_probe(request):
+            self.stats.count(response.status_code, time.perf_counter() - started_s)
+        return response
+
+    async def _infer(self, request: Request) -> Response:
+        answer = await self._answer(request)
+        if self._tap is not None and not _is_probe(request):
+            self._log(self._tap, request, answer)
+        return Response(answer.body, headers=answer.headers)
+
+    async def _answer(self, request: Request) -> Answer:
+        number = target(request, self._engine.model)
+        length = checks.whole(request.headers.get(oip.HEAD_LENGTH), "head_length")
+        gzip = takes_gzip(request.headers.get("accept-encoding"))
+        async with self._budget.share() as share:
+            body = await share.read(request, self._max_body_bytes, length)
+            question = Question(body, length, number, gzip, time.perf_counter_ns())
+            async with self._turns.turn(len(body)):
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                share.begin()
+                loop = asyncio.get_running_loop()
+                execution = await loop.run_in_executor(self._workers, self._engine.answer, question)
+            return self._counted(execution)
+
+    def _counted(self, execution: Execution) -> Answer:
+        self.statistics.add(execution)
+        [found] = execution.answers
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _log(self, tap: Tap, request: Request, answer: Answer) -> None:
+        trace = request.headers.get("traceparent")
+        entity = request.headers.get("tta-entity", "")[: checks.MAX_TEXT] or None
+        x, logits, number = answer.x, answer.logits, answer.version  # nobody writes to them any more
+        tap.record(x, logits, id=answer.id, version=number, traceparent=trace, entity=entity, copy=False)
+
+
+def _is_probe(request: Request) -> bool:
+    return request.headers.get("tta-probe") == "1"
