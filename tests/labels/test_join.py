@@ -13,6 +13,7 @@ import pytest
 
 from tta_agent.core.errors import CheckpointError
 from tta_agent.core.types import Label, Record
+from tta_agent.labels import store as store_file
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.labels.store import read_counts
 from tta_agent.stream.router import RecordRouter
@@ -56,6 +57,33 @@ def test_a_label_that_came_first_waits_for_its_record():
     assert (found.id, found.label) == ("r1", 0)
     assert store.arrive(found).correct
     assert store.counts == {"answered": 1, "matched": 1, "right": 1}
+
+
+@pytest.mark.parametrize("look_up", [True, False])
+def test_what_is_looked_up_together_is_what_is_found_one_by_one(look_up, monkeypatch):
+    """Some are in the file, some in memory, one is nowhere; with digests that are all the same, ids decide."""
+    monkeypatch.setattr(store_file, "digest", lambda id: 7)
+    joiner = LabelJoiner()
+    for i in (1, 2):
+        joiner.arrive(label(i, truth=i))
+    joiner.flush()
+    joiner.arrive(label(3, truth=0))
+    if look_up:
+        joiner.look_up(["r1", "r3", "r4", "r2", "r1"])
+    found = [joiner.expect(record(i)) for i in (1, 2, 3, 4, 1)]
+    assert [one and one.label for one in found] == [1, 2, 0, None, 1]
+    assert joiner.counts == {"answered": 4}
+
+
+def test_what_was_looked_up_does_not_outlast_a_flush():
+    joiner = LabelJoiner(horizon_s=10.0)
+    joiner.expect(record(1))
+    joiner.flush()
+    joiner.look_up(["r1"])
+    joiner.expect(record(2, time_s=200.0))
+    joiner.flush()  # the first answer expires in the file
+    assert joiner.arrive(label(1)).late
+    assert (joiner.counts["expired"], joiner.counts["late"]) == (1, 1)
 
 
 def test_a_record_without_an_answer_still_takes_its_label(tmp_path):

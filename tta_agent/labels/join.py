@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,7 @@ class LabelJoiner:
             few = min(unknown_labels, horizon_records)
             self._labels = Span(self._base, LABELS, "early", "orphan", few, sizes)
         self._dirty: dict[str, Entry] = {}
+        self._looked_up: dict[str, Entry | None] = {}  # entries of the file for the ids that come next
         self._gone: list[tuple[int]] = []  # numbers of labels whose answer has come
         self._changed: set[int] = set()
 
@@ -83,6 +84,12 @@ class LabelJoiner:
     def counts(self) -> Counter[str]:
         """Counts over all versions by name."""
         return self._counts[ALL]
+
+    def look_up(self, ids: Iterable[str]) -> None:
+        """Read the entries of the ids that come next, all at once: a query for each costs as much as all the rest."""
+        self._make_room()
+        with FILE.explained(self._path):
+            self._looked_up = find(self._base, [id for id in dict.fromkeys(ids) if id not in self._dirty])
 
     def expect(self, record: Record) -> Label | None:
         """Remember the served answer of a record; its label, where that came first."""
@@ -168,8 +175,10 @@ class LabelJoiner:
     def _find(self, id: str) -> Entry | None:
         if id in self._dirty:
             return self._dirty[id]
+        if id in self._looked_up:
+            return self._looked_up.pop(id)
         with FILE.explained(self._path):
-            return find(self._base, id)
+            return find(self._base, [id])[id]
 
     def _enter(self, entry: Entry) -> None:
         self._sizes[entry.state] += 1
@@ -193,6 +202,7 @@ class LabelJoiner:
             self._write_counts()
             self._base.execute("UPDATE clock SET now_s = ?, mark = ?", (self._now_s, self._answers.mark))
         self._dirty.clear()
+        self._looked_up.clear()
         self._gone.clear()
         self._changed.clear()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -38,6 +38,7 @@ FILE = DatabaseKind(
     afresh="to start with no label waiting",
 )  # fmt: skip
 ALL = -1  # where counts of all versions together stand
+TOGETHER = 500  # ids of one query
 
 
 @dataclass(slots=True)
@@ -73,12 +74,17 @@ def digest(id: str) -> int:
 _COLUMNS = "seq, id, state, time_s, seen_s, version, class, label, entity, tenant, 1"  # the last: `stored`
 
 
-def find(base: Connection, id: str) -> Entry | None:
-    """The entry of an id."""
-    rows = base.execute(f"SELECT {_COLUMNS} FROM entries WHERE digest = ?", (digest(id),))
-    found = next((Entry(*row) for row in rows if row[1] == id), None)
-    if found is not None:
-        found.answer, found.label = _read(found.answer), _read(found.label)
+def find(base: Connection, ids: Sequence[str]) -> dict[str, Entry | None]:
+    """The entries of ids, None for those that have none."""
+    found: dict[str, Entry | None] = dict.fromkeys(ids)
+    for start in range(0, len(ids), TOGETHER):
+        digests = [digest(id) for id in ids[start : start + TOGETHER]]
+        places = ",".join("?" * len(digests))
+        for row in base.execute(f"SELECT {_COLUMNS} FROM entries WHERE digest IN ({places})", digests):
+            entry = Entry(*row)
+            entry.answer, entry.label = _read(entry.answer), _read(entry.label)
+            if entry.id in found:  # another id may have the same digest
+                found[entry.id] = entry
     return found
 
 

@@ -67,7 +67,8 @@ class RecordRouter:
             CheckpointError: the file of the labels cannot be used. Whatever else an item raises is counted as
                 `internal`, and the item is left out.
         """
-        out = RoutedRecords()
+        out, items = RoutedRecords(), list(items)
+        self._join.look_up(item.id for item in items)
         for item in items:
             try:
                 self._sort_one(item, out)
