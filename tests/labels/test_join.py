@@ -80,7 +80,7 @@ def test_what_was_looked_up_does_not_outlast_a_flush():
     joiner.expect(record(1))
     joiner.flush()
     joiner.look_up(["r1"])
-    joiner.expect(record(2, time_s=200.0))
+    joiner.expect(record(2, time_s=112.0))
     joiner.flush()  # the first answer expires in the file
     assert joiner.arrive(label(1)).late
     assert (joiner.counts["expired"], joiner.counts["late"]) == (1, 1)

@@ -131,7 +131,7 @@ def statistics(x: Tensor) -> Array:
     Deviation and roughness of large inputs are those of evenly spread lines: a single value shows in the extremes.
     """
     together = max(1, CACHED // max(x[0].nbytes, 1)) if len(x) else 1
-    return np.concatenate([_statistics(part) for part in x.split(together)])
+    return np.concatenate([_statistics(part) for part in torch.split(x, together)])
 
 
 def _statistics(x: Tensor) -> Array:
