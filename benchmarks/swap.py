@@ -36,6 +36,7 @@ from tests.parts.kafka.broker import free_ports
 from tests.parts.load import Load
 from tta_agent.core.types import Array, ServerInfo, Version
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, raw_answer
+from tta_agent.registry.patches import Patches
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers.oip import OipDriver
 from tta_agent.serving.drivers.triton import TritonDriver
@@ -51,7 +52,8 @@ def serve_registry(folder: str, port: str) -> None:
     """The embedded server in this process, from version 0."""
     registry = ModelRegistry(Path(folder))
     pair = HotSwapSession(0, open_session(registry.get(0).path))
-    serve(make_app("m", pair, registry.get), port=int(port))
+    (patches := Patches(registry)).skeleton()
+    serve(make_app("m", pair, registry.get, find_patch=patches.find), port=int(port))
 
 
 def ask(url: str, folder: str) -> None:
@@ -303,7 +305,8 @@ def verdict(name: str) -> tuple[float, dict[str, float]]:
 
 
 def _promoted(model: Any, version: Version, record: Any) -> float:
-    session = model.open(version.path)  # the evaluation has one
+    session = model.open(version.path)  # the evaluation has one, and the answers to the golden batch
+    model.expected(version, session)
     started_s = time.perf_counter()
     assert model.promote(version, session, record, None)
     return time.perf_counter() - started_s

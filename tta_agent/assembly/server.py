@@ -11,6 +11,7 @@ from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.models.outputs import ModelOutput
 from tta_agent.registry import trust
 from tta_agent.registry.factory import open_registry
+from tta_agent.registry.patches import Patches
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.settings.schema import Settings
@@ -44,6 +45,7 @@ def run(settings: Settings) -> None:
         open_session, threads=s.serve.threads, device=device, output=ModelOutput(s.model.output)
     )
     pair = HotSwapSession(number, opener(registry.get(number).path))
+    (patches := Patches(registry)).skeleton()  # now, not at the first swap
     producer = open_producer(s, [s.stream.topic]) if codec else None
     tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
     app = make_app(
@@ -51,6 +53,7 @@ def run(settings: Settings) -> None:
         pair,
         registry.get,
         open=opener,
+        find_patch=patches.find,
         tap=tap,
         threads=s.serve.workers,
         max_batch=s.serve.max_batch,

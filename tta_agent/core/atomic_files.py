@@ -9,7 +9,7 @@ from pathlib import Path
 from tta_agent.core.os_errors import naming
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, *data: bytes) -> None:
     """Replace a file: temporary file, fsync, rename, fsync of the folder.
 
     Raises:
@@ -20,7 +20,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         draft = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 os.fsync(handle)
             draft.chmod(0o644)  # temp files are private; another process serves these

@@ -29,6 +29,7 @@ from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import open_session, raw_answer
 from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
+from tta_agent.models.weight_delta import put
 from tta_agent.models.whole_numbers import as_taken
 
 INPUT, OUTPUT = "input", SINGLE
@@ -74,27 +75,22 @@ class GraphTemplate:
         if served is None:
             self._proto = export(self._source, torch.from_numpy(self.fixed[:2]))
             self._slots = {item.name: item for item in self._proto.graph.initializer}
+            for item in self._proto.graph.initializer:  # one form, which `put` keeps
+                item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item), item.name))
         graph = served.patched({}) if served else self._proto.SerializeToString()
         self._check(self._source, graph, "the source's graph")
         self.patchable = self._prove_map()
 
     def compose(self, module: nn.Module) -> bytes:
         """The graph with the tensors of `module`, serialised."""
-        module = raw(module).cpu()
         if not self.patchable:
+            module = raw(module).cpu()
             return bytes(export(module, torch.from_numpy(self.fixed[:2])).SerializeToString())
         if self._served is not None:
             return self._served.patched(floats(module))
         for name, tensor in floats(module).items():
-            if name in self._idle:
-                continue
-            slot = self._slots[name]
-            value = tensor.numpy()
-            if onnx.numpy_helper.to_array(slot).shape != value.shape:
-                raise GraphError(
-                    f"tensor {name!r} has shape {value.shape}, the graph expects {list(slot.dims)}"
-                )
-            slot.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+            if name not in self._idle:
+                put(self._slots[name], np.ascontiguousarray(tensor.cpu().numpy()))
         return bytes(self._proto.SerializeToString())
 
     def _prove_map(self) -> bool:

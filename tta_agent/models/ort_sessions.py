@@ -17,6 +17,7 @@ from tta_agent.core.types import Array, Version
 from tta_agent.models.heap import trim_after
 from tta_agent.models.ort_options import options, provider
 from tta_agent.models.outputs import LOGITS, ModelOutput, choose
+from tta_agent.models.patched_graph import PatchedGraph
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _INTEGERS: Mapping[str, type[np.integer[Any]]] = {
@@ -52,7 +53,7 @@ class _OutputSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
 
 
 def open_session(
-    graph: Path | bytes, *, threads: int = 1, device: str = "cpu", output: ModelOutput = LOGITS
+    graph: Path | bytes | PatchedGraph, *, threads: int = 1, device: str = "cpu", output: ModelOutput = LOGITS
 ) -> Session:
     """Open a session on exactly the device that was asked for.
 
@@ -66,12 +67,12 @@ def open_session(
         GraphError: the graph cannot be loaded, the device cannot be had, or the graph is not of the form
             [N, ...] -> [N, C] in floats.
     """
-    name = graph.name if isinstance(graph, Path) else f"graph of {len(graph)} bytes"
-    chosen = provider(device)
+    name, chosen = _named(graph), provider(device)
+    settings = options(threads, quiet=device == "cpu")
     try:
         session = _OutputSession(
-            graph if isinstance(graph, bytes) else str(graph),
-            options(threads, quiet=device == "cpu"),
+            graph.apply(settings) if isinstance(graph, PatchedGraph) else graph,
+            settings,
             providers=[chosen],
             enable_fallback=0,  # or a failing device silently becomes the CPU
         )
@@ -86,6 +87,11 @@ def open_session(
     session.output = _chosen(session, output, name)
     trim_after(session)
     return session  # type: ignore[no-any-return,unused-ignore]
+
+
+def _named(graph: Path | bytes | PatchedGraph) -> str:
+    content = graph.model if isinstance(graph, PatchedGraph) else graph
+    return content.name if isinstance(content, Path) else f"graph of {len(content)} bytes"
 
 
 def open_version(version: Version, open: Callable[[Path], Session]) -> Session:

@@ -15,10 +15,10 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors.numpy import load, save
 
-from tta_agent.core.errors import RegistryError
+from tta_agent.core.errors import GraphError, RegistryError
 from tta_agent.core.types import Array
 
-_KINDS: dict[int, str] = {
+KINDS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "<f4",
     onnx.TensorProto.DOUBLE: "<f8",
     onnx.TensorProto.FLOAT16: "<f2",
@@ -44,7 +44,7 @@ def changed(skeleton: bytes, graph: bytes) -> bytes | None:
     except DecodeError:
         return None
     other = {name: slot for name, slot in new.items() if name not in old or slot != old[name]}
-    if not all(slot.data_type in _KINDS and slot.raw_data and name for name, slot in other.items()):
+    if not all(slot.data_type in KINDS and slot.raw_data and name for name, slot in other.items()):
         return None
     tensors = bytes(save({name: _array(slot) for name, slot in other.items()}))
     return tensors if _gives(skeleton, tensors, graph) else None
@@ -89,6 +89,19 @@ def _without_values(proto: onnx.ModelProto) -> onnx.GraphProto:
     return graph
 
 
+def put(slot: onnx.TensorProto, value: Array) -> None:
+    """Put a tensor into its place, where it differs: most are as they were, and faster compared than written.
+
+    Raises:
+        GraphError: it has another shape.
+    """
+    if tuple(slot.dims) != value.shape:
+        raise GraphError(f"tensor {slot.name!r} has shape {value.shape}, the graph expects {list(slot.dims)}")
+    data = value.tobytes()
+    if slot.raw_data != data:
+        slot.raw_data = data
+
+
 def sizes(tensors: bytes) -> dict[str, int]:
     """Size in bytes of each tensor of a safetensors file."""
     return {name: tensor.nbytes for name, tensor in sorted(load(tensors).items())}
@@ -131,7 +144,7 @@ def _slots(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 def _array(slot: onnx.TensorProto) -> Array:
-    return np.frombuffer(slot.raw_data, _KINDS[slot.data_type]).reshape(tuple(slot.dims))
+    return np.frombuffer(slot.raw_data, KINDS[slot.data_type]).reshape(tuple(slot.dims))
 
 
 def _floats(graph: bytes) -> Mapping[str, Array]:

@@ -29,7 +29,11 @@ def pack(graph: bytes, skeleton: bytes | None) -> tuple[dict[str, bytes], dict[s
         return {FULL: graph}, {**head, "artefact": "full", "why_full": "other changes than of tensors"}
     if len(tensors) >= len(graph):
         return {FULL: graph}, {**head, "artefact": "full", "why_full": "the tensors are not smaller"}
-    more = {"skeleton_sha256": digest(skeleton), "tensors": weight_delta.sizes(tensors)}
+    more = {
+        "skeleton_sha256": digest(skeleton),
+        "tensors_sha256": digest(tensors),
+        "tensors": weight_delta.sizes(tensors),
+    }
     return {DELTA: tensors}, {**head, "artefact": "delta", **more}
 
 

@@ -135,6 +135,7 @@ class EvaluationFactory:
             "proven": served.session_of(proven),
         }
         served.keep_only([proven])
+        served.expected(version, session)  # now, so that a swap does not wait for it
         return CandidateEvaluation(
             version, opponent.number, graphs, trained_until, facts, taught=self.taught,
             taught_before=self.taught.count, window=settings.window,

@@ -54,8 +54,7 @@ class ServedModel:
     ) -> None:
         self.registry, self._driver, self._telemetry, self.journal = registry, driver, telemetry, journal
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
-        self._sessions: dict[int, Session] = {}
-        self._golden: tuple[int, Golden] | None = None
+        self._sessions, self._golden = dict[int, Session](), dict[int, Golden]()
         self.backlog, self.source = RetryQueue(), registry.get(0)
         number, fault = trust.serving(registry)
         self.version = self._adopt(registry.get(number))
@@ -84,6 +83,7 @@ class ServedModel:
         """Drop the sessions of all but these, the source and the served version."""
         wanted = {0, self.version.number, *(version.number for version in versions)}
         self._sessions = {number: s for number, s in self._sessions.items() if number in wanted}
+        self._golden = {number: batch for number, batch in self._golden.items() if number in wanted}
 
     def say(self, event: Event, **data: Any) -> None:
         """Report a decision to event log and hooks."""
@@ -99,7 +99,7 @@ class ServedModel:
         """
         self._driver.probe()
         if self._driver.live() != self.version.number:
-            bring_up(self._driver, self.version, self._expected(self.version, self.session))
+            bring_up(self._driver, self.version, self.expected(self.version, self.session))
 
     def overruled(self) -> bool:
         """Whether a command has moved `serving`; it is followed, once the registry knows of our own changes."""
@@ -151,13 +151,13 @@ class ServedModel:
 
     def check(self) -> GateResult | None:
         """Check that the server answers with the served version, and as it should; the failed result, or None."""
-        return check(self._driver, self.version.number, self._expected(self.version, self.session))
+        return check(self._driver, self.version.number, self.expected(self.version, self.session))
 
-    def _expected(self, version: Version, session: Session) -> Golden:
-        """Golden batch of a version, computed once for each change."""
-        if self._golden is None or self._golden[0] != version.number:
-            self._golden = version.number, golden(session, self._fixed)
-        return self._golden[1]
+    def expected(self, version: Version, session: Session) -> Golden:
+        """Golden batch of a version, computed once: of a candidate when its evaluation begins."""
+        if version.number not in self._golden:
+            self._golden[version.number] = golden(session, self._fixed)
+        return self._golden[version.number]
 
     def promote(
         self, version: Version, session: Session, record: PromotionRecord, carrier: str | None
@@ -239,7 +239,7 @@ class ServedModel:
     ) -> TtaError | None:
         try:
             with span:
-                bring_up(self._driver, self._at_hand(version), self._expected(version, session), verifying)
+                bring_up(self._driver, self._at_hand(version), self.expected(version, session), verifying)
         except (SwapError, RegistryError) as error:
             log.error("the swap failed, version %d serves on: %s", self.version.number, error)
             return error

@@ -14,6 +14,8 @@ from starlette.routing import Route
 
 from tta_agent.core.types import Version
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session
+from tta_agent.models.patched_graph import PatchedGraph
+from tta_agent.registry.patches import Patch
 from tta_agent.serving.server.answers import Handler, guarded, http_error, refusal
 from tta_agent.serving.server.engine import Engine
 from tta_agent.serving.server.inference import Inference
@@ -34,7 +36,8 @@ def make_app(
     pair: HotSwapSession,
     find_version: Callable[[int], Version],
     *,
-    open: Callable[[Path], Session] = open_session,
+    open: Callable[[Path | PatchedGraph], Session] = open_session,
+    find_patch: Callable[[int], Patch | None] = lambda number: None,
     tap: Tap | None = None,
     input_name: str = "input",
     output_name: str = "logits",
@@ -51,7 +54,8 @@ def make_app(
         model: name in the URLs.
         pair: sessions, with the version to begin with.
         find_version: version by its number; raises RegistryError where there is none.
-        open: makes a session of a file.
+        open: makes a session of a file, or of a patch.
+        find_patch: version by its number as version 0 with other tensors, where it is kept so.
         tap: log of inferences, probes left out; closed with the application.
         input_name, output_name: names of the tensors, whatever the graph calls them.
         threads: requests that are answered at a time.
@@ -62,7 +66,7 @@ def make_app(
         hosts: names under which the server may be asked.
     """
     engine = Engine(model, pair, input_name, output_name, max_batch)
-    repository = Repository(model, pair, find_version, open)
+    repository = Repository(model, pair, find_version, open, find_patch)
     inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes)
     loads = Loads(model, repository, token)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from tta_agent.models.ort_sessions import (
     raw_answer,
     shapes,
 )
+from tta_agent.models.patched_graph import PatchedGraph
+from tta_agent.registry.patches import Patch
+
+_log = logging.getLogger(__name__)
 
 
 class Repository:
@@ -28,12 +33,13 @@ class Repository:
         model: str,
         pair: HotSwapSession,
         find_version: Callable[[int], Version],
-        open: Callable[[Path], Session],
+        open: Callable[[Path | PatchedGraph], Session],
+        find_patch: Callable[[int], Patch | None] = lambda number: None,
     ) -> None:
         """Store the parts; the caller shares the pair with the engine."""
         self._model = model
         self._pair = pair
-        self._find = find_version
+        self._find, self._find_patch = find_version, find_patch
         self._open = open
 
     def load(self, number: int, *, activate: bool, sha256: str | None = None) -> None:
@@ -44,20 +50,29 @@ class Repository:
             activate: False leaves it on standby: only its own URL answers with it.
             sha256: expected hash of the file; None: not checked.
         """
-        version = self._find(number)
-        if sha256 is not None and sha256 != version.sha256:
+        found = self._find_patch(number) or self._find(number)
+        if sha256 is not None and sha256 != found.sha256:
             raise HTTPException(
                 400,
-                f"version {number} has sha256 {version.sha256[:12]} here, not {sha256[:12]}: another registry?",
+                f"version {number} has sha256 {found.sha256[:12]} here, not {sha256[:12]}: another registry?",
             )
         if self._pair.get(number) is None:
-            session = open_version(version, self._open)
+            session = self._opened(number, found)
             self._check_alike(number, session)
             if activate:  # else its first question warms it
                 _warm(session)
             self._pair.stage(number, session)
         if activate:
             self._pair.switch(number)
+
+    def _opened(self, number: int, found: Version | Patch) -> Session:
+        if isinstance(found, Version):
+            return open_version(found, self._open)
+        try:
+            return self._open(found.graph)
+        except GraphError as error:
+            _log.warning("version %d is opened from its whole file: %s", number, error)
+            return open_version(self._find(number), self._open)
 
     def unload(self, number: int | None) -> None:
         """Let go of a version on standby.

@@ -1,0 +1,85 @@
+"""Graph whose large tensors stand in a file beside it, opened with other tensors in the places of some.
+
+A version changes few tensors of many. ONNX Runtime maps the file into memory and takes the changed tensors from the
+caller, so that a session of a version reads, parses and hashes no whole file, and sessions share the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from safetensors.numpy import load, save
+
+from tta_agent.core.atomic_files import write_atomic
+from tta_agent.models.patched_graph import PatchedGraph
+from tta_agent.models.weight_delta import KINDS, compose
+
+LARGE = 1024  # bytes; smaller ones stay in the graph, where ONNX Runtime looks for sizes and factors
+_ALIGNED = 4096  # a page, so that a tensor can be mapped
+
+
+class Skeleton:
+    """Version 0's graph, its large tensors in a file of their own.
+
+    Args:
+        graph: serialised, verified by its hash.
+        weights: the file; written anew unless it holds the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, graph: bytes, weights: Path) -> None:
+        proto = onnx.ModelProto.FromString(graph)
+        pieces, self._large, at = list[bytes](), set[str](), 0
+        for slot in proto.graph.initializer:
+            data = slot.raw_data
+            if slot.data_type in KINDS and len(data) >= LARGE:
+                _place(slot, weights.name, at, len(data))
+                self._large.add(slot.name)
+                pieces += [data, bytes(-len(data) % _ALIGNED)]
+                at += len(data) + len(pieces[-1])
+        self._model, self._weights = bytes(proto.SerializeToString()), weights
+        if not _holds(weights, pieces):
+            write_atomic(weights, *pieces)
+        self._stamp = _stamp(weights)
+
+    def sound(self) -> bool:
+        """Whether the file has not been touched since it was compared."""
+        return self._weights.exists() and _stamp(self._weights) == self._stamp
+
+    def patched(self, tensors: bytes) -> PatchedGraph:
+        """The graph with the tensors of a safetensors file.
+
+        Raises:
+            RegistryError: the graph has no such tensor, or the file is damaged.
+        """
+        given = load(tensors)
+        small = {name: tensor for name, tensor in given.items() if name not in self._large}
+        large = {name: np.ascontiguousarray(given[name]) for name in given.keys() - small.keys()}
+        return PatchedGraph(compose(self._model, save(small)), self._weights.parent, large)
+
+
+def _place(slot: onnx.TensorProto, file: str, at: int, size: int) -> None:
+    slot.ClearField("raw_data")
+    slot.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", file), ("offset", str(at)), ("length", str(size))):
+        entry = slot.external_data.add()
+        entry.key, entry.value = key, value
+
+
+def _holds(path: Path, pieces: Sequence[bytes]) -> bool:
+    """Whether a file has these pieces, one after the other, and no more."""
+    try:
+        with path.open("rb") as file:
+            return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
+    except FileNotFoundError:
+        return False
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,0 +1,82 @@
+"""Versions as version 0 with other tensors: for a server that opens these, and needs no whole file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tta_agent.core.errors import RegistryError
+from tta_agent.models.patched_graph import PatchedGraph
+from tta_agent.registry.artefacts import DELTA
+from tta_agent.registry.cache import digest
+from tta_agent.registry.reader import Reader
+from tta_agent.registry.storage import home
+
+if TYPE_CHECKING:
+    from tta_agent.models.skeleton import Skeleton
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A version that has been read and verified.
+
+    Attributes:
+        sha256: of its whole graph, of which the tensors and version 0 are a proof.
+    """
+
+    sha256: str
+    graph: PatchedGraph
+
+
+class Patches:
+    """Patches of the versions of a registry. The large tensors of version 0 stand in its cache."""
+
+    def __init__(self, registry: Reader) -> None:
+        self._registry = registry
+        self._made: Skeleton | None = None
+
+    def find(self, number: int) -> Patch | None:
+        """Patch of a version; None where it is kept whole, or the cache cannot be written.
+
+        Raises:
+            RegistryError: there is no such version, or it is damaged.
+        """
+        manifest, tensors = self._registry.manifest(number), self._tensors(number)
+        if tensors is None or "tensors_sha256" not in manifest:
+            return None
+        if digest(tensors) != manifest["tensors_sha256"]:
+            raise RegistryError(
+                f"version {number} is damaged: its tensors have sha256 {digest(tensors)[:12]}"
+            )
+        skeleton = self.skeleton()
+        return Patch(manifest["sha256"], skeleton.patched(tensors)) if skeleton else None
+
+    def skeleton(self) -> Skeleton | None:
+        """Version 0, verified and made ready once; None where the cache cannot be written."""
+        if self._made is None or not self._made.sound():
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> Skeleton | None:
+        from tta_agent.models.skeleton import Skeleton  # onnx: not for those who only read
+
+        source = self._registry.get(0)
+        try:
+            self._registry.cache.folder.mkdir(parents=True, exist_ok=True)
+            return Skeleton(source.path.read_bytes(), self._weights(source.sha256))
+        except OSError as error:
+            log.warning("versions are opened from whole files: %s", error)
+            return None
+
+    def _weights(self, sha256: str) -> Path:
+        return self._registry.cache.folder / f"{sha256}.weights"
+
+    def _tensors(self, number: int) -> bytes | None:
+        try:
+            return self._registry.storage.read(f"{home(number)}/{DELTA}")
+        except FileNotFoundError:
+            return None
