@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.sliding_window import Window
 from tta_agent.assembly import copy, server
 from tta_agent.control.webhooks import Hooks
-from tta_agent.core.errors import ConfigError, GraphError
+from tta_agent.core.errors import ConfigError, GraphError, StreamError
 from tta_agent.core.types import Record
 from tta_agent.evaluation import calibration
 from tta_agent.evaluation.anchor_set import AnchorSet
@@ -49,6 +50,7 @@ from tta_agent.rollout.promoter import PromotionRules
 from tta_agent.rollout.regimes import RegimeFollower
 from tta_agent.rollout.spending import AlphaSpending
 from tta_agent.serving.deployment import ServedModel
+from tta_agent.serving.server.batching import Batching
 from tta_agent.settings import env
 from tta_agent.stream import factory
 from tta_agent.stream.batcher import Batcher
@@ -64,6 +66,7 @@ Check = Callable[[Built], bool]
 LONG_AGO = 1000.0
 AUTHORITY = certifi.where()
 KAFKA = {"TTA_STREAM__BOOTSTRAP_SERVERS": "127.0.0.1:9"}
+RECEIVES = {"TTA_STREAM__SOURCE": "http"}
 AUTO = {"TTA_MODE": "auto", "TTA_SWAP__DRIVER": f"{HERE}:Driver"}
 FASHION = {"TTA_MODEL__FACTORY": "tests.worlds:tiny_batch_net", "TTA_MODEL__INPUT_SHAPE": "[1,8,8]"}
 
@@ -166,6 +169,33 @@ def of_consumer(name: str, value: Any) -> Check:
         return bool((told.given[int(name)] if name.isdigit() else options[name]) == value)
 
     return shows
+
+
+def of_receiver(name: str, value: Any) -> Check:
+    """In what the receiver is built with."""
+
+    def shows(built: Built) -> bool:
+        built.fake(module("tta_agent.stream.http.opening"), "HttpStreamConsumer")
+        told = built.raised(lambda: factory.open_source(built.settings, ["t"]))
+        return bool(told.named[name] == value)
+
+    return shows
+
+
+def of_poster(built: Built) -> bool:
+    """Where the producer of the stream posts to."""
+    producer = factory.open_producer(built.settings, [])
+    with pytest.raises(StreamError, match=r"receiver at http://127\.0\.0\.1:9 "):
+        producer.send("t", b"k", b"v")
+    producer.close()
+    return True
+
+
+def of_http_source(built: Built) -> bool:
+    """The agent reads what is posted to it."""
+    consumer = built.agent.consumer
+    httpx.post(consumer.url, content=b"no record", trust_env=False)  # type: ignore[attr-defined]
+    return built.agent.read(5.0) == 1
 
 
 def of_topics(built: Built) -> list[str]:
@@ -373,6 +403,7 @@ ROWS = [
     Row("model.device", "cuda:63", refused("cuda:63", lambda b: b.source)),
     Row("model.threads", "3", of_session(3)),
     Row("model.nice", "13", of_nice),
+    Row("stream.source", "http", of_http_source, {"TTA_RECEIVER__PORT": "0"}),
     Row("stream.bootstrap_servers", "127.0.0.1:9", of_consumer("0", "127.0.0.1:9")),
     Row("stream.topic", "other", lambda b: set(of_topics(b)) == {"other", "inference.labels"}),
     Row("stream.labels_topic", "other", lambda b: set(of_topics(b)) == {"other", "inference"}),
@@ -510,7 +541,15 @@ ROWS = [
     ),
     Row("serve.connections", "99", of_address(3, 99)),
     Row("serve.max_batch", "12", of_server(lambda _, named: named["max_batch"] == 12)),
+    Row("serve.batch_size", "16", of_server(lambda _, named: named["batching"] == Batching(16))),
+    Row("serve.batch_delay_ms", "5", of_server(lambda _, named: named["batching"] == Batching(1, 0.005))),
     Row("serve.body_bytes", "2000000", of_server(lambda _, named: named["memory_bytes"] == 2_000_000)),
+    Row("receiver.host", "127.0.0.2", of_receiver("host", "127.0.0.2"), RECEIVES),
+    Row("receiver.port", "8086", of_receiver("port", 8086), RECEIVES),
+    Row("receiver.token", "s3", of_receiver("token", "s3"), RECEIVES),
+    Row("receiver.hosts", "here.example", of_receiver("hosts", ["here.example"]), RECEIVES),
+    Row("receiver.body_bytes", "70002", of_receiver("body_bytes", 70002), RECEIVES),
+    Row("receiver.url", "http://127.0.0.1:9", of_poster, RECEIVES),
     Row("http.host", "127.0.0.2", of_interface(1, "127.0.0.2"), {"TTA_HTTP__PORT": "0"}),
     Row("http.port", "8084", of_interface(2, 8084)),
     Row("http.token", "s3", of_token, {"TTA_HTTP__PORT": "0"}),

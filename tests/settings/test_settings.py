@@ -8,9 +8,9 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.evaluation import anchor_set
 from tta_agent.labels import join
 from tta_agent.rollout.limits import RolloutLimits
-from tta_agent.serving.server import tap
 from tta_agent.settings import env, named, presets, retired
 from tta_agent.settings.schema import Settings
+from tta_agent.tap import inference_log
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_a_retired_setting_of_a_policy_file_or_of_a_whole_group_is_a_line_too(
 def test_what_is_said_to_hold_instead_of_a_retired_setting_does():
     assert "500 images" in env.RETIRED["TTA_GATE__ANCHOR_IMAGES"] and anchor_set.IMAGES == 500
     assert "1,000,000 inf" in env.RETIRED["TTA_LABELS__HORIZON_RECORDS"] and join.HORIZON_RECORDS == 1_000_000
-    assert "32 MiB" in env.RETIRED["TTA_SERVE__TAP_BYTES"] and tap.CAPACITY_BYTES == 32 << 20
+    assert "32 MiB" in env.RETIRED["TTA_SERVE__TAP_BYTES"] and inference_log.CAPACITY_BYTES == 32 << 20
     pace = RolloutLimits()
     assert "one day" in env.RETIRED["TTA_SCHEDULE__COOLDOWN_MOST_S"]
     assert max(pace.trip(0.0) for _ in range(40)) == 86_400

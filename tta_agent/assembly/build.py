@@ -15,7 +15,7 @@ from tta_agent.assembly.interface import open_interface
 from tta_agent.assembly.rollout import make_rollout
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
-from tta_agent.core.stream_protocols import Codec, Producer, StreamConsumer
+from tta_agent.core.stream_protocols import Codec, LossyConsumer, Producer, StreamConsumer
 from tta_agent.labels.join import LabelJoiner
 from tta_agent.models import loader
 from tta_agent.models.onnx_export import GraphTemplate
@@ -34,7 +34,7 @@ from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
-from tta_agent.stream.factory import open_codec, open_producer, open_source
+from tta_agent.stream.factory import open_codec, open_log, open_source
 from tta_agent.stream.holdout import secret_of
 from tta_agent.stream.outbox import Outbox
 from tta_agent.stream.response_join import ResponseJoiner
@@ -78,7 +78,7 @@ def agent(
     """
     s = settings.stream
     stream = open_source(settings, [t for t in (s.topic, s.labels_topic, s.responses_topic) if t])
-    telemetry, producer = open_telemetry(settings), open_producer(settings, list(_written(settings)))
+    telemetry, producer = open_telemetry(settings), open_log(settings, list(_written(settings)))
     driver, salt = _driver(settings, source.output.name), secret_of(settings.store.path)
     return assemble(settings, source, stream, producer, driver, telemetry, fence=fence, salt=salt)
 
@@ -92,7 +92,7 @@ def open_telemetry(settings: Settings) -> Telemetry:
     m = settings.model
     return Telemetry.from_environment(
         tta_agent.__version__,
-        system="kafka" if settings.stream.bootstrap_servers else "embedded",
+        system=settings.stream.kind,
         group=settings.stream.group,
         policy=method(settings),
         source=m.name or m.factory or (m.onnx.name if m.onnx else ""),
@@ -135,6 +135,8 @@ def assemble(
     registry = open_registry(settings, source, template)
     registry.fence(fence)
     counts = RecordCounts(journal, telemetry, max_age_s=s.stream.max_age_s, horizon_s=s.labels.horizon_s)
+    if isinstance(stream, LossyConsumer):
+        stream.on_lost = counts.lost
     outbox = Outbox(producer, _written(s), counts.lost, close_timeout_s=LAST_WORDS_S, threaded=threaded)
     rollout = make_rollout(
         s, source, template, registry, driver, outbox, telemetry, journal,

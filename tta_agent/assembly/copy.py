@@ -143,7 +143,8 @@ def describe(settings: Settings, source: loader.DeployedModel) -> str:
     """One line for the start: mode, method, model, device, stream."""
     device = torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else "CPU"
     model = settings.model.name or settings.model.factory or settings.model.onnx
-    where = settings.stream.bootstrap_servers or f"embedded log in {settings.store.path}"
+    places = {"kafka": settings.stream.bootstrap_servers, "http": "what is posted to this agent"}
+    where = places.get(settings.stream.kind, f"embedded log in {settings.store.path}")
     return (
         f"mode {settings.mode}, {settings.adapt.method} on {model}, task {source.output.task} of "
         f"{source.output.counted(source.classes)}, copy on {source.device} ({device}, "

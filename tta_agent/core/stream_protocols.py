@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tta_agent.core.exchange import Item
@@ -51,6 +51,17 @@ class StreamConsumer(Protocol):
 
     def close(self) -> None:
         """Leave the group. Idempotent; nothing may be called afterwards."""
+
+
+@runtime_checkable
+class LossyConsumer(Protocol):
+    """A consumer that drops records where it is full.
+
+    Attributes:
+        on_lost: called by `poll` with a name for counters and the number of records that were dropped.
+    """
+
+    on_lost: Callable[[str, int], None]
 
 
 class Producer(Protocol):

@@ -76,8 +76,11 @@ class ModelSettings(Group):
 class StreamSettings(Group):
     """Stream of inferences and labels."""
 
+    source: Literal["auto", "kafka", "embedded", "http"] = "auto"
+    """Where records come from: kafka; embedded, a log in one file under `store.path`; http, a receiver in the agent
+    (group `receiver`), to which taps and loggers post; auto: kafka where brokers are named, else embedded."""
     bootstrap_servers: str | None = None
-    """Kafka brokers, host:port[,host:port]; the embedded log under `store.path` where not given."""
+    """Kafka brokers, host:port[,host:port]."""
     topic: values.Topic = "inference"
     """Topic of inferences."""
     labels_topic: values.Topic = "inference.labels"
@@ -125,6 +128,13 @@ class StreamSettings(Group):
     kafka: dict[str, Any] = {}
     """Further options of kafka-python's clients, each as TTA_STREAM__KAFKA__<OPTION>, for instance
     TTA_STREAM__KAFKA__GROUP_INSTANCE_ID for static membership; each client takes those that it knows."""
+
+    @property
+    def kind(self) -> Literal["kafka", "embedded", "http"]:
+        """Where records come from."""
+        if self.source != "auto":
+            return self.source
+        return "kafka" if self.bootstrap_servers else "embedded"
 
 
 class SelectSettings(Group):
@@ -211,33 +221,3 @@ class StoreSettings(Group):
     """Proven versions kept with their graph; source, serving, previous and pinned ones always are."""
     checkpoint_every: int = Field(default=16, ge=1)
     """Rounds between two checkpoints; offsets are committed with them."""
-
-
-class ServeSettings(Group):
-    """The embedded model server (`tta-agent serve`)."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on."""
-    port: int = Field(default=8080, ge=0, le=65535)
-    """Port to listen on."""
-    threads: int = Field(default=1, ge=1)
-    """ONNX Runtime threads per request."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """Device of the sessions: auto (cuda where this machine has an NVIDIA driver), cpu, cuda or cuda:N. One that does
-    not start is an error, never another one."""
-    workers: int = Field(default=2, ge=1)
-    """Requests computed at the same time."""
-    token: SecretStr | None = None
-    """Bearer token that orders to load a version must carry; needed where others can reach `host`."""
-    hosts: list[str] = []
-    """Further names under which the server may be asked (header Host), for instance ["models.example"]; on a loopback
-    address its own are always allowed, elsewhere any is unless some are given."""
-    connections: int = Field(default=512, ge=8)
-    """Most open connections; one address has half of them. A new one takes the place of the longest idle."""
-    max_batch: int = Field(default=256, ge=1)
-    """Most samples of one request; larger ones are answered 413."""
-    body_bytes: int = Field(default=256 << 20, ge=1 << 20)
-    """Memory for the bodies of requests in flight, where a byte of a tensor counts twice and one of JSON ten times;
-    beyond it the largest that wait are answered 503."""
-    tap: bool = True
-    """Log every inference to the stream."""

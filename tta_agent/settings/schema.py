@@ -20,11 +20,11 @@ from tta_agent.settings.data_groups import (
     ModelSettings,
     ScheduleSettings,
     SelectSettings,
-    ServeSettings,
     StoreSettings,
     StreamSettings,
     SwapSettings,
 )
+from tta_agent.settings.http_groups import ReceiverSettings, ServeSettings
 from tta_agent.settings.presets import preset
 from tta_agent.settings.retired import without_retired
 from tta_agent.settings.rollout_groups import GateSettings, HttpSettings, LabelSettings, WatchSettings
@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     swap: SwapSettings = SwapSettings()
     store: StoreSettings = StoreSettings()
     serve: ServeSettings = ServeSettings()
+    receiver: ReceiverSettings = ReceiverSettings()
     http: HttpSettings = HttpSettings()
 
     @classmethod

@@ -20,26 +20,33 @@ from tta_agent.stream.codecs.images import ImagePreprocessing
 
 AUTO = "auto"  # recognises each record's format
 DEFAULT = "cloudevents"  # is written where the settings say `auto`
+LEAST_FETCH = 1 << 20  # bytes: a broker's default limit of a batch of records
 log = logging.getLogger(__name__)
 
 
 def open_source(settings: Settings, topics: Sequence[str], group: str | None = None) -> StreamConsumer:
-    """Join the consumer group of `topics`: on Kafka where brokers are named, else on the embedded log.
+    """Join the consumer group of `topics`: on Kafka, on the embedded log, or as the receiver of what is posted.
 
     Raises:
+        ConfigError: settings that do not fit, or the receiver's address cannot be had.
         StreamError: the broker or the log cannot be reached.
     """
     s = settings.stream
+    if s.kind == "http":
+        from tta_agent.stream.http.opening import open_receiver
+
+        return open_receiver(settings, topics)
     if s.kafka and not s.bootstrap_servers:
         raise ConfigError(
             f"TTA_STREAM__KAFKA__{next(iter(s.kafka)).upper()} needs TTA_STREAM__BOOTSTRAP_SERVERS"
         )
-    if s.bootstrap_servers:
-        from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, ensure_topics
+    if s.kind == "kafka":
+        from tta_agent.stream.kafka.consumer import FETCH_BYTES, KafkaStreamConsumer, ensure_topics
 
-        brokers, common = s.bootstrap_servers, connection(s)
+        brokers, common = _brokers(s), connection(s)
         ensure_topics(brokers, topics, s.partitions, **common)
-        return KafkaStreamConsumer(brokers, topics, group or s.group, start=s.start, **common)
+        fetch = max(LEAST_FETCH, min(FETCH_BYTES, s.queue_bytes // 4))
+        return KafkaStreamConsumer(brokers, topics, group or s.group, start=s.start, fetch_bytes=fetch, **common)
     from tta_agent.stream.embedded.consumer import EmbeddedStreamConsumer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
@@ -47,8 +54,27 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
     return EmbeddedStreamConsumer(path, topics, group or s.group, start=s.start, partitions=s.partitions)
 
 
+def kept_or_refused(settings: Settings) -> None:
+    """Refuse a stream whose records nobody can look at once more.
+
+    Raises:
+        ConfigError: records come by HTTP.
+    """
+    if settings.stream.kind == "http":
+        raise ConfigError(
+            "TTA_STREAM__SOURCE=http keeps no records that could be read beside the agent;\n"
+            "see GET / of the receiver, status.json, and the dead letters in the embedded log"
+        )
+
+
+def _brokers(stream: StreamSettings) -> str:
+    if not stream.bootstrap_servers:
+        raise ConfigError("TTA_STREAM__SOURCE=kafka needs TTA_STREAM__BOOTSTRAP_SERVERS")
+    return stream.bootstrap_servers
+
+
 def open_producer(settings: Settings, topics: Sequence[str]) -> Producer:
-    """Open a producer to the same stream.
+    """Open a producer of records and labels to the same stream.
 
     Args:
         topics: what is written to; missing ones are created, and those that cannot be are named in a warning.
@@ -56,8 +82,24 @@ def open_producer(settings: Settings, topics: Sequence[str]) -> Producer:
     Raises:
         StreamError: the broker or the log cannot be reached.
     """
+    if settings.stream.kind == "http":
+        from tta_agent.stream.http.opening import open_poster
+
+        return open_poster(settings)
+    return open_log(settings, topics)
+
+
+def open_log(settings: Settings, topics: Sequence[str]) -> Producer:
+    """Open a producer of what the agent writes: to Kafka where brokers are named, else to the embedded log.
+
+    Args:
+        topics: as for `open_producer`.
+
+    Raises:
+        StreamError: the broker or the log cannot be reached.
+    """
     s = settings.stream
-    if s.bootstrap_servers:
+    if s.bootstrap_servers and s.source != "embedded":
         from tta_agent.stream.kafka.consumer import KafkaStreamProducer
 
         _create_to_write(s, topics)

@@ -16,7 +16,7 @@ from tta_agent.core.types import RawRecord, Record, Shape
 from tta_agent.models.outputs import ModelOutput
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.decoder import Decoder
-from tta_agent.stream.factory import open_codec, open_source
+from tta_agent.stream.factory import kept_or_refused, open_codec, open_source
 from tta_agent.stream.understood import StreamSummary, summarise
 
 JOIN_S = 20.0  # a group may take so long to give us the partitions
@@ -115,7 +115,8 @@ def last_records(settings: Settings, topics: Sequence[str], count: int) -> list[
         StreamError: as `peek`.
     """
     log = settings.store.path / "log.db"
-    if not settings.stream.bootstrap_servers and not log.exists():
+    kept_or_refused(settings)
+    if settings.stream.kind == "embedded" and not log.exists():
         raise StreamError(
             f"there is no embedded log {log} (TTA_STORE__PATH); for Kafka give TTA_STREAM__BOOTSTRAP_SERVERS"
         )

@@ -15,7 +15,7 @@ from tta_agent.core.stream_protocols import StreamConsumer
 from tta_agent.core.types import Answer, Label, RawRecord, Record
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.decoder import Decoder
-from tta_agent.stream.factory import codec_names, open_codec, open_source
+from tta_agent.stream.factory import codec_names, kept_or_refused, open_codec, open_source
 from tta_agent.stream.recordings.reader import RecordingWriter, Row
 
 PATIENCE_S = 0.25  # of one poll, while both topics are quiet
@@ -83,7 +83,8 @@ def record(
 def _await_log(settings: Settings, follow_s: float) -> None:
     """Wait for an embedded log that others write: to read it would make an empty one."""
     log, deadline_s = settings.store.path / "log.db", time.monotonic() + follow_s
-    while not settings.stream.bootstrap_servers and not log.exists():
+    kept_or_refused(settings)
+    while settings.stream.kind == "embedded" and not log.exists():
         if time.monotonic() > deadline_s:
             raise ConfigError(
                 f"nothing to record: there is no embedded log {log} (TTA_STORE__PATH); `tta-agent serve` writes it;\n"

@@ -73,7 +73,7 @@ def connect(
     """
     settings = env.load()
     topic = settings.stream.topic
-    if settings.stream.bootstrap_servers:
+    if settings.stream.kind == "kafka":
         connection(settings.stream)  # what is wrong, whether a broker answers or not, is said now
     producer = LateProducer(lambda: open_producer(settings, [topic]))
     tap = Tap(

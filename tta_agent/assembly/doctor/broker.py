@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from tta_agent.assembly.build import dead_letter_topic
 from tta_agent.assembly.doctor.finding import CheckFinding, Outcome
+from tta_agent.core.errors import ConfigError
 from tta_agent.settings.schema import Settings
 from tta_agent.stream.factory import connection
+from tta_agent.web.server import address, listen
 
 ADVISED_BYTES = 2 << 20  # a batch of a few images
 EQUAL = "give both topics the same number of partitions, so that a label meets its record at one member of the group"
@@ -16,12 +18,27 @@ EQUAL = "give both topics the same number of partitions, so that a label meets i
 def broker(s: Settings) -> Iterator[CheckFinding]:
     """Whether the broker answers, and the topics fit."""
     stream = s.stream
+    if stream.kind == "http":
+        yield _receiver(s)
+        return
     if not stream.bootstrap_servers:
         log = s.store.path / "log.db"
         there = "is there" if log.exists() else "is made by whoever writes first"
         yield CheckFinding("broker", "embedded log", "ok", f"{log} {there}")
         return
     yield from _kafka(s, stream.bootstrap_servers)
+
+
+def _receiver(s: Settings) -> CheckFinding:
+    """Whether the receiver's address can be had, or an agent has it."""
+    r = s.receiver
+    where = address(r.host, r.port)
+    try:
+        listen(r.host, r.port, "TTA_RECEIVER__").close()
+    except ConfigError as error:
+        told = f"{error} (a running agent listens there itself)"
+        return CheckFinding("broker", where, "warning", told, "TTA_RECEIVER__PORT names another one")
+    return CheckFinding("broker", where, "ok", "is free for the receiver")
 
 
 def _kafka(s: Settings, servers: str) -> Iterator[CheckFinding]:

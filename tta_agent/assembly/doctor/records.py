@@ -18,6 +18,7 @@ from tta_agent.stream.peeking import Peeked, peek
 
 COUNT = 20
 LATER = "ask again once requests are served"
+POSTED = "see GET / of the receiver, and `records` in status.json"
 AHEAD_S = 5.0  # of this machine's clock
 APART_S = 60.0  # between a record's own time and the log's
 
@@ -28,7 +29,12 @@ def records(s: Settings, model: Callable[[], DeployedModel | None]) -> Iterator[
     Args:
         model: the deployed model; None where it cannot be had.
     """
-    if not s.stream.bootstrap_servers and not (s.store.path / "log.db").exists():
+    if s.stream.kind == "http":
+        yield CheckFinding(
+            "records", s.stream.topic, "skipped", "what is posted to the agent is not kept", POSTED
+        )
+        return
+    if s.stream.kind == "embedded" and not (s.store.path / "log.db").exists():
         yield CheckFinding("records", s.stream.topic, "skipped", "the embedded log is not there yet", LATER)
         return
     source = model()

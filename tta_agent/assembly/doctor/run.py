@@ -48,7 +48,9 @@ def _checks(s: Settings) -> Mapping[str, tuple[str, finding.Check, str]]:
         "settings": ("settings", lambda: volume.settings(s), ""),
         "volume": ("TTA_STORE__PATH", lambda: volume.volume(s), "see TTA_STORE__PATH"),
         "broker": (
-            s.stream.bootstrap_servers or "embedded log",
+            {"kafka": s.stream.bootstrap_servers or "", "http": "receiver"}.get(
+                s.stream.kind, "embedded log"
+            ),
             lambda: broker.broker(s),
             "see TTA_STREAM__*",
         ),

@@ -1,0 +1,1 @@
+"""Records over HTTP, without a broker: a receiver in the agent, and the producer that posts to it."""
