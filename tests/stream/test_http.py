@@ -68,9 +68,11 @@ def test_what_a_tap_posts_comes_as_it_would_from_a_log(consumer: HttpStreamConsu
     message = codec.encode_inference("é 1%", X, Y, 3, source="s", model="m", time_s=5.0, entity="Öl")
     producer.send("inference", *message, on_done=done.append)
     producer.send("inference.labels", *codec.encode_label("é 1%", [0, 2], 6.0))
+    producer.send("inference.labels", None, b'{"id": "plain", "label": 1}')
     producer.flush()
     producer.close()
-    record, label = taken(consumer, 2)
+    record, label, plain = taken(consumer, 3)
+    assert plain.topic == TOPICS[1]
     assert (record.key, record.value, dict(record.headers)) == (message[0], message[1], dict(message[2]))
     assert (record.topic, label.topic, record.offset, label.offset, done) == (*TOPICS, 0, 0, [None])
     first, _, truth, _ = decoded([record, label])
