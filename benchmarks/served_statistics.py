@@ -27,6 +27,7 @@ import digits
 import gate_streams
 import numpy as np
 import torch
+import zoo_trained
 
 from tta_adapters.norm import Norm
 from tta_adapters.tent import Tent
@@ -144,6 +145,9 @@ def subjects_of(net, kinds, count):
         rows = torch.randperm(len(other()[1]), generator=torch.Generator().manual_seed(0))[:count]
         yield digits.net(net), "real", *(part[rows] for part in other())
         return
+    if net == "mobilenet":
+        yield from large(kinds)
+        return
     model = gate_streams.models()[net]
     some = dataset.read_npz(model.data)
     source = build.load_source(env.load(model=model.flags, mode="shadow"))
@@ -154,6 +158,22 @@ def subjects_of(net, kinds, count):
         if KINDS[kind]:
             x = corruptions.corrupt(x, kind, KINDS[kind], seed=1, constants=model.constants)
         yield source.module, kind, (x - mean) / std, torch.from_numpy(some.labels[rows])
+
+
+def large(kinds):
+    """The same of MobileNetV3 at 224 px (`zoo_trained.py`), which is trained first, once."""
+    cache = Path(tempfile.gettempdir()) / "tta-served-statistics"
+    cache.mkdir(exist_ok=True)
+    net, some = zoo_trained.trained(cache, "mobilenetv3_small_100", 224, epochs=3), dataset.load()
+    labels = torch.from_numpy(some.labels[zoo_trained.TRAINED :])
+    for kind in kinds:
+        x = zoo_trained.enlarged(some.inputs[zoo_trained.TRAINED :], 224)
+        yield (
+            net,
+            kind,
+            corruptions.corrupt(x, kind, KINDS[kind], 1, "imagenet") if KINDS[kind] else x,
+            labels,
+        )
 
 
 def snapshots(make, source, size, x, after):
@@ -198,7 +218,9 @@ def main():
     parser.add_argument("part", choices=("first", "estimates"))
     parser.add_argument("--methods", default="norm")
     parser.add_argument("--kinds", default=None, help="corruptions, or clean")
-    parser.add_argument("--nets", default="fashion,cifar,zeropad,written,printed")
+    parser.add_argument(
+        "--nets", default="fashion,cifar,zeropad,written,printed", help="or mobilenet, 224 px"
+    )
     parser.add_argument("--batches", default="16,32,64,100,200")
     parser.add_argument("--after", default=",".join(map(str, AFTER)))
     parser.add_argument("--images", type=int, default=4000)

@@ -1,9 +1,10 @@
 """Which models adapt as they are shipped, and is a folded one as good as one that kept its BatchNorms?
 
-python benchmarks/zoo.py [--quick] [--parts folded,cost,plain,exports,files,mutants] [--folder CACHE] [--json OUT]
+python benchmarks/zoo.py [--quick] [--parts folded,trained,...] [--folder CACHE] [--json OUT]
 
 *folded*: one net with its BatchNorms (`unfolded`), and as the default export folds them (`folded`: with 300 source
 images, `folded_1000`: with 1,000), on the same shifted streams; accuracy online, and of the version at the end.
+*trained*: the same of three nets of timm that are trained here first (`benchmarks/zoo_trained.py`, 20 minutes).
 *cost*: processor time of a round of both forms, batches of 64, in turns; the quickest and the median of 25.
 *plain*: a small net that never had a normalisation, trained here on 9,000 images, with 300 of them as source inputs.
 *exports*: eight timm nets with random weights x exporters x opsets x constant folding x what people do to files
@@ -33,6 +34,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks import zoo_trained
 from benchmarks.zoo_corpus import TRIED, each, exports, files, good, torchscript
 from tta_adapters.norm import Norm
 from tta_adapters.tent import Tent
@@ -90,14 +92,20 @@ def subjects(folder, count):
     yield "cifar10_resnet20", files, streams, some["labels"][:count], pool["inputs"][drawn], CIFAR
 
 
+def trained_subjects(folder, count):
+    """The same of nets of timm."""
+    for name, pair, x, labels, source in zoo_trained.subjects(folder):
+        yield name, pair, shifted(x[:count], 4, "imagenet"), labels[:count], source, {}
+
+
 def shifted(x, severity, constants):
     return [corruptions.corrupt(x, name, severity, 0, constants).numpy() for name in FAMILIES]
 
 
-def folded(folder, count):
+def folded(folder, count, nets=subjects):
     """Mean accuracies of both forms of each net, by net and method."""
     told = {}
-    for name, (kept, export), streams, labels, source, pixels in subjects(folder, count):
+    for name, (kept, export), streams, labels, source, pixels in nets(folder, count):
         models = {"unfolded": loader.load(None, None, None, onnx=kept, device="cpu", **pixels)}
         for n, key in ((300, "folded"), (1000, "folded_1000")):
             np.savez(folder / "source.npz", inputs=source[:n])
@@ -230,6 +238,7 @@ def of_families(args):
 
 PARTS = {
     "folded": lambda args: {"folded": folded(args.folder, 600 if args.quick else 2000)},
+    "trained": lambda args: {"trained": folded(args.folder, 1000, trained_subjects)},
     "cost": lambda args: {"cost": cost(args.folder)},
     "plain": lambda args: {"plain": plain(args.folder, 600)},
     "exports": of_exports,
