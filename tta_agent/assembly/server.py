@@ -14,6 +14,7 @@ from tta_agent.registry.factory import open_registry
 from tta_agent.registry.patches import Patches
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
+from tta_agent.serving.server.batching import Batching
 from tta_agent.settings.schema import Settings
 from tta_agent.settings.secret import revealed
 from tta_agent.stream.factory import open_producer, open_writer
@@ -58,6 +59,7 @@ def run(settings: Settings) -> None:
         threads=s.serve.workers,
         max_batch=s.serve.max_batch,
         memory_bytes=s.serve.body_bytes,
+        batching=Batching(s.serve.batch_size, s.serve.batch_delay_ms / 1000),
         token=revealed(s.serve.token),
         hosts=OwnHosts.of(s.serve.host, s.serve.hosts, "TTA_SERVE__HOSTS"),
     )

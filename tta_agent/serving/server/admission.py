@@ -151,6 +151,11 @@ class Turns:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = itertools.count()
 
+    @property
+    def waiting(self) -> int:
+        """Those without a worker."""
+        return sum(not mine.done() for *_, mine in self._waiting)
+
     @asynccontextmanager
     async def turn(self, size_bytes: int) -> AsyncIterator[None]:
         """One worker, for as long as the context is open."""

@@ -17,6 +17,7 @@ from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session
 from tta_agent.models.patched_graph import PatchedGraph
 from tta_agent.registry.patches import Patch
 from tta_agent.serving.server.answers import Handler, guarded, http_error, refusal
+from tta_agent.serving.server.batching import Batching
 from tta_agent.serving.server.engine import Engine
 from tta_agent.serving.server.inference import Inference
 from tta_agent.serving.server.loads import Loads
@@ -28,6 +29,7 @@ from tta_agent.web.access import Guard, OwnHosts
 from tta_agent.web.connections import Limits
 
 _STOP_S = 10.0  # for requests in progress, at the end
+ALONE = Batching()
 OWN = OwnHosts(setting="TTA_SERVE__HOSTS")
 
 
@@ -45,6 +47,7 @@ def make_app(
     max_body_bytes: int = 64 << 20,
     max_batch: int = 256,
     memory_bytes: int = 256 << 20,
+    batching: Batching = ALONE,
     token: str | None = None,
     hosts: OwnHosts = OWN,
 ) -> Starlette:
@@ -62,12 +65,13 @@ def make_app(
         max_body_bytes: largest request.
         max_batch: most samples of one request.
         memory_bytes: for the bodies of all requests in flight, see `admission`.
+        batching: how requests are joined.
         token: bearer token of the repository API; None: none is asked for.
         hosts: names under which the server may be asked.
     """
     engine = Engine(model, pair, input_name, output_name, max_batch)
     repository = Repository(model, pair, find_version, open, find_patch)
-    inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes)
+    inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes, batching)
     loads = Loads(model, repository, token)
 
     @asynccontextmanager

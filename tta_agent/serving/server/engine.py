@@ -45,6 +45,7 @@ class Task:
         x: samples [N, ...].
         binary: the answer is wanted as raw tensor.
         classes: the answer is wanted as so many best classes; None: as it is.
+        joins: it may run together with others: the graph takes any number of samples.
         queue_ns, read_ns: it waited until it was read, and was read for so long.
         ready_ns: when it had been read.
     """
@@ -56,6 +57,7 @@ class Task:
     binary: bool
     classes: int | None
     gzip: bool
+    joins: bool
     queue_ns: int
     read_ns: int
     ready_ns: int
@@ -118,9 +120,10 @@ class Engine:
         self._check_wanted(request)
         classes = classification.wanted(request, self.output, answer_shape(session))
         id = checks.text(request.id, "id") if request.id else str(uuid4())
+        joins = not isinstance(session.get_inputs()[0].shape[0], int)
         queue_ns, ready_ns = began_ns - (question.came_ns or began_ns), time.perf_counter_ns()
         return Task(
-            id, x, version, session, self._wants_binary(request), classes, question.gzip,
+            id, x, version, session, self._wants_binary(request), classes, question.gzip, joins,
             queue_ns, ready_ns - began_ns, ready_ns,
         )  # fmt: skip
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tta_agent.serving.server.admission import Budget, Turns
 from tta_agent.serving.server.answers import guarded
-from tta_agent.serving.server.engine import Answer, Engine, Execution, Question
+from tta_agent.serving.server.batching import Batching, DynamicBatcher
+from tta_agent.serving.server.engine import Answer, Engine, Execution, Question, Task
 from tta_agent.serving.server.loads import target
 from tta_agent.serving.server.statistics import ModelStatistics
 from tta_agent.serving.server.stats import Stats
 from tta_agent.stream.codecs import checks, oip
 from tta_agent.tap import Tap
 from tta_agent.web.compression import takes_gzip
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Inference:
@@ -28,15 +34,18 @@ class Inference:
         threads: requests computed at a time.
         max_body_bytes: largest request.
         memory_bytes: for the bodies of all requests in flight.
+        batching: how requests are joined.
     """
 
     def __init__(
-        self, engine: Engine, tap: Tap | None, threads: int, max_body_bytes: int, memory_bytes: int
-    ) -> None:
+        self, engine: Engine, tap: Tap | None, threads: int, max_body_bytes: int, memory_bytes: int,
+        batching: Batching,
+    ) -> None:  # fmt: skip
         self._engine, self._tap, self._max_body_bytes = engine, tap, max_body_bytes
         self.threads, self.stats, self.statistics = threads, Stats(), ModelStatistics()
         self._budget, self._turns = Budget(memory_bytes), Turns(threads)
         self._workers = ThreadPoolExecutor(threads, "tta-infer")
+        self._batcher = DynamicBatcher(self._run, self._turns, batching) if batching.size > 1 else None
 
     def close(self) -> None:
         """Free the threads, and let the tap send what it holds."""
@@ -48,10 +57,19 @@ class Inference:
         """What the tap did."""
         return None if self._tap is None else self._tap.counts()
 
+    @property
+    def waiting(self) -> int:
+        """Requests, and batches of them, that wait for a worker."""
+        return self._turns.waiting
+
     async def infer(self, request: Request) -> Response:
         """Answer and count, unless it is a probe of ours."""
         started_s = time.perf_counter()
-        response = await guarded(self._infer, request)
+        self.stats.in_flight += 1
+        try:
+            response = await guarded(self._infer, request)
+        finally:
+            self.stats.in_flight -= 1
         if not _is_probe(request):
             self.stats.count(response.status_code, time.perf_counter() - started_s)
         return response
@@ -72,17 +90,30 @@ class Inference:
             async with self._turns.turn(len(body)):
                 if await request.is_disconnected():
                     raise ClientDisconnect
-                share.begin()
-                loop = asyncio.get_running_loop()
-                execution = await loop.run_in_executor(self._workers, self._engine.answer, question)
-            return self._counted(execution)
+                if self._batcher is None:
+                    share.begin()
+                    return await self._alone(question)
+                task = await self._in_worker(self._engine.read, question)
+            return await self._batcher.answer(task, share.begin)
 
-    def _counted(self, execution: Execution) -> Answer:
+    async def _alone(self, question: Question) -> Answer:
+        """Read and run one request at once."""
+        execution = await self._in_worker(self._engine.answer, question)
         self.statistics.add(execution)
         [found] = execution.answers
         if isinstance(found, Exception):
             raise found
         return found
+
+    async def _run(self, tasks: Sequence[Task]) -> Sequence[Execution]:
+        """Run tasks together."""
+        executions = await self._in_worker(self._engine.run, tasks)
+        for execution in executions:
+            self.statistics.add(execution)
+        return executions
+
+    def _in_worker(self, call: Callable[[A], B], given: A) -> asyncio.Future[B]:
+        return asyncio.get_running_loop().run_in_executor(self._workers, call, given)
 
     def _log(self, tap: Tap, request: Request, answer: Answer) -> None:
         trace = request.headers.get("traceparent")

@@ -32,7 +32,7 @@ class Rest:
         """Counts, latencies, versions, and what the tap did."""
         marks = {entry["reason"]: int(entry["version"]) for entry in self._repository.index()}
         about = {"model": self._engine.model, "live": marks["live"], "previous": marks.get("previous")}
-        counts = self._inference.stats.snapshot()
+        counts = {**self._inference.stats.snapshot(), "waiting": self._inference.waiting}
         return AsciiJSON({**about, **counts, "tap": self._inference.tap_counts()})
 
     async def statistics(self, request: Request) -> Response:
