@@ -72,22 +72,32 @@ def settings() -> str:
 
 def metrics() -> str:
     """Metrics, spans and attributes by their declaration."""
-    rows = [
-        (f"`{m.name}`", m.kind, f"`{m.unit}`", m.description) for m in (*names.METRICS, *names.TAP_METRICS)
-    ]
+    agent, server = (
+        _metrics(found) for found in (names.METRICS, (*names.SERVER_METRICS, *names.TAP_METRICS))
+    )
     spans = [(f"`{name}`", clause(getattr(Telemetry, name.removeprefix("tta.")))) for name in names.SPANS]
     attributes = [(f"`{name}`", sentence) for name, sentence in names.ATTRIBUTES.items()]
     return (
         "# Metrics, spans, attributes\n\nThey leave by OpenTelemetry; the standard `OTEL_*` variables say where to "
         "([how](../guide/operate.md#telemetry)). Prometheus shows `tta.adapt.duration` as "
         "`tta_adapt_duration_seconds`, `tta.swaps` as `tta_swaps_total`.\n\n## Metrics\n\n"
-        + table(("name", "kind", "unit", "what it measures"), rows)
+        + agent
+        + f"\n### Of the embedded server\n\n`GET /metrics` of its port shows them, with `{names.MODEL_INFO.name}`, "
+        f"`{names.SWAPS.name}` and `{names.SWAP_DURATION.name}` of its own. The `tta.tap` ones are of each tap.\n\n"
+        + server
         + "\n## Spans\n\nOne trace for each round. The name of a messaging span is followed by its topic.\n\n"
         + table(("name", "covers"), spans)
         + f"\nThe span `{names.GATE}` has an event `{names.FINDING}` for the answer of each gate.\n"
+        + "\nThe embedded server opens spans in the traces of its callers (header `traceparent`).\n\n"
+        + table(("name", "covers"), [(f"`{name}`", covers) for name, covers in names.SERVER_SPANS.items()])
         + "\n## Attributes\n\n"
         + table(("name", "value"), attributes)
     )
+
+
+def _metrics(found: Sequence[names.Metric]) -> str:
+    rows = [(f"`{m.name}`", m.kind, f"`{m.unit}`", m.description) for m in found]
+    return table(("name", "kind", "unit", "what it measures"), rows)
 
 
 def events() -> str:

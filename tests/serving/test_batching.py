@@ -228,7 +228,7 @@ def task(n: int, value: float) -> Task:
 
 async def doubled(tasks: Sequence[Task]) -> list[Execution]:
     answers = [
-        Answer(t.id, t.x, t.x * 2, 0, b"", {}, 0, 0, 0, 0) if t.x[0, 0] >= 0 else ValueError("negative")
+        Answer(t.id, t.x, t.x * 2, 0, b"", {}, len(t.x), 0, 0, 0, 0) if t.x[0, 0] >= 0 else ValueError("negative")
         for t in tasks
     ]
     return [Execution(0, answers, sum(len(t.x) for t in tasks), 0, 0, 0)]

@@ -6,6 +6,7 @@ import functools
 import logging
 from pathlib import Path
 
+import tta_agent
 from tta_agent.core.errors import ConfigError
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.models.outputs import ModelOutput
@@ -19,6 +20,7 @@ from tta_agent.settings.schema import Settings
 from tta_agent.settings.secret import revealed
 from tta_agent.stream.factory import open_producer, open_writer
 from tta_agent.tap import Tap
+from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web.access import OwnHosts, is_loopback
 from tta_agent.web.server import address
 
@@ -47,6 +49,8 @@ def run(settings: Settings) -> None:
     )
     pair = HotSwapSession(number, opener(registry.get(number).path))
     (patches := Patches(registry)).skeleton()  # now, not at the first swap
+    telemetry = ServerTelemetry.from_environment(tta_agent.__version__)
+    telemetry.model(number, registry.get(number).sha256)
     producer = open_producer(s, [s.stream.topic]) if codec else None
     tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
     app = make_app(
@@ -59,6 +63,7 @@ def run(settings: Settings) -> None:
         threads=s.serve.workers,
         max_batch=s.serve.max_batch,
         memory_bytes=s.serve.body_bytes,
+        telemetry=telemetry,
         batching=Batching(s.serve.batch_size, s.serve.batch_delay_ms / 1000),
         token=revealed(s.serve.token),
         hosts=OwnHosts.of(s.serve.host, s.serve.hosts, "TTA_SERVE__HOSTS"),
@@ -72,6 +77,7 @@ def run(settings: Settings) -> None:
     finally:
         if producer:
             producer.close()
+        telemetry.shutdown()
 
 
 def _device(named: str) -> str:

@@ -28,7 +28,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.telemetry import sdk_log
@@ -66,6 +66,10 @@ class Providers:
     registry: CollectorRegistry | None = None
     prometheus: WSGIServer | None = None
 
+    def exposition(self) -> bytes | None:
+        """Metrics of now in the text format of Prometheus, or None where they are not kept for a scrape."""
+        return None if self.registry is None else generate_latest(self.registry)
+
     def flush(self, timeout_s: float) -> None:
         """Send the waiting data, for `timeout_s` at most. Whether it arrived is not known."""
         _in_time([p.force_flush for p in (self.tracer, self.meter, self.logger) if p is not None], timeout_s)
@@ -83,11 +87,12 @@ class Providers:
             _in_time([exporter.shutdown], 1.0)
 
 
-def build(service_version: str, *, scraped: bool = False) -> Providers | None:
+def build(service_version: str, *, scraped: bool = False, service: str = "tta-agent") -> Providers | None:
     """Providers as the environment asks for; None where it asks for nothing.
 
     Args:
-        scraped: metrics are kept for a scrape of the agent's own port, unless OTEL_METRICS_EXPORTER is `none`.
+        scraped: metrics are kept for a scrape of a port of our own, unless OTEL_METRICS_EXPORTER is `none`.
+        service: name of the service, where OTEL_SERVICE_NAME gives none.
 
     Raises:
         ConfigError: an unknown exporter or protocol, a value that the SDK refuses, a port in use.
@@ -101,7 +106,7 @@ def build(service_version: str, *, scraped: bool = False) -> Providers | None:
         return None
     sdk_log.tame()
     try:
-        return _providers(traces, metrics, logs, _resource(service_version))
+        return _providers(traces, metrics, logs, _resource(service_version, service))
     except ValueError as error:
         raise ConfigError(f"OTEL_* variables: {error}") from error
 
@@ -206,10 +211,10 @@ def _scrape_server(registry: CollectorRegistry) -> WSGIServer:
         ) from error
 
 
-def _resource(service_version: str) -> Resource:
+def _resource(service_version: str, service: str) -> Resource:
     resource = Resource.create({SERVICE_VERSION: service_version})
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # the SDK's own default
-        resource = resource.merge(Resource({SERVICE_NAME: "tta-agent"}))
+        resource = resource.merge(Resource({SERVICE_NAME: service}))
     return resource
 
 

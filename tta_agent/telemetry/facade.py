@@ -92,12 +92,7 @@ class Telemetry:
 
     def exposition(self) -> bytes | None:
         """Metrics of now in the text format of Prometheus, or None where they are not kept for a scrape."""
-        registry = self._providers.registry if self._providers else None
-        if registry is None:
-            return None
-        from prometheus_client import generate_latest
-
-        return generate_latest(registry)
+        return self._providers.exposition() if self._providers else None
 
     def flush(self, timeout_s: float = 5.0) -> None:
         """Send the waiting data; gives up after `timeout_s`."""

@@ -26,14 +26,15 @@ class Instruments:
     silence, and a loss that is never finite would look like no data.
     """
 
-    def __init__(self, meter: Meter | None) -> None:
+    def __init__(self, meter: Meter | None, metrics: Iterable[Metric] = names.METRICS) -> None:
         self.on = meter is not None
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._reads: dict[str, Callable[[], float]] = {}
         self._gauges: dict[str, dict[tuple[tuple[str, str | int | float], ...], float]] = {}
         self._lock = threading.Lock()
         if meter is not None:
-            for metric in names.METRICS:
+            for metric in metrics:
                 self._create(meter, metric)
 
     def add(self, metric: Metric, count: int, attributes: Attributes | None = None) -> None:
@@ -41,10 +42,10 @@ class Instruments:
         if self.on and count > 0:
             self._counters[metric.name].add(count, attributes)
 
-    def record(self, metric: Metric, value: float) -> None:
+    def record(self, metric: Metric, value: float, attributes: Attributes | None = None) -> None:
         """Record one value of a distribution."""
         if self.on and self._finite(metric, value):
-            self._histograms[metric.name].record(value)
+            self._histograms[metric.name].record(value, attributes)
 
     def record_batch(self, metric: Metric, values: Array) -> None:
         """Record the distribution of a batch, clipped to 0..1: all values of up to 16, else 16 evenly spaced ranks.
@@ -75,6 +76,11 @@ class Instruments:
                 del series[next(iter(series))]
             self._gauges[metric.name] = series
 
+    def read(self, metric: Metric, value: Callable[[], float]) -> None:
+        """Have a gauge read its value whenever it is observed, from any thread."""
+        if self.on:
+            self._reads[metric.name] = value
+
     def _create(self, meter: Meter, metric: Metric) -> None:
         about = (metric.name, metric.unit, metric.description)
         if metric.kind == "counter":
@@ -89,7 +95,12 @@ class Instruments:
 
     def _observer(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         # Observed, not set: a series that is replaced (the version that served before) ends.
-        return lambda _: [Observation(value, dict(key)) for key, value in self._gauges[name].items()]
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            if name in self._reads:
+                return [Observation(self._reads[name]())]
+            return [Observation(value, dict(key)) for key, value in self._gauges[name].items()]
+
+        return observe
 
     def _finite(self, metric: Metric, value: float) -> bool:
         finite = math.isfinite(value)

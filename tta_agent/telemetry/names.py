@@ -20,7 +20,13 @@ GATE = "tta.gate"
 EXPORT = "tta.export"
 SWAP = "tta.swap"
 VERIFY = "tta.verify"
+INFER = "POST /v2/models/{model}/infer"
+LOAD = "POST /v2/repository/models/{model}/load"
 SPANS = (POLL, PROCESS, COMMIT, SCORE, SELECT, ADAPT, GATE, EXPORT, SWAP, VERIFY)
+SERVER_SPANS = {
+    INFER: "One inference request, from its head to its answer",
+    LOAD: "One order to load a version",
+}
 
 FINDING = "tta.gate.check"  # the event of one gate's answer on the gate span
 
@@ -32,6 +38,9 @@ DESTINATION = "messaging.destination.name"
 GROUP = "messaging.consumer.group.name"
 MESSAGE_COUNT = "messaging.batch.message_count"
 ERROR_TYPE = "error.type"
+HTTP_METHOD = "http.request.method"
+HTTP_ROUTE = "http.route"
+HTTP_STATUS = "http.response.status_code"
 
 # Attributes of our own.
 LINKS_DROPPED = "tta.links.dropped"
@@ -58,6 +67,9 @@ SWAP_TO = "tta.swap.to"
 PLACE = "tta.place"
 RESULT = "tta.result"
 FEATURE = "tta.feature"
+BATCH_SAMPLES = "tta.server.batch.samples"
+QUEUED_S = "tta.server.queued"
+INFERRED_S = "tta.server.inferred"
 
 ATTRIBUTES = {
     SYSTEM: "where records come from: kafka, embedded or http",
@@ -67,6 +79,9 @@ ATTRIBUTES = {
     GROUP: "consumer group",
     MESSAGE_COUNT: "records in the poll or in the round",
     ERROR_TYPE: "class of the exception that ended the span",
+    HTTP_METHOD: "POST",
+    HTTP_ROUTE: "route of the request, with {model} for the name",
+    HTTP_STATUS: "status of the answer",
     LINKS_DROPPED: "requests of the round that the span has no link to: unsampled, or more than 128",
     MODEL_VERSION: "version that serves; of `tta.accuracy.realised`: that answered",
     MODEL_SHA256: "sha256 of the graph that serves",
@@ -90,6 +105,9 @@ ATTRIBUTES = {
     SWAP_DRIVER: "driver of the model server",
     SWAP_FROM: "version that served before",
     SWAP_TO: "version that is to serve",
+    BATCH_SAMPLES: "samples in the run that answered the request, those of others that ran with it too",
+    QUEUED_S: "seconds that the request waited for a worker, or for others to run with it",
+    INFERRED_S: "seconds that the run took",
     FEATURE: "number by which kinds of records are told apart",
     PLACE: "metric or step that met a value that is not finite",
     RESULT: "of a round: adapted, skipped; of a swap: activated, failed, rolled_back, fell_back, reinstated",
@@ -109,6 +127,7 @@ class Metric:
 
 
 _UNIT_BUCKETS = tuple(i / 20 for i in range(1, 21))
+_SIZE_BUCKETS = tuple(float(2**i) for i in range(9))
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 CONSUMED = Metric(
@@ -159,6 +178,36 @@ TAP_MESSAGES = Metric(
 )
 TAP_QUEUE_BYTES = Metric("tta.tap.queue.bytes", "gauge", "By", "Bytes that wait in the tap of a server")
 TAP_METRICS = (TAP_MESSAGES, TAP_QUEUE_BYTES)
+
+SERVER_DURATION = Metric(
+    "http.server.request.duration",
+    "histogram",
+    "s",
+    "Duration of an inference request, by status",
+    _SECONDS_BUCKETS,
+)
+SERVER_ACTIVE = Metric("http.server.active_requests", "gauge", "{request}", "Inference requests in progress")
+SERVER_REQUESTS = Metric(
+    "tta.server.requests", "counter", "{request}", "Inference requests, by status and version that answered"
+)
+SERVER_WAITING = Metric(
+    "tta.server.waiting",
+    "gauge",
+    "{request}",
+    "Requests, or batches of them, that wait for a worker of the server",
+)
+SERVER_BATCH = Metric(
+    "tta.server.batch.size", "histogram", "{sample}", "Samples in one run of the served model", _SIZE_BUCKETS
+)
+SERVER_MEMORY = Metric("process.memory.usage", "gauge", "By", "Resident memory of the server's process")
+SERVER_METRICS = (
+    SERVER_DURATION,
+    SERVER_ACTIVE,
+    SERVER_REQUESTS,
+    SERVER_WAITING,
+    SERVER_BATCH,
+    SERVER_MEMORY,
+)
 
 METRICS = (
     CONSUMED,

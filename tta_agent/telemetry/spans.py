@@ -9,7 +9,16 @@ from itertools import islice
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+)
 
 from tta_agent.core.types import GateResult, StepReport
 from tta_agent.telemetry import names
@@ -52,6 +61,13 @@ class Stage:
         numbers = {names.GATE_VALUE: finding.value, names.GATE_THRESHOLD: finding.threshold}
         self._span.add_event(names.FINDING, {**counted, **numbers})
         self._instruments.add(names.GATE_CHECKS, 1, counted)
+
+    def answered(self, status: int, numbers: Attributes) -> None:
+        """Record the HTTP status of an answer, and what is known of it; from 500 up the span has failed."""
+        self._span.set_attributes({names.HTTP_STATUS: status, **numbers})
+        if status >= 500:
+            self._span.set_attribute(names.ERROR_TYPE, str(status))
+            self._span.set_status(StatusCode.ERROR)
 
     def exported(self, sha256: str, size_bytes: int) -> None:
         """Record hash and size of the exported graph."""
@@ -105,10 +121,13 @@ class Spans:
 
     def carrier(self) -> str | None:
         """The traceparent of the span that is open on this thread."""
-        if self._tracer is None:
-            return None
-        c = trace.get_current_span().get_span_context()
-        return f"00-{c.trace_id:032x}-{c.span_id:016x}-{c.trace_flags:02x}" if c.is_valid else None
+        return None if self._tracer is None else current_traceparent()
+
+
+def current_traceparent() -> str | None:
+    """The W3C trace context of the span that is open here, whoever opened it; None: there is none."""
+    c = trace.get_current_span().get_span_context()
+    return f"00-{c.trace_id:032x}-{c.span_id:016x}-{c.trace_flags:02x}" if c.is_valid else None
 
 
 def parse_traceparent(traceparent: str) -> SpanContext | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tta_agent.telemetry import names
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
 
 
 class CountedTap(Protocol):
@@ -33,7 +36,11 @@ def _create() -> None:
         from opentelemetry import metrics
     except ImportError:
         return
-    meter = metrics.get_meter("tta_agent.tap")
+    create(metrics.get_meter("tta_agent.tap"))
+
+
+def create(meter: Meter) -> None:
+    """Create the instruments on a meter."""
     about = names.TAP_MESSAGES
     meter.create_observable_counter(about.name, [lambda _: _messages()], about.unit, about.description)
     about = names.TAP_QUEUE_BYTES

@@ -12,6 +12,7 @@ from tta_agent.core.errors import DecodeError, SwapError, WrongAnswer, nearest
 from tta_agent.core.redact import without_user
 from tta_agent.core.types import Array, ServerInfo
 from tta_agent.stream.codecs import checks, oip
+from tta_agent.telemetry.spans import current_traceparent
 
 _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
 # A connection that the server has closed meanwhile, as some do after they answered 500.
@@ -159,6 +160,8 @@ class OipClient:
         raise kind(f"{method} {self.url}{path} answers {response.status_code}: {_reason(response)}{hint}")
 
     def _sent(self, method: str, path: str, **content: Any) -> httpx.Response:
+        if trace := current_traceparent():  # of the swap: the server's part of it belongs to it
+            content["headers"] = {"traceparent": trace, **content.get("headers", {})}
         try:
             return self._http.request(method, path, **content)
         except _CLOSED:  # all that is asked here may be asked twice

@@ -24,12 +24,13 @@ from tta_agent.serving.server.loads import Loads
 from tta_agent.serving.server.repository import Repository
 from tta_agent.serving.server.rest import Rest
 from tta_agent.tap import Tap
+from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web import server
 from tta_agent.web.access import Guard, OwnHosts
 from tta_agent.web.connections import Limits
 
 _STOP_S = 10.0  # for requests in progress, at the end
-ALONE = Batching()
+ALONE, SILENT = Batching(), ServerTelemetry.off()
 OWN = OwnHosts(setting="TTA_SERVE__HOSTS")
 
 
@@ -48,6 +49,7 @@ def make_app(
     max_batch: int = 256,
     memory_bytes: int = 256 << 20,
     batching: Batching = ALONE,
+    telemetry: ServerTelemetry = SILENT,
     token: str | None = None,
     hosts: OwnHosts = OWN,
 ) -> Starlette:
@@ -66,13 +68,15 @@ def make_app(
         max_batch: most samples of one request.
         memory_bytes: for the bodies of all requests in flight, see `admission`.
         batching: how requests are joined.
+        telemetry: spans and metrics, `/metrics` among them; its owner shuts it down.
         token: bearer token of the repository API; None: none is asked for.
         hosts: names under which the server may be asked.
     """
     engine = Engine(model, pair, input_name, output_name, max_batch)
     repository = Repository(model, pair, find_version, open, find_patch)
-    inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes, batching)
-    loads = Loads(model, repository, token)
+    inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes, batching, telemetry)
+    loads = Loads(model, repository, token, telemetry)
+    rest = Rest(engine, repository, inference, telemetry)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -81,7 +85,7 @@ def make_app(
         inference.close()
 
     return Starlette(
-        routes=_routes(inference, Rest(engine, repository, inference), loads),
+        routes=_routes(inference, rest, loads),
         lifespan=lifespan,
         middleware=[Middleware(Guard, hosts=hosts, refuse=refusal)],
         exception_handlers={HTTPException: http_error},  # unknown paths and methods
@@ -105,6 +109,7 @@ def _routes(inference: Inference, rest: Rest, loads: Loads) -> list[Route]:
     gets: Mapping[str, Handler] = {
         "/v2": rest.about,
         "/v2/stats": rest.stats,
+        "/metrics": rest.metrics,
         "/v2/health/live": rest.is_live,
         "/v2/health/ready": rest.is_ready,
         "/v2/models/stats": rest.statistics,  # before the model: as in Triton, none can have this name

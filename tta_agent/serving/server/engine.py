@@ -65,7 +65,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Request and answer of one inference, the answer as it is sent, and how long its parts took."""
+    """Request and answer of one inference, the answer as it is sent, and how long its parts took.
+
+    Attributes:
+        batch: samples in the run that answered it.
+    """
 
     id: str
     x: Array
@@ -73,6 +77,7 @@ class Answer:
     version: int
     body: bytes
     headers: Mapping[str, str]
+    batch: int
     queue_ns: int
     input_ns: int
     infer_ns: int
@@ -151,13 +156,15 @@ class Engine:
         took_ns = (began_ns, joined_ns, ran_ns)
         ends = np.cumsum([len(task.x) for task in tasks])[:-1]
         rows = [logits] if len(tasks) == 1 else np.split(logits, ends)
-        answers = [self._answered(task, row, took_ns) for task, row in zip(tasks, rows, strict=True)]
+        answers = [self._answered(t, row, len(x), took_ns) for t, row in zip(tasks, rows, strict=True)]
         output_ns = time.perf_counter_ns() - ran_ns
         return Execution(
             tasks[0].version, answers, len(x), joined_ns - began_ns, ran_ns - joined_ns, output_ns
         )
 
-    def _answered(self, task: Task, logits: Array, took_ns: tuple[int, int, int]) -> Answer | Exception:
+    def _answered(
+        self, task: Task, logits: Array, batch: int, took_ns: tuple[int, int, int]
+    ) -> Answer | Exception:
         began_ns, joined_ns, ran_ns = took_ns
         at_ns = time.perf_counter_ns()
         try:
@@ -165,8 +172,9 @@ class Engine:
         except Exception as error:  # of this one, not of those that ran with it
             return error
         return Answer(
-            task.id, task.x, logits, task.version, body, headers, task.queue_ns + began_ns - task.ready_ns,
-            task.read_ns + joined_ns - began_ns, ran_ns - joined_ns, time.perf_counter_ns() - at_ns,
+            task.id, task.x, logits, task.version, body, headers, batch,
+            task.queue_ns + began_ns - task.ready_ns, task.read_ns + joined_ns - began_ns, ran_ns - joined_ns,
+            time.perf_counter_ns() - at_ns,
         )  # fmt: skip
 
     def _sent(self, task: Task, logits: Array) -> tuple[bytes, Mapping[str, str]]:

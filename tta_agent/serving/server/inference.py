@@ -20,6 +20,8 @@ from tta_agent.serving.server.statistics import ModelStatistics
 from tta_agent.serving.server.stats import Stats
 from tta_agent.stream.codecs import checks, oip
 from tta_agent.tap import Tap
+from tta_agent.telemetry import names
+from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web.compression import takes_gzip
 
 A = TypeVar("A")
@@ -39,13 +41,15 @@ class Inference:
 
     def __init__(
         self, engine: Engine, tap: Tap | None, threads: int, max_body_bytes: int, memory_bytes: int,
-        batching: Batching,
+        batching: Batching, telemetry: ServerTelemetry,
     ) -> None:  # fmt: skip
         self._engine, self._tap, self._max_body_bytes = engine, tap, max_body_bytes
         self.threads, self.stats, self.statistics = threads, Stats(), ModelStatistics()
         self._budget, self._turns = Budget(memory_bytes), Turns(threads)
         self._workers = ThreadPoolExecutor(threads, "tta-infer")
+        self.batching, self._telemetry = batching, telemetry
         self._batcher = DynamicBatcher(self._run, self._turns, batching) if batching.size > 1 else None
+        telemetry.watch(lambda: self.stats.in_flight, lambda: self.waiting)
 
     def close(self) -> None:
         """Free the threads, and let the tap send what it holds."""
@@ -64,19 +68,32 @@ class Inference:
 
     async def infer(self, request: Request) -> Response:
         """Answer and count, unless it is a probe of ours."""
-        started_s = time.perf_counter()
+        if request.headers.get("tta-probe") == "1":
+            return await guarded(self._probed, request)
         self.stats.in_flight += 1
         try:
-            response = await guarded(self._infer, request)
+            return await self._counted(request)
         finally:
             self.stats.in_flight -= 1
-        if not _is_probe(request):
-            self.stats.count(response.status_code, time.perf_counter() - started_s)
+
+    async def _counted(self, request: Request) -> Response:
+        started_s = time.perf_counter()
+        with self._telemetry.request(names.INFER, request.headers.get("traceparent")) as stage:
+            response = await guarded(self._infer, request)
+            answer: Answer | None = getattr(request.state, "answer", None)
+            stage.answered(response.status_code, {} if answer is None else _about(answer))
+        duration_s, number = time.perf_counter() - started_s, None if answer is None else answer.version
+        self.stats.count(response.status_code, duration_s)
+        self._telemetry.answered(response.status_code, duration_s, number)
         return response
 
-    async def _infer(self, request: Request) -> Response:
+    async def _probed(self, request: Request) -> Response:
         answer = await self._answer(request)
-        if self._tap is not None and not _is_probe(request):
+        return Response(answer.body, headers=answer.headers)
+
+    async def _infer(self, request: Request) -> Response:
+        answer = request.state.answer = await self._answer(request)
+        if self._tap is not None:
             self._log(self._tap, request, answer)
         return Response(answer.body, headers=answer.headers)
 
@@ -99,7 +116,7 @@ class Inference:
     async def _alone(self, question: Question) -> Answer:
         """Read and run one request at once."""
         execution = await self._in_worker(self._engine.answer, question)
-        self.statistics.add(execution)
+        self._count(execution)
         [found] = execution.answers
         if isinstance(found, Exception):
             raise found
@@ -109,18 +126,27 @@ class Inference:
         """Run tasks together."""
         executions = await self._in_worker(self._engine.run, tasks)
         for execution in executions:
-            self.statistics.add(execution)
+            self._count(execution)
         return executions
+
+    def _count(self, execution: Execution) -> None:
+        self.statistics.add(execution)
+        self._telemetry.ran(execution.samples)
 
     def _in_worker(self, call: Callable[[A], B], given: A) -> asyncio.Future[B]:
         return asyncio.get_running_loop().run_in_executor(self._workers, call, given)
 
     def _log(self, tap: Tap, request: Request, answer: Answer) -> None:
-        trace = request.headers.get("traceparent")
+        trace = self._telemetry.context() or request.headers.get("traceparent")
         entity = request.headers.get("tta-entity", "")[: checks.MAX_TEXT] or None
         x, logits, number = answer.x, answer.logits, answer.version  # nobody writes to them any more
         tap.record(x, logits, id=answer.id, version=number, traceparent=trace, entity=entity, copy=False)
 
 
-def _is_probe(request: Request) -> bool:
-    return request.headers.get("tta-probe") == "1"
+def _about(answer: Answer) -> dict[str, int | float]:
+    """What the span of a request says of its answer."""
+    queued_s, inferred_s = answer.queue_ns / 1e9, answer.infer_ns / 1e9
+    return {
+        names.MODEL_VERSION: answer.version, names.BATCH_SAMPLES: answer.batch,
+        names.QUEUED_S: queued_s, names.INFERRED_S: inferred_s,
+    }  # fmt: skip

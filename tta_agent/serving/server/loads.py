@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from tta_agent.core.errors import DecodeError, nearest
 from tta_agent.serving.server.repository import Repository
 from tta_agent.stream.codecs import checks
 from tta_agent.stream.codecs.datatypes import show
+from tta_agent.telemetry import names
+from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web import access, bodies
 from tta_agent.web.bodies import AsciiJSON
 
@@ -31,9 +34,12 @@ TOKEN = "TTA_SERVE__TOKEN"
 class Loads:
     """Handlers of the repository API, on the event loop; loading runs in a thread of its own."""
 
-    def __init__(self, model: str, repository: Repository, token: str | None) -> None:
+    def __init__(
+        self, model: str, repository: Repository, token: str | None, telemetry: ServerTelemetry
+    ) -> None:
         """Store the parts; the thread starts with the first order."""
         self._model, self._repository, self._token = model, repository, token
+        self._telemetry = telemetry
         self._loader = ThreadPoolExecutor(1, "tta-load", initializer=_yield_to_requests)
 
     def close(self) -> None:
@@ -42,13 +48,27 @@ class Loads:
 
     async def load(self, request: Request) -> Response:
         """Load a version, and make it live unless told otherwise."""
-        self._check_token(request)
-        check_model(request, self._model)
-        number, activate, sha256 = _load_order(await _order(request))
-        if number is not None:  # else: nothing newer than what is loaded is known
-            order = partial(self._repository.load, number, activate=activate, sha256=sha256)
-            await asyncio.get_running_loop().run_in_executor(self._loader, order)
+        with self._telemetry.request(names.LOAD, request.headers.get("traceparent")) as stage:
+            self._check_token(request)
+            check_model(request, self._model)
+            number, activate, sha256 = _load_order(await _order(request))
+            if number is not None:  # else: nothing newer than what is loaded is known
+                await self._load(number, activate, sha256)
+            stage.answered(200, {names.MODEL_VERSION: self._repository.live})
         return AsciiJSON(self._repository.index())
+
+    async def _load(self, number: int, activate: bool, sha256: str | None) -> None:
+        before, started_s = self._repository.live, time.perf_counter()
+        order = partial(self._repository.load, number, activate=activate, sha256=sha256)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._loader, order)
+        except Exception:
+            if activate:
+                self._telemetry.swap_done("failed", time.perf_counter() - started_s)
+            raise
+        if self._repository.live != before:
+            self._telemetry.swap_done("activated", time.perf_counter() - started_s)
+            self._telemetry.model(number, found)
 
     async def unload(self, request: Request) -> Response:
         """Unload a version beside the live one: requests on it are answered, and its memory is freed."""

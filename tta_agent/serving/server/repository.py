@@ -42,13 +42,21 @@ class Repository:
         self._find, self._find_patch = find_version, find_patch
         self._open = open
 
-    def load(self, number: int, *, activate: bool, sha256: str | None = None) -> None:
+    @property
+    def live(self) -> int:
+        """The version that answers."""
+        return self._pair.current()[0]
+
+    def load(self, number: int, *, activate: bool, sha256: str | None = None) -> str:
         """Load the version, unless it is loaded, and make it live where `activate` says so.
 
         Args:
             number: of the version in the registry.
             activate: False leaves it on standby: only its own URL answers with it.
             sha256: expected hash of the file; None: not checked.
+
+        Returns:
+            The hash of the file.
         """
         found = self._find_patch(number) or self._find(number)
         if sha256 is not None and sha256 != found.sha256:
@@ -64,6 +72,7 @@ class Repository:
             self._pair.stage(number, session)
         if activate:
             self._pair.switch(number)
+        return found.sha256
 
     def _opened(self, number: int, found: Version | Patch) -> Session:
         if isinstance(found, Version):
@@ -80,7 +89,7 @@ class Repository:
         Raises:
             HTTPException: 404, it is not loaded; 409, it is the live one, or none is named, which means all.
         """
-        live = self._pair.current()[0]
+        live = self.live
         if number in (None, live):
             raise HTTPException(
                 409,
@@ -92,7 +101,7 @@ class Repository:
 
     def index(self) -> list[dict[str, str]]:
         """Index of the versions; `reason` is `live`, `previous` or `standby`."""
-        live, standby, previous = self._pair.current()[0], self._pair.standby, self._pair.previous
+        live, standby, previous = self.live, self._pair.standby, self._pair.previous
         entries = [self._entry(live, "READY", "live")]
         if standby is not None:
             entries.append(self._entry(standby, "READY", "previous" if standby == previous else "standby"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,6 +14,7 @@ from tta_agent.serving.server.engine import Engine
 from tta_agent.serving.server.inference import Inference
 from tta_agent.serving.server.loads import target
 from tta_agent.serving.server.repository import Repository
+from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web.bodies import AsciiJSON
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
@@ -20,8 +24,11 @@ _PLATFORM = "onnxruntime_onnx"
 class Rest:
     """Handlers of metadata, configuration, statistics and health, on the event loop."""
 
-    def __init__(self, engine: Engine, repository: Repository, inference: Inference) -> None:
+    def __init__(
+        self, engine: Engine, repository: Repository, inference: Inference, telemetry: ServerTelemetry
+    ) -> None:
         self._engine, self._repository, self._inference = engine, repository, inference
+        self._telemetry = telemetry
 
     async def about(self, request: Request) -> Response:
         """The server and its extensions."""
@@ -40,6 +47,14 @@ class Rest:
         number = target(request, self._engine.model)
         numbers = self._engine.loaded() if number is None else [self._engine.session(number)[0]]
         return AsciiJSON(self._inference.statistics.as_json(self._engine.model, numbers))
+
+    async def metrics(self, request: Request) -> Response:
+        """Metrics in the text format of Prometheus."""
+        text = await asyncio.get_running_loop().run_in_executor(None, self._telemetry.exposition)
+        if text is None:
+            told = "no metrics are kept: OTEL_SDK_DISABLED or OTEL_METRICS_EXPORTER=none says so"
+            raise HTTPException(404, told)
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     async def is_live(self, request: Request) -> Response:
         """The process answers."""
@@ -62,12 +77,17 @@ class Rest:
     async def config(self, request: Request) -> Response:
         """Configuration of the model, as far as a server of one ONNX file has one."""
         engine, (one, answer) = self._engine, self._dims(request)
+        batching, joined = self._inference.batching, {}
+        if batching.size > 1:
+            delay = {"max_queue_delay_microseconds": round(batching.delay_s * 1e6)}
+            joined = {"dynamic_batching": {"preferred_batch_size": [batching.size], **delay}}
         return AsciiJSON({
             "name": engine.model, "platform": _PLATFORM, "backend": "onnxruntime",
             "version_policy": {"latest": {"num_versions": 2}}, "max_batch_size": engine.max_batch,
             "input": [{"name": engine.input, "data_type": "TYPE_FP32", "dims": one}],
             "output": [{"name": engine.output, "data_type": "TYPE_FP32", "dims": answer}],
             "instance_group": [{"name": engine.model, "count": self._inference.threads}],
+            **joined,
         })  # fmt: skip
 
     async def ready(self, request: Request) -> Response:
