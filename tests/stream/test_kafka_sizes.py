@@ -254,3 +254,18 @@ def test_missing_topics_are_made_with_partitions_that_fit(kafka: str, topic: str
     admin.close()
     sizes = [found[f"{topic}{end}"] for end in ("", ".labels", ".letters", ".there")]
     assert sizes == [3, 3, 1, 5]
+
+
+def test_polls_are_bounded_in_bytes_where_large_records_are_compressed_well(
+    kafka: str, topic: str, producer: KafkaStreamProducer
+) -> None:
+    make(kafka, topic)
+    for i in range(100):
+        producer.send(topic, b"%d" % i, bytes(600_000))
+    producer.flush()
+    consumer = KafkaStreamConsumer(kafka, [topic], f"{topic}-reader", start="earliest")
+    polls: list[int] = []
+    eventually(lambda: sum(polls) >= 100 or polls.append(len(consumer.poll(0.2))), 30.0)
+    consumer.close()
+    assert max(polls) <= 16  # the first, before their size is known
+    assert max([n for n in polls if n][1:]) <= 6

@@ -43,7 +43,7 @@ def answers(logits: Of) -> list[Answer]:
 
 def answer(logits: Array) -> Answer:
     """Decision for one record by its logits [C] or [2, L]."""
-    return answers(logits[None])[0]
+    return int(logits.argmax()) if logits.ndim == 1 else answers(logits[None])[0]
 
 
 def differs(one: Of, other: Of) -> Array:

@@ -46,6 +46,7 @@ from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
 STOP_WITHIN_S = 8.0
+LAG_EVERY_S = 2.0
 JOIN_WITHIN_S = 10.0  # a member for which there are no partitions is ready, too
 
 
@@ -87,6 +88,7 @@ class Agent:
         self._on_close = on_close
         self.unfinished: list[str] = []
         self._backlog: deque[RawRecord] = deque()  # polled, not decoded
+        self._lag_s = -LAG_EVERY_S
         self._positions: Positions = {}  # at the last portion
         self._topic_ids: Mapping[str, str] = {}
         self._commits: deque[tuple[Positions, str | None]] = deque()
@@ -103,13 +105,20 @@ class Agent:
         self._backlog.extend(raws)
         if raws:
             with self.telemetry.poll(raws[0].topic, len(raws)):
-                self.telemetry.stream(self.consumer.lag(), self._stages.held_bytes)
+                self._tell_lag()
         self._topic_ids = self.consumer.topic_ids()
         waiting = len(self._backlog)
         if not full:
             self._decode_portion()
         self._commit()
         return waiting - len(self._backlog)
+
+    def _tell_lag(self) -> None:
+        """Now and then: the brokers are asked for it, and all waits for their answer."""
+        now_s = time.monotonic()
+        if now_s - self._lag_s >= LAG_EVERY_S:
+            self._lag_s = now_s
+            self.telemetry.stream(self.consumer.lag(), self._stages.held_bytes)
 
     def _decode_portion(self) -> None:
         """2 decode: what memory can hold of what was polled; the rest waits, and nothing is polled meanwhile."""

@@ -22,7 +22,7 @@ from tta_agent.stream.understood import StreamSummary, summarise
 
 __all__ = ["INTERNAL", "UNREADABLE", "Decoder", "dead_letter"]
 log = logging.getLogger(__name__)
-PORTION_BYTES = 4 << 20  # of decoded items that are handed on at once
+PORTION_BYTES = 8 << 20  # of decoded items that are handed on at once: more than most polls become
 UNREADABLE = "tta_unreadable"  # header of a record that stands for others, with the reason
 LOOKED_AT = 20  # first records of the summary
 INTERNAL = "internal"  # reason of records that a codec stumbled over without a DecodeError

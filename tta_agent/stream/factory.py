@@ -46,7 +46,9 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
         brokers, common = _brokers(s), connection(s)
         ensure_topics(brokers, topics, s.partitions, **common)
         fetch = max(LEAST_FETCH, min(FETCH_BYTES, s.queue_bytes // 4))
-        return KafkaStreamConsumer(brokers, topics, group or s.group, start=s.start, fetch_bytes=fetch, **common)
+        return KafkaStreamConsumer(
+            brokers, topics, group or s.group, start=s.start, fetch_bytes=fetch, **common
+        )
     from tta_agent.stream.embedded.consumer import EmbeddedStreamConsumer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,6 @@ CREATE_ADVICE = "create them by hand, or allow this user to create them"
 OPTIONS: Mapping[Any, Mapping[str, object]] = {
     KafkaConsumer: {
         "enable_auto_commit": False,
-        "max_partition_fetch_bytes": 8 << 20,  # a record of images easily has 600 KB
         "metadata_max_age_ms": 5_000,  # what is created later, topic or partition, is found so soon
         "metrics_sample_window_ms": 2_500,  # see KafkaStreamConsumer._listen
         "request_timeout_ms": 15_000,

@@ -15,6 +15,7 @@ from tta_agent.core.types import Partition, Positions, RawRecord
 from tta_agent.stream.kafka.cause import LastCause, unreachable
 from tta_agent.stream.kafka.client import CONNECT_TIMEOUT_S, connect, ensure_topics, is_transient
 from tta_agent.stream.kafka.places import Places
+from tta_agent.stream.kafka.poll_size import PollSize
 from tta_agent.stream.kafka.producer import KafkaStreamProducer
 from tta_agent.stream.kafka.tolerant import tolerate
 
@@ -23,6 +24,9 @@ __all__ = ["KafkaStreamConsumer", "KafkaStreamProducer", "ensure_topics"]
 SLICE_S = 0.2  # how soon a poll that waits looks after newly assigned partitions
 CALL_LIMIT_MS = 5000  # for commit and close
 LAG_LIMIT_MS = 1000
+ASK_EVERY_S = 0.5  # whether anything has come in
+FETCH_BYTES = 16 << 20
+PARTITION_BYTES = 8 << 20  # a record of images easily has 600 KB
 
 
 class KafkaStreamConsumer:
@@ -36,7 +40,9 @@ class KafkaStreamConsumer:
         topics: names of topics to read.
         group: consumer group; its members share the partitions, and its committed offsets outlive them.
         start: where to begin without a committed offset: "latest" or "earliest".
-        max_records: most records of one poll.
+        max_records: most records of one poll; it also ends at about 4 MiB.
+        fetch_bytes: most bytes of one answer of a broker. The client holds two of them for each broker: the one
+            that is handed out, and the next.
         connect_timeout_s: how long to try to reach a broker at first.
         silence_limit_s: how long the brokers may be silent later before poll raises.
         client_options: options of kafka-python, such as the security ones; they win over ours.
@@ -54,11 +60,16 @@ class KafkaStreamConsumer:
         *,
         start: Literal["latest", "earliest"] = "latest",
         max_records: int = 500,
+        fetch_bytes: int = FETCH_BYTES,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         silence_limit_s: float = 60.0,
         client_options: Mapping[str, object] | None = None,
     ) -> None:
         own = {"group_id": group, "auto_offset_reset": "earliest", "max_poll_records": max_records}
+        own |= {
+            "fetch_max_bytes": fetch_bytes,
+            "max_partition_fetch_bytes": min(fetch_bytes, PARTITION_BYTES),
+        }
         self._servers = bootstrap_servers
         self._silence_limit_s = silence_limit_s
         self._consumer = connect(
@@ -67,7 +78,8 @@ class KafkaStreamConsumer:
         tolerate(self._consumer)
         self._places = Places(self._consumer, start)
         self._cause = LastCause().__enter__()
-        self._heard_s = time.monotonic()
+        self._size = PollSize(self._consumer.config["max_poll_records"])
+        self._heard_s = self._asked_s = time.monotonic()
         self._last_lag = 0
         self._closed = False
         self._consumer.subscribe(list(topics), listener=self._places)
@@ -141,9 +153,11 @@ class KafkaStreamConsumer:
         started_s = time.monotonic()
         with self._getting_over():
             self._keep_joining()
-            batches = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+            batches = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=self._size.records())
             self._places.delivered({p: batch[-1].offset + 1 for p, batch in batches.items()})
-            return [_record(record) for batch in batches.values() for record in batch]
+            records = [_record(record) for batch in batches.values() for record in batch]
+            self._size.polled(records)
+            return records
         # An error that comes back at once must not make us spin.
         time.sleep(max(0.0, started_s + timeout_s - time.monotonic()))
         return []
@@ -160,10 +174,16 @@ class KafkaStreamConsumer:
 
     def _listen(self, heard: bool) -> None:
         """The client never says that its brokers are gone; but then no bytes come in, not even heartbeats."""
+        now_s = time.monotonic()
+        if heard:
+            self._heard_s = now_s
+        if now_s - max(self._heard_s, self._asked_s) < ASK_EVERY_S:  # its metrics cost as much as 50 records
+            return
+        self._asked_s = now_s
         metrics = self._consumer.metrics().get("consumer-metrics", {})
-        if heard or metrics.get("incoming-byte-rate", 1.0) > 0:
-            self._heard_s = time.monotonic()
-        silent_s = time.monotonic() - self._heard_s
+        if metrics.get("incoming-byte-rate", 1.0) > 0:
+            self._heard_s = now_s
+        silent_s = now_s - self._heard_s
         if silent_s > self._silence_limit_s:
             raise StreamError(unreachable(self._servers, self._cause.text, silent_s))
 
