@@ -1,7 +1,8 @@
 """Starts a real MLServer, and a real server of KServe's Python SDK, each with packages of its own.
 
-`python -m tests.parts.python_servers mlserver kserve` installs what is missing into `.parts/mlserver` and
-`.parts/kserve` (400 and 530 MB); PARTS_CACHE names another folder than `.parts`. The model classes are in `servers/`.
+`python -m tests.parts.python_servers mlserver kserve producers` installs what is missing into `.parts/mlserver`,
+`.parts/kserve` and `.parts/producers` (400, 530 and 410 MB); PARTS_CACHE names another folder than `.parts`. The
+model classes are in `servers/`. `producers` are FastAPI, LitServe and BentoML, for the examples in `docs/examples`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ HERE = Path(__file__).parent / "servers"
 PACKAGES = {
     "mlserver": ["mlserver==1.7.1", "onnxruntime==1.23.2"],
     "kserve": ["kserve==0.21.0", "onnxruntime==1.23.2"],
+    "producers": [
+        "fastapi==0.165.0",
+        "uvicorn",
+        "litserve==0.2.19",
+        "bentoml==1.4.40",
+        "onnxruntime==1.23.2",
+    ],
 }
+# All that `tta_agent.tap` imports with a stream over HTTP, beside what they have: no torch, and no broker's client.
+TAP = ["cloudevents>=1.12,<2", "httpx", "numpy", "pillow", "pydantic-settings", "pyyaml"]
+WITH_TAP = ("mlserver", "producers")
 INSTALL_LIMIT_S, START_LIMIT_S = 600.0, 90.0
 
 
@@ -34,19 +45,25 @@ def folder(part: str) -> Path:
 
 def unavailable(part: str) -> str | None:
     """One line that says why the server cannot be used here, or None."""
-    if (folder(part) / "complete").exists():
+    needed = ["complete", "tap"] if part in WITH_TAP else ["complete"]
+    if all((folder(part) / name).exists() for name in needed):
         return None
     return f"needs its packages: python -m tests.parts.python_servers {part}"
 
 
 def fetch(part: str) -> None:
     """Install the packages unless they are there."""
-    if unavailable(part) is None:
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder(part))], check=True)
-    command = [str(folder(part) / "bin" / "python"), "-m", "pip", "install", "-q", *PACKAGES[part]]
+    if not (folder(part) / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder(part))], check=True)
+        _install(part, "complete", PACKAGES[part])
+    if part in WITH_TAP and not (folder(part) / "tap").exists():
+        _install(part, "tap", TAP)
+
+
+def _install(part: str, mark: str, packages: Sequence[str]) -> None:
+    command = [str(folder(part) / "bin" / "python"), "-m", "pip", "install", "-q", *packages]
     subprocess.run(command, check=True, timeout=INSTALL_LIMIT_S)
-    (folder(part) / "complete").touch()
+    (folder(part) / mark).touch()
 
 
 class PythonServer:
