@@ -15,12 +15,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.parts import serving
+from tests.parts.ovms import Ovms
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Golden, ServerInfo, Version
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, open_version
 from tta_agent.serving.drivers.files import FilesDriver
 from tta_agent.serving.drivers.oip import OipDriver
+from tta_agent.serving.drivers.ovms import OvmsDriver
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.serving.server.app import make_app
 
@@ -44,7 +46,7 @@ class Bench:
         return version
 
 
-@pytest.fixture(params=["session", "oip", "files"])
+@pytest.fixture(params=["session", "oip", "files", "ovms"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     graphs = serving.GraphFolder(tmp_path)
     pair = HotSwapSession(0, open_version(graphs.add(0), open_session))
@@ -60,6 +62,17 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         made.driver = FilesDriver(ServerInfo("", "tiny", 10), repository=str(tmp_path / "models"))
         made.driver.probe()
         yield made
+        return
+    if request.param == "ovms":
+        home = tmp_path / "models" / "tiny"
+        (home / "1").mkdir(parents=True)
+        (home / "1" / "model.onnx").write_bytes(graphs.find(0).path.read_bytes())
+        with serving.running(Ovms("tiny", home).app()) as url:
+            made.driver = OvmsDriver(
+                ServerInfo(url, "tiny", 10, source=1), repository=str(tmp_path / "models")
+            )
+            yield made
+            made.driver.close()
         return
     with serving.running(make_app("tiny", pair, graphs.find, input_name="image")) as url:
         made.driver = OipDriver(ServerInfo(url, "tiny", 10))

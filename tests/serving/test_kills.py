@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import require_or_skip
 from tests.parts import killed, python_servers, serving, triton
+from tests.parts.ovms import Ovms
 from tta_agent.core.types import ServerInfo
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.registry.registry import ModelRegistry
@@ -57,6 +58,16 @@ def files(folder: Path) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
+def openvino(folder: Path) -> Iterator[Place]:
+    home = folder / "models" / "m"
+    (home / "1").mkdir(parents=True)
+    (home / "1" / "model.onnx").write_bytes(serving.graph_bytes(0))
+    server = Ovms("m", home)
+    with serving.running(server.app()) as url:
+        yield Place(driver("ovms", url, 1, repository=str(folder / "models")), home, server.restart)
+
+
+@contextlib.contextmanager
 def python_server(part: str, folder: Path) -> Iterator[Place]:
     require_or_skip(part, python_servers.unavailable(part))
     home = python_servers.add_model(part, folder / "models", "m", serving.graph_bytes(0))
@@ -86,12 +97,13 @@ def _restarting(server: Any) -> Callable[[], None]:
 PLACES = {  # with the distance of the steps that are tried; KILLS=all tries each
     "embedded": (embedded, 2),
     "files": (files, 1),
+    "ovms": (openvino, 2),
     "mlserver": (lambda folder: python_server("mlserver", folder), 3),
     "kserve": (lambda folder: python_server("kserve", folder), 5),
     "triton": (real_triton, 5),  # it takes seconds for a load
 }
 REAL = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("mlserver", "kserve", "triton")]
-MARKED = ["embedded", "files", *REAL]
+MARKED = ["embedded", "files", "ovms", *REAL]
 
 
 def registry_in(folder: Path) -> ModelRegistry:

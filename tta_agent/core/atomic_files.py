@@ -38,3 +38,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files of a folder durable, and their names."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in [*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent]:
+        sync_folder(path)

@@ -87,6 +87,9 @@ class StreamSettings(Group):
     """Topic of late labels, keyed by inference id."""
     dead_letter_topic: values.TopicOrNone | None = None
     """Topic for records that cannot be read; default <topic>.tta.dlq, empty for none."""
+    output: values.TopicOrNone | None = None
+    """Topic of results: scores and the adapted answer of each record that the copy has answered; none where not
+    given."""
     codec: str = "auto"
     """Wire format: a name (cloudevents, oip_json, ...) or module:Class; auto recognises each record's, codecs that go
     by headers first, then by name, and writes cloudevents."""
@@ -197,7 +200,8 @@ class SwapSettings(Group):
 
     driver: str = "oip"
     """Server driver: a name or module:Class. oip: a server of the Open Inference Protocol (`tta-agent serve`,
-    MLServer, KServe's); triton; files: a folder and a link; none: only write versions to the registry."""
+    MLServer, KServe's); triton; ovms: OpenVINO Model Server; kserve, seldon: the custom resource is patched; files: a
+    folder and a link; none: only write versions to the registry."""
     options: Options = {}
     """Constructor arguments by driver, for instance {"my_server": {"folder": "/models"}}."""
     url: Address = "http://127.0.0.1:8080"

@@ -82,6 +82,12 @@ labels:
 {{- if and (eq .Values.gpu.mode "dra") (eq .Values.mode "patch") (not .Values.gpu.existingClaimTemplate) -}}
 {{- fail "gpu.mode=dra in mode patch, which makes no objects: set gpu.existingClaimTemplate to a ResourceClaimTemplate of yours" -}}
 {{- end -}}
+{{- if and .Values.rbac.create (not (include "tta-agent.customResource" .)) -}}
+{{- fail "rbac.create: only the drivers kserve and seldon ask the API server; set settings.swap.driver to one of them, or rbac.create=false" -}}
+{{- end -}}
+{{- if and .Values.rbac.create (not (include "tta-agent.hasPod" .)) -}}
+{{- fail (printf "rbac.create in mode %s, which makes no objects: give the pod's service account the Role yourself (docs/guide/kubernetes.md)" .Values.mode) -}}
+{{- end -}}
 {{- if and (gt (int .Values.replicas) 1) (eq .Values.mode "central") (not (has "ReadWriteMany" .Values.store.accessModes)) -}}
 {{- fail (printf "replicas=%d: the standby needs the same store; set store.accessModes=[ReadWriteMany], or replicas=1" (int .Values.replicas)) -}}
 {{- end -}}
@@ -101,6 +107,17 @@ labels:
 {{- fail (printf "settings.%s.host lets others give commands: set existingSecret, a Secret with the key TTA_%s__TOKEN" . (upper .)) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Name of the service account; empty: the namespace's default one. */}}
+{{- define "tta-agent.serviceAccount" -}}
+{{- .Values.serviceAccountName | default (ternary (include "tta-agent.fullname" .) "" .Values.rbac.create) -}}
+{{- end -}}
+
+{{/* Custom resource that the server driver patches, as group/plural; empty for other drivers. */}}
+{{- define "tta-agent.customResource" -}}
+{{- $driver := ((include "tta-agent.settings" . | fromJson).swap | default dict).driver | default "" -}}
+{{- get (dict "kserve" "serving.kserve.io/inferenceservices" "seldon" "mlops.seldon.io/models") $driver -}}
 {{- end -}}
 
 {{/* Memory of the agent in MiB, by what it holds: libraries, weights and graphs, queues. */}}

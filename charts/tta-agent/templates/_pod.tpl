@@ -13,10 +13,10 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  automountServiceAccountToken: false
+  automountServiceAccountToken: {{ .Values.rbac.create }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int .Values.terminationGracePeriodSeconds }}
-  {{- with .Values.serviceAccountName }}
+  {{- with include "tta-agent.serviceAccount" . }}
   serviceAccountName: {{ . }}
   {{- end }}
   {{- with .Values.priorityClassName }}

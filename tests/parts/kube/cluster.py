@@ -36,6 +36,12 @@ class Cluster:
     folder: Path
     controllers: bool
 
+    @property
+    def address(self) -> str:
+        """Address of the API server."""
+        config = yaml.safe_load((self.folder / "kubeconfig").read_text())
+        return str(config["clusters"][0]["cluster"]["server"])
+
     def kubectl(self, *arguments: str, given: str | None = None) -> tuple[str, str]:
         """Output and warnings of kubectl.
 
@@ -55,6 +61,11 @@ class Cluster:
         """One object, or the items of a list."""
         found = json.loads(self.kubectl("get", "-o", "json", *arguments)[0])
         return found.get("items", found)
+
+    def knows_definitions(self) -> bool:
+        """Whether all custom resource definitions can be used (kubectl wait fails on one without a status yet)."""
+        told = [one.get("status", {}).get("conditions") or [] for one in self.get("crd")]
+        return all(("Established", "True") in {(c["type"], c["status"]) for c in each} for each in told)
 
     def helm(self, *arguments: str, program: str = "helm") -> str:
         """What Helm prints. Raises Refused where it has failed."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from tta_agent.core.errors import GraphError, SwapError, WrongAnswer
 from tta_agent.core.types import Golden, ServerInfo, Version
-from tta_agent.models.ort_sessions import Session, open_session, open_version, raw_answer
-from tta_agent.models.outputs import ModelOutput
+from tta_agent.models.ort_sessions import Session
+from tta_agent.serving.clients.local_check import LocalCheck
 from tta_agent.serving.clients.pointer import Undo, pointer
 from tta_agent.serving.clients.version_folder import VersionFolder
-from tta_agent.serving.drivers import check_golden
 
 
 class PointedFolder:
@@ -24,8 +22,7 @@ class PointedFolder:
     """
 
     def __init__(self, repository: Path, server: ServerInfo, file: str, tolerance: float) -> None:
-        self._home, self._file, self._tolerance = repository / server.model, file, tolerance
-        self._output = ModelOutput(server.output)
+        self._home, self._file, self._local = repository / server.model, file, LocalCheck(server, tolerance)
         self._folder = VersionFolder(self._home, file, server.source)
         self._opened: tuple[tuple[int, int, int], Session] | None = None
 
@@ -42,17 +39,8 @@ class PointedFolder:
         """Write the version whole, open what was written, and compare its answer with the golden batch."""
         number = self._folder.number_of(version)
         self._folder.prune({number, self.pointed()})
-        self._check(version, self._folder.stage(version), golden)
+        self._local.check(version, self._folder.stage(version) / self._file, golden)
         self._folder.place(number)
-
-    def _check(self, version: Version, staged: Path, golden: Golden) -> None:
-        try:
-            written = replace(version, path=staged / self._file)
-            # The owner's file of the source may be written otherwise than the registry's.
-            session = open_version(written, self._open) if version.number else self._open(written.path)
-            self._compare(version.number, session, golden)
-        except GraphError as error:
-            raise SwapError(f"version {version.number} is not published: {error}") from error
 
     def verify(self, golden: Golden) -> None:
         """Raise WrongAnswer where the version that is pointed at answers otherwise than the golden batch says."""
@@ -61,18 +49,12 @@ class PointedFolder:
             status = self.path(number).stat()
             key = number, status.st_size, status.st_mtime_ns
             if self._opened is None or self._opened[0] != key:
-                self._opened = key, self._open(self.path(number))
-            self._compare(number - self.source, self._opened[1], golden)
+                self._opened = key, self._local.open(self.path(number))
+            self._local.compare(number - self.source, self._opened[1], golden)
         except FileNotFoundError:  # the source, where its owner keeps it elsewhere
             return
         except (GraphError, OSError) as error:
             raise WrongAnswer(f"version {number - self.source} is pointed at but fails: {error}") from error
-
-    def _compare(self, number: int, session: Session, golden: Golden) -> None:
-        check_golden(raw_answer(session, golden.x), golden, f"version {number}", self._tolerance)
-
-    def _open(self, path: Path) -> Session:
-        return open_session(path, output=self._output)
 
     @property
     def points(self) -> bool:

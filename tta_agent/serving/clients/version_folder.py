@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tta_agent.core import os_errors
-from tta_agent.core.atomic_files import sync_folder
+from tta_agent.core.atomic_files import sync_folder, sync_tree
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Version
 
@@ -63,6 +62,10 @@ class VersionFolder:
                 int(path.name) for path in self.home.iterdir() if path.name.isdecimal() and path.is_dir()
             )
 
+    def has(self, number: int) -> bool:
+        """Whether a version is there, in the server's sight or out of it."""
+        return any((home / self._file).exists() for home in (self.home / str(number), self._hidden(number)))
+
     def number_of(self, version: Version | int) -> int:
         """Number in the server of a version of the registry."""
         return self.source + (version if isinstance(version, int) else version.number)
@@ -93,7 +96,7 @@ class VersionFolder:
             shutil.copytree(source, draft, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)
         shutil.copyfile(version.path, draft / self._file)
         (draft / MARKER).write_text(json.dumps({"version": version.number, "sha256": version.sha256}))
-        _sync(draft)
+        sync_tree(draft)
         draft.rename(staged)
 
     def reveal(self, number: int) -> None:
@@ -161,12 +164,3 @@ def _is(folder: Path, version: Version) -> bool:
         return bool(json.loads((folder / MARKER).read_text())["sha256"] == version.sha256)
     except (OSError, ValueError, LookupError, TypeError):
         return False
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in [*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent]:
-        sync_folder(path)
