@@ -543,6 +543,7 @@ ROWS = [
     Row("serve.max_batch", "12", of_server(lambda _, named: named["max_batch"] == 12)),
     Row("serve.batch_size", "16", of_server(lambda _, named: named["batching"] == Batching(16))),
     Row("serve.batch_delay_ms", "5", of_server(lambda _, named: named["batching"] == Batching(1, 0.005))),
+    Row("serve.drain_s", "5", of_server(lambda _, named: named["drain_s"] == 5.0)),
     Row("serve.body_bytes", "2000000", of_server(lambda _, named: named["memory_bytes"] == 2_000_000)),
     Row("receiver.host", "127.0.0.2", of_receiver("host", "127.0.0.2"), RECEIVES),
     Row("receiver.port", "8086", of_receiver("port", 8086), RECEIVES),

@@ -64,6 +64,7 @@ def run(settings: Settings) -> None:
         max_batch=s.serve.max_batch,
         memory_bytes=s.serve.body_bytes,
         telemetry=telemetry,
+        drain_s=s.serve.drain_s,
         batching=Batching(s.serve.batch_size, s.serve.batch_delay_ms / 1000),
         token=revealed(s.serve.token),
         hosts=OwnHosts.of(s.serve.host, s.serve.hosts, "TTA_SERVE__HOSTS"),

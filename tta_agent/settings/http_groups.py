@@ -38,6 +38,9 @@ class ServeSettings(Group):
     body_bytes: int = Field(default=256 << 20, ge=1 << 20)
     """Memory for the bodies of requests in flight, where a byte of a tensor counts twice and one of JSON ten times;
     beyond it the largest that wait are answered 503."""
+    drain_s: float = Field(default=0.0, ge=0, le=600)
+    """Seconds for which it goes on answering after SIGTERM, while it says that it is not ready; requests that are in
+    progress are answered in any case. Kubernetes: 5, so that others have stopped sending."""
     tap: bool = True
     """Log every inference to the stream."""
 

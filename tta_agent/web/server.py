@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import signal
 import socket
 import threading
 import time
+import types
 from typing import Any, Literal
 
 import uvicorn
@@ -14,24 +16,43 @@ from starlette.applications import Starlette
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.web.connections import Connections, LimitedProtocol, Limits
+from tta_agent.web.drain import Drain
 
 START_S, STOP_S = 10.0, 5.0
 _BACKLOG = 256  # connections that the system accepts in one go: fewer than files can be opened
 
 
-def serve(app: Starlette, listener: socket.socket, limits: Limits, stop_s: float) -> None:
-    """Serve until the process is told to stop; then requests in progress have `stop_s` left."""
+class DrainingServer(uvicorn.Server):
+    """Server that drains at the first SIGTERM and stops at the second, or at SIGINT."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+        """Handle a signal."""
+        if sig == signal.SIGTERM and not self._drain.begun:
+            self._drain.begin()
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop; asked ten times a second."""
+        return await super().on_tick(counter) or self._drain.over
+
+
+def serve(app: Starlette, listener: socket.socket, limits: Limits, stop_s: float, drain: Drain) -> None:
+    """Serve until the process is told to stop; after the drain requests in progress have `stop_s` left."""
     with contextlib.suppress(KeyboardInterrupt):
-        _server(app, limits, stop_s, "on").run([listener])
+        DrainingServer(_config(app, limits, stop_s, "on"), drain).run([listener])
 
 
-def _server(app: Starlette, limits: Limits, stop_s: float, lifespan: Literal["on", "off"]) -> uvicorn.Server:
+def _config(app: Starlette, limits: Limits, stop_s: float, lifespan: Literal["on", "off"]) -> uvicorn.Config:
     protocol: Any = functools.partial(LimitedProtocol, Connections(limits))
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app, http=protocol, ws="none", access_log=False, log_level="error", lifespan=lifespan,
         backlog=_BACKLOG, timeout_graceful_shutdown=int(stop_s),
     )  # fmt: skip
-    return uvicorn.Server(config)
 
 
 class ServerThread:
@@ -43,7 +64,7 @@ class ServerThread:
     """
 
     def __init__(self, app: Starlette, listener: socket.socket, host: str, limits: Limits) -> None:
-        self._listener, self._server = listener, _server(app, limits, STOP_S, "off")
+        self._listener, self._server = listener, uvicorn.Server(_config(app, limits, STOP_S, "off"))
         self.host, self.port = host, int(listener.getsockname()[1])
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="tta-http", daemon=True

@@ -28,6 +28,7 @@ from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web import server
 from tta_agent.web.access import Guard, OwnHosts
 from tta_agent.web.connections import Limits
+from tta_agent.web.drain import Drain
 
 _STOP_S = 10.0  # for requests in progress, at the end
 ALONE, SILENT = Batching(), ServerTelemetry.off()
@@ -50,6 +51,7 @@ def make_app(
     memory_bytes: int = 256 << 20,
     batching: Batching = ALONE,
     telemetry: ServerTelemetry = SILENT,
+    drain_s: float = 0.0,
     token: str | None = None,
     hosts: OwnHosts = OWN,
 ) -> Starlette:
@@ -69,12 +71,14 @@ def make_app(
         memory_bytes: for the bodies of all requests in flight, see `admission`.
         batching: how requests are joined.
         telemetry: spans and metrics, `/metrics` among them; its owner shuts it down.
+        drain_s: it goes on answering for so long after it has been told to stop.
         token: bearer token of the repository API; None: none is asked for.
         hosts: names under which the server may be asked.
     """
+    drain = Drain(drain_s)
     engine = Engine(model, pair, input_name, output_name, max_batch)
     repository = Repository(model, pair, find_version, open, find_patch)
-    inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes, batching, telemetry)
+    inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes, batching, telemetry, drain)
     loads = Loads(model, repository, token, telemetry)
     rest = Rest(engine, repository, inference, telemetry)
 
@@ -84,24 +88,28 @@ def make_app(
         loads.close()
         inference.close()
 
-    return Starlette(
+    app = Starlette(
         routes=_routes(inference, rest, loads),
         lifespan=lifespan,
         middleware=[Middleware(Guard, hosts=hosts, refuse=refusal)],
         exception_handlers={HTTPException: http_error},  # unknown paths and methods
     )
+    app.state.drain = drain
+    return app
 
 
 def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8080, connections: int = 512) -> None:
-    """Serve until the process is told to stop.
+    """Serve until the process is told to stop: SIGTERM drains, a second one or SIGINT stops.
 
     Args:
+        app: of `make_app`.
         connections: open ones in all; one address has half of them at most.
 
     Raises:
         ConfigError: the address cannot be had.
     """
-    server.serve(app, server.listen(host, port, "TTA_SERVE__"), Limits.of(connections), _STOP_S)
+    listener = server.listen(host, port, "TTA_SERVE__")
+    server.serve(app, listener, Limits.of(connections), _STOP_S, app.state.drain)
 
 
 def _routes(inference: Inference, rest: Rest, loads: Loads) -> list[Route]:

@@ -23,6 +23,7 @@ from tta_agent.tap import Tap
 from tta_agent.telemetry import names
 from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web.compression import takes_gzip
+from tta_agent.web.drain import Drain
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -37,19 +38,20 @@ class Inference:
         max_body_bytes: largest request.
         memory_bytes: for the bodies of all requests in flight.
         batching: how requests are joined.
+        drain: at the end.
     """
 
     def __init__(
         self, engine: Engine, tap: Tap | None, threads: int, max_body_bytes: int, memory_bytes: int,
-        batching: Batching, telemetry: ServerTelemetry,
+        batching: Batching, telemetry: ServerTelemetry, drain: Drain,
     ) -> None:  # fmt: skip
         self._engine, self._tap, self._max_body_bytes = engine, tap, max_body_bytes
         self.threads, self.stats, self.statistics = threads, Stats(), ModelStatistics()
         self._budget, self._turns = Budget(memory_bytes), Turns(threads)
         self._workers = ThreadPoolExecutor(threads, "tta-infer")
-        self.batching, self._telemetry = batching, telemetry
+        self.batching, self._telemetry, self.drain = batching, telemetry, drain
         self._batcher = DynamicBatcher(self._run, self._turns, batching) if batching.size > 1 else None
-        telemetry.watch(lambda: self.stats.in_flight, lambda: self.waiting)
+        telemetry.watch(lambda: drain.active, lambda: self.waiting)
 
     def close(self) -> None:
         """Free the threads, and let the tap send what it holds."""
@@ -70,11 +72,11 @@ class Inference:
         """Answer and count, unless it is a probe of ours."""
         if request.headers.get("tta-probe") == "1":
             return await guarded(self._probed, request)
-        self.stats.in_flight += 1
-        try:
-            return await self._counted(request)
-        finally:
-            self.stats.in_flight -= 1
+        with self.drain.request():
+            response = await self._counted(request)
+        if self.drain.begun:  # the client is to find another server for its next one
+            response.headers["connection"] = "close"
+        return response
 
     async def _counted(self, request: Request) -> Response:
         started_s = time.perf_counter()

@@ -39,7 +39,8 @@ class Rest:
         """Counts, latencies, versions, and what the tap did."""
         marks = {entry["reason"]: int(entry["version"]) for entry in self._repository.index()}
         about = {"model": self._engine.model, "live": marks["live"], "previous": marks.get("previous")}
-        counts = {**self._inference.stats.snapshot(), "waiting": self._inference.waiting}
+        now = {"active": self._inference.drain.active, "waiting": self._inference.waiting}
+        counts = {**self._inference.stats.snapshot(), **now}
         return AsciiJSON({**about, **counts, "tap": self._inference.tap_counts()})
 
     async def statistics(self, request: Request) -> Response:
@@ -61,8 +62,8 @@ class Rest:
         return AsciiJSON({"live": True})
 
     async def is_ready(self, request: Request) -> Response:
-        """A session is loaded: there always is one."""
-        return AsciiJSON({"ready": True})
+        """A session is loaded: there always is one. 503 once the server has been told to stop."""
+        return self._readiness({})
 
     async def metadata(self, request: Request) -> Response:
         """Names and shapes of the tensors."""
@@ -93,7 +94,11 @@ class Rest:
     async def ready(self, request: Request) -> Response:
         """404 for a version that is not loaded."""
         self._dims(request)
-        return AsciiJSON({"name": self._engine.model, "ready": True})
+        return self._readiness({"name": self._engine.model})
+
+    def _readiness(self, about: dict[str, str]) -> Response:
+        ready = not self._inference.drain.begun
+        return AsciiJSON({**about, "ready": ready}, 200 if ready else 503)
 
     def _dims(self, request: Request) -> tuple[list[int], list[int]]:
         """Shapes of one sample and of its answer in the version that is asked for; -1 stands for any size."""

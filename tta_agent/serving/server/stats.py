@@ -15,7 +15,7 @@ class Stats:
 
     def __init__(self) -> None:
         """Start at zero."""
-        self._requests = self._failed = self._refused = self.in_flight = 0
+        self._requests = self._failed = self._refused = 0
         self._latencies_s: deque[float] = deque(maxlen=_WINDOW)
 
     def count(self, status: int, latency_s: float) -> None:
@@ -31,5 +31,4 @@ class Stats:
         latencies_ms = np.array(self._latencies_s) * 1e3
         p50, p99 = np.percentile(latencies_ms, (50, 99)).tolist() if latencies_ms.size else (None, None)
         counts = {"requests": self._requests, "failed": self._failed, "refused": self._refused}
-        counts["in_flight"] = self.in_flight
         return {**counts, "window": latencies_ms.size, "p50_ms": p50, "p99_ms": p99}
