@@ -39,6 +39,9 @@ HERE = Path(__file__).resolve().parent
 CLASSES = 10
 SIZES = {"ratio_12k": (3, 32, 32), "ratio_600k": (3, 224, 224)}
 QUEUE_BYTES = 64 << 20  # the default
+RETENTION = (
+    "log.retention.bytes=536870912\nlog.segment.bytes=67108864\nlog.retention.check.interval.ms=2000\n"
+)
 
 
 def net() -> nn.Module:
@@ -114,15 +117,17 @@ def overload(servers, seconds):
         status = Path(folder) / "store" / "status.json"
         try:
             lifecycle.wait(child, lambda: status.exists() and "ready" in json.loads(status.read_text()))
-            before, most, began_s = resident(child), [0], time.monotonic()
+            before, most, began_s = resident(child), [0.0] * 11, time.monotonic()
 
             def done():
-                most[0] = max(most[0], resident(child) - before)
-                return time.monotonic() - began_s > seconds
+                tenth = min(int(10 * (time.monotonic() - began_s) / seconds), 10)
+                most[tenth] = max(most[tenth], (resident(child) - before) / 2**20)
+                return tenth == 10
 
             sent = fill(settings, SIZES["ratio_600k"], 10**9, done)
             totals = json.loads(status.read_text()).get("totals", {})
-            return most[0] / 2**20, sent, sum(totals.values())
+            print("  most MiB in each tenth of the time:", [round(mib) for mib in most[:10]])
+            return max(most), sent, sum(totals.values())
         finally:
             child.stop()
 
@@ -165,7 +170,7 @@ def main():
     if reason := unavailable():
         print(f"without Kafka: {reason}")
     else:
-        with tempfile.TemporaryDirectory() as folder, broker(Path(folder)) as servers:
+        with tempfile.TemporaryDirectory() as folder, broker(Path(folder), RETENTION) as servers:
             for name, shape in SIZES.items() if asked.only in (None, "ratio") else ():
                 records = (3000 if shape[1] == 32 else 400) * (1 if asked.quick else 3)
                 found[name] = ratio(servers, shape, records, 3 if asked.quick else 5)

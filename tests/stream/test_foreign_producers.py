@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tta_agent.settings import env
 from tta_agent.stream import factory
 from tta_agent.stream.codecs import images, payloads, seldon
 from tta_agent.stream.codecs.claim_check import ClaimCheck
+from tta_agent.stream.codecs.downloads import AT_ONCE
 from tta_agent.stream.codecs.images import ImagePreprocessing
 from tta_agent.stream.codecs.oip_json import OipJson
 
@@ -58,6 +61,26 @@ def test_a_claim_is_fetched_only_from_where_it_may_be(tmp_path: Path) -> None:
         assert caught.value.reason == "data_ref_prefix"
     with pytest.raises(DecodeError, match="none yet"):
         claim(f"file://{tmp_path}/logs/a.npy", ClaimCheck())
+
+
+def test_a_claim_whose_file_does_not_come_is_left_behind(tmp_path: Path) -> None:
+    stuck = tmp_path / "stuck.npy"
+    os.mkfifo(stuck)  # opening it waits for a writer
+    (tmp_path / "a.npy").write_bytes(npy(X))
+    codec = ClaimCheck(allow=[f"file://{tmp_path}"], timeout_s=0.2)
+    reasons = []
+    for i in range(AT_ONCE + 1):
+        with pytest.raises(DecodeError, match="do not come" if i == AT_ONCE else "did not come") as caught:
+            claim(f"file://{stuck}", codec)
+        reasons.append(caught.value.reason)
+    assert set(reasons) == {"data_ref_timeout"}
+    with pytest.raises(DecodeError, match="do not come"):
+        claim(f"file://{tmp_path}/a.npy", codec)
+    os.close(os.open(stuck, os.O_WRONLY))  # those that hang end
+    for thread in threading.enumerate():
+        if thread.name == "tta-download":
+            thread.join(10)
+    np.testing.assert_array_equal(claim(f"file://{tmp_path}/a.npy", codec).x, X[0])
 
 
 def test_a_claim_that_is_too_large_or_not_there_has_a_reason(tmp_path: Path) -> None:

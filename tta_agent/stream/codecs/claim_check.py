@@ -13,9 +13,11 @@ from tta_agent.core.exchange import Item
 from tta_agent.core.types import RawRecord, Shape
 from tta_agent.stream.codecs import bodies, oip, payloads
 from tta_agent.stream.codecs.datatypes import show
+from tta_agent.stream.codecs.downloads import Downloads
 from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
 MAX_BYTES = 16 << 20
+TIMEOUT_S = 10.0
 
 
 class ClaimCheck(bodies.TensorCodec):
@@ -29,6 +31,7 @@ class ClaimCheck(bodies.TensorCodec):
         allow: prefixes of URLs that may be read, for instance `s3://bucket/inferences/`; without any, none may.
         max_bytes: largest file that is read.
         storage: options of fsspec for the file system, for instance {"anon": true}.
+        timeout_s: longest wait for a file; a record whose file does not come is a dead letter.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class ClaimCheck(bodies.TensorCodec):
         allow: Sequence[str] = (),
         max_bytes: int = MAX_BYTES,
         storage: Mapping[str, Any] | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         super().__init__(output, images)
         self._allow, self._max_bytes, self._storage = _prefixes(allow), max_bytes, dict(storage or {})
+        self._downloads = Downloads(timeout_s)
 
     def recognises(self, raw: RawRecord) -> bool:
         """Whether it is a JSON object with a `data_ref`."""
@@ -67,16 +72,22 @@ class ClaimCheck(bodies.TensorCodec):
         """
         self._refuse_foreign(url)
         try:
-            import fsspec
-
-            with fsspec.open(url, "rb", **self._storage) as file:
-                content: bytes = file.read(self._max_bytes + 1)
+            content = self._downloads.run(lambda: self._read(url), show(url))
+        except DecodeError:
+            raise
         except Exception as error:  # whatever the file system of that protocol raises
             raise DecodeError("data_ref", f"{show(url)} cannot be read: {error}") from error
         if len(content) > self._max_bytes:
             raise DecodeError(
                 "data_ref_large", f"{show(url)} has over {self._max_bytes} bytes; see max_bytes"
             )
+        return content
+
+    def _read(self, url: str) -> bytes:
+        import fsspec
+
+        with fsspec.open(url, "rb", **self._storage) as file:
+            content: bytes = file.read(self._max_bytes + 1)
         return content
 
     def _refuse_foreign(self, url: str) -> None:
