@@ -396,6 +396,7 @@ def test_a_batch_that_is_baked_in_is_refused(tmp_path):
         ("n = Relu(x)" + HEAD, {"weights": W, "takes": "bool[batch, 2, 4, 4] x"}, "takes x bool; expected"),
         ("n = Relu(x)" + HEAD, {"weights": W, "takes": "float[batch, 2, h, 4] x"}, "samples of shape [2, '?', 4]"),
         ("k = NonZero(x) n = Relu(x)" + HEAD, {"weights": W}, "TTA_MODEL__FACTORY"),
+        ("n = Relu(x) y = Flatten(n)", {"weights": ""}, "it has no weights"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_rebuilt_is_refused_with_its_name_and_what_to_do(body, options, message, tmp_path):
