@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import tta_agent
-from tta_agent.core.errors import ConfigError
+from tta_agent.core.errors import ConfigError, GraphError
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.models.outputs import ModelOutput
 from tta_agent.registry import trust
@@ -16,9 +16,13 @@ from tta_agent.registry.patches import Patches
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.batching import Batching
+from tta_agent.serving.server.memory import MemoryForecast, resident_bytes
+from tta_agent.serving.server.warming import warm
 from tta_agent.settings.schema import Settings
 from tta_agent.settings.secret import revealed
+from tta_agent.stream import topic_names
 from tta_agent.stream.factory import open_producer, open_writer
+from tta_agent.stream.outbox import CAPACITY_BYTES
 from tta_agent.tap import Tap
 from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web.access import OwnHosts, is_loopback
@@ -47,12 +51,16 @@ def run(settings: Settings) -> None:
     opener = functools.partial(
         open_session, threads=s.serve.threads, device=device, output=ModelOutput(s.model.output)
     )
-    pair = HotSwapSession(number, opener(registry.get(number).path))
+    version = registry.get(number)
+    print(_forecast(s, version.path.stat().st_size, device), flush=True)
+    pair = HotSwapSession(number, opener(version.path))
+    _warm(pair)
     (patches := Patches(registry)).skeleton()  # now, not at the first swap
     telemetry = ServerTelemetry.from_environment(tta_agent.__version__)
-    telemetry.model(number, registry.get(number).sha256)
-    producer = open_producer(s, [s.stream.topic]) if codec else None
-    tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
+    telemetry.model(number, version.sha256)
+    topic = topic_names.written(s) if codec else ""
+    producer = open_producer(s, [topic]) if codec else None
+    tap = Tap(producer, codec, topic, s.model.served_as) if producer and codec else None
     app = make_app(
         s.model.served_as,
         pair,
@@ -70,15 +78,26 @@ def run(settings: Settings) -> None:
         hosts=OwnHosts.of(s.serve.host, s.serve.hosts, "TTA_SERVE__HOSTS"),
     )
     where = f"{address(s.serve.host, s.serve.port)}/v2/models/{s.model.served_as}"
-    print(
-        f"version {number} on {device} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True
-    )
+    print(f"version {number} on {device} at {where}, tap {'to ' + topic if tap else 'off'}", flush=True)
     try:
         serve(app, s.serve.host, s.serve.port, s.serve.connections)
     finally:
         if producer:
             producer.close()
         telemetry.shutdown()
+
+
+def _forecast(settings: Settings, graph_bytes: int, device: str) -> MemoryForecast:
+    traffic_bytes = settings.serve.body_bytes + (CAPACITY_BYTES if settings.serve.tap else 0)
+    return MemoryForecast(resident_bytes(), graph_bytes, traffic_bytes, device)
+
+
+def _warm(pair: HotSwapSession) -> None:
+    """Run the first version once before anybody asks; what it answers to zeros is nobody's concern."""
+    try:
+        warm(pair.current()[1])
+    except GraphError as error:
+        log.warning("version %d does not answer to zeros: %s", pair.current()[0], error)
 
 
 def _device(named: str) -> str:

@@ -23,6 +23,7 @@ from tta_agent.serving.server.inference import Inference
 from tta_agent.serving.server.loads import Loads
 from tta_agent.serving.server.repository import Repository
 from tta_agent.serving.server.rest import Rest
+from tta_agent.serving.server.warming import Warmth
 from tta_agent.tap import Tap
 from tta_agent.telemetry.server import ServerTelemetry
 from tta_agent.web import server
@@ -76,8 +77,9 @@ def make_app(
         hosts: names under which the server may be asked.
     """
     drain = Drain(drain_s)
-    engine = Engine(model, pair, input_name, output_name, max_batch)
-    repository = Repository(model, pair, find_version, open, find_patch)
+    warmth = Warmth()
+    engine = Engine(model, pair, warmth, input_name, output_name, max_batch)
+    repository = Repository(model, pair, find_version, open, find_patch, warmth)
     inference = Inference(engine, tap, threads, max_body_bytes, memory_bytes, batching, telemetry, drain)
     loads = Loads(model, repository, token, telemetry)
     rest = Rest(engine, repository, inference, telemetry)

@@ -14,6 +14,7 @@ from tta_agent.core.errors import DecodeError, GraphError
 from tta_agent.core.types import Array
 from tta_agent.models.ort_sessions import HotSwapSession, Session, answer_shape, raw_answer, shapes
 from tta_agent.serving.server import classification
+from tta_agent.serving.server.warming import Warmth
 from tta_agent.stream.codecs import checks, oip
 from tta_agent.web import compression
 
@@ -105,11 +106,17 @@ class Engine:
     """Inference engine of the served model."""
 
     def __init__(
-        self, model: str, pair: HotSwapSession, input_name: str, output_name: str, max_batch: int
+        self,
+        model: str,
+        pair: HotSwapSession,
+        warmth: Warmth,
+        input_name: str,
+        output_name: str,
+        max_batch: int,
     ) -> None:
         """Take the names of model and tensors in the API; the graph may use others."""
         self.model, self.input, self.output, self.max_batch = model, input_name, output_name, max_batch
-        self._pair = pair
+        self._pair, self._warmth = pair, warmth
 
     def read(self, question: Question) -> Task:
         """Read a request for one version, or for the live one.
@@ -153,6 +160,7 @@ class Engine:
         if len(tasks) > 1 and len(logits) != len(x):
             raise GraphError(f"{len(x)} samples have {len(logits)} answers")
         ran_ns = time.perf_counter_ns()
+        self._warmth.ran(tasks[0].session, x.shape)
         took_ns = (began_ns, joined_ns, ran_ns)
         ends = np.cumsum([len(task.x) for task in tasks])[:-1]
         rows = [logits] if len(tasks) == 1 else np.split(logits, ends)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from starlette.exceptions import HTTPException
 
 from tta_agent.core.errors import GraphError
@@ -16,11 +15,11 @@ from tta_agent.models.ort_sessions import (
     Session,
     answer_shape,
     open_version,
-    raw_answer,
     shapes,
 )
 from tta_agent.models.patched_graph import PatchedGraph
 from tta_agent.registry.patches import Patch
+from tta_agent.serving.server.warming import Warmth
 
 _log = logging.getLogger(__name__)
 
@@ -34,13 +33,14 @@ class Repository:
         pair: HotSwapSession,
         find_version: Callable[[int], Version],
         open: Callable[[Path | PatchedGraph], Session],
-        find_patch: Callable[[int], Patch | None] = lambda number: None,
+        find_patch: Callable[[int], Patch | None],
+        warmth: Warmth,
     ) -> None:
-        """Store the parts; the caller shares the pair with the engine."""
+        """Store the parts; the caller shares the pair and the warmth with the engine."""
         self._model = model
         self._pair = pair
         self._find, self._find_patch = find_version, find_patch
-        self._open = open
+        self._open, self._warmth = open, warmth
 
     @property
     def live(self) -> int:
@@ -64,17 +64,22 @@ class Repository:
                 400,
                 f"version {number} has sha256 {found.sha256[:12]} here, not {sha256[:12]}: another registry?",
             )
-        if self._pair.get(number) is None:
-            session = self._opened(number, found)
-            self._check_alike(number, session)
-            if activate:  # else its first question warms it
-                _warm(session)
+        held = self._pair.get(number)
+        session = held or self._opened(number, found)
+        if activate:
+            self._warmth.warm(session)
+        if held is None:
             self._pair.stage(number, session)
         if activate:
             self._pair.switch(number)
         return found.sha256
 
     def _opened(self, number: int, found: Version | Patch) -> Session:
+        session = self._opened_file(number, found)
+        self._check_alike(number, session)
+        return session
+
+    def _opened_file(self, number: int, found: Version | Patch) -> Session:
         if isinstance(found, Version):
             return open_version(found, self._open)
         try:
@@ -120,11 +125,3 @@ class Repository:
             raise GraphError(
                 f"version {number} maps {found[0]} to {found[1]} classes; the live one {expected[:2]}"
             )
-
-
-def _warm(session: Session) -> None:
-    """Run once: the first call of a session allocates, and is many times slower than the next."""
-    sample, _ = shapes(session)
-    fixed = [n for n in sample if n is not None]
-    if len(fixed) == len(sample):  # else we cannot know a size that the model takes
-        raw_answer(session, np.zeros((1, *fixed), np.float32))
