@@ -56,6 +56,7 @@ from tta_agent.stream import factory
 from tta_agent.stream.batcher import Batcher
 from tta_agent.stream.input_check import InputCheck
 from tta_agent.stream.response_join import ResponseJoiner
+from tta_agent.stream.results import ResultWriter
 from tta_agent.stream.router import RecordRouter
 from tta_policies.gates.collapse import Collapse
 from tta_policies.schedule.periodic_reset import PeriodicReset
@@ -408,6 +409,7 @@ ROWS = [
     Row("stream.topic", "other", lambda b: set(of_topics(b)) == {"other", "inference.labels"}),
     Row("stream.labels_topic", "other", lambda b: set(of_topics(b)) == {"other", "inference"}),
     Row("stream.dead_letter_topic", "letters", of_dead_letters),
+    Row("stream.output", "results", given(ResultWriter, "topic", "results")),
     Row("stream.codec", f"{HERE}:Format", has(Format)),
     Row(
         "stream.options",

@@ -12,6 +12,7 @@ from tta_agent.adaptation.step import StepResult
 from tta_agent.assembly import checks
 from tta_agent.assembly.copy import describe, fingerprint, load_source, make_adaptation, method
 from tta_agent.assembly.interface import open_interface
+from tta_agent.assembly.results import closing, flushed_before, open_results, with_results
 from tta_agent.assembly.rollout import make_rollout
 from tta_agent.core.errors import SwapError
 from tta_agent.core.protocols import ServerDriver
@@ -138,6 +139,7 @@ def assemble(
     if isinstance(stream, LossyConsumer):
         stream.on_lost = counts.lost
     outbox = Outbox(producer, _written(s), counts.lost, close_timeout_s=LAST_WORDS_S, threaded=threaded)
+    results = open_results(s, producer, counts.lost) if threaded else None
     rollout = make_rollout(
         s, source, template, registry, driver, outbox, telemetry, journal,
         fingerprint=fingerprint(source.module), clock=clock, salt=salt, timed=threaded,
@@ -157,7 +159,7 @@ def assemble(
         DutyCycle(s.adapt.rest_share),
         learns=s.mode != "observe",
         check=checks.served_check(s, source, rollout.served, inputs),
-        observer=observer,
+        observer=with_results(results, observer),
         clock=clock,
     )
     return Agent(
@@ -184,8 +186,8 @@ def assemble(
         checkpoint_path=s.store.path / "checkpoint.pt",
         fingerprint=f"{fingerprint(source.module, sites=True)}/{s.adapt.method}",
         threaded=threaded,
-        fence=fence,
-        on_close=outbox.close,
+        fence=flushed_before(results, fence),
+        on_close=closing(results, outbox),
     )
 
 
@@ -193,7 +195,8 @@ def _written(settings: Settings) -> dict[str, str]:
     """Topics that the agent writes to, and what it writes there."""
     letters, requests = dead_letter_topic(settings), settings.labels.requests_topic
     wanted = requests if settings.labels.requests_per_day else None
-    return {t: kind for t, kind in ((letters, "dead_letter"), (wanted, "label_request")) if t}
+    kinds = ((letters, "dead_letter"), (wanted, "label_request"), (settings.stream.output, "result"))
+    return {t: kind for t, kind in kinds if t}
 
 
 def _when_up(served: ServedModel, timeout_s: float) -> None:

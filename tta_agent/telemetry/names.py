@@ -90,7 +90,7 @@ ATTRIBUTES = {
     PROOF: "proof of the version that serves: source, certified, rehearsed, guarded, none",
     OUTCOME: "fate of a sample: kept, rejected by a selector, held_out (held_out_implausible: no evidence), stale, "
     "duplicate, undecodable",
-    REASON: "kind of a message that was given up: dead_letter, label_request, webhook_event, too_large; "
+    REASON: "kind of a message that was given up: dead_letter, label_request, result, webhook_event, too_large; "
     "receiver_full: a record for which the receiver had no room",
     SELECT_KEPT: "samples that teach",
     SELECT_TOTAL: "samples of the round",

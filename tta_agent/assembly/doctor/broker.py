@@ -47,7 +47,8 @@ def _kafka(s: Settings, servers: str) -> Iterator[CheckFinding]:
     stream = s.stream
     read = [t for t in (stream.topic, stream.responses_topic, stream.labels_topic) if t]
     letters = dead_letter_topic(s)
-    found = describe(servers, [*read, *([letters] if letters else [])], **connection(stream))
+    written = [topic for topic in (letters, stream.output) if topic]
+    found = describe(servers, [*read, *written], **connection(stream))
     yield CheckFinding("broker", servers, "ok", f"answers, and lists {found.listed} topics")
     for topic in read:
         if topic not in found.partitions:
@@ -64,6 +65,9 @@ def _kafka(s: Settings, servers: str) -> Iterator[CheckFinding]:
         told = "there is no topic for records that cannot be read"
         fix = "create it, or allow this user to; TTA_STREAM__DEAD_LETTER_TOPIC= (empty) wants none"
         yield CheckFinding("broker", letters, "warning", told, fix)
+    if stream.output and stream.output not in found.partitions:
+        fix = "create it, or allow this user to: what belongs there is dropped and counted"
+        yield CheckFinding("broker", stream.output, "warning", "there is no topic for results", fix)
     yield from _equal(found.partitions, stream.topic, stream.labels_topic)
     for right, refused in found.refused.items():
         yield CheckFinding("broker", right, "failure", refused, "allow it to this user (Kafka ACLs)")

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from cloudevents.http import CloudEvent
@@ -25,6 +26,7 @@ from tta_agent.stream.codecs.events import ReceivedEvent
 INFERENCE = "io.tta.inference.v1"  # inputs and outputs in one body: no join needed
 LABEL = "io.tta.label.v1"
 LABEL_REQUEST = "io.tta.label_request.v1"
+RESULT = "io.tta.result.v1"
 KSERVE_REQUEST = "org.kubeflow.serving.inference.request"
 KSERVE_RESPONSE = "org.kubeflow.serving.inference.response"
 KSERVE = (KSERVE_REQUEST, KSERVE_RESPONSE)
@@ -113,9 +115,25 @@ def inference(
     return key, value, headers + trace
 
 
-def _json_message(kind: str, id: str, body: Mapping[str, Any], time_s: float) -> Message:
+def result(id: str, body: Mapping[str, Any], time_s: float, **extensions: str) -> Message:
+    """`io.tta.result.v1` of one record, for others to read.
+
+    Args:
+        id: inference id.
+        extensions: further attributes by name.
+    """
+    return _json_message(RESULT, id, body, time_s, extensions)
+
+
+def _json_message(
+    kind: str,
+    id: str,
+    body: Mapping[str, Any],
+    time_s: float,
+    extensions: Mapping[str, str] = MappingProxyType({}),
+) -> Message:
     attributes = _attributes(kind, id, "tta-agent", time_s, "application/json")
-    return _message(attributes, json.dumps(body).encode())
+    return _message({**attributes, **extensions}, json.dumps(body).encode())
 
 
 def _attributes(kind: str, id: str, source: str, time_s: float, content: str) -> dict[str, str | None]:
