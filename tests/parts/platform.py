@@ -52,9 +52,11 @@ def seldon_model(uri: str) -> Resource:
 class Api:
     """API server of one resource: get, merge patch, generations; forbids what `may` does not name."""
 
-    def __init__(self, resource: Resource, plural: str, may: tuple[str, ...] = ("GET", "PATCH")) -> None:
+    def __init__(
+        self, resource: Resource, plural: str, may: tuple[str, ...] = ("GET", "PATCH"), name: str = "tiny"
+    ) -> None:
         self.resource, self.may = {**resource, "status": {}}, may
-        self.resource["metadata"] = {**resource["metadata"], "generation": 1}
+        self.resource["metadata"] = {**resource["metadata"], "name": name, "generation": 1}
         self.patches: list[Mapping[str, Any]] = []
         group = resource["apiVersion"]
         self._path = f"/apis/{group}/namespaces/models/{plural}/{{name}}"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import require_or_skip
-from tests.parts import killed, python_servers, serving, triton
+from tests.parts import killed, platform, python_servers, serving, triton
 from tests.parts.ovms import Ovms
 from tta_agent.core.types import ServerInfo
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
@@ -68,6 +68,25 @@ def openvino(folder: Path) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
+def custom_resource(folder: Path) -> Iterator[Place]:
+    (volume := folder / "volume" / "deployed").mkdir(parents=True)
+    (volume / "model.onnx").write_bytes(serving.graph_bytes(0))
+    api = platform.Api(platform.inference_service("pvc://claim/deployed"), "inferenceservices", name="m")
+    with contextlib.ExitStack() as stack:
+        there = platform.Controller(
+            api.get, api.report, lambda found: found["spec"]["predictor"]["model"]["storageUri"],
+            platform.kserve_status, folder / "volume", "pvc://claim/",
+        )  # fmt: skip
+        stack.enter_context(there)
+        apps = make_app("m", there.pair, lambda _: None), api.app()
+        url, address = (stack.enter_context(serving.running(app)) for app in apps)
+        given = {"store": str(folder / "volume"), "uri": "pvc://claim", "wait_s": 20}
+        account = str(platform.account(folder / "account"))
+        (home := folder / "volume" / "m").mkdir()
+        yield Place(driver("kserve", url, 0, **given, api=address, account=account), home)
+
+
+@contextlib.contextmanager
 def python_server(part: str, folder: Path) -> Iterator[Place]:
     require_or_skip(part, python_servers.unavailable(part))
     home = python_servers.add_model(part, folder / "models", "m", serving.graph_bytes(0))
@@ -98,12 +117,13 @@ PLACES = {  # with the distance of the steps that are tried; KILLS=all tries eac
     "embedded": (embedded, 2),
     "files": (files, 1),
     "ovms": (openvino, 2),
+    "resource": (custom_resource, 4),
     "mlserver": (lambda folder: python_server("mlserver", folder), 3),
     "kserve": (lambda folder: python_server("kserve", folder), 5),
     "triton": (real_triton, 5),  # it takes seconds for a load
 }
 REAL = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("mlserver", "kserve", "triton")]
-MARKED = ["embedded", "files", "ovms", *REAL]
+MARKED = ["embedded", "files", "ovms", "resource", *REAL]
 
 
 def registry_in(folder: Path) -> ModelRegistry:

@@ -182,9 +182,8 @@ class StorageUriDriver:
         while not follows():
             if time.monotonic() > deadline_s:
                 found = condition(self._resource.get(), self.READY) or "nothing"
-                raise SwapError(
-                    f"{self._resource} is not {self.READY} with {uri} after {self._wait_s:g} s (option wait_s): {found}"
-                )
+                waited = f"{self._wait_s:g} s (option wait_s)"
+                raise SwapError(f"{self._resource} is not {self.READY} with {uri} after {waited}: {found}")
             time.sleep(POLL_S)
 
     def _await_answers(self, golden: Golden, follows: Callable[[], bool], deadline_s: float) -> None:
