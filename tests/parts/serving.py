@@ -39,17 +39,20 @@ def golden(number: int, n: int = 4) -> Golden:
     return Golden(samples(n, 7), answers(samples(n, 7), number))
 
 
-def graph_bytes(number: int, *, scale: float = 1.0, shape: tuple[int, ...] = SHAPE) -> bytes:
-    """An ONNX graph [n, *shape] -> [n, CLASSES]."""
+def graph_bytes(
+    number: int, *, scale: float = 1.0, shape: tuple[int, ...] = SHAPE, takes: int = TensorProto.FLOAT
+) -> bytes:
+    """An ONNX graph [n, *shape] -> [n, CLASSES]; `takes` is the type of its input."""
     weights = np.resize(WEIGHTS * scale, (int(np.prod(shape)), CLASSES))
     bias = np.full(CLASSES, STEP * number, np.float32)
     graph = helper.make_graph(
         [
-            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["floats"], ["flat"]),
             helper.make_node("Gemm", ["flat", "w", "b"], ["scores"]),
         ],
         "tiny",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", *shape])],
+        [helper.make_tensor_value_info("pixels", takes, ["n", *shape])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", CLASSES])],
         [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")],
     )

@@ -27,7 +27,7 @@ CONFIG = """\
 name: "{name}"
 backend: "python"
 max_batch_size: 64
-input [ {{ name: "image" data_type: TYPE_FP32 dims: {sample} }} ]
+input [ {{ name: "image" data_type: TYPE_{takes} dims: {sample} }} ]
 output [ {{ name: "scores" data_type: TYPE_FP32 dims: {answer} }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 """
@@ -67,18 +67,19 @@ def fetch() -> None:
 
 def add_model(
     repository: Path, name: str, graph: bytes, *, version: int = 1, more: str = "",
-    sample: Sequence[int] = (1, 4, 4), answer: Sequence[int] = (3,),
+    sample: Sequence[int] = (1, 4, 4), answer: Sequence[int] = (3,), takes: str = "FP32",
 ) -> Path:  # fmt: skip
     """A model of the repository, as its owner would put it there; its folder.
 
     Args:
         more: lines for config.pbtxt.
+        takes: datatype of its input.
     """
     home = repository / name
     (home / str(version)).mkdir(parents=True)
     (home / str(version) / "model.onnx").write_bytes(graph)
     shutil.copy(MODEL, home / str(version) / "model.py")
-    told = CONFIG.format(name=name, sample=list(sample), answer=list(answer))
+    told = CONFIG.format(name=name, sample=list(sample), answer=list(answer), takes=takes)
     (home / "config.pbtxt").write_text(told + more)
     return home
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import require_or_skip
@@ -15,10 +16,11 @@ from tests.parts import serving, triton
 from tests.parts.load import Load
 from tta_agent.core.errors import SwapError, WrongAnswer
 from tta_agent.core.types import ServerInfo, Version
+from tta_agent.models.ort_sessions import open_session
 from tta_agent.serving.clients.triton_repository import SharedFolder
 from tta_agent.serving.clients.version_folder import STAGING, VersionFolder
 from tta_agent.serving.drivers.triton import TritonDriver
-from tta_agent.serving.swap import bring_up
+from tta_agent.serving.swap import bring_up, golden
 
 pytestmark = pytest.mark.triton
 SOURCE = 3  # the number of the deployed version, as its owner counts
@@ -65,6 +67,22 @@ def bench(server: triton.Triton, tmp_path: Path, request: pytest.FixtureRequest)
     made = Bench(server, request.node.name.removeprefix("test_")[:40], tmp_path, standby=False)
     with closing(made.driver):
         yield made
+
+
+@pytest.mark.parametrize(("datatype", "takes"), [("UINT8", 2), ("INT64", 7), ("FP16", 10)])
+def test_models_that_take_other_numbers(
+    server: triton.Triton, tmp_path: Path, datatype: str, takes: int
+) -> None:
+    graphs, name = serving.GraphFolder(tmp_path), f"takes-{datatype.lower()}"
+    x = np.random.default_rng(3).uniform(0, 255, (2, *serving.SHAPE)).round().astype(np.float32)
+    triton.add_model(server.repository, name, graphs.add(0, takes=takes).path.read_bytes(), takes=datatype)
+    info = ServerInfo(server.url, name, 60, source=1)
+    with closing(TritonDriver(info, repository=str(server.repository), grpc=server.grpc)) as driver:
+        driver._grpc.load(name)
+        driver.probe()
+        version = graphs.add(1, takes=takes)
+        bring_up(driver, version, golden(open_session(version.path), x))
+        assert driver.live() == 1
 
 
 def test_swaps_under_load(bench: Bench) -> None:

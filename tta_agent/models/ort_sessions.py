@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
@@ -15,14 +15,10 @@ import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 from tta_agent.core.errors import ConfigError, GraphError, SwapError
 from tta_agent.core.types import Array, Version
 from tta_agent.models.heap import trim_after
+from tta_agent.models.input_types import FLOATS, TAKEN, as_type
 from tta_agent.models.ort_options import options, provider
 from tta_agent.models.outputs import LOGITS, ModelOutput, choose
 from tta_agent.models.patched_graph import PatchedGraph
-
-_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-_INTEGERS: Mapping[str, type[np.integer[Any]]] = {
-    "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
-}  # fmt: skip
 
 
 class GraphPort(Protocol):
@@ -123,22 +119,12 @@ def raw_answer(session: Session, x: Array) -> Array:
         GraphError: the graph refuses the samples or fails.
     """
     name, node = session_output(session).name, session.get_inputs()[0]
-    feed = _as_taken(x, node.type)
+    feed = as_type(x, TAKEN[node.type])
     try:
         found = session.run(None if name is None else [name], {node.name: feed})[0]
     except Exception as error:  # as above
         raise GraphError(f"inference on input {list(x.shape)} failed: {_told(error)}") from error
     return np.asarray(found, dtype=np.float32)
-
-
-def _as_taken(x: Array, kind: str) -> Array:
-    """Samples in the type that the graph takes, whole numbers rounded, and bytes limited to what one holds."""
-    if kind in _FLOATS:
-        return np.ascontiguousarray(x, dtype=_FLOATS[kind])
-    limits = np.iinfo(_INTEGERS[kind])
-    whole = np.rint(x)
-    whole = np.clip(whole, limits.min, limits.max) if limits.bits == 8 else whole
-    return np.ascontiguousarray(whole, dtype=_INTEGERS[kind])
 
 
 def session_output(session: Session) -> ModelOutput:
@@ -238,7 +224,7 @@ def _told(error: Exception) -> str:
 
 def _check_input(session: Session, name: str) -> None:
     inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type not in {**_FLOATS, **_INTEGERS} or not inputs[0].shape:
+    if len(inputs) != 1 or inputs[0].type not in TAKEN or not inputs[0].shape:
         found = ", ".join(f"{node.name} {node.type}" for node in inputs)
         raise GraphError(
             f"{name} takes {found or 'nothing'}; expected one float input [N, ...], or one of whole numbers"
@@ -248,7 +234,7 @@ def _check_input(session: Session, name: str) -> None:
 def _chosen(session: Session, output: ModelOutput, name: str) -> ModelOutput:
     outputs = session.get_outputs()
     single = len(outputs) == 1
-    floating = {node.name: node.shape for node in outputs if node.type in _FLOATS}
+    floating = {node.name: node.shape for node in outputs if node.type in FLOATS}
     try:
         found = choose(floating, None if single else output.name, name)
     except ConfigError as error:

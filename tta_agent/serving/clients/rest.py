@@ -11,7 +11,9 @@ import numpy as np
 from tta_agent.core.errors import DecodeError, SwapError, WrongAnswer, nearest
 from tta_agent.core.redact import without_user
 from tta_agent.core.types import Array, ServerInfo
+from tta_agent.models.input_types import as_type
 from tta_agent.stream.codecs import checks, oip
+from tta_agent.stream.codecs.datatypes import numpy_dtype
 from tta_agent.telemetry.spans import current_traceparent
 
 _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
@@ -31,7 +33,7 @@ class OipClient:
         url = server.url.rstrip("/")
         self.url, self.model = without_user(url), server.model  # the address is for messages
         self._output = server.output
-        self._inputs: dict[str, str] = {}
+        self._inputs: dict[str, tuple[str, np.dtype[Any]]] = {}
         self._binary: bool | None = None
         bearer = {"authorization": f"Bearer {server.token}"} if server.token and headers is None else {}
         # A sidecar speaks to its own pod: a proxy of the environment would only be in the way.
@@ -108,7 +110,8 @@ class OipClient:
         if self._binary is None:
             self._binary = self._takes_binary()
         parameters = {"binary_data_output": True} if self._binary else {}
-        question = oip.Body({self._input_name(model): np.asarray(x, np.float32)}, parameters=parameters)
+        name, dtype = self._input(model)
+        question = oip.Body({name: as_type(x, dtype)}, parameters=parameters)
         body, length = oip.encode(question, binary=self._binary)
         kind = {"content-type": "application/json" if length is None else "application/octet-stream"}
         head = {} if length is None else {oip.HEAD_LENGTH: str(length)}
@@ -120,13 +123,16 @@ class OipClient:
         except SwapError:  # it does not say what it is
             return True
 
-    def _input_name(self, model: str) -> str:
+    def _input(self, model: str) -> tuple[str, np.dtype[Any]]:
+        """Name and type of numbers of the model's input, by the server's metadata."""
         if model not in self._inputs:
             metadata = self.ask("GET", f"/v2/models/{model}")
             try:
-                self._inputs[model] = str(metadata["inputs"][0]["name"])
+                about = metadata["inputs"][0]
+                name = str(about["name"])
             except (LookupError, TypeError) as error:
                 raise SwapError(f"{self.url} does not name the input of {model}") from error
+            self._inputs[model] = name, _dtype(about.get("datatype") or "FP32", f"{model} at {self.url}")
         return self._inputs[model]
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
@@ -170,6 +176,17 @@ class OipClient:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+
+def _dtype(datatype: object, who: str) -> np.dtype[Any]:
+    if datatype in ("BYTES", "BOOL"):
+        raise SwapError(
+            f"{who} takes {datatype}; golden batches are numbers: FP32, FP16, UINT8, INT64 and the like"
+        )
+    try:
+        return numpy_dtype("input", datatype)
+    except DecodeError as error:
+        raise SwapError(f"{who}: {error}") from error
 
 
 def _reason(response: httpx.Response) -> str:
