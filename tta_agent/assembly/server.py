@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -119,6 +120,12 @@ def _registry(settings: Settings) -> ModelRegistry:
     registry = open_registry(settings)
     if 0 in registry.numbers():
         return registry  # no need for torch in the server
+    if importlib.util.find_spec("torch") is None:
+        where = settings.store.versions or settings.store.path / "versions"
+        raise ConfigError(
+            f"the registry {where} is empty, and only torch, which is not installed, makes its first version.\n"
+            "Start the agent on it first, or name the agent's: TTA_STORE__PATH, TTA_STORE__VERSIONS."
+        )
     from tta_agent.assembly import build
 
     return build.open_registry(settings, build.load_source(settings, learns=False))
