@@ -75,13 +75,19 @@ def test_the_page_names_everything_that_the_code_reads_and_writes() -> None:
     written = cloudevents.CloudEvents().encode_inference(
         "a", X, Y, 1, source="s", model="m", time_s=1.0, traceparent="t", entity="e"
     )
+    result = cloudevents.result("a", {}, 1.0, subject="t/0/1", run="1")
     letter = dead_letter(RawRecord("t", 0, 0, 0, None, None), DecodeError("why", "told"))
-    headers = {name for name, _ in (*written[2], *letter[2])} | {"ce_tenant", UNREADABLE, oip.HEAD_LENGTH}
+    headers = {name for name, _ in (*written[2], *letter[2], *result[2])} | {
+        "ce_tenant",
+        UNREADABLE,
+        oip.HEAD_LENGTH,
+    }
     headers |= {seldon.KIND, seldon.REQUEST_ID, mlserver.MODEL, mlserver.VERSION, *payloads.CONTENT_TYPES}
     headers |= {
         cloudevents.INFERENCE,
         cloudevents.LABEL,
         cloudevents.LABEL_REQUEST,
+        cloudevents.RESULT,
         "tta-entity",
         "tta-probe",
     }

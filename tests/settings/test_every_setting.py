@@ -176,7 +176,7 @@ def of_receiver(name: str, value: Any) -> Check:
     """In what the receiver is built with."""
 
     def shows(built: Built) -> bool:
-        built.fake(module("tta_agent.stream.http.opening"), "HttpStreamConsumer")
+        built.fake(module("tta_agent.stream.http.consumer"), "HttpStreamConsumer")
         told = built.raised(lambda: factory.open_source(built.settings, ["t"]))
         return bool(told.named[name] == value)
 

@@ -22,6 +22,7 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import RawRecord, Record
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.embedded.consumer import EmbeddedStreamConsumer
+from tta_agent.stream.http.consumer import HttpStreamConsumer
 from tta_agent.tap import Tap
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,11 @@ SERVER = """
 import sys
 class Lacking:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "onnxruntime", "onnx", "scipy", "opentelemetry"):
+        allowed = ("numpy", "PIL", "yaml", "pydantic", "pydantic_core", "pydantic_settings", "cloudevents", "httpx")
+        own = ("tta_agent", "tta_policies", "tta_adapters", "typing_extensions", "annotated_types", "dotenv", "idna")
+        needed = ("typing_inspection", "deprecation", "packaging", "httpcore", "h11", "anyio", "certifi", "google")
+        known = (*sys.stdlib_module_names, *allowed, *own, *needed)
+        if name.split(".")[0] not in known and not name.startswith("_"):
             raise ImportError(f"no {name}")
 sys.meta_path.insert(0, Lacking())
 import numpy as np
@@ -157,6 +162,18 @@ for i in range(20):
     log.record(np.full((1, 4), i), np.eye(1, 3), id=str(i), version=0)
 print(log.counts()["dropped"])
 """  # no close: the end of the process flushes
+
+
+def test_a_process_with_the_packages_of_the_guide_alone_posts_to_the_receiver(tmp_path: Path) -> None:
+    consumer = HttpStreamConsumer(["inference"], "inference.labels")
+    environ = {**worlds.clean_environ(), "TTA_STREAM__SOURCE": "http", "TTA_RECEIVER__URL": consumer.url}
+    environ |= {"TTA_STORE__PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+    assert [int(raw.key or b"") for raw in consumer.poll(5.0)] == list(range(20))
+    consumer.close()
 
 
 def test_a_process_without_torch_logs_to_the_stream_of_its_environment(tmp_path: Path) -> None:

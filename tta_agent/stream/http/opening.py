@@ -1,14 +1,18 @@
-"""Receiver and producer over HTTP, by the settings."""
+"""Receiver and producer over HTTP, by the settings. The producer's side imports no web server."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tta_agent.settings.schema import Settings
 from tta_agent.settings.secret import revealed
-from tta_agent.stream.http.consumer import HttpStreamConsumer
 from tta_agent.stream.http.producer import HttpProducer
-from tta_agent.web.server import address
+
+if TYPE_CHECKING:
+    from tta_agent.stream.http.consumer import HttpStreamConsumer
+
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # to listen on, and to post to from this machine
 
 
 def open_receiver(settings: Settings, topics: Sequence[str]) -> HttpStreamConsumer:
@@ -17,6 +21,8 @@ def open_receiver(settings: Settings, topics: Sequence[str]) -> HttpStreamConsum
     Raises:
         ConfigError: the address cannot be had.
     """
+    from tta_agent.stream.http.consumer import HttpStreamConsumer
+
     r = settings.receiver
     return HttpStreamConsumer(
         topics, settings.stream.labels_topic, host=r.host, port=r.port, token=revealed(r.token), hosts=r.hosts,
@@ -27,5 +33,5 @@ def open_receiver(settings: Settings, topics: Sequence[str]) -> HttpStreamConsum
 def open_poster(settings: Settings) -> HttpProducer:
     """Producer to the receiver of these settings; it connects at the first record."""
     r = settings.receiver
-    url = r.url or address("127.0.0.1" if r.host in ("0.0.0.0", "::") else r.host, r.port)
-    return HttpProducer(url, settings.stream.labels_topic, revealed(r.token))
+    host = EVERYWHERE.get(r.host, f"[{r.host}]" if ":" in r.host else r.host)
+    return HttpProducer(r.url or f"http://{host}:{r.port}", settings.stream.labels_topic, revealed(r.token))
