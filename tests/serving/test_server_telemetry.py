@@ -150,6 +150,9 @@ def test_a_failure_of_the_model_is_one_of_the_span(tmp_path: Path, receiver: Otl
         server.pair.stage(1, Broken(server.pair.current()[1]))
         with pytest.raises(AssertionError, match="out of memory"):
             server.infer(path="/versions/1")
+        assert [labels for labels, _ in scraped(server)["tta_server_requests_total"]] == [
+            {"http_response_status_code": "500", "tta_model_version": "1"}
+        ], "which version fails is what one wants to know"
     telemetry.shutdown()
     [span] = spans(receiver, names.INFER, 1)
     assert span.status.code == 2 and values(span.attributes)[names.ERROR_TYPE] == "500"

@@ -84,7 +84,7 @@ class ServerTelemetry:
         """Count an inference request.
 
         Args:
-            version: that answered; None where none did.
+            version: that answered, or failed to; None where none was asked.
         """
         about: Attributes = {names.HTTP_STATUS: status}
         self._metrics.record(names.SERVER_DURATION, duration_s, {

@@ -84,9 +84,9 @@ class Inference:
             response = await guarded(self._infer, request)
             answer: Answer | None = getattr(request.state, "answer", None)
             stage.answered(response.status_code, {} if answer is None else _about(answer))
-        duration_s, number = time.perf_counter() - started_s, None if answer is None else answer.version
-        self.stats.count(response.status_code, duration_s)
-        self._telemetry.answered(response.status_code, duration_s, number)
+        status, duration_s = response.status_code, time.perf_counter() - started_s
+        self.stats.count(status, duration_s)
+        self._telemetry.answered(status, duration_s, getattr(request.state, "version", None))
         return response
 
     async def _probed(self, request: Request) -> Response:
@@ -111,13 +111,15 @@ class Inference:
                     raise ClientDisconnect
                 if self._batcher is None:
                     share.begin()
-                    return await self._alone(question)
+                    return await self._alone(question, request)
                 task = await self._in_worker(self._engine.read, question)
+            request.state.version = task.version
             return await self._batcher.answer(task, share.begin)
 
-    async def _alone(self, question: Question) -> Answer:
+    async def _alone(self, question: Question, request: Request) -> Answer:
         """Read and run one request at once."""
         execution = await self._in_worker(self._engine.answer, question)
+        request.state.version = execution.version
         self._count(execution)
         [found] = execution.answers
         if isinstance(found, Exception):
