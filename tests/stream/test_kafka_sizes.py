@@ -16,11 +16,11 @@ from tests.parts.kafka.broker import broker, unavailable
 from tests.parts.serving import eventually
 from tta_agent.core.errors import MessageTooLarge, StreamError
 from tta_agent.core.types import RawRecord
-from tta_agent.tap import Tap
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.kafka import limits
 from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, KafkaStreamProducer, ensure_topics
 from tta_agent.stream.outbox import Outbox
+from tta_agent.tap import Tap
 
 pytestmark = pytest.mark.kafka
 RANDOM = np.random.default_rng(0)
@@ -179,6 +179,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
         admin.create_acls([_may_read(name) for name in ("requests", "labels")] + [_may_join()])
         admin.close()
+        agent = KafkaAdminClient(bootstrap_servers=address, **login("agent", "b"))
+        eventually(
+            lambda: {"requests", "labels"} <= set(agent.list_topics()), 30.0
+        )  # rights take effect later
+        agent.close()
         yield address
 
 

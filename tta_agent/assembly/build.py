@@ -33,6 +33,7 @@ from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.drivers import open_driver
 from tta_agent.serving.drivers.none import NoDriver
 from tta_agent.settings.schema import Settings
+from tta_agent.stream import topic_names
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.factory import open_codec, open_log, open_source
@@ -169,7 +170,7 @@ def assemble(
             source.shape,
             source.classes,
             outbox,
-            dead_letter_topic(s),
+            topic_names.dead_letters(s),
             counts.lost,
             output=source.output,
             joiner=ResponseJoiner(s.stream.join_s, s.stream.queue_bytes),
@@ -193,9 +194,13 @@ def assemble(
 
 def _written(settings: Settings) -> dict[str, str]:
     """Topics that the agent writes to, and what it writes there."""
-    letters, requests = dead_letter_topic(settings), settings.labels.requests_topic
+    letters, requests = topic_names.dead_letters(settings).values(), settings.labels.requests_topic
     wanted = requests if settings.labels.requests_per_day else None
-    kinds = ((letters, "dead_letter"), (wanted, "label_request"), (settings.stream.output, "result"))
+    kinds = (
+        *((topic, "dead_letter") for topic in letters),
+        (wanted, "label_request"),
+        (settings.stream.output, "result"),
+    )
     return {t: kind for t, kind in kinds if t}
 
 
@@ -229,5 +234,4 @@ def label_store(settings: Settings, clock: Callable[[], float] = time.time) -> L
 
 def dead_letter_topic(settings: Settings) -> str | None:
     """Where unreadable records go; None where they are only counted."""
-    topic = settings.stream.dead_letter_topic
-    return f"{settings.stream.topic}.tta.dlq" if topic is None else topic or None
+    return topic_names.dead_letters(settings).get("")

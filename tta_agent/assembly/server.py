@@ -21,6 +21,7 @@ from tta_agent.serving.server.memory import MemoryForecast, resident_bytes
 from tta_agent.serving.server.warming import warm
 from tta_agent.settings.schema import Settings
 from tta_agent.settings.secret import revealed
+from tta_agent.stream import topic_names
 from tta_agent.stream.factory import open_producer, open_writer
 from tta_agent.stream.outbox import CAPACITY_BYTES
 from tta_agent.tap import Tap
@@ -58,8 +59,9 @@ def run(settings: Settings) -> None:
     (patches := Patches(registry)).skeleton()  # now, not at the first swap
     telemetry = ServerTelemetry.from_environment(tta_agent.__version__)
     telemetry.model(number, version.sha256)
-    producer = open_producer(s, [s.stream.topic]) if codec else None
-    tap = Tap(producer, codec, s.stream.topic, s.model.served_as) if producer and codec else None
+    topic = topic_names.written(s) if codec else ""
+    producer = open_producer(s, [topic]) if codec else None
+    tap = Tap(producer, codec, topic, s.model.served_as) if producer and codec else None
     app = make_app(
         s.model.served_as,
         pair,
@@ -77,9 +79,7 @@ def run(settings: Settings) -> None:
         hosts=OwnHosts.of(s.serve.host, s.serve.hosts, "TTA_SERVE__HOSTS"),
     )
     where = f"{address(s.serve.host, s.serve.port)}/v2/models/{s.model.served_as}"
-    print(
-        f"version {number} on {device} at {where}, tap {'to ' + s.stream.topic if tap else 'off'}", flush=True
-    )
+    print(f"version {number} on {device} at {where}, tap {'to ' + topic if tap else 'off'}", flush=True)
     try:
         serve(app, s.serve.host, s.serve.port, s.serve.connections)
     finally:

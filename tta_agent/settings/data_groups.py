@@ -81,12 +81,14 @@ class StreamSettings(Group):
     (group `receiver`), to which taps and loggers post; auto: kafka where brokers are named, else embedded."""
     bootstrap_servers: str | None = None
     """Kafka brokers, host:port[,host:port]."""
-    topic: values.Topic = "inference"
-    """Topic of inferences."""
+    topic: values.Topics = "inference"
+    """Topic of inferences; several by comma; or ^ and a regular expression of whole names, on Kafka. Where inferences
+    are written (`serve`, the tap) it has to be one name."""
     labels_topic: values.Topic = "inference.labels"
     """Topic of late labels, keyed by inference id."""
     dead_letter_topic: values.TopicOrNone | None = None
-    """Topic for records that cannot be read; default <topic>.tta.dlq, empty for none."""
+    """Topic for records that cannot be read; default <topic>.tta.dlq for each topic, <group>.tta.dlq where `topic`
+    is a regular expression; empty for none."""
     output: values.TopicOrNone | None = None
     """Topic of results: scores and the adapted answer of each record that the copy has answered; none where not
     given."""

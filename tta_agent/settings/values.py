@@ -69,6 +69,29 @@ def _is_topic(name: str) -> str:
     return name
 
 
+def topic_names(text: str) -> list[str]:
+    """Names in a setting of topics; none where it is a regular expression."""
+    return [] if is_pattern(text) else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a setting of topics is a regular expression: those begin with ^."""
+    return text.startswith("^")
+
+
+def _are_topics(text: str) -> str:
+    if is_pattern(text):
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        return text
+    names = [_is_topic(name) for name in topic_names(text)]
+    if not names or len(set(names)) < len(names):
+        raise ValueError("expected a topic, several different ones by comma, or ^ and a regular expression")
+    return ",".join(names)
+
+
 def _is_segment(name: str) -> str:
     if not re.fullmatch(_SEGMENT, name) or name in (".", ".."):
         raise ValueError("expected a name as it stands in a URL: no space and none of / \\ ? # %")
@@ -80,6 +103,9 @@ def _schema(pattern: str) -> WithJsonSchema:
 
 
 Topic: TypeAlias = Annotated[str, AfterValidator(_is_topic), _schema(f"^{_TOPIC}$")]
+Topics: TypeAlias = Annotated[
+    str, AfterValidator(_are_topics), WithJsonSchema({"type": "string", "minLength": 1})
+]
 TopicOrNone: TypeAlias = Annotated[
     str, AfterValidator(lambda name: name and _is_topic(name)), NONE, _schema(f"^({_TOPIC})?$")
 ]

@@ -36,7 +36,8 @@ class Decoder:
     Args:
         shape: of one sample, without the batch axis; None takes any.
         classes: number of classes; None takes any.
-        producer, topic: destination of dead letters; without them unreadable records are only counted.
+        producer, topic: destination of dead letters, or several by topic of the record, "" for all others; without
+            them unreadable records are only counted.
         dropped: called with `dead_letter` and a count where a dead letter could not be written.
         output: the model's; served answers become logits by its kind. None leaves them raw.
         joiner: of requests and responses.
@@ -56,7 +57,7 @@ class Decoder:
         shape: Shape | None,
         classes: int | None,
         producer: Producer | None = None,
-        topic: str | None = None,
+        topic: str | Mapping[str, str] | None = None,
         dropped: Callable[[str, int], None] = lambda reason, count: None,
         *,
         output: ModelOutput | None = None,
@@ -65,7 +66,8 @@ class Decoder:
         number: Callable[[str], int] | None = None,
     ) -> None:
         self._codec, self._shape, self._classes, self._output = codec, shape, classes, output
-        self._producer, self._topic, self._dropped = producer, topic, dropped
+        self._producer, self._dropped = producer, dropped
+        self._letters = {"": topic} if isinstance(topic, str) else dict(topic or {})
         self._joiner, self._check, self._number = joiner or ResponseJoiner(), check, number
         self.refused: Counter[str] = Counter()
         self.first = ""
@@ -234,10 +236,11 @@ class Decoder:
         if self.refused[error.reason] == 1:  # the first of a kind is told, the others are counted
             trace = error.__cause__ if error.reason == INTERNAL else None
             log.warning("%s cannot be read: %s", where, text, exc_info=trace)
-        if self._producer is None or not self._topic:
+        to = self._letters.get(raw.topic) or self._letters.get("")
+        if self._producer is None or not to:
             return
         try:
-            self._producer.send(self._topic, *dead_letter(raw, error))
+            self._producer.send(to, *dead_letter(raw, error))
         except Exception as down:  # also of a record that the log cannot hold
             self._dropped("dead_letter", 1)
             log.warning("a dead letter could not be written: %s", down)

@@ -15,12 +15,12 @@ from tta_agent.core.os_errors import describe
 from tta_agent.core.stream_protocols import Codec, Producer, StreamConsumer, WritingCodec
 from tta_agent.settings.data_groups import StreamSettings
 from tta_agent.settings.schema import Settings
+from tta_agent.stream import topic_names
 from tta_agent.stream.codecs.auto import AutoCodec
 from tta_agent.stream.codecs.images import ImagePreprocessing
 
 AUTO = "auto"  # recognises each record's format
 DEFAULT = "cloudevents"  # is written where the settings say `auto`
-LEAST_FETCH = 1 << 20  # bytes: a broker's default limit of a batch of records
 log = logging.getLogger(__name__)
 
 
@@ -32,28 +32,28 @@ def open_source(settings: Settings, topics: Sequence[str], group: str | None = N
         StreamError: the broker or the log cannot be reached.
     """
     s = settings.stream
+    names = topic_names.named(topics)
+    if s.kind != "kafka" and topic_names.pattern(settings, topics):
+        raise ConfigError(
+            f"TTA_STREAM__TOPIC={s.topic} is a regular expression and needs Kafka; expected names"
+        )
     if s.kind == "http":
         from tta_agent.stream.http.opening import open_receiver
 
-        return open_receiver(settings, topics)
+        return open_receiver(settings, names)
     if s.kafka and not s.bootstrap_servers:
         raise ConfigError(
             f"TTA_STREAM__KAFKA__{next(iter(s.kafka)).upper()} needs TTA_STREAM__BOOTSTRAP_SERVERS"
         )
     if s.kind == "kafka":
-        from tta_agent.stream.kafka.consumer import FETCH_BYTES, KafkaStreamConsumer, ensure_topics
+        from tta_agent.stream.kafka.opening import open_consumer
 
-        brokers, common = _brokers(s), connection(s)
-        ensure_topics(brokers, topics, s.partitions, **common)
-        fetch = max(LEAST_FETCH, min(FETCH_BYTES, s.queue_bytes // 4))
-        return KafkaStreamConsumer(
-            brokers, topics, group or s.group, start=s.start, fetch_bytes=fetch, **common
-        )
+        return open_consumer(settings, _brokers(s), topics, group or s.group, connection(s))
     from tta_agent.stream.embedded.consumer import EmbeddedStreamConsumer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
     path = settings.store.path / "log.db"
-    return EmbeddedStreamConsumer(path, topics, group or s.group, start=s.start, partitions=s.partitions)
+    return EmbeddedStreamConsumer(path, names, group or s.group, start=s.start, partitions=s.partitions)
 
 
 def kept_or_refused(settings: Settings) -> None:
@@ -102,26 +102,15 @@ def open_log(settings: Settings, topics: Sequence[str]) -> Producer:
     """
     s = settings.stream
     if s.bootstrap_servers and s.source != "embedded":
-        from tta_agent.stream.kafka.consumer import KafkaStreamProducer
+        from tta_agent.stream.kafka.opening import create_to_write
+        from tta_agent.stream.kafka.producer import KafkaStreamProducer
 
-        _create_to_write(s, topics)
+        create_to_write(s, topics, connection(s))
         return KafkaStreamProducer(s.bootstrap_servers, **connection(s))
     from tta_agent.stream.embedded.consumer import EmbeddedProducer
 
     settings.store.path.mkdir(parents=True, exist_ok=True)
     return EmbeddedProducer(settings.store.path / "log.db", partitions=s.partitions)
-
-
-def _create_to_write(stream: StreamSettings, topics: Sequence[str]) -> None:
-    """Nobody has to write: what cannot be written is dropped and counted later."""
-    from tta_agent.stream.kafka.client import CREATE_ADVICE, create_topics
-
-    read = {stream.topic, stream.labels_topic}  # equally split, so that a label meets its record
-    for topic in topics:
-        count, brokers = stream.partitions if topic in read else 1, stream.bootstrap_servers or ""
-        for why in create_topics(brokers, [topic], count, **connection(stream)).values():
-            told = "topic %s is missing and cannot be created (%s): what belongs there is dropped and counted\n%s"
-            log.warning(told, topic, why, CREATE_ADVICE)
 
 
 def open_codec(settings: Settings, output: str | None = None) -> Codec:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tta_agent.core.stream_protocols import Producer
 from tta_agent.core.types import Done, Headers
 from tta_agent.settings import env
+from tta_agent.stream import topic_names
 from tta_agent.stream.factory import connection, open_producer, open_writer
 from tta_agent.stream.outbox import CAPACITY_BYTES, CAPACITY_RECORDS
 from tta_agent.tap.inference_log import Tap
@@ -72,7 +73,7 @@ def connect(
         ConfigError: a setting that does not fit.
     """
     settings = env.load()
-    topic = settings.stream.topic
+    topic = topic_names.written(settings)
     if settings.stream.kind == "kafka":
         connection(settings.stream)  # what is wrong, whether a broker answers or not, is said now
     producer = LateProducer(lambda: open_producer(settings, [topic]))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from tta_agent.assembly.build import dead_letter_topic
 from tta_agent.assembly.doctor.finding import CheckFinding, Outcome
 from tta_agent.core.errors import ConfigError
 from tta_agent.settings.schema import Settings
+from tta_agent.stream import topic_names
 from tta_agent.stream.factory import connection
 from tta_agent.web.server import address, listen
+
+if TYPE_CHECKING:
+    from tta_agent.stream.kafka.topics import TopicFacts
 
 ADVISED_BYTES = 2 << 20  # a batch of a few images
 EQUAL = "give both topics the same number of partitions, so that a label meets its record at one member of the group"
@@ -45,32 +50,52 @@ def _kafka(s: Settings, servers: str) -> Iterator[CheckFinding]:
     from tta_agent.stream.kafka.topics import describe
 
     stream = s.stream
-    read = [t for t in (stream.topic, stream.responses_topic, stream.labels_topic) if t]
-    letters = dead_letter_topic(s)
-    written = [topic for topic in (letters, stream.output) if topic]
-    found = describe(servers, [*read, *written], **connection(stream))
+    others = [t for t in (stream.responses_topic, stream.labels_topic) if t]
+    matched = topic_names.pattern(s, [stream.topic])
+    letters = dict.fromkeys(topic_names.dead_letters(s).values())
+    named = [
+        *topic_names.named([stream.topic]),
+        *others,
+        *letters,
+        *([stream.output] if stream.output else []),
+    ]
+    found = describe(servers, named, pattern=matched, **connection(stream))
     yield CheckFinding("broker", servers, "ok", f"answers, and lists {found.listed} topics")
-    for topic in read:
+    ours = topic_names.named([stream.topic])
+    if matched:
+        ours = [topic for topic in found.partitions if re.match(matched, topic)]
+        if not ours:
+            told = "no topic matches, or this user sees none"
+            yield CheckFinding("broker", stream.topic, "failure", told, "see TTA_STREAM__TOPIC")
+    yield from _read(s, found, ours, "failure")
+    yield from _read(s, found, others, "warning")
+    yield from _written(s, found, letters)
+    for topic in ours:
+        yield from _equal(found.partitions, topic, stream.labels_topic)
+    for right, refused in found.refused.items():
+        yield CheckFinding("broker", right, "failure", refused, "allow it to this user (Kafka ACLs)")
+
+
+def _read(s: Settings, found: TopicFacts, topics: Iterable[str], missing: Outcome) -> Iterator[CheckFinding]:
+    for topic in topics:
         if topic not in found.partitions:
-            outcome: Outcome = "failure" if topic == stream.topic else "warning"
             told = "there is no such topic, or no right to see it"
-            fix = (
-                f"create it with {stream.partitions} partitions, and allow this user to READ and DESCRIBE it"
-            )
-            yield CheckFinding("broker", topic, outcome, told, fix)
+            fix = f"create it with {s.stream.partitions} partitions, and allow this user to READ and DESCRIBE it"
+            yield CheckFinding("broker", topic, missing, told, fix)
             continue
         yield CheckFinding("broker", topic, "ok", f"{found.partitions[topic]} partitions")
         yield _limit(topic, found.limits.get(topic))
-    if letters and letters not in found.partitions:
-        told = "there is no topic for records that cannot be read"
-        fix = "create it, or allow this user to; TTA_STREAM__DEAD_LETTER_TOPIC= (empty) wants none"
-        yield CheckFinding("broker", letters, "warning", told, fix)
-    if stream.output and stream.output not in found.partitions:
+
+
+def _written(s: Settings, found: TopicFacts, letters: Iterable[str]) -> Iterator[CheckFinding]:
+    for topic in letters:
+        if topic not in found.partitions:
+            told = "there is no topic for records that cannot be read"
+            fix = "create it, or allow this user to; TTA_STREAM__DEAD_LETTER_TOPIC= (empty) wants none"
+            yield CheckFinding("broker", topic, "warning", told, fix)
+    if s.stream.output and s.stream.output not in found.partitions:
         fix = "create it, or allow this user to: what belongs there is dropped and counted"
-        yield CheckFinding("broker", stream.output, "warning", "there is no topic for results", fix)
-    yield from _equal(found.partitions, stream.topic, stream.labels_topic)
-    for right, refused in found.refused.items():
-        yield CheckFinding("broker", right, "failure", refused, "allow it to this user (Kafka ACLs)")
+        yield CheckFinding("broker", s.stream.output, "warning", "there is no topic for results", fix)
 
 
 def _limit(topic: str, limit: int | None) -> CheckFinding:

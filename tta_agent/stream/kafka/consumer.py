@@ -39,6 +39,8 @@ class KafkaStreamConsumer:
         bootstrap_servers: host:port, several separated by commas.
         topics: names of topics to read.
         group: consumer group; its members share the partitions, and its committed offsets outlive them.
+        pattern: regular expression of whole names; then these topics are read, also those that are made later, and
+            `topics` must be among them.
         start: where to begin without a committed offset: "latest" or "earliest".
         max_records: most records of one poll; it also ends at about 4 MiB.
         fetch_bytes: most bytes of one answer of a broker. The client holds two of them for each broker: the one
@@ -58,6 +60,7 @@ class KafkaStreamConsumer:
         topics: Sequence[str],
         group: str,
         *,
+        pattern: str | None = None,
         start: Literal["latest", "earliest"] = "latest",
         max_records: int = 500,
         fetch_bytes: int = FETCH_BYTES,
@@ -82,7 +85,11 @@ class KafkaStreamConsumer:
         self._heard_s = self._asked_s = time.monotonic()
         self._last_lag = 0
         self._closed = False
-        self._consumer.subscribe(list(topics), listener=self._places)
+        if pattern is None:
+            self._consumer.subscribe(list(topics), listener=self._places)
+        else:
+            self._places.there = set(self._consumer.topics())
+            self._consumer.subscribe(pattern=pattern, listener=self._places)
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
         """See `StreamConsumer`. Raises StreamError once the brokers have been silent for silence_limit_s.

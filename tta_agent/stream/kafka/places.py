@@ -19,6 +19,10 @@ COMMIT_LIMIT_MS = 5000
 class Places(ConsumerRebalanceListener):  # type: ignore[misc]
     """The positions of one consumer; the client's own class has to be the base.
 
+    Attributes:
+        there: topics at the start, where they are given by a pattern; others that match are read from their first
+            record, as what is in there has come since. None: topics are given by name.
+
     A newly assigned partition stays paused until it is settled where to read on, so that nothing is delivered
     from a wrong place. That is, in this order: what was sought; where we were, if the partition came straight
     back in a rebalance; what the group committed; where the group begins (`Beginnings`), which is committed at once.
@@ -35,6 +39,7 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
         self._ids: dict[str, str] = {}  # of the topics that the positions belong to
         self._uncommitted: dict[Any, int] = {}  # where the group begins, not stored yet
         self._paused = False
+        self.there: set[str] | None = None
 
     def settled(self) -> dict[Any, int]:
         """The next offset of each partition that is ours and delivers."""
@@ -99,6 +104,8 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
         """A rebalance has ended; positions of what did not come back are void."""
         with self._lock:
             self._consumer.pause(*assigned)
+            if self.there is not None:
+                self._beginnings.known({p.topic for p in assigned} - self.there)
             kept = self._consumer.assignment()
             self._fresh = (self._fresh | set(assigned)) & kept
             self._positions = {p: n for p, n in self._positions.items() if p in kept}

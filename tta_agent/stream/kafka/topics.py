@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,11 @@ def describe(
     bootstrap_servers: str,
     topics: Sequence[str],
     *,
+    pattern: str | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     client_options: Mapping[str, object] | None = None,
 ) -> TopicFacts:
-    """Ask the broker about topics.
+    """Ask the broker about topics, also about those whose names match a regular expression.
 
     Raises:
         StreamError: no broker answers, or it refuses to list topics.
@@ -47,7 +49,8 @@ def describe(
     admin = connect(KafkaAdminClient, bootstrap_servers, {}, client_options or {}, connect_timeout_s)
     try:
         listed = set(admin.list_topics())
-        there = [topic for topic in topics if topic in listed]
+        matching = sorted(t for t in listed if pattern and re.match(pattern, t))
+        there = list(dict.fromkeys([*(topic for topic in topics if topic in listed), *matching]))
         facts = TopicFacts(len(listed), {}, {}, {})
         for topic in there:
             _one(admin, topic, facts)
