@@ -192,6 +192,26 @@ def test_what_is_refused() -> None:
         producer.close()
 
 
+def test_a_receiver_that_was_started_anew_is_posted_to_at_once() -> None:
+    first = opened_with()
+    port = int(first.url.rpartition(":")[2])
+    producer = HttpProducer(first.url, TOPICS[1])
+    producer.send("inference", b"a", b"1")
+    assert len(taken(first, 1)) == 1
+    first.close()
+    second = opened_with(port=port)
+    producer.send("inference", b"b", b"2")  # over the connection that the first one has closed
+    assert [raw.value for raw in taken(second, 1)] == [b"2"]
+    producer.close()
+    second.close()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8090", "kafka://host", "http://"])
+def test_an_address_that_is_none_is_said(url: str) -> None:
+    with pytest.raises(ConfigError, match="TTA_RECEIVER__URL"):
+        HttpProducer(url, TOPICS[1])
+
+
 def test_many_at_once_come_whole_and_once(consumer: HttpStreamConsumer) -> None:
     def send(first: int) -> None:
         producer = HttpProducer(consumer.url, TOPICS[1])

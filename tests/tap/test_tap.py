@@ -148,9 +148,9 @@ SERVER = """
 import sys
 class Lacking:
     def find_spec(self, name, path=None, target=None):
-        allowed = ("numpy", "PIL", "yaml", "pydantic", "pydantic_core", "pydantic_settings", "cloudevents", "httpx")
-        own = ("tta_agent", "tta_policies", "tta_adapters", "typing_extensions", "annotated_types", "dotenv", "idna")
-        needed = ("typing_inspection", "deprecation", "packaging", "httpcore", "h11", "anyio", "certifi", "google")
+        allowed = ("numpy", "PIL", "yaml", "pydantic", "pydantic_core", "pydantic_settings", "cloudevents")
+        own = ("tta_agent", "tta_policies", "tta_adapters", "typing_extensions", "annotated_types", "dotenv")
+        needed = ("typing_inspection", "deprecation", "packaging", "google")
         known = (*sys.stdlib_module_names, *allowed, *own, *needed)
         if name.split(".")[0] not in known and not name.startswith("_"):
             raise ImportError(f"no {name}")
