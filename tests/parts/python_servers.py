@@ -34,7 +34,7 @@ PACKAGES = {
 }
 # All that `tta_agent.tap` imports with a stream over HTTP, beside what they have: no torch, and no broker's client.
 TAP = ["cloudevents>=1.12,<2", "numpy", "pillow", "protobuf", "pydantic-settings", "pyyaml"]
-WITH_TAP = ("mlserver", "producers")
+WITH_TAP = ("mlserver", "kserve", "producers")
 INSTALL_LIMIT_S, START_LIMIT_S = 600.0, 90.0
 
 

@@ -25,6 +25,7 @@ from tta_agent.serving.drivers.files import FilesDriver
 from tta_agent.serving.swap import bring_up
 from tta_agent.settings import env
 from tta_agent.stream import factory
+from tta_agent.stream.codecs import oip
 from tta_agent.stream.decoder import Decoder
 from tta_agent.stream.http.consumer import HttpStreamConsumer
 
@@ -169,6 +170,24 @@ def test_bentoml(consumer: HttpStreamConsumer, tmp_path: Path) -> None:
     with running("producers", consumer, tmp_path, command, f"{url}/readyz", MODEL=str(graph)):
         ask(f"{url}/predict", ["a", "b"], pixels)
         check(logged(consumer, 2), ["a", "b"], [0, 0])
+
+
+@pytest.mark.kserve
+@pytest.mark.parametrize("binary", [True, False])
+def test_kserves_python_server(consumer: HttpStreamConsumer, tmp_path: Path, binary: bool) -> None:
+    (port,) = free_ports(1)
+    graph = serving.GraphFolder(tmp_path).add(0).path
+    command = ["python", str(EXAMPLES / "kserve_onnx_tap.py"), "--model_name", "m", "--http_port", str(port)]
+    url, wish = f"http://127.0.0.1:{port}/v2/models/m", {"binary_data_output": binary}
+    with running("kserve", consumer, tmp_path, command, f"{url}/ready", MODEL=str(graph)):
+        for i, id in enumerate("ab"):
+            text, length = oip.encode(
+                oip.Body({"pixels": X[i : i + 1]}, id=id, parameters=wish), binary=binary
+            )
+            heads = {oip.HEAD_LENGTH: str(length)} if length else {"content-type": "application/json"}
+            answer = httpx.post(f"{url}/infer", content=text, headers=heads, trust_env=False, timeout=30)
+            assert answer.is_success and (oip.HEAD_LENGTH in answer.headers) == binary, answer.text
+    check(logged(consumer, 2), ["a", "b"], [0, 0])
 
 
 @pytest.mark.mlserver

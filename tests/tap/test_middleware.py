@@ -85,6 +85,13 @@ async def words(request: Request) -> Response:
     return StreamingResponse(chunks())
 
 
+async def unsized(request: Request) -> Response:
+    """As KServe answers in binary."""
+    answer = await infer(request)
+    del answer.headers["content-length"]
+    return answer
+
+
 async def unread(request: Request) -> Response:
     return JSONResponse({"outputs": []})
 
@@ -97,7 +104,7 @@ def app(taps: Taps, *more: Middleware, **options: Any) -> httpx.AsyncClient:
     """The endpoints behind the middleware."""
     handlers = {
         "/v2/models/tiny/infer": infer, "/v1/models/tiny:predict": predict, "/image": image,
-        "/words/infer": words, "/unread/infer": unread, "/fails/infer": fails,
+        "/words/infer": words, "/unread/infer": unread, "/unsized/infer": unsized, "/fails/infer": fails,
     }  # fmt: skip
     routes = [Route(path, handler, methods=["POST"]) for path, handler in handlers.items()]
     inside = Middleware(TapMiddleware, tap=taps.tap, **options)
@@ -136,6 +143,12 @@ def test_a_server_of_the_open_inference_protocol(taps: Taps, binary_in: bool, bi
     records = taps.records()
     check(records, "mine", 3)
     assert [(one.key, one.traceparent) for one in records] == [("camera 7", TRACE)] * 2
+
+
+def test_a_whole_response_without_a_length(taps: Taps) -> None:
+    text, length = oip.encode(oip.Body({"pixels": X}, id="mine", wanted={"scores": True}))
+    post(app(taps), "/unsized/infer", content=text, headers={oip.HEAD_LENGTH: str(length)})
+    check(taps.records(), "mine", 3)
 
 
 def test_the_id_that_the_server_makes_is_taken(taps: Taps) -> None:
