@@ -58,6 +58,7 @@ from tta_agent.stream.input_check import InputCheck
 from tta_agent.stream.response_join import ResponseJoiner
 from tta_agent.stream.results import ResultWriter
 from tta_agent.stream.router import RecordRouter
+from tta_agent.stream.sampling import WindowSample
 from tta_policies.gates.collapse import Collapse
 from tta_policies.schedule.periodic_reset import PeriodicReset
 from tta_policies.select.entropy import Entropy
@@ -449,6 +450,9 @@ ROWS = [
     Row("select.selectors", '["entropy"]', has(Entropy), {"TTA_ADAPT__METHOD": "norm"}),
     Row("select.screen", "[]", lacks(Plausible)),
     Row("select.options", '{"entropy": {"margin": 0.123}}', held(Entropy, 0.123)),
+    Row("select.sample", "123", lambda b: b.one(WindowSample)._most == 123),
+    Row("select.sample_window_s", "7.5", held(WindowSample, 7.5), {"TTA_SELECT__SAMPLE": "9"}),
+    Row("select.tenant_share", "0.5", held(WindowSample, 5), {"TTA_SELECT__SAMPLE": "10"}),
     Row("select.holdout", "0.77", held(RecordRouter, 0.77)),
     Row("adapt.method", "norm", has(Norm)),
     Row(

@@ -41,6 +41,7 @@ from tta_agent.stream.holdout import secret_of
 from tta_agent.stream.outbox import Outbox
 from tta_agent.stream.response_join import ResponseJoiner
 from tta_agent.stream.router import RecordRouter
+from tta_agent.stream.sampling import WindowSample
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
@@ -149,7 +150,9 @@ def assemble(
         _when_up(rollout.served, s.swap.timeout_s)
     inputs = None if recorded else checks.input_check(s, source, rollout.served)
     learner = LearnerStage(
-        RecordRouter(label_store(s, clock), s.select.holdout, s.stream.max_age_s, clock, salt),
+        RecordRouter(
+            label_store(s, clock), s.select.holdout, s.stream.max_age_s, clock, salt, _sample(s, salt, clock)
+        ),
         Batcher(s.adapt.batch_size, s.adapt.max_wait_s),
         make_adaptation(settings, source, telemetry),
         telemetry,
@@ -224,6 +227,13 @@ def _driver(settings: Settings, output: str | None) -> ServerDriver:
         return named
     named.close()
     return NoDriver()
+
+
+def _sample(settings: Settings, salt: bytes, clock: Callable[[], float]) -> WindowSample | None:
+    s = settings.select
+    if s.sample is None:
+        return None
+    return WindowSample(s.sample, s.sample_window_s, s.tenant_share, salt, clock)
 
 
 def label_store(settings: Settings, clock: Callable[[], float] = time.time) -> LabelJoiner:

@@ -91,6 +91,8 @@ class LearnerStage:
         """Adapt on a batch that has waited for long enough; called while nothing comes."""
         self._obey_reset()
         self._journal.status()
+        if self.router.waiting():
+            self.on_poll(PolledBatch([], {}))
         if self._checked and (batch := self.batcher.due(self._clock())) is not None:
             self._round(batch)
 
@@ -147,10 +149,12 @@ class LearnerStage:
         """Cut a checkpoint here: everything before the barrier belongs to it."""
         self._marked = self.adaptation.rounds
         self.router.flush()
-        oldest = self.batcher.oldest()  # read, but not yet learnt from: they must come again, the others not
-        again = {record.identity for record in self.batcher.waiting()}
+        waiting = [*self.batcher.waiting(), *self.router.waiting()]  # not learnt from: they must come again
+        again = {record.identity for record in waiting}
         until = dict(self._positions)  # the decoder may hold records back, too
-        until.update({where: min(offset, until.get(where, offset)) for where, offset in oldest.items()})
+        for record in waiting:
+            where = (record.topic, record.partition)
+            until[where] = min(record.offset, until.get(where, record.offset))
         done = [identity for identity in self.router.dealt_with(until) if identity not in again]
         learner = {**self.adaptation.state_dict(), "done": done, "duty": self.duty.state_dict()}
         self._to_rollout.put(CheckpointBarrier(learner, until, self._carrier))

@@ -152,6 +152,13 @@ class SelectSettings(Group):
     is scored, but neither teaches nor is evidence."""
     options: Options = {}
     """Constructor arguments by selector, for instance {"entropy": {"margin": 0.4}}."""
+    sample: int | None = Field(default=None, ge=1)
+    """Records of each window that are used at most, for learning and evaluation alike; the others are drawn out by
+    hash and counted as `sampled_out`. All where not given. A record waits for the end of its window."""
+    sample_window_s: float = Field(default=1.0, gt=0)
+    """Length of these windows, by the time of the records."""
+    tenant_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the sample that the records of one tenant may make; beyond it they are counted as `tenant_cap`."""
     holdout: float = Field(default=0.2, gt=0, lt=1)
     """Share of entities (by hash of their key) that only the gate sees and nothing is learnt from."""
 

@@ -13,6 +13,7 @@ from tta_agent.core.errors import TtaError
 from tta_agent.core.types import Label, Partition, Positions, Record
 from tta_agent.labels.join import LabelJoiner, Outcome
 from tta_agent.stream.batcher import held_out
+from tta_agent.stream.sampling import Waiting, WindowSample
 
 log = logging.getLogger(__name__)
 REMEMBERED = 100_000  # identities kept for dropping duplicates
@@ -45,6 +46,7 @@ class RecordRouter:
         max_age_s: older samples serve neither learning nor evaluation.
         clock: seconds since the epoch.
         salt: of the hold-out's hash, see `held_out`.
+        sample: of the records of each window; None takes all.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class RecordRouter:
         max_age_s: float,
         clock: Callable[[], float] = time.time,
         salt: bytes = b"",
+        sample: WindowSample | None = None,
     ) -> None:
         self._join, self._holdout, self._max_age_s, self._clock = join, holdout, max_age_s, clock
         self._salt = salt
+        self._sample = sample
         self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()
         self._told = False
 
@@ -69,6 +73,8 @@ class RecordRouter:
         """
         out, items = RoutedRecords(), list(items)
         self._join.look_up(item.id for item in items)
+        if self._sample is not None:
+            self._use(self._sample.due(), out)
         for item in items:
             try:
                 self._sort_one(item, out)
@@ -81,7 +87,8 @@ class RecordRouter:
 
     def _sort_one(self, item: Record | Label, out: RoutedRecords) -> None:
         if isinstance(item, Label):
-            self._label(item, out)
+            if self._sample is None or not self._sample.holds(item):
+                self._label(item, out)
         elif self._is_duplicate(item):
             out.dropped["duplicate"] += 1
         else:
@@ -98,6 +105,10 @@ class RecordRouter:
     def label_counts(self) -> Mapping[str, int]:
         """Counts of the label store."""
         return self._join.counts
+
+    def waiting(self) -> list[Record]:
+        """Records that wait for the end of their window."""
+        return self._sample.waiting() if self._sample else []
 
     def flush(self) -> None:
         """Make waiting labels durable, so that offsets may be committed."""
@@ -118,14 +129,28 @@ class RecordRouter:
 
     def _record(self, record: Record, out: RoutedRecords) -> None:
         early = self._join.expect(record)
+        stale = self._clock() - record.time_s > self._max_age_s
+        if self._sample is not None and not stale:
+            self._use(self._sample.add(record, early, out.dropped), out)
+            return
         if early is not None:
             self._label(early, out)
-        if self._clock() - record.time_s > self._max_age_s:
+        if stale:
             out.dropped["stale"] += 1
-        elif held_out(record.key, self._holdout, self._salt):
-            out.held.append(record)
         else:
-            out.teach.append(record)
+            self._deal(record, out)
+
+    def _deal(self, record: Record, out: RoutedRecords) -> None:
+        (out.held if held_out(record.key, self._holdout, self._salt) else out.teach).append(record)
+
+    def _use(self, records: Iterable[Waiting], out: RoutedRecords) -> None:
+        """Deal records of a window that has ended, and pass their labels on, and those of the others."""
+        labels = self._sample.take_freed() if self._sample else []
+        for one in records:
+            self._deal(one.record, out)
+            labels += one.labels
+        for label in labels:
+            self._label(label, out)
 
     def _label(self, label: Label, out: RoutedRecords) -> None:
         outcome = self._join.arrive(label)

@@ -89,7 +89,7 @@ ATTRIBUTES = {
     MODEL_SOURCE: "the deployed model: timm name, factory or ONNX file",
     PROOF: "proof of the version that serves: source, certified, rehearsed, guarded, none",
     OUTCOME: "fate of a sample: kept, rejected by a selector, held_out (held_out_implausible: no evidence), stale, "
-    "duplicate, undecodable",
+    "duplicate, undecodable; sampled_out, tenant_cap: TTA_SELECT__SAMPLE",
     REASON: "kind of a message that was given up: dead_letter, label_request, result, webhook_event, too_large; "
     "receiver_full: a record for which the receiver had no room",
     SELECT_KEPT: "samples that teach",
