@@ -45,14 +45,14 @@ def consumer() -> Iterator[HttpStreamConsumer]:
 
 @contextlib.contextmanager
 def running(
-    part: str, consumer: HttpStreamConsumer, folder: Path, command: Sequence[str], ready: str, **environ: str
+    part: str, receiver: str, folder: Path, command: Sequence[str], ready: str, **environ: str
 ) -> Iterator[None]:
     """A server in an environment of its own, in which there is no torch; it is told to end, not killed."""
     require_or_skip(part, python_servers.unavailable(part))
     python = python_servers.folder(part) / "bin"
     given = {
         **worlds.clean_environ(), "PYTHONPATH": without_dependencies(folder), "TTA_STREAM__SOURCE": "http",
-        "TTA_RECEIVER__URL": consumer.url, "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
+        "TTA_RECEIVER__URL": receiver, "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
         "BENTOML_HOME": str(folder / "bento"), **environ,
     }  # fmt: skip
     log = folder / "server.log"
@@ -133,7 +133,7 @@ def test_fastapi_is_logged_and_swapped(consumer: HttpStreamConsumer, tmp_path: P
     (models / "0" / "model.onnx").write_bytes(serving.graph_bytes(0))
     command = ["uvicorn", "fastapi_onnx:app", "--port", str(port), "--log-level", "warning"]
     url = f"http://127.0.0.1:{port}"
-    with running("producers", consumer, tmp_path, command, f"{url}/docs", MODELS=str(models)):
+    with running("producers", consumer.url, tmp_path, command, f"{url}/docs", MODELS=str(models)):
         ask(f"{url}/predict", ["a", "b"], pixels)
         driver = FilesDriver(ServerInfo("", "m", 10, source=0), repository=str(models.parent))
         bring_up(driver, graphs.add(1), serving.golden(1))
@@ -155,7 +155,9 @@ def test_litserve(consumer: HttpStreamConsumer, tmp_path: Path) -> None:
     graph = serving.GraphFolder(tmp_path).add(0).path
     command = ["python", str(EXAMPLES / "litserve_onnx.py")]
     url = f"http://127.0.0.1:{port}"
-    with running("producers", consumer, tmp_path, command, f"{url}/health", MODEL=str(graph), PORT=str(port)):
+    with running(
+        "producers", consumer.url, tmp_path, command, f"{url}/health", MODEL=str(graph), PORT=str(port)
+    ):
         ask(f"{url}/predict", ["a", "b"], pixels)
         check(logged(consumer, 2), ["a", "b"], [0, 0])
 
@@ -167,7 +169,7 @@ def test_bentoml(consumer: HttpStreamConsumer, tmp_path: Path) -> None:
     command = ["bentoml", "serve", "bentoml_onnx:Classifier", "--port", str(port), "--host", "127.0.0.1"]
     command += ["--working-dir", str(EXAMPLES)]
     url = f"http://127.0.0.1:{port}"
-    with running("producers", consumer, tmp_path, command, f"{url}/readyz", MODEL=str(graph)):
+    with running("producers", consumer.url, tmp_path, command, f"{url}/readyz", MODEL=str(graph)):
         ask(f"{url}/predict", ["a", "b"], pixels)
         check(logged(consumer, 2), ["a", "b"], [0, 0])
 
@@ -179,7 +181,7 @@ def test_kserves_python_server(consumer: HttpStreamConsumer, tmp_path: Path, bin
     graph = serving.GraphFolder(tmp_path).add(0).path
     command = ["python", str(EXAMPLES / "kserve_onnx_tap.py"), "--model_name", "m", "--http_port", str(port)]
     url, wish = f"http://127.0.0.1:{port}/v2/models/m", {"binary_data_output": binary}
-    with running("kserve", consumer, tmp_path, command, f"{url}/ready", MODEL=str(graph)):
+    with running("kserve", consumer.url, tmp_path, command, f"{url}/ready", MODEL=str(graph)):
         for i, id in enumerate("ab"):
             text, length = oip.encode(
                 oip.Body({"pixels": X[i : i + 1]}, id=id, parameters=wish), binary=binary
@@ -219,6 +221,6 @@ def test_mlserver(consumer: HttpStreamConsumer, tmp_path: Path) -> None:
         }
         return {"id": id, "inputs": [values]}
 
-    with running("mlserver", consumer, tmp_path, ["mlserver", "start", str(tmp_path)], f"{url}/ready"):
+    with running("mlserver", consumer.url, tmp_path, ["mlserver", "start", str(tmp_path)], f"{url}/ready"):
         ask(f"{url}/infer", ["a", "b"], tensor)
     check(logged(consumer, 2), ["a", "b"], [0, 0])
