@@ -27,8 +27,8 @@ class Waiting:
 class WindowSample:
     """Reservoir: of the records of a window those of the least hashes, whatever order they came in.
 
-    Windows follow the time of the records. A record waits for the end of its window, which comes with the first one of
-    a later window. Those that come after the end count in the window that is open.
+    Windows follow the time of the records. A record waits for the end of its window, which comes with the first
+    of a later window. Those that come after the end count in the window that is open.
 
     Args:
         most: records of a window.
