@@ -221,14 +221,18 @@ def statistics(server: Server) -> list[dict[str, Any]]:
     return entries
 
 
+SESSION = open_session(pooled())
+
+
 def task(n: int, value: float) -> Task:
-    session: Any = task
-    return Task("t", np.full((n, 1), value, np.float32), 0, session, True, None, False, True, 0, 0, 0)
+    return Task("t", np.full((n, 1), value, np.float32), 0, SESSION, True, None, False, 0, 0, 0)
 
 
 async def doubled(tasks: Sequence[Task]) -> list[Execution]:
     answers = [
-        Answer(t.id, t.x, t.x * 2, 0, b"", {}, len(t.x), 0, 0, 0, 0) if t.x[0, 0] >= 0 else ValueError("negative")
+        Answer(t.id, t.x, t.x * 2, 0, b"", {}, len(t.x), 0, 0, 0, 0)
+        if t.x[0, 0] >= 0
+        else ValueError("negative")
         for t in tasks
     ]
     return [Execution(0, answers, sum(len(t.x) for t in tasks), 0, 0, 0)]

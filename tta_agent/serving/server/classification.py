@@ -6,16 +6,16 @@ import numpy as np
 
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.types import Array
+from tta_agent.models.ort_sessions import Session, answer_shape
 from tta_agent.stream.codecs import datatypes, oip
 from tta_agent.stream.codecs.datatypes import show
 
 
-def wanted(request: oip.Body, output: str, shape: tuple[int | None, ...]) -> int | None:
+def wanted(request: oip.Body, output: str, session: Session) -> int | None:
     """Number of classes that a request asks for; None: it wants the answer as it is, as it does with 0.
 
     Args:
         output: name of the answer.
-        shape: of the answer to one sample.
 
     Raises:
         DecodeError: no whole number, or the answer is no vector of classes.
@@ -27,8 +27,8 @@ def wanted(request: oip.Body, output: str, shape: tuple[int | None, ...]) -> int
         raise DecodeError(
             "classification", f"classification of {output} is {show(count)}; expected a whole number"
         )
-    if len(shape) != 1:
-        told = f"one answer of {output} has {len(shape)} dimensions; expected 1, a value for each class"
+    if (rank := len(answer_shape(session))) != 1:
+        told = f"one answer of {output} has {rank} dimensions; expected 1, a value for each class"
         raise DecodeError("classification", f"classification is not to be had: {told}")
     return count or None
 

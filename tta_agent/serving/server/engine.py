@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from tta_agent.core.errors import DecodeError, GraphError
 from tta_agent.core.types import Array
-from tta_agent.models.ort_sessions import HotSwapSession, Session, answer_shape, raw_answer, shapes
+from tta_agent.models.ort_sessions import HotSwapSession, Session, raw_answer, shapes
 from tta_agent.serving.server import classification
 from tta_agent.serving.server.warming import Warmth
 from tta_agent.stream.codecs import checks, oip
@@ -46,7 +46,6 @@ class Task:
         x: samples [N, ...].
         binary: the answer is wanted as raw tensor.
         classes: the answer is wanted as so many best classes; None: as it is.
-        joins: it may run together with others: the graph takes any number of samples.
         queue_ns, read_ns: it waited until it was read, and was read for so long.
         ready_ns: when it had been read.
     """
@@ -58,10 +57,14 @@ class Task:
     binary: bool
     classes: int | None
     gzip: bool
-    joins: bool
     queue_ns: int
     read_ns: int
     ready_ns: int
+
+    @property
+    def joins(self) -> bool:
+        """Whether it may run together with others: the graph takes any number of samples."""
+        return not isinstance(self.session.get_inputs()[0].shape[0], int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +133,11 @@ class Engine:
         request = oip.decode(question.body, question.head_length)
         x = self._samples(request, session)
         self._check_wanted(request)
-        classes = classification.wanted(request, self.output, answer_shape(session))
+        classes = classification.wanted(request, self.output, session)
         id = checks.text(request.id, "id") if request.id else str(uuid4())
-        joins = not isinstance(session.get_inputs()[0].shape[0], int)
         queue_ns, ready_ns = began_ns - (question.came_ns or began_ns), time.perf_counter_ns()
         return Task(
-            id, x, version, session, self._wants_binary(request), classes, question.gzip, joins,
+            id, x, version, session, self._wants_binary(request), classes, question.gzip,
             queue_ns, ready_ns - began_ns, ready_ns,
         )  # fmt: skip
 
@@ -154,16 +156,16 @@ class Engine:
 
     def _run(self, tasks: Sequence[Task]) -> Execution:
         began_ns = time.perf_counter_ns()
-        x = tasks[0].x if len(tasks) == 1 else np.concatenate([task.x for task in tasks])
+        alone = len(tasks) == 1
+        x = tasks[0].x if alone else np.concatenate([task.x for task in tasks])
         joined_ns = time.perf_counter_ns()
         logits = raw_answer(tasks[0].session, x)
-        if len(tasks) > 1 and len(logits) != len(x):
+        if not alone and len(logits) != len(x):
             raise GraphError(f"{len(x)} samples have {len(logits)} answers")
         ran_ns = time.perf_counter_ns()
         self._warmth.ran(tasks[0].session, x.shape)
         took_ns = (began_ns, joined_ns, ran_ns)
-        ends = np.cumsum([len(task.x) for task in tasks])[:-1]
-        rows = [logits] if len(tasks) == 1 else np.split(logits, ends)
+        rows = [logits] if alone else np.split(logits, np.cumsum([len(task.x) for task in tasks])[:-1])
         answers = [self._answered(t, row, len(x), took_ns) for t, row in zip(tasks, rows, strict=True)]
         output_ns = time.perf_counter_ns() - ran_ns
         return Execution(
