@@ -16,9 +16,11 @@ from tests.models.test_skeleton import graph
 from tests.parts import serving
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Golden, ServerInfo
+from tta_agent.models import onnx_export, onnx_import
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, raw_answer
 from tta_agent.registry.patches import Patches
 from tta_agent.registry.registry import ModelRegistry
+from tta_agent.serving.drivers.files import FilesDriver
 from tta_agent.serving.drivers.oip import OipDriver
 from tta_agent.serving.server.app import make_app
 from tta_agent.serving.swap import bring_up, golden
@@ -124,3 +126,28 @@ def test_a_swap_asks_twice_and_a_check_asks_anew(registry: ModelRegistry, tmp_pa
         driver.activate(registry.get(2))
         other = X + 1
         driver.verify(Golden(other, raw_answer(open_session(moved(2)), other)))
+
+
+def test_weights_in_files_of_their_own_reach_each_server(tmp_path: Path) -> None:
+    path = tmp_path / "served.onnx"
+    onnx.save(
+        onnx.ModelProto.FromString(graph(0)),
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=64,
+    )
+    built = onnx_import.load(path)
+    registry = ModelRegistry(tmp_path / "versions")
+    registry.ensure_source("f", lambda: (built.graph.patched({}), X))
+    tensors = {name: tensor + 0.1 for name, tensor in onnx_export.floats(built.module).items()}
+    version = registry.add(built.graph.patched(tensors), registry.get(0), {})
+    batch = expected(registry, 1)
+    assert not np.allclose(batch.logits, raw_answer(open_session(path), batch.x))
+    with served(tmp_path) as (driver, _):
+        bring_up(driver, version, batch)
+        assert driver.live() == 1
+    (home := tmp_path / "models" / "m").mkdir(parents=True)
+    files = FilesDriver(ServerInfo("", "m", 10), repository=str(home.parent))
+    bring_up(files, version, batch)
+    assert [file.name for file in sorted((home / "current").iterdir())] == ["model.onnx", "tta.json"]

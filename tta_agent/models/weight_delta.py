@@ -97,8 +97,9 @@ def put(slot: onnx.TensorProto, value: Array) -> None:
     """
     if tuple(slot.dims) != value.shape:
         raise GraphError(f"tensor {slot.name!r} has shape {value.shape}, the graph expects {list(slot.dims)}")
-    data = value.tobytes()
-    if slot.raw_data != data:
+    if not slot.HasField("raw_data"):
+        slot.CopyFrom(onnx.numpy_helper.from_array(value, slot.name))
+    elif slot.raw_data != (data := value.tobytes()):
         slot.raw_data = data
 
 

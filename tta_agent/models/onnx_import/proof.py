@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError, GraphError, nearest
 from tta_agent.core.types import Array
+from tta_agent.models import weight_delta
 from tta_agent.models.onnx_export import answers
 from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.dtypes import TOLERANCE, as_stored
@@ -67,7 +67,7 @@ class Graph:
             if codes:
                 coded[slot.initializer] = value
             else:
-                item.CopyFrom(numpy_helper.from_array(as_stored(value, item), slot.initializer))
+                weight_delta.put(item, as_stored(value, item))
         put(coded, self.codes, items)
         return bytes(proto.SerializeToString())
 
