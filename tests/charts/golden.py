@@ -54,6 +54,7 @@ def kserve() -> dict[str, Any]:
         },
         "containers": [agent],
         "volumes": volumes,
+        "logger": {"mode": "all", "url": "http://localhost:8092"},
     }
     metadata = {"name": "resnet", "annotations": {"serving.kserve.io/deploymentMode": "RawDeployment"}}
     kind = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}

@@ -23,7 +23,8 @@ from tta_agent.settings.schema import Settings
 
 WAYS = ("name", "factory", "onnx")  # of which the chart wants one
 SECRETS = {
-    "TTA_STREAM__SASL_PASSWORD", "TTA_SWAP__TOKEN", "TTA_SERVE__TOKEN", "TTA_HTTP__TOKEN", "TTA_HTTP__CONFIRM_URL",
+    "TTA_STREAM__SASL_PASSWORD", "TTA_SWAP__TOKEN", "TTA_SERVE__TOKEN", "TTA_HTTP__TOKEN", "TTA_RECEIVER__TOKEN",
+    "TTA_HTTP__CONFIRM_URL",
     "TTA_HTTP__EVENT_URL", "TTA_HTTP__ROLLBACK_URL",
 }  # fmt: skip
 HOSTILE: tuple[Any, ...] = (

@@ -73,7 +73,7 @@ def test_the_requests_in_curl_are_taken() -> None:
     for command in block.strip().split("\ncurl "):
         words = shlex.split(command.removeprefix("curl "))
         url = next(word for word in words if word.startswith("localhost")).replace(
-            "localhost:8090", consumer.url
+            "localhost:8092", consumer.url
         )
         body, heads = (
             words[words.index("-d") + 1],

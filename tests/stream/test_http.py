@@ -206,7 +206,7 @@ def test_a_receiver_that_was_started_anew_is_posted_to_at_once() -> None:
     second.close()
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8090", "kafka://host", "http://"])
+@pytest.mark.parametrize("url", ["127.0.0.1:8092", "kafka://host", "http://"])
 def test_an_address_that_is_none_is_said(url: str) -> None:
     with pytest.raises(ConfigError, match="TTA_RECEIVER__URL"):
         HttpProducer(url, TOPICS[1])

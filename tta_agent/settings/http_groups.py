@@ -50,7 +50,7 @@ class ReceiverSettings(Group):
 
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = Field(default=8090, ge=0, le=65535)
+    port: int = Field(default=8092, ge=0, le=65535)
     """Port to listen on."""
     token: SecretStr | None = None
     """Bearer token that each record must carry. Loggers that can send none need `host` to be a loopback address, or a
