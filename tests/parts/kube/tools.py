@@ -60,6 +60,7 @@ TOOLS = {
     "kube-apiserver": _kubernetes("kube-apiserver"),
     "kube-controller-manager": _kubernetes("kube-controller-manager"),
     "kubectl": _kubernetes("kubectl"),
+    "toxiproxy": Tool("github.com/Shopify/toxiproxy/v2/cmd/server", "v2.5.0", "github.com/Shopify/toxiproxy/v2"),
 }  # fmt: skip
 
 
