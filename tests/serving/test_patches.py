@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,13 +99,25 @@ def test_a_version_without_a_hash_of_its_tensors_is_opened_whole(
     assert (own.cache.folder / f"{registry.get(1).sha256}.onnx").exists()
 
 
-def test_a_graph_that_no_patch_opens_is_opened_whole(registry: ModelRegistry, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_done_without(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with served(tmp_path) as (driver, own):
-        (own.cache.folder).mkdir()
-        weights = own.cache.folder / f"{registry.get(0).sha256}.weights"
-        weights.mkdir()  # cannot be replaced by a file
+        own.cache.folder.mkdir()
+        (own.cache.folder / f"{registry.get(0).sha256}.weights").mkdir()  # no file can take its place
         bring_up(driver, registry.get(2), expected(registry, 2))
-        assert driver.live() == 2
+        assert driver.live() == 2 and len(list(own.cache.folder.iterdir())) == 1
+    monkeypatch.setattr(tempfile, "mkdtemp", _nowhere)
+    (tmp_path / "own").rename(tmp_path / "before")
+    with served(tmp_path) as (driver, own):
+        own.cache.folder.mkdir()
+        (own.cache.folder / f"{registry.get(0).sha256}.weights").mkdir()
+        bring_up(driver, registry.get(1), expected(registry, 1))
+        assert driver.live() == 1 and (own.cache.folder / f"{registry.get(1).sha256}.onnx").exists()
+
+
+def _nowhere(**_: Any) -> Any:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_swap_asks_twice_and_a_check_asks_anew(registry: ModelRegistry, tmp_path: Path) -> None:

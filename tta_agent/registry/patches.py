@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,14 +36,15 @@ class Patch:
 
 
 class Patches:
-    """Patches of the versions of a registry. The large tensors of version 0 stand in its cache."""
+    """Patches of the versions of a registry. Version 0 stands ready in its cache, or in a temporary folder."""
 
     def __init__(self, registry: Reader) -> None:
         self._registry = registry
         self._made: Skeleton | None = None
+        self._own: Path | None = None
 
     def find(self, number: int) -> Patch | None:
-        """Patch of a version; None where it is kept whole, or the cache cannot be written.
+        """Patch of a version; None where it is kept whole, or there is no room for version 0.
 
         Raises:
             RegistryError: there is no such version, or it is damaged.
@@ -56,7 +60,7 @@ class Patches:
         return Patch(manifest["sha256"], skeleton.patched(tensors)) if skeleton else None
 
     def skeleton(self) -> Skeleton | None:
-        """Version 0, verified and made ready once; None where the cache cannot be written."""
+        """Version 0, verified and made ready once; None where it cannot be written."""
         if self._made is None or not self._made.sound():
             self._made = self._make()
         return self._made
@@ -65,15 +69,24 @@ class Patches:
         from tta_agent.models.skeleton import Skeleton  # onnx: not for those who only read
 
         source = self._registry.get(0)
-        try:
-            self._registry.cache.folder.mkdir(parents=True, exist_ok=True)
-            return Skeleton(source.path.read_bytes(), self._weights(source.sha256))
-        except OSError as error:
-            log.warning("versions are opened from whole files: %s", error)
-            return None
+        for folder in (self._in_cache, self._in_temporary):
+            try:
+                return Skeleton(source.path.read_bytes(), folder() / f"{source.sha256}.weights")
+            except OSError as error:
+                log.info("no weights of version 0 for patches: %s", error)
+        log.warning("versions are opened from whole files: neither cache nor temporary folder can be written")
+        return None
 
-    def _weights(self, sha256: str) -> Path:
-        return self._registry.cache.folder / f"{sha256}.weights"
+    def _in_cache(self) -> Path:
+        self._registry.cache.folder.mkdir(parents=True, exist_ok=True)
+        return self._registry.cache.folder
+
+    def _in_temporary(self) -> Path:
+        """Where the registry is mounted for reading only."""
+        if self._own is None:
+            self._own = Path(tempfile.mkdtemp(prefix="tta-weights-"))
+            weakref.finalize(self, shutil.rmtree, self._own, ignore_errors=True)
+        return self._own
 
     def _tensors(self, number: int) -> bytes | None:
         try:

@@ -115,7 +115,9 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
             file = file.ending_in(name)
         module, slots = build(file, shape)
         if next(module.parameters(), None) is None:
-            raise GraphError("it has no weights, nothing that could adapt;\nname the file of the model itself")
+            raise GraphError(
+                "it has no weights, nothing that could adapt;\nname the file of the model itself"
+            )
         graph = Graph(file.proto, slots, file.tolerance, file.codes)
         _prove(served, file, module, graph, shape)
     except GraphError as error:
