@@ -120,13 +120,18 @@ def test_labels_come_by_path_or_by_type(consumer: HttpStreamConsumer) -> None:
     assert [one.id for one in decoded(found)] == ["a", "b"]
 
 
-def test_positions_count_and_go_on_after_a_restart(consumer: HttpStreamConsumer) -> None:
+def test_positions_count_and_go_on_after_a_restart(
+    consumer: HttpStreamConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(3):
         post(consumer)
     assert consumer.lag() == 3 and consumer.positions() == {("inference", 0): 0, ("inference.labels", 0): 0}
-    consumer.pause()
-    assert not consumer.poll(0.05)
-    consumer.resume()
+    slept: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("tta_agent.stream.http.consumer.time.sleep", slept.append)
+        consumer.pause()
+        assert not consumer.poll(0.05) and slept == [0.05], "it does not spin while records wait"
+        consumer.resume()
     consumer.seek({("inference", 0): 40, ("other", 0): 1})
     assert [raw.offset for raw in taken(consumer, 3)] == [40, 41, 42]
     assert consumer.positions()["inference", 0] == 43 and consumer.assignment() == [(t, 0) for t in TOPICS]

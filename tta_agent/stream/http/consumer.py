@@ -6,6 +6,7 @@ Each topic is one partition. There is no log behind it: a position counts record
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tta_agent.core.types import Partition, Positions, RawRecord
@@ -82,8 +83,11 @@ class HttpStreamConsumer:
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
         """See `StreamConsumer`."""
-        batch = (0, 0) if self._paused else self._batch
-        found = self._queue.take(timeout_s, *batch)
+        found: list[ReceivedRecord] = []
+        if self._paused:
+            time.sleep(timeout_s)  # whatever waits: the caller would poll again at once
+        else:
+            found = self._queue.take(timeout_s, *self._batch)
         if (dropped := self._queue.counts["dropped"]) > self._lost:
             self.on_lost(LOST, dropped - self._lost)
             self._lost = dropped
