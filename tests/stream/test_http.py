@@ -177,6 +177,7 @@ def test_what_is_refused() -> None:
     assert post(consumer, **good).status_code == 202
     assert post(consumer, b"x" * 101, **good).status_code == 413
     assert post(consumer, b"", **good).status_code == 400
+    assert post(consumer, content_encoding="gzip", **good).status_code == 415
     assert post(consumer, host="evil.example", **good).status_code == 403
     assert post(consumer, origin="http://localhost", **good).status_code == 403
     assert httpx.put(consumer.url, trust_env=False).status_code == 405

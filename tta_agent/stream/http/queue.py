@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,10 +87,10 @@ class ReceivedQueue:
 
     def take(self, timeout_s: float, max_records: int, max_bytes: int) -> list[ReceivedRecord]:
         """The oldest records, after `timeout_s` at most; a batch ends with the record that reaches `max_bytes`."""
-        deadline_s = time.monotonic() + timeout_s
         found: list[ReceivedRecord] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._records, max(deadline_s - time.monotonic(), 0.0))
+            # a reader that is paused, and takes none, waits as well
+            self._changed.wait_for(lambda: self._records and max_records > 0, timeout_s)
             room_bytes = max_bytes
             while self._records and len(found) < max_records and room_bytes > 0:
                 found.append(self._records.popleft())
