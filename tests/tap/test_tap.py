@@ -23,6 +23,7 @@ from tta_agent.core.types import RawRecord, Record
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.embedded.consumer import EmbeddedStreamConsumer
 from tta_agent.stream.http.consumer import HttpStreamConsumer
+from tta_agent.stream.kafka.consumer import KafkaStreamConsumer
 from tta_agent.tap import Tap
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +185,22 @@ def test_a_process_without_torch_logs_to_the_stream_of_its_environment(tmp_path:
     assert (done.stdout, done.stderr) == ("0\n", "")
     consumer = EmbeddedStreamConsumer(tmp_path / "log.db", ["inference"], "test", start="earliest")
     raws = [*consumer.poll(1.0), *consumer.poll(0.0)]
+    consumer.close()
+    assert sorted(int(raw.key or b"") for raw in raws) == list(range(20))
+
+
+@pytest.mark.kafka
+def test_the_end_of_a_process_flushes_to_a_real_broker(kafka: str, tmp_path: Path) -> None:
+    topic = f"tap-{tmp_path.name}"
+    environ = {**worlds.clean_environ(), "TTA_STREAM__BOOTSTRAP_SERVERS": kafka, "TTA_STREAM__TOPIC": topic}
+    environ |= {"TTA_STORE__PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    code = SERVER[SERVER.index("import numpy") :]  # with Kafka's client
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "0\n", done.stderr
+    consumer, raws = KafkaStreamConsumer(kafka, [topic], "test", start="earliest"), []
+    serving.eventually(lambda: raws.extend(consumer.poll(1.0)) or len(raws) >= 20, 30.0)
     consumer.close()
     assert sorted(int(raw.key or b"") for raw in raws) == list(range(20))
 

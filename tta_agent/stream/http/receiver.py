@@ -75,6 +75,8 @@ class _Receiver:
         fault = token_fault(request.headers.get("authorization"), self._token, "TTA_RECEIVER__TOKEN")
         if fault:
             return refusal(*fault)
+        if (coding := request.headers.get("content-encoding", "identity")) != "identity":
+            return refusal(415, f"content-encoding is {coding[:100]}; expected none")
         try:
             return await self._take(request)
         except QueueIsFull:
