@@ -89,8 +89,7 @@ class ReceivedQueue:
         """The oldest records, after `timeout_s` at most; a batch ends with the record that reaches `max_bytes`."""
         found: list[ReceivedRecord] = []
         with self._changed:
-            # a reader that is paused, and takes none, waits as well
-            self._changed.wait_for(lambda: self._records and max_records > 0, timeout_s)
+            self._changed.wait_for(lambda: self._records, timeout_s)
             room_bytes = max_bytes
             while self._records and len(found) < max_records and room_bytes > 0:
                 found.append(self._records.popleft())
