@@ -105,7 +105,8 @@ class Agent:
         self._backlog.extend(raws)
         if raws:
             with self.telemetry.poll(raws[0].topic, len(raws)):
-                self._tell_lag()
+                pass
+        self._tell_lag()
         self._topic_ids = self.consumer.topic_ids()
         waiting = len(self._backlog)
         if not full:

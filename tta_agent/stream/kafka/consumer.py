@@ -17,6 +17,7 @@ from tta_agent.stream.kafka.client import CONNECT_TIMEOUT_S, connect, ensure_top
 from tta_agent.stream.kafka.places import Places
 from tta_agent.stream.kafka.poll_size import PollSize
 from tta_agent.stream.kafka.producer import KafkaStreamProducer
+from tta_agent.stream.kafka.progress import Progress
 from tta_agent.stream.kafka.tolerant import tolerate
 
 __all__ = ["KafkaStreamConsumer", "KafkaStreamProducer", "ensure_topics"]
@@ -82,6 +83,7 @@ class KafkaStreamConsumer:
         self._places = Places(self._consumer, start)
         self._cause = LastCause().__enter__()
         self._size = PollSize(self._consumer.config["max_poll_records"])
+        self._progress = Progress()
         self._heard_s = self._asked_s = time.monotonic()
         self._last_lag = 0
         self._closed = False
@@ -115,11 +117,15 @@ class KafkaStreamConsumer:
         self._places.resume()
 
     def lag(self) -> int:
-        """See `StreamConsumer`. The last known lag while the brokers do not answer."""
+        """See `StreamConsumer`. The last known lag while the brokers do not answer.
+
+        A partition that has had records for a minute and delivered none is sought anew.
+        """
         positions = self._places.settled()
         with self._getting_over():
             ends = self._consumer.end_offsets(list(positions), timeout_ms=LAG_LIMIT_MS)
             self._last_lag = sum(max(0, ends[p] - n) for p, n in positions.items())
+            self._places.again(positions, ends, self._progress)
         return self._last_lag
 
     def assignment(self) -> Sequence[Partition]:

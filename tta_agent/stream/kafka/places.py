@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 
 from tta_agent.core.types import Partition, Positions
 from tta_agent.stream.kafka.beginnings import Beginnings
+from tta_agent.stream.kafka.progress import Progress
 
 log = logging.getLogger(__name__)
 COMMIT_LIMIT_MS = 5000
@@ -77,6 +79,14 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
         with self._lock:
             self._paused = False
             self._consumer.resume(*(self._consumer.assignment() - self._fresh))
+
+    def again(self, positions: Mapping[Any, int], ends: Mapping[Any, int], progress: Progress) -> None:
+        """Seek partitions anew that have records and deliver none."""
+        with self._lock:
+            for p in progress.stalled(positions, ends, time.monotonic(), paused=self._paused):
+                told = "%s[%d] has records after %d and has delivered none for a minute: it is sought anew"
+                log.warning(told, *p, positions[p])
+                self._unsettle({p} & self._consumer.assignment())
 
     def offset(self, partition: Any, position: int) -> OffsetAndMetadata:
         """A position as it is committed, with what a later member has to know about the topic."""
