@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tta_agent.core import process
 
@@ -73,26 +73,41 @@ def fill(settings: Settings, records: int) -> None:
     producer.close()
 
 
+class Spent(NamedTuple):
+    """Time that went by, and processor time of all threads; their ratio differs where cores are shared."""
+
+    seconds: float
+    processor_s: float
+
+
 class Timed:
     """A consumer that notes when the poll began that brought the first records."""
 
     def __init__(self, consumer: StreamConsumer) -> None:
-        self._consumer, self.began_s = consumer, 0.0
+        self._consumer, self._began = consumer, Spent(0.0, 0.0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
         """See `StreamConsumer`."""
-        now_s = time.perf_counter()
+        now = _now()
         records = self._consumer.poll(timeout_s)
-        if records and not self.began_s:
-            self.began_s = now_s
+        if records and not self._began.seconds:
+            self._began = now
         return records
 
+    def spent(self) -> Spent:
+        """Since then."""
+        return Spent(*(b - a for a, b in zip(self._began, _now(), strict=True)))
 
-def bare(settings: Settings, records: int) -> float:
-    """Seconds to decode and forward everything, in one thread, with nothing else."""
+
+def _now() -> Spent:
+    return Spent(time.perf_counter(), time.process_time())
+
+
+def bare(settings: Settings, records: int) -> Spent:
+    """Time to decode and forward everything, in one thread, with nothing else."""
     model = build.load_source(settings)
     source = Timed(factory.open_source(settings, [settings.stream.topic], group=f"bare-{time.time_ns()}"))
     waiting: list[torch.Tensor] = []
@@ -107,13 +122,13 @@ def bare(settings: Settings, records: int) -> float:
                     model.module(torch.stack(waiting)).argmax(1)
                     done += len(waiting)
                     waiting = []
-    seconds = time.perf_counter() - source.began_s
+    spent = source.spent()
     source.close()
-    return seconds
+    return spent
 
 
-def agent(settings: Settings, records: int) -> float:
-    """Seconds until the agent, in its threads, has worked on all full batches."""
+def agent(settings: Settings, records: int) -> Spent:
+    """Time until the agent, in its threads, has worked on all full batches."""
     topics = [settings.stream.topic, settings.stream.labels_topic]
     stream = Timed(factory.open_source(settings, topics, group=f"agent-{time.time_ns()}"))
     producer = factory.open_producer(settings, [])
@@ -124,11 +139,11 @@ def agent(settings: Settings, records: int) -> float:
     while sum(it.learner.adaptation.totals.values()) + it.learner.routed_total["held_out"] < full:
         assert thread.is_alive(), "the agent stopped before it had worked on everything"
         time.sleep(0.02)  # each look takes the interpreter away from the agent
-    seconds = (time.perf_counter() - stream.began_s) * records / full
+    spent = Spent(*(one * records / full for one in stream.spent()))
     it.stop()
     thread.join()
     producer.close()
-    return seconds
+    return spent
 
 
 def measure(records: int, repeats: int) -> dict[str, object]:
@@ -139,7 +154,7 @@ def measure(records: int, repeats: int) -> dict[str, object]:
                 settings = settings_for(Path(folder), variant)
                 fill(settings, records)
                 run = bare if variant == "bare" else agent
-                seconds[variant].append(run(settings, records))
+                seconds[variant].append(run(settings, records).seconds)
         print(
             f"repeat {repeat + 1}: " + ", ".join(f"{v} {s[-1]:.2f} s" for v, s in seconds.items()), flush=True
         )

@@ -190,10 +190,9 @@ class Decoder:
         else:
             texts = (item.id, item.key, item.tenant, item.version_name, *item.identity)
             numbers = (item.version or 0, item.named or 0)
-            if self._shape is not None and not _fits(item.x.shape, self._shape):
+            if self._shape not in (None, item.x.shape) and not _fits(item.x.shape, self._shape or ()):
                 raise ValueError(f"a sample of shape {item.x.shape}; expected {self._shape}")
-        for text in texts:
-            text.encode()
+        "".join(texts).encode()
         if not math.isfinite(item.time_s) or not all(-(2**63) <= number < 2**63 for number in numbers):
             raise ValueError(f"time {item.time_s!r} or number {numbers!r} out of range")
 

@@ -70,4 +70,6 @@ def _encoded(x: Array, shape: Shape | None, how: images.ImagePreprocessing) -> S
 
 
 def _fits(found: tuple[int, ...], wanted: Shape) -> bool:
+    if found == wanted:
+        return True
     return len(found) == len(wanted) and all(n in (None, have) for have, n in zip(found, wanted, strict=True))
