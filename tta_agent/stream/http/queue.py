@@ -59,9 +59,9 @@ class ReceivedQueue:
         return self._held_bytes
 
     @contextmanager
-    def arriving(self) -> Iterator[Share]:
+    def arriving(self) -> Iterator[Reservation]:
         """Room for one record while it arrives; what was not put is free again afterwards."""
-        share = Share(self)
+        share = Reservation(self)
         try:
             yield share
         except QueueIsFull:
@@ -98,8 +98,8 @@ class ReceivedQueue:
         return found
 
 
-class Share:
-    """Room that one arriving record has."""
+class Reservation:
+    """Room for one record that arrives."""
 
     def __init__(self, queue: ReceivedQueue) -> None:
         self._queue, self.nbytes = queue, 0
