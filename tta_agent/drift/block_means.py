@@ -23,9 +23,22 @@ from tta_agent.drift.regime import ENOUGH, FITTING, KEPT, LEFT, SPANS, DataRegim
 from tta_agent.scoring.distributions import energy, uncertainty
 
 BLOCK = 8  # records
+CACHED = 1 << 19  # bytes of inputs that are looked at together: several passes over them stay in the cache
 ROUNDING = 1e-5  # energies below it
 LONGER = (*SPANS, 32, 64)  # blocks looked at together for changes of what arrives
 FEATURES = ("entropy", "energy", "mean", "deviation", "roughness")
+
+
+def _looks(x: Array) -> Array:
+    """Mean, standard deviation and roughness of inputs, [n, 3]."""
+    flat = x.reshape(len(x), -1)
+    mean = flat.mean(1)
+    centred = flat - mean[:, None]
+    deviation = np.sqrt(np.einsum("ij,ij->i", centred, centred) / flat.shape[1])
+    if x.shape[-1] < 2:
+        return np.stack([mean, deviation, mean], 1)
+    steps = np.diff(x, axis=-1).reshape(len(x), -1)
+    return np.stack([mean, deviation, np.abs(steps, out=steps).mean(1)], 1)
 
 
 class BlockMeans:
@@ -53,11 +66,12 @@ class BlockMeans:
         Roughness is the mean distance of neighbours along the last axis: noise raises it, blur lowers it. The energy
         of a model that answers probabilities is 0, but for rounding, which would look like a change.
         """
-        z, flat = np.asarray(logits, np.float64), x.reshape(len(x), -1)
-        rough = np.abs(np.diff(x, axis=-1)).reshape(len(x), -1).mean(1) if x.shape[-1] > 1 else flat.mean(1)
+        z = np.asarray(logits, np.float64)
         sharp = energy(z)
         sharp[np.abs(sharp) < ROUNDING] = 0.0
-        return np.stack([uncertainty(z), sharp, flat.mean(1), flat.std(1), rough], 1)
+        together = max(1, CACHED // max(x[:1].nbytes, 1))
+        looks = [_looks(x[start : start + together]) for start in range(0, max(len(x), 1), together)]
+        return np.column_stack([uncertainty(z), sharp, np.concatenate(looks)])
 
     def regime(self, blocks: ArrayLike) -> DataRegime:
         """A regime of these blocks [k, d]."""

@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class BatchPredictions:
         self.records = {record.id: record for record in records}
         self._answers: dict[int, dict[str, Array]] = {}  # by session and record; views share them
 
-    @property
+    @cached_property
     def x(self) -> Array:
         """Inputs [n, ...], in order."""
         return np.stack([record.x for record in self.records.values()])
@@ -50,7 +51,8 @@ class BatchPredictions:
         missing = [name for name in names if name not in known]
         for start in range(0, len(missing), TOGETHER):
             some = missing[start : start + TOGETHER]
-            answers = run(session, np.stack([self.records[name].x for name in some]))
+            whole = some == list(self.records)
+            answers = run(session, self.x if whole else np.stack([self.records[name].x for name in some]))
             known.update(zip(some, answers, strict=True))
         return np.stack([known[name] for name in names])
 
