@@ -23,11 +23,11 @@ from tta_agent.models.ort_sessions import HotSwapSession, open_session, raw_answ
 from tta_agent.models.outputs import ModelOutput
 from tta_agent.serving.drivers.oip import OipDriver
 from tta_agent.serving.server.app import make_app
-from tta_agent.tap import Tap
 from tta_agent.serving.swap import golden
 from tta_agent.stream.codecs import oip
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.decoder import Decoder
+from tta_agent.tap import Tap
 
 X = testing.batch(3).numpy()
 

@@ -22,9 +22,9 @@ from tta_agent.core.types import Array, RawRecord, Record
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_session, open_version
 from tta_agent.serving.server.app import make_app
 from tta_agent.serving.server.stats import Stats
-from tta_agent.tap import Tap
 from tta_agent.stream.codecs import oip
 from tta_agent.stream.codecs.cloudevents import CloudEvents
+from tta_agent.tap import Tap
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 X = serving.samples(2)

@@ -153,6 +153,7 @@ def results_before_and_after_a_crash(world: World, monkeypatch: pytest.MonkeyPat
     assert {id for id, _ in again} >= {id for id, _, _ in one}, "read again, and said so"
 
 
+@pytest.mark.slow
 def test_results_are_written_at_least_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path, monkeypatch, TTA_STREAM__OUTPUT="results", TTA_MODE="shadow")
     results_before_and_after_a_crash(world, monkeypatch)
