@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_damaged_tensors_are_refused_and_the_version_before_serves(
             driver.publish(version, batch)
         assert driver.live() == 0
         driver.verify(expected(registry, 0))
+
+
+def test_a_version_that_is_not_there_is_named(registry: ModelRegistry, tmp_path: Path) -> None:
+    with (
+        served(tmp_path) as (driver, _),
+        pytest.raises(SwapError, match=r"404: version 9 is not in .*there are \[0, 1"),
+    ):
+        driver.publish(replace(registry.get(1), number=9), expected(registry, 1))
 
 
 def test_a_version_without_a_hash_of_its_tensors_is_opened_whole(

@@ -47,9 +47,10 @@ class Patches:
         """Patch of a version; None where it is kept whole, or there is no room for version 0.
 
         Raises:
-            RegistryError: there is no such version, or it is damaged.
+            RegistryError: it is damaged.
         """
-        manifest, tensors = self._registry.manifest(number), self._tensors(number)
+        tensors = self._tensors(number)
+        manifest = {} if tensors is None else self._registry.manifest(number)
         if tensors is None or "tensors_sha256" not in manifest:
             return None
         if digest(tensors) != manifest["tensors_sha256"]:
