@@ -22,16 +22,25 @@ VOCABULARY = (
 HOMES = {
     "kafka": ("tta_agent.stream.kafka",),
     "opentelemetry": ("tta_agent.telemetry",),
-    "onnxruntime": ("tta_agent.models.ort_sessions", "tta_agent.models.ort_options"),
+    "onnxruntime": (
+        "tta_agent.models.ort_sessions",
+        "tta_agent.models.ort_options",
+        "tta_agent.models.patched_graph",
+    ),
     "onnx": (
         "tta_agent.models.onnx_export",
         "tta_agent.models.onnx_import",
+        "tta_agent.models.skeleton",
         "tta_agent.models.weight_delta",
         "tta_agent.models.inspection",
         "tta_agent.models.obstacles",
     ),
     "typer": ("tta_agent.cli",),
-    "fsspec": ("tta_agent.registry", "tta_agent.stream.codecs.claim_check"),
+    "fsspec": (
+        "tta_agent.registry",
+        "tta_agent.serving.clients.uri_store",
+        "tta_agent.stream.codecs.claim_check",
+    ),
     "sklearn": ("tta_agent.evaluation.rehearsed",),
     "matplotlib": ("tta_agent.demo.picture",),
     "sqlite3": ("tta_agent.core.sqlite", "tta_agent.stream.embedded.consumer", "tta_agent.cli.failures"),

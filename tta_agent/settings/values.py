@@ -104,7 +104,7 @@ def _schema(pattern: str) -> WithJsonSchema:
 
 Topic: TypeAlias = Annotated[str, AfterValidator(_is_topic), _schema(f"^{_TOPIC}$")]
 Topics: TypeAlias = Annotated[
-    str, AfterValidator(_are_topics), WithJsonSchema({"type": "string", "minLength": 1})
+    str, AfterValidator(_are_topics), _schema(rf"^(\^.*|[, ]*{_TOPIC}( *,[, ]*{_TOPIC})*[, ]*)$")
 ]
 TopicOrNone: TypeAlias = Annotated[
     str, AfterValidator(lambda name: name and _is_topic(name)), NONE, _schema(f"^({_TOPIC})?$")
