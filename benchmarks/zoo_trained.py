@@ -15,7 +15,7 @@ from benchmarks.zoo_corpus import torchscript
 from tta_agent.models import onnx_export
 from tta_agent.samples import dataset
 
-NETS = ("resnet18", 32), ("mobilenetv3_small_100", 64), ("efficientnet_b0", 32)  # and pixels of an edge
+NETS = ("resnet18", 32), ("mobilenetv3_small_100", 64), ("efficientnet_b0", 64)  # and pixels of an edge
 TRAINED, EPOCHS, BATCH = 9000, 6, 64
 
 
