@@ -164,8 +164,8 @@ def of_consumer(name: str, value: Any) -> Check:
     """In what Kafka's consumer is built with: a position, or the name of an argument."""
 
     def shows(built: Built) -> bool:
-        built.patch.setattr("tta_agent.stream.kafka.consumer.ensure_topics", lambda *_, **__: None)
-        built.fake(module("tta_agent.stream.kafka.consumer"), "KafkaStreamConsumer")
+        built.patch.setattr("tta_agent.stream.kafka.opening.ensure_topics", lambda *_, **__: None)
+        built.fake(module("tta_agent.stream.kafka.opening"), "KafkaStreamConsumer")
         told = built.raised(lambda: factory.open_source(built.settings, ["t"]))
         options = {**told.named, **told.named["client_options"]}
         return bool((told.given[int(name)] if name.isdigit() else options[name]) == value)
