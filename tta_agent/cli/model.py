@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tta_agent.core import process
+from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
 from tta_agent.settings import env
 
@@ -73,6 +75,37 @@ def check(
     else:
         _tell(found)
     raise typer.Exit(0 if found.adapts else 1)
+
+
+@model.command()
+def source_data(
+    file: Annotated[Path, typer.Argument(help="Written: an .npz for TTA_MODEL__SOURCE_DATA.")],
+    records: Annotated[int, typer.Option(min=1, help="Last records of the stream to take.")] = 300,
+) -> None:
+    """Keep the inputs of the last records as source data. Run it in calm hours, before the data shift.
+
+    Models whose BatchNorms were folded at export get their statistics back from some hundred of them. Nothing is
+    committed to the stream; the settings are those of `run`.
+
+    Example: tta-agent model source-data source.npz --records 300
+    """
+    if file.suffix != ".npz" or file.exists():
+        raise ConfigError(f"{file}: expected a new file that ends in .npz")
+    settings = env.load()
+    process.budget(settings.model.threads)
+    logging.basicConfig(level=logging.WARNING)
+    import numpy as np
+
+    from tta_agent.assembly.source_records import collect
+
+    inputs, way = collect(settings, records)
+    content = io.BytesIO()
+    np.savez_compressed(content, inputs=inputs)
+    write_atomic(file, content.getvalue())
+    print(
+        f"{file}: inputs of {len(inputs)} records, prepared as {way}, taken for what the model was trained on\n"
+        f"use them by TTA_MODEL__SOURCE_DATA={file}"
+    )
 
 
 def _tell(report: ModelReport) -> None:

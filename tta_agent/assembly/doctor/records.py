@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from tta_agent.assembly.doctor.finding import CheckFinding, Outcome
+from tta_agent.assembly.source_records import compared
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Record
 from tta_agent.models.loader import DeployedModel
-from tta_agent.models.onnx_export import answers
 from tta_agent.settings.schema import Settings
-from tta_agent.stream.input_check import InputCheck
 from tta_agent.stream.peeking import Peeked, peek
 
 COUNT = 20
@@ -100,22 +98,18 @@ def _ids(found: Sequence[Record]) -> CheckFinding:
 
 
 def _parity(s: Settings, source: DeployedModel, found: Sequence[Record]) -> Iterator[CheckFinding]:
-    check = InputCheck(
-        functools.partial(answers, source.module), source.output, source.mean, source.std, way=s.stream.inputs
-    )
-    comparable = [one for one in found if check.is_comparable(one)]
-    if not comparable:
+    try:
+        count, reading = compared(s, source, found)
+    except ConfigError as error:
+        first, _, rest = str(error).partition("\n")
+        yield CheckFinding("records", "answers", "failure", first, rest.partition("\n")[0])
+        return
+    if reading is None:
         told = "no record carries an answer of the source (version 0, or none)"
         fix = (
             "log responses; TTA_MODEL__SERVED_VERSION names the deployed model's version where that is not 0"
         )
         yield CheckFinding("records", "answers", "skipped", told, fix)
         return
-    try:
-        check.decide(comparable)
-    except ConfigError as error:
-        first, _, rest = str(error).partition("\n")
-        yield CheckFinding("records", "answers", "failure", first, rest.partition("\n")[0])
-        return
-    told = f"{len(comparable)} served answers are the model's, with inputs as {check.reading.prepare.way}"  # type: ignore[union-attr]
+    told = f"{count} served answers are the model's, with inputs as {reading.prepare.way}"
     yield CheckFinding("records", "answers", "ok", told)

@@ -99,7 +99,8 @@ def _warn(model: OnnxModel, path: Path, sites: int) -> None:
     log.warning(
         "%d BatchNorms were folded into convolutions when %s was exported, and their statistics are gone: scale "
         "and shift are left; these adapters remain: %s. TTA_MODEL__SOURCE_DATA=<some hundred unlabelled inputs from "
-        "before the shift> gives the statistics back, from which most of the gain comes, and allows the others",
+        "before the shift> gives the statistics back, from which most of the gain comes, and allows the others; "
+        "`tta-agent model source-data` takes them from the stream",
         sites,
         path.name,
         ", ".join(can_adapt(model.module, model.shape)) or "none",
