@@ -95,7 +95,7 @@ def test_one_that_only_the_server_cannot_load_is_taken_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.swap(1)
-    monkeypatch.setattr("tta_agent.serving.clients.pointed_folder.PointedFolder._check", lambda *_: None)
+    monkeypatch.setattr("tta_agent.serving.clients.local_check.LocalCheck.check", lambda *_: None)
     with bench.load() as load:
         with pytest.raises(SwapError, match="version 2 of the server is live"):
             bench.swap(2, b"junk")

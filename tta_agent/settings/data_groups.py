@@ -89,7 +89,7 @@ class StreamSettings(Group):
     dead_letter_topic: values.TopicOrNone | None = None
     """Topic for records that cannot be read; default <topic>.tta.dlq for each topic, <group>.tta.dlq where `topic`
     is a regular expression; empty for none."""
-    output: values.TopicOrNone | None = None
+    output: values.Topic | None = None
     """Topic of results: scores and the adapted answer of each record that the copy has answered; none where not
     given."""
     codec: str = "auto"
