@@ -120,7 +120,10 @@ class Traffic:
         self._thread.join(TIMEOUT_S + 5)
 
     async def _run(self) -> None:
-        limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+        # the client closes idle connections, long before any server would
+        limits = httpx.Limits(
+            max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT, keepalive_expiry=2.0
+        )
         async with (
             httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client,
             asyncio.TaskGroup() as tasks,

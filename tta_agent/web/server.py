@@ -19,6 +19,9 @@ from tta_agent.web.connections import Connections, LimitedProtocol, Limits
 from tta_agent.web.drain import Drain
 
 START_S, STOP_S = 10.0, 5.0
+# A client that reuses a connection while the server closes it loses a request, so clients should close first: their
+# pools keep idle ones for 5 to 60 s. Idle connections make room where there are many.
+KEEP_ALIVE_S = 75
 _BACKLOG = 256  # connections that the system accepts in one go: fewer than files can be opened
 
 
@@ -51,7 +54,7 @@ def _config(app: Starlette, limits: Limits, stop_s: float, lifespan: Literal["on
     protocol: Any = functools.partial(LimitedProtocol, Connections(limits))
     return uvicorn.Config(
         app, http=protocol, ws="none", access_log=False, log_level="error", lifespan=lifespan,
-        backlog=_BACKLOG, timeout_graceful_shutdown=int(stop_s),
+        backlog=_BACKLOG, timeout_graceful_shutdown=int(stop_s), timeout_keep_alive=KEEP_ALIVE_S,
     )  # fmt: skip
 
 
