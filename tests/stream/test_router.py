@@ -50,6 +50,13 @@ def test_a_label_finds_its_record_before_or_after_it(early):
     assert {label.id for label in piles.labels} == {"r1"}
 
 
+def test_an_item_without_a_usable_id_is_left_out_and_the_others_are_not():
+    odd = [Label("\ud800", 1, 0.0), Label(None, 1, 0.0)]
+    piles = sorter().sort([record(1), *odd, Label("r1", 1, 0.0)])
+    assert piles.dropped == {"internal": 2}
+    assert [(o.version, o.correct) for o in piles.outcomes] == [(3, True)]
+
+
 def test_joins_are_bounded_and_counted():
     join = LabelJoiner(horizon_records=2)
     for i in range(5):

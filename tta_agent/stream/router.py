@@ -72,7 +72,7 @@ class RecordRouter:
                 `internal`, and the item is left out.
         """
         out, items = RoutedRecords(), list(items)
-        self._join.look_up(item.id for item in items)
+        self._look_up(items)
         if self._sample is not None:
             self._use(self._sample.due(), out)
         for item in items:
@@ -84,6 +84,15 @@ class RecordRouter:
                 out.dropped["internal"] += 1
                 self._tell(item)
         return out
+
+    def _look_up(self, items: Iterable[Record | Label]) -> None:
+        """Have the entries of all items read at once; where one has no usable id, each is read in its turn."""
+        try:
+            self._join.look_up(item.id for item in items)
+        except TtaError:
+            raise
+        except Exception:
+            log.debug("an item has no usable id", exc_info=True)  # it is counted when its turn comes
 
     def _sort_one(self, item: Record | Label, out: RoutedRecords) -> None:
         if isinstance(item, Label):
