@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,3 +108,9 @@ def test_a_label_of_a_record_that_is_left_out_is_joined_all_the_same() -> None:
     assert small.label_counts["matched"] == 20
     assert len(out_later.teach + out_later.held) == 2
     assert out.dropped["sampled_out"] == 18
+
+
+def test_two_sources_may_give_the_same_id() -> None:
+    twins = [replace(record(i, 10.0), id=f"r{i // 2}") for i in range(40)]
+    _, dropped = window(twins, most=3)
+    assert dropped == {"sampled_out": 37}

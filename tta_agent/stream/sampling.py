@@ -46,6 +46,7 @@ class WindowSample:
         self._open = -1  # number of the window
         self._kept: list[Waiting] = []  # in the order of their ranks
         self._by_id: dict[str, Waiting] = {}
+        self._of_tenant: Counter[str] = Counter()
         self._freed: list[Label] = []  # of records that were left out
 
     def add(self, record: Record, label: Label | None, dropped: Counter[str]) -> list[Waiting]:
@@ -56,7 +57,8 @@ class WindowSample:
         new = Waiting(self._rank(record.id), record.id, record, [label] if label else [])
         insort(self._kept, new)
         self._by_id[record.id] = new
-        self._bound(record.tenant or record.key, dropped)
+        self._of_tenant[_tenant(new)] += 1
+        self._bound(_tenant(new), dropped)
         return ended
 
     def holds(self, label: Label) -> bool:
@@ -86,18 +88,25 @@ class WindowSample:
 
     def _bound(self, tenant: str, dropped: Counter[str]) -> None:
         """Leave out the last of a tenant that has too many, else the last of all."""
-        theirs = [i for i, one in enumerate(self._kept) if (one.record.tenant or one.record.key) == tenant]
-        if len(theirs) > self._each:
-            self._leave_out(theirs[-1], "tenant_cap", dropped)
+        if self._of_tenant[tenant] > self._each:
+            last = next(i for i in reversed(range(len(self._kept))) if _tenant(self._kept[i]) == tenant)
+            self._leave_out(last, "tenant_cap", dropped)
         elif len(self._kept) > self._most:
             self._leave_out(-1, "sampled_out", dropped)
 
     def _leave_out(self, i: int, reason: str, dropped: Counter[str]) -> None:
         gone = self._kept.pop(i)
-        del self._by_id[gone.id]
+        if self._by_id.get(gone.id) is gone:  # another source may have given a later record the same id
+            del self._by_id[gone.id]
+        self._of_tenant[_tenant(gone)] -= 1
         self._freed += gone.labels
         dropped[reason] += 1
 
     def _end(self) -> list[Waiting]:
         ended, self._kept, self._by_id = self._kept, [], {}
+        self._of_tenant.clear()
         return sorted(ended, key=lambda one: (one.record.time_s, one.record.topic, one.record.offset))
+
+
+def _tenant(waiting: Waiting) -> str:
+    return waiting.record.tenant or waiting.record.key
