@@ -7,11 +7,13 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import ServerInfo
+from tta_agent.serving.clients.kube import Kind, KubeResource
 from tta_agent.serving.clients.rest import OipClient
 
 ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n{"extensions": []}'
@@ -54,6 +56,16 @@ def test_a_call_on_a_closed_connection_is_made_again() -> None:
     with serving("keep", "drop", "keep") as (server, client):
         assert list(client.extensions()) == []
         assert list(client.extensions()) == []
+        assert server.requests == 3
+
+
+def test_so_is_one_to_the_api_server_of_kubernetes(tmp_path: Path) -> None:
+    for name in ("token", "namespace"):
+        (tmp_path / name).write_text("tta")
+    with closing(Server(["keep", "drop", "keep"])) as server:
+        kind = Kind("InferenceService", "serving.kserve.io", "v1beta1", "inferenceservices")
+        with closing(KubeResource(kind, "m", api=server.url, account=str(tmp_path))) as resource:
+            assert resource.get() == resource.get() == {"extensions": []}
         assert server.requests == 3
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tta_agent.core.errors import SwapError
+from tta_agent.serving.clients import twice
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 API = "https://kubernetes.default.svc"
@@ -79,7 +80,7 @@ class KubeResource:
 
     def _ask(self, method: str, **content: Any) -> dict[str, Any]:
         try:
-            response = self._client().request(method, self._path(), **content)
+            response = twice.send(self._client(), method, self._path(), **content)
         except httpx.HTTPError as error:
             told = f"the API server at {self._api} does not answer ({type(error).__name__}: {error})"
             raise SwapError(f"{told}; {self} cannot be reached") from error

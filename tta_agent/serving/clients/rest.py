@@ -12,13 +12,12 @@ from tta_agent.core.errors import DecodeError, SwapError, WrongAnswer, nearest
 from tta_agent.core.redact import without_user
 from tta_agent.core.types import Array, ServerInfo
 from tta_agent.models.input_types import as_type
+from tta_agent.serving.clients import twice
 from tta_agent.stream.codecs import checks, oip
 from tta_agent.stream.codecs.datatypes import numpy_dtype
 from tta_agent.telemetry.spans import current_traceparent
 
 _PROBE = {"tta-probe": "1"}  # keeps our questions out of the log of inferences
-# A connection that the server has closed meanwhile, as some do after they answered 500.
-_CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 class OipClient:
@@ -168,10 +167,7 @@ class OipClient:
     def _sent(self, method: str, path: str, **content: Any) -> httpx.Response:
         if trace := current_traceparent():  # of the swap: the server's part of it belongs to it
             content["headers"] = {"traceparent": trace, **content.get("headers", {})}
-        try:
-            return self._http.request(method, path, **content)
-        except _CLOSED:  # all that is asked here may be asked twice
-            return self._http.request(method, path, **content)
+        return twice.send(self._http, method, path, **content)
 
     def close(self) -> None:
         """Close the connections."""
