@@ -16,6 +16,7 @@ from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.step import Adaptation, StepResult
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
+from tta_agent.core.positions import first_offsets, least
 from tta_agent.core.types import Partition, Positions, Record
 from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.duty_cycle import DutyCycle
@@ -149,12 +150,10 @@ class LearnerStage:
         """Cut a checkpoint here: everything before the barrier belongs to it."""
         self._marked = self.adaptation.rounds
         self.router.flush()
-        waiting = [*self.batcher.waiting(), *self.router.waiting()]  # not learnt from: they must come again
-        again = {record.identity for record in waiting}
-        until = dict(self._positions)  # the decoder may hold records back, too
-        for record in waiting:
-            where = (record.topic, record.partition)
-            until[where] = min(record.offset, until.get(where, record.offset))
+        sampled = self.router.waiting()  # as those of the batcher not learnt from: they must come again
+        again = {record.identity for record in (*self.batcher.waiting(), *sampled)}
+        # the decoder may hold records back, too
+        until = least(self._positions, self.batcher.oldest(), first_offsets(sampled))
         done = [identity for identity in self.router.dealt_with(until) if identity not in again]
         learner = {**self.adaptation.state_dict(), "done": done, "duty": self.duty.state_dict()}
         self._to_rollout.put(CheckpointBarrier(learner, until, self._carrier))

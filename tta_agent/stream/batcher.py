@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from tta_agent.core.positions import first_offsets
 from tta_agent.core.types import Array, Positions, Record
 
 
@@ -76,7 +77,7 @@ class Batcher:
 
     def oldest(self) -> Positions:
         """Offset of the first waiting record of each partition."""
-        return {(r.topic, r.partition): r.offset for r in reversed(self._waiting)}
+        return first_offsets(self._waiting)
 
     def _take(self) -> Batch:
         batch, self._waiting = Batch(tuple(self._waiting[: self.size])), self._waiting[self.size :]

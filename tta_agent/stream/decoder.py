@@ -11,6 +11,7 @@ from dataclasses import replace
 from tta_agent.core import task
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.exchange import LoggedRequest, LoggedResponse
+from tta_agent.core.positions import least
 from tta_agent.core.stream_protocols import Codec, Producer
 from tta_agent.core.types import FOREIGN, Label, Positions, RawRecord, Record, Shape
 from tta_agent.models.outputs import ModelOutput
@@ -96,11 +97,7 @@ class Decoder:
 
     def oldest(self) -> Positions:
         """Offset of the first record of each partition that waits here: for its other half, or for the check."""
-        places = [self._joiner.oldest(), self._check.oldest() if self._check else {}]
-        return {
-            where: min(place[where] for place in places if where in place)
-            for where in {*places[0], *places[1]}
-        }
+        return least(self._joiner.oldest(), self._check.oldest() if self._check else {})
 
     @property
     def joined(self) -> Mapping[str, int]:

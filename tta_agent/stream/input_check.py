@@ -30,6 +30,7 @@ from tta_agent.adaptation.served_check import (
 from tta_agent.core import task
 from tta_agent.core.atomic_files import write_atomic
 from tta_agent.core.errors import ConfigError
+from tta_agent.core.positions import first_offsets
 from tta_agent.core.types import Array, Positions, Record, softmax
 from tta_agent.models import preprocessing
 from tta_agent.models.outputs import Kind, ModelOutput, are_probabilities
@@ -109,11 +110,7 @@ class InputCheck:
 
     def oldest(self) -> Positions:
         """Offset of the first record of each partition that waits."""
-        found: dict[tuple[str, int], int] = {}
-        for record in self._held:
-            place = (record.topic, record.partition)
-            found[place] = min(found.get(place, record.offset), record.offset)
-        return found
+        return first_offsets(self._held)
 
     def _decided(self) -> InputReading | None:
         if not self._compare:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tta_agent.core.errors import DecodeError
 from tta_agent.core.exchange import JoinKey, LoggedRequest, LoggedResponse
+from tta_agent.core.positions import first_offsets
 from tta_agent.core.types import Positions, RawRecord, Record
 from tta_agent.stream.codecs.bodies import answered
 
@@ -114,11 +115,7 @@ class ResponseJoiner:
 
     def oldest(self) -> Positions:
         """Offset of the first waiting half of each partition."""
-        found: dict[tuple[str, int], int] = {}
-        for one in self._waiting.values():
-            place = (one.raw.topic, one.raw.partition)
-            found[place] = min(found.get(place, one.raw.offset), one.raw.offset)
-        return found
+        return first_offsets(one.raw for one in self._waiting.values())
 
     def _over(self) -> list[Record]:
         found = []
