@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import tta_agent
+from tta_agent.core import process
 from tta_agent.core.errors import ConfigError, GraphError
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.models.outputs import ModelOutput
@@ -17,7 +18,7 @@ from tta_agent.registry.patches import Patches
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app, serve
 from tta_agent.serving.server.batching import Batching
-from tta_agent.serving.server.memory import MemoryForecast, resident_bytes
+from tta_agent.serving.server.memory import MemoryForecast
 from tta_agent.serving.server.warming import warm
 from tta_agent.settings.schema import Settings
 from tta_agent.settings.secret import revealed
@@ -90,7 +91,7 @@ def run(settings: Settings) -> None:
 
 def _forecast(settings: Settings, graph_bytes: int, device: str) -> MemoryForecast:
     traffic_bytes = settings.serve.body_bytes + (CAPACITY_BYTES if settings.serve.tap else 0)
-    return MemoryForecast(resident_bytes(), graph_bytes, traffic_bytes, device)
+    return MemoryForecast(process.resident_bytes() or 0, graph_bytes, traffic_bytes, device)
 
 
 def _warm(pair: HotSwapSession) -> None:

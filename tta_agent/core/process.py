@@ -1,4 +1,4 @@
-"""Thread budget, priority and parent of this process.
+"""Thread budget, priority, memory and parent of this process.
 
 Two thread pools that spin on two cores run ten times slower than one.
 """
@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
+
+_PAGES = Path("/proc/self/statm")
 
 
 def budget(threads: int) -> None:
@@ -20,6 +23,14 @@ def budget(threads: int) -> None:
 def yield_to_others(nice: int) -> None:
     """Lower the priority of this process to `nice`; where it is lower already, leave it."""
     os.nice(max(nice - os.nice(0), 0))
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process; None where the system does not say."""
+    try:
+        return int(_PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
 
 
 def follow_parent() -> None:

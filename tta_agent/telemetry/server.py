@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import SpanKind
 
+from tta_agent.core import process
 from tta_agent.telemetry import names, tap_counts
 from tta_agent.telemetry.metrics import Attributes, Instruments
 from tta_agent.telemetry.spans import Spans, Stage
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 _SCOPE = "tta_agent.server"
 _METRICS = (*names.SERVER_METRICS, names.SWAPS, names.SWAP_DURATION, names.MODEL_INFO, names.NONFINITE)
-_PAGES = Path("/proc/self/statm")
 
 
 class ServerTelemetry:
@@ -33,8 +31,8 @@ class ServerTelemetry:
         self._spans = Spans(tracers.get_tracer(_SCOPE, service_version) if tracers else None, self._metrics)
         if meter is not None:
             tap_counts.create(meter)
-            if _PAGES.exists():
-                self._metrics.read(names.SERVER_MEMORY, _resident_bytes)
+            if process.resident_bytes() is not None:
+                self._metrics.read(names.SERVER_MEMORY, lambda: process.resident_bytes() or 0)
 
     @classmethod
     def from_environment(cls, service_version: str) -> ServerTelemetry:
@@ -105,7 +103,3 @@ class ServerTelemetry:
     def model(self, version: int, sha256: str) -> None:
         """Record the live version."""
         self._metrics.set(names.MODEL_INFO, 1, {names.MODEL_VERSION: version, names.MODEL_SHA256: sha256})
-
-
-def _resident_bytes() -> int:
-    return int(_PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 RUNTIME_BYTES = 60 << 20  # ONNX Runtime itself, with its first session
 # A session packs weights anew: 1.3 (ViT) to 1.8 (ResNet) times the file, measured on the CPU
@@ -46,12 +45,3 @@ class MemoryForecast:
             f"memory: about {self.resident_bytes / _MIB:.0f} MiB{there}; up to {self.traffic_bytes / _MIB:.0f} more"
             " for requests in flight (TTA_SERVE__BODY_BYTES) and the tap"
         )
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
-    except (OSError, StopIteration):
-        return 0
