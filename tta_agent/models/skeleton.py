@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from safetensors.numpy import load, save
 
 from tta_agent.core.atomic_files import write_atomic
+from tta_agent.models import weight_delta
 from tta_agent.models.patched_graph import PatchedGraph
-from tta_agent.models.weight_delta import KINDS, compose
 
 LARGE = 1024  # bytes; smaller ones stay in the graph, where ONNX Runtime looks for sizes and factors
 _ALIGNED = 4096  # a page, so that a tensor can be mapped
@@ -37,7 +36,7 @@ class Skeleton:
         pieces, self._large, at = list[bytes](), set[str](), 0
         for slot in proto.graph.initializer:
             data = slot.raw_data
-            if slot.data_type in KINDS and len(data) >= LARGE:
+            if slot.data_type in weight_delta.KINDS and len(data) >= LARGE:
                 _place(slot, weights.name, at, len(data))
                 self._large.add(slot.name)
                 pieces += [data, bytes(-len(data) % _ALIGNED)]
@@ -57,10 +56,11 @@ class Skeleton:
         Raises:
             RegistryError: the graph has no such tensor, or the file is damaged.
         """
-        given = load(tensors)
+        given = weight_delta.read(tensors)
         small = {name: tensor for name, tensor in given.items() if name not in self._large}
         large = {name: np.ascontiguousarray(given[name]) for name in given.keys() - small.keys()}
-        return PatchedGraph(compose(self._model, save(small)), self._weights.parent, large)
+        model = weight_delta.with_tensors(self._model, small)
+        return PatchedGraph(model, self._weights.parent, large)
 
 
 def _place(slot: onnx.TensorProto, file: str, at: int, size: int) -> None:

@@ -33,6 +33,8 @@ _FLOATS = (
     onnx.TensorProto.BFLOAT16,
 )
 
+_UNREADABLE = "skeleton or tensors cannot be read"
+
 
 def changed(skeleton: bytes, graph: bytes) -> bytes | None:
     """Initializers of `graph` that differ from those of `skeleton`, as a safetensors file.
@@ -56,15 +58,28 @@ def compose(skeleton: bytes, tensors: bytes) -> bytes:
     Raises:
         RegistryError: the skeleton has no such place, or one of the two is damaged.
     """
+    return with_tensors(skeleton, read(tensors))
+
+
+def read(tensors: bytes) -> dict[str, Array]:
+    """Tensors of a safetensors file by name; raises RegistryError where it is damaged."""
+    try:
+        return dict(load(tensors))
+    except Exception as error:  # safetensors raises its own kinds
+        raise RegistryError(f"{_UNREADABLE}: {error}") from None
+
+
+def with_tensors(skeleton: bytes, tensors: Mapping[str, Array]) -> bytes:
+    """`skeleton` with these tensors in their places, serialised; raises as `compose` does."""
     try:
         proto = _parse(skeleton)
         slots = _slots(proto)
-        for name, tensor in load(tensors).items():
+        for name, tensor in tensors.items():
             slots[name].raw_data = tensor.tobytes()
     except KeyError as missing:
         raise RegistryError(f"the skeleton has no tensor {missing}") from None
-    except Exception as error:  # safetensors and protobuf each raise their own kinds
-        raise RegistryError(f"skeleton or tensors cannot be read: {error}") from None
+    except Exception as error:  # and protobuf its own
+        raise RegistryError(f"{_UNREADABLE}: {error}") from None
     return bytes(proto.SerializeToString())
 
 
