@@ -198,8 +198,8 @@ def _swapped(
     """Times of the swaps, after and before a quiet time; resident memory of the server after each, in MB."""
     driver = OipDriver(ServerInfo(url, "m", 60))
     expected = [
-        golden(open_session(registry.get(number).path), registry.golden_inputs())
-        for number in range(VERSIONS + 1)
+        golden(open_session(path), registry.golden_inputs(), path.stat().st_size)
+        for path in (registry.get(number).path for number in range(VERSIONS + 1))
     ]
     spans, memory = [], []
     time.sleep(max(5.0, swaps / 20))

@@ -5,10 +5,12 @@ import time
 import numpy as np
 import pytest
 
+from tests.parts import serving
 from tests.pipeline.test_agent import Running, World, until
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Golden, Version
-from tta_agent.serving.swap import bring_up
+from tta_agent.models.ort_sessions import open_session
+from tta_agent.serving.swap import LARGE_BYTES, bring_up, golden
 
 GOLDEN = Golden(np.zeros((1, 1)), np.zeros((1, 1)))
 
@@ -87,3 +89,11 @@ def test_after_a_crash_in_the_middle_of_a_swap_the_registry_wins(tmp_path, monke
     server = Server(live=7)
     world.agent(server).close()
     assert server.live() == 0
+
+
+def test_a_large_graph_is_asked_for_one_answer_on_any_machine():
+    session, x = open_session(serving.graph_bytes(0)), serving.samples(4)
+    for size, count in ((0, 2), (LARGE_BYTES - 1, 2), (LARGE_BYTES, 1)):
+        batch = golden(session, x, size)
+        assert np.array_equal(batch.x, x[:count])
+        assert np.allclose(batch.logits, serving.answers(x[:count], 0), atol=1e-3)

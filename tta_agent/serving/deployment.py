@@ -56,6 +56,7 @@ class ServedModel:
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
         self._sessions, self._golden = dict[int, Session](), dict[int, Golden]()
         self.backlog, self.source = RetryQueue(), registry.get(0)
+        self._graph_bytes = self.source.path.stat().st_size  # versions differ from it by little
         number, fault = trust.serving(registry)
         self.version = self._adopt(registry.get(number))
         if fault:
@@ -156,7 +157,7 @@ class ServedModel:
     def expected(self, version: Version, session: Session) -> Golden:
         """Golden batch of a version, computed once: of a candidate when its evaluation begins."""
         if version.number not in self._golden:
-            self._golden[version.number] = golden(session, self._fixed)
+            self._golden[version.number] = golden(session, self._fixed, self._graph_bytes)
         return self._golden[version.number]
 
     def promote(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 
 from tta_agent.core.errors import SwapError
@@ -10,19 +9,20 @@ from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, Golden, Version
 from tta_agent.models.ort_sessions import Session, raw_answer
 
-GOLDEN = 2  # inputs at most
-CHEAP_S = (
-    0.03  # of one input, which passes through every weight: a swap waits for each answer of a large model
-)
+GOLDEN, LARGE_BYTES = (
+    2,
+    64 << 20,
+)  # inputs; of a graph from this size on one, since a swap waits for each answer
 
 
-def golden(session: Session, inputs: Array) -> Golden:
-    """Golden batch: the first fixed inputs, as many as are cheap, and a version's answers as they are served."""
-    started_s = time.perf_counter()
-    answer = raw_answer(session, inputs[:1])
-    if time.perf_counter() - started_s < CHEAP_S:
-        return Golden(inputs[:GOLDEN], raw_answer(session, inputs[:GOLDEN]))
-    return Golden(inputs[:1], answer)
+def golden(session: Session, inputs: Array, graph_bytes: int = 0) -> Golden:
+    """Golden batch: the first fixed inputs, which pass through every weight, and a version's answers as served.
+
+    Args:
+        graph_bytes: size of the graph.
+    """
+    few = inputs[: 1 if graph_bytes >= LARGE_BYTES else GOLDEN]
+    return Golden(few, raw_answer(session, few))
 
 
 def bring_up(
