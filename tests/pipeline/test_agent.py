@@ -21,7 +21,7 @@ from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers.session import SessionDriver
 from tta_agent.settings import env
-from tta_agent.stream import factory
+from tta_agent.stream import factory, topic_names
 from tta_agent.stream.codecs import oip
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.telemetry.facade import Telemetry
@@ -381,7 +381,7 @@ def test_malformed_records_are_counted_explained_and_kept_and_the_loop_goes_on(t
 
 
 def dead_letters(world: World) -> list:
-    topic = build.dead_letter_topic(world.settings)
+    topic = topic_names.dead_letters(world.settings)[""]
     source = factory.open_source(world.settings, [topic], group="reader-of-dead-letters")
     found: list = []
     until(lambda: (not (part := source.poll(0.5)) and found) or found.extend(part))

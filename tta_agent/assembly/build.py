@@ -240,8 +240,3 @@ def label_store(settings: Settings, clock: Callable[[], float] = time.time) -> L
     """Answers that wait for labels, in the store."""
     settings.store.path.mkdir(parents=True, exist_ok=True)
     return LabelJoiner(settings.store.path / "labels.db", horizon_s=settings.labels.horizon_s, clock=clock)
-
-
-def dead_letter_topic(settings: Settings) -> str | None:
-    """Where unreadable records go; None where they are only counted."""
-    return topic_names.dead_letters(settings).get("")
