@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from starlette.exceptions import HTTPException
 
 from tests.models.test_skeleton import graph
 from tests.parts import serving
@@ -20,11 +21,13 @@ from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Golden, ServerInfo
 from tta_agent.models import onnx_export, onnx_import
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, raw_answer
-from tta_agent.registry.patches import Patches
+from tta_agent.registry.patches import Patch, Patches
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers.files import FilesDriver
 from tta_agent.serving.drivers.oip import OipDriver
 from tta_agent.serving.server.app import make_app
+from tta_agent.serving.server.repository import Repository
+from tta_agent.serving.server.warming import Warmth
 from tta_agent.serving.swap import bring_up, golden
 
 X = np.random.default_rng(2).normal(size=(2, 32)).astype(np.float32)
@@ -173,3 +176,19 @@ def test_weights_in_files_of_their_own_reach_each_server(tmp_path: Path) -> None
     files = FilesDriver(ServerInfo("", "m", 10), repository=str(home.parent))
     bring_up(files, version, batch)
     assert [file.name for file in sorted((home / "current").iterdir())] == ["model.onnx", "tta.json"]
+
+
+def test_a_swap_reads_and_verifies_a_version_once(registry: ModelRegistry, tmp_path: Path) -> None:
+    own, read = ModelRegistry(tmp_path / "versions", cache=tmp_path / "own"), list[int]()
+    patches, pair = Patches(own), HotSwapSession(0, open_session(own.get(0).path))
+
+    def find(number: int) -> Patch | None:
+        read.append(number)
+        return patches.find(number)
+
+    found = Repository("m", pair, own.get, open_session, find, Warmth())
+    for activate in (False, True):
+        assert found.load(1, activate=activate, sha256=registry.get(1).sha256) == registry.get(1).sha256
+    assert (found.live, read) == (1, [1])
+    with pytest.raises(HTTPException, match="another registry"):
+        found.load(1, activate=True, sha256="0" * 64)

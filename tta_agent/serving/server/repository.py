@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Repository:
         self._pair = pair
         self._find, self._find_patch = find_version, find_patch
         self._open, self._warmth = open, warmth
+        self._hashes: weakref.WeakKeyDictionary[Session, str] = weakref.WeakKeyDictionary()
 
     @property
     def live(self) -> int:
@@ -58,21 +60,23 @@ class Repository:
         Returns:
             The hash of the file.
         """
-        found = self._find_patch(number) or self._find(number)
-        if sha256 is not None and sha256 != found.sha256:
-            raise HTTPException(
-                400,
-                f"version {number} has sha256 {found.sha256[:12]} here, not {sha256[:12]}: another registry?",
-            )
         held = self._pair.get(number)
-        session = held or self._opened(number, found)
+        # what is loaded need not be read and verified once more
+        if held is not None and held in self._hashes:
+            session = held
+            _check_hash(number, self._hashes[session], sha256)
+        else:
+            found = self._find_patch(number) or self._find(number)
+            _check_hash(number, found.sha256, sha256)
+            session = held or self._opened(number, found)
+            self._hashes[session] = found.sha256
         if activate:
             self._warmth.warm(session)
         if held is None:
             self._pair.stage(number, session)
         if activate:
             self._pair.switch(number)
-        return found.sha256
+        return self._hashes[session]
 
     def _opened(self, number: int, found: Version | Patch) -> Session:
         session = self._opened_file(number, found)
@@ -125,3 +129,10 @@ class Repository:
             raise GraphError(
                 f"version {number} maps {found[0]} to {found[1]} classes; the live one {expected[:2]}"
             )
+
+
+def _check_hash(number: int, found: str, expected: str | None) -> None:
+    if expected is not None and expected != found:
+        raise HTTPException(
+            400, f"version {number} has sha256 {found[:12]} here, not {expected[:12]}: another registry?"
+        )
