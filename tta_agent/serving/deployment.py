@@ -56,8 +56,7 @@ class ServedModel:
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
         self._sessions, self._golden = dict[int, Session](), dict[int, Golden]()
         self.backlog, self.source = RetryQueue(), registry.get(0)
-        self._graph_bytes = self.source.path.stat().st_size  # versions differ from it by little
-        number, fault = trust.serving(registry)
+        self._graph_bytes, (number, fault) = self.source.path.stat().st_size, trust.serving(registry)
         self.version = self._adopt(registry.get(number))
         if fault:
             self._correct_alias(fault)
