@@ -7,13 +7,13 @@ import signal
 import subprocess
 import time
 import tomllib
-import venv
 from pathlib import Path
 
 import onnx
 import pytest
 
 from tests import worlds
+from tests.parts import interpreter
 from tta_agent import testing
 from tta_agent.core.extras import EXTRAS
 from tta_agent.models import onnx_export
@@ -21,7 +21,6 @@ from tta_agent.settings import env
 from tta_agent.stream import factory
 
 ROOT = Path(__file__).parent.parent
-SITE = Path(pytest.__file__).parent.parent
 LACKING = ("sklearn", "scikit_learn", "matplotlib", "mpl_toolkits", "pylab", "timm")
 PATIENCE_S = 120.0
 ROUNDS = 2
@@ -30,14 +29,7 @@ ROUNDS = 2
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that has all packages of this one but those of the extras."""
-    folder = tmp_path_factory.mktemp("bare")
-    venv.create(folder, symlinks=True)
-    [site] = folder.glob("lib/python*/site-packages")
-    for package in SITE.iterdir():
-        if not package.name.startswith(LACKING):
-            (site / package.name).symlink_to(package)
-    (site / "project.pth").write_text("\n".join(str(ROOT / name) for name in (".", "adapters", "policies")))
-    return folder / "bin" / "python"
+    return interpreter.without(tmp_path_factory.mktemp("bare"), *LACKING)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import gzip
 import subprocess
 import time
 import tomllib
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +14,12 @@ import numpy as np
 import pytest
 
 from tests import worlds
-from tests.parts import serving
+from tests.parts import interpreter, serving
 from tests.parts.kafka.broker import free_ports
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.stream.codecs import oip
 
 ROOT = Path(__file__).parents[2]
-SITE = Path(pytest.__file__).parent.parent
 LACKING = ("torch", "onnxscript", "scipy", "pyarrow")  # in pyproject.toml, but not in deploy/serve.txt
 ALSO = ("functorch", "nvidia", "triton", "timm", "sklearn", "matplotlib")
 
@@ -29,14 +27,7 @@ ALSO = ("functorch", "nvidia", "triton", "timm", "sklearn", "matplotlib")
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment without the packages that only the agent needs."""
-    folder = tmp_path_factory.mktemp("light")
-    venv.create(folder, symlinks=True)
-    [site] = folder.glob("lib/python*/site-packages")
-    for package in SITE.iterdir():
-        if not package.name.startswith((*LACKING, *ALSO)):
-            (site / package.name).symlink_to(package)
-    (site / "project.pth").write_text("\n".join(str(ROOT / name) for name in (".", "adapters", "policies")))
-    return folder / "bin" / "python"
+    return interpreter.without(tmp_path_factory.mktemp("light"), *LACKING, *ALSO)
 
 
 class Command:
