@@ -89,6 +89,7 @@ def test_a_request_that_waits_for_its_response_is_read_again_by_the_next_agent(
 ) -> None:
     """Its offset is not passed while it waits, though records after it are done."""
     batches = {"TTA_ADAPT__BATCH_SIZE": "2", "TTA_ADAPT__MAX_WAIT_S": "600"}  # of full ones only
+    batches["TTA_SELECT__HOLDOUT"] = "0.0001"  # all four teach, whatever the salt of this store
     world = World(tmp_path, monkeypatch, **{**LATEST, **batches, "TTA_STREAM__PARTITIONS": "1"})
 
     def half(side: str, id: str) -> None:
