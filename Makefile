@@ -64,7 +64,7 @@ bench: install  ## the agent's throughput as ratios of a bare loop
 lock:  ## compile requirements.lock and the image's deploy/requirements.lock anew (hashes, no index lines)
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate -o requirements.lock --quiet
-	@$(BIN)/uv pip compile pyproject.toml --extra rehearse --extra s3 --extra timm -c requirements.lock --universal \
+	@$(BIN)/uv pip compile pyproject.toml --extra fast --extra rehearse --extra s3 --extra timm -c requirements.lock --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		-o deploy/requirements.lock --quiet
 
