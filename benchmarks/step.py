@@ -4,9 +4,10 @@
 
 *norm*: forward and step of the adapter, over a forward pass of the net in training mode without gradients, which
 computes the same batch statistics. *tent*: forward and step of the adapter, over a naive TENT step: forward in
-training mode, entropy, backward to scales and shifts, Adam. All samples are selected. All variants run in turn within
-each repeat, so that what else the machine does falls on all of them alike; medians over the repeats, of ratios within
-a repeat. The aims are 1.1 and 0.9. On a GPU where there is one.
+training mode, entropy, backward to scales and shifts, Adam. The adapters get the net as the agent lays it out in
+memory (`models/memory_layout.py`), the others as timm makes it. All samples are selected. All variants run in turn
+within each repeat, so that what else the machine does falls on all of them alike; medians over the repeats, of ratios
+within a repeat. The aims are 1.1 and 0.9. On a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 
 from tta_adapters.norm import Norm
 from tta_adapters.tent import Tent
+from tta_agent.models import memory_layout
 from tta_agent.models.batchnorm import affine
 from tta_agent.scoring.sample_scores import entropy
 from tta_agent.testing import everyone
@@ -102,9 +104,11 @@ def measure(name, batch, repeats, device):
     """Median ratios of the net."""
     net = timm.create_model(NETS[name], pretrained=False, num_classes=100).eval().to(device)
     x = torch.randn(batch, 3, 224, 224, device=device)
-    pairs = {"tent": (adapted(Tent, net, x), naive_tent(net, x))}
+    ours = copy.deepcopy(net)
+    memory_layout.choose(ours, x.shape[1:], x.device)
+    pairs = {"tent": (adapted(Tent, ours, x), naive_tent(net, x))}
     if any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()):
-        pairs["norm"] = (adapted(Norm, net, x), training_forward(net, x))
+        pairs["norm"] = (adapted(Norm, ours, x), training_forward(net, x))
     for step in (step for pair in pairs.values() for step in pair):
         step()
     ratios = {method: [] for method in pairs}

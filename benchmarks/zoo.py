@@ -224,7 +224,8 @@ def of_exports(args):
 
 
 def of_files(args):
-    rows = each(files(args.folder), 32 if args.quick else 300, args.workers)
+    largest_first = sorted(files(args.folder).items(), key=lambda item: -item[1][0].stat().st_size)
+    rows = each(dict(largest_first), 16 if args.quick else 300, args.workers)
     table(rows, lambda name, row: row["tent"] and row["norm"])
     told = {f"adapt_{name}": sum(row[name] for row in rows.values()) for name in TRIED}
     return {"files": len(rows), **told, "files_rows": rows}

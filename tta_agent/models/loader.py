@@ -14,7 +14,7 @@ from tta_agent.core import extras, plugins
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.core.task import Task
 from tta_agent.core.types import Array
-from tta_agent.models import checkpoints, onnx_import, probing
+from tta_agent.models import checkpoints, memory_layout, onnx_import, probing
 from tta_agent.models.outputs import LOGITS, ModelOutput
 from tta_agent.models.source_data import read_source_data
 from tta_agent.models.whole_numbers import take_ids
@@ -91,11 +91,12 @@ def load(
         if state is not None:
             checkpoints.fill(module, state, weights)
     where = pick_device(device)
-    module = _channels_last(module.to(where)).eval().requires_grad_(False)
+    module = module.to(where).eval().requires_grad_(False)
     shape = shape or _shape(module)
     probing.refuse_absurd_sample(shape, "TTA_MODEL__INPUT_SHAPE: the model")
     if served is None:
         take_ids(module, shape, where)
+    memory_layout.choose(module, shape, where)
     answer, found = probing.find(module, shape, where, output, task)
     if classes not in (None, found):
         raise ConfigError(
@@ -107,14 +108,6 @@ def load(
         read = functools.partial(_source_inputs, source_data, shape, centre, scale)
         graph = onnx_import.restore(served, onnx, sites, read)
     return DeployedModel(module, shape, found, where, centre, scale, graph, answer)
-
-
-def _channels_last(module: nn.Module) -> nn.Module:
-    """The layout that halves the time of a convolution on most devices; whatever follows keeps it."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-    return module
 
 
 def pick_device(device: str) -> torch.device:
