@@ -8,7 +8,7 @@ export MPLBACKEND ?= Agg
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz check charts docs fmt bench lock clean
+.PHONY: help install demo test test-slow fuzz check charts docs fmt bench lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,7 +30,10 @@ demo: install  ## the whole story on real images: shift, adapt, prove, swap, rec
 	@$(BIN)/tta-agent demo $(ARGS)
 
 test: install  ## run the tests, in two processes (parts that this machine lacks are skipped with the reason)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: install  ## run the others, of more than ten seconds each: whole loops, kills, families of models
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(ARGS)
 
 fuzz: install  ## look for bytes that the decoder stumbles over (FUZZ_SECONDS, 10 minutes)
 	@$(BIN)/python -m tests.fuzz.decoder .fuzz/decoder -dict=tests/fuzz/decoder.dict -artifact_prefix=.fuzz/ \

@@ -145,6 +145,7 @@ def test_a_rehearsal_cannot_be_read_without_its_extra(call):
     assert "ConfigError: a rehearsal needs scikit-learn" in done.stderr and "[rehearse]" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_timm_name_names_its_extra(call):
     said = refused(call("-m", "tta_agent", "run", TTA_MODEL__NAME="resnet18"))
     assert said.endswith(

@@ -32,6 +32,7 @@ def test_the_figures_are_of_this_code():
     assert int(figures["longest function"].split()[0]) > 6 and int(figures["longest module"].split()[0]) > 200
 
 
+@pytest.mark.slow
 def test_a_label_passes_at_most_25_files_to_a_decision():
     way = ways.measure()["label to a promotion"]
     assert 15 <= way["handling"] <= 25, way["handlers"]

@@ -113,6 +113,7 @@ def test_record_joins_the_topic_with_its_labels(world, environ, tmp_path):
     assert 10 < sum(row.label is not None for row in rows.values()) < 30
 
 
+@pytest.mark.slow
 def test_a_recording_of_a_topic_can_be_replayed(world, environ, tmp_path):
     world.send(600)
     command("record", tmp_path / "recording", "--follow-s", 1, environ=environ)

@@ -207,6 +207,7 @@ def test_a_command_that_cannot_work_says_so(
             assert expected in done.stderr, told
 
 
+@pytest.mark.slow
 def test_commands_that_need_no_store_work_where_it_is_none(place: Place) -> None:
     a_file(place)
     for command in ("schema", "run --show-config", "--version"):

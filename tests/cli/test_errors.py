@@ -15,6 +15,7 @@ NO_BROKER = {"TTA_STREAM__BOOTSTRAP_SERVERS": "127.0.0.1:9", "TTA_STREAM__CONNEC
 AUTO = {"TTA_MODE": "auto", "TTA_SWAP__TIMEOUT_S": "1", "TTA_SWAP__URL": "http://127.0.0.1:9"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "environ", "message"),
     [

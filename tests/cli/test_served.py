@@ -58,6 +58,7 @@ def others(tmp_path):
     return str(tmp_path / "others.safetensors")
 
 
+@pytest.mark.slow
 def test_other_weights_end_the_agent_with_what_to_check(settings, others):
     done = subprocess.run(
         [sys.executable, "-m", "tta_agent", "run"], env={**os.environ, "TTA_MODEL__WEIGHTS": others},

@@ -54,6 +54,7 @@ def test_the_story_on_a_real_broker(tmp_path, kafka):
     assert "not found in cluster metadata" not in said  # a topic that is missing makes each send wait
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_told_to_stop_leaves_no_process_behind(tmp_path):
     command = [sys.executable, "-m", "tta_agent", "demo", "--out", str(tmp_path / "out")]
     log = (tmp_path / "log").open("w+")

@@ -170,6 +170,7 @@ def test_what_waits_and_what_is_remembered_are_bounded(tmp_path):
     assert store.arrive(label(850)).late
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", ["before", "between", "after"])
 def test_a_flood_of_labels_for_nobody_expires_no_answer(tmp_path, flood):
     """More of them than answers may wait; they take the places of one another."""

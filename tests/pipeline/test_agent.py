@@ -226,6 +226,7 @@ def test_a_person_approves_over_http(tmp_path, monkeypatch):
     assert labels
 
 
+@pytest.mark.slow
 def test_a_restart_resumes_weights_trial_and_offsets(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, TTA_GATE__ALPHA="1e-300")
     first = world.agent()
@@ -255,6 +256,7 @@ def test_a_restart_resumes_weights_trial_and_offsets(tmp_path, monkeypatch):
     assert learnt == world.sent  # nothing lost, nothing twice
 
 
+@pytest.mark.slow
 def test_a_swap_after_the_last_checkpoint_is_no_rollback(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     first = world.agent()

@@ -39,6 +39,7 @@ def fresh(agent) -> int:
     return agent.learner.router.label_counts["matched"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("brokers", [None, pytest.param("kafka", marks=pytest.mark.kafka)])
 @pytest.mark.parametrize("read_before", [0, 1])
 def test_labels_and_inferences_that_come_while_the_agent_is_down(

@@ -137,6 +137,7 @@ def test_an_adapter(made: Callable[..., Bench]) -> None:
     assert np.allclose(nudged[:, 1:], 0, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["auto", "first_byte"])
 def test_a_wire_format(made: Callable[..., Bench], codec: str, tmp_path: Path) -> None:
     options = {"TTA_STREAM__OPTIONS": '{"first_byte": {"classes_from": 1}}'}
@@ -159,6 +160,7 @@ def test_a_wire_format(made: Callable[..., Bench], codec: str, tmp_path: Path) -
     assert [rows[i].label for i in (0, 3, 49, 50)] == [0, 3, 1, None]
 
 
+@pytest.mark.slow
 def test_a_server_driver(made: Callable[..., Bench], tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     options = json.dumps({"one_folder": {"folder": str(tmp_path / "server")}})
@@ -181,6 +183,7 @@ def served(folder: Path) -> str:
     return hashlib.sha256((folder / "server" / "served.onnx").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_gate_that_watches(made: Callable[..., Bench]) -> None:
     gates = {"TTA_GATE__GATES": '["regret", "tta_agent.testing:Anything"]'}
     watch = {"TTA_WATCH__WINDOW_RECORDS": "20", "TTA_WATCH__TRIPS": "1"}

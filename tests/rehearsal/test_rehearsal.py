@@ -69,6 +69,7 @@ def test_a_group_gives_the_same_rows_again(config):
     assert [row.plain() for row in first] == [row.plain() for row in second]
 
 
+@pytest.mark.slow
 def test_worker_processes_find_the_same_rows(config, saved, tmp_path):
     groups = bank(families=("gaussian_noise", "fog", "rotation"), failures=("bias", "double"))[:3]
     apart, finished = store.RehearsalStore(tmp_path, "apart"), []

@@ -163,6 +163,7 @@ def interrupted(monkeypatch):
     monkeypatch.setattr(several, "replay", impatient)
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path, interrupted):
     words = ["--policy", "observe-only", "--policy", "conservative", "--fail-if", "swaps < 1"]
     done = replay(shifting, *words, "--json", tmp_path / "r.json")
@@ -172,6 +173,7 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_else(shifting, tmp_path
     assert (result["complete"], [one["name"] for one in result["policies"]]) == (False, ["observe-only"])
 
 
+@pytest.mark.slow
 def test_what_an_interrupt_cuts_off_is_kept_up_to_its_record(shifting, tmp_path, interrupted):
     """Alone it is the report; beside finished policies it stands under `partial`, for it saw fewer records."""
     for words, names in (

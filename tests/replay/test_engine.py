@@ -136,6 +136,7 @@ def test_an_empty_recording_is_said_to_be_empty(settings, tmp_path):
         replay(tmp_path / "r", settings, **LATE)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_story(settings, shifting, told):
     first, second = dict(told), replay(shifting, settings, **LATE)
     for result in (first, second):
@@ -148,6 +149,7 @@ def test_the_same_seed_gives_the_same_story(settings, shifting, told):
     assert first == second
 
 
+@pytest.mark.slow
 def test_labels_that_were_asked_for_prove_sooner_and_with_fewer(settings, shifting, told):
     labels = settings.labels.model_copy(update={"requests_per_day": 800})  # 200 at once
     asking = settings.model_copy(update={"labels": labels})
@@ -166,6 +168,7 @@ def test_nobody_is_asked_for_labels_beyond_the_budget(settings, brief):
     assert result["labels_arrived"] <= 2 and result["swaps"] == []
 
 
+@pytest.mark.slow
 def test_without_labels_nothing_is_swapped(settings, brief):
     result = replay(brief, settings, label_rate=0.0, label_delay_s=5.0, seed=0)
     assert (result["swaps"], result["labels_used"]) == ([], 0)
@@ -178,6 +181,7 @@ def test_observe_learns_nothing(settings, brief):
     assert result["online_accuracy"] == pytest.approx(result["source_accuracy"], abs=0.03)
 
 
+@pytest.mark.slow
 def test_clean_data_are_not_harmed(settings, clean):
     result = replay(clean, settings, **LATE)
     assert result["served_accuracy"] >= result["source_accuracy"] - 0.01

@@ -54,6 +54,7 @@ def calm(shifting):
         yield decided(replay(shifting, env.load(), **LATE))
 
 
+@pytest.mark.slow
 def test_a_replay_under_load_decides_the_same(shifting, calm, load, monkeypatch):
     for name, value in worlds.FASHION.items():
         monkeypatch.setenv(name, value)
@@ -63,6 +64,7 @@ def test_a_replay_under_load_decides_the_same(shifting, calm, load, monkeypatch)
     assert again == calm
 
 
+@pytest.mark.slow
 def test_a_replay_decides_the_same_in_another_year(shifting, calm, monkeypatch):
     for name, value in worlds.FASHION.items():
         monkeypatch.setenv(name, value)

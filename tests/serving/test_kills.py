@@ -144,6 +144,7 @@ def check_folder(home: Path, registry: ModelRegistry) -> None:
         assert hashlib.sha256(graph).hexdigest() in known(registry), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_a_kill_at_any_step_leaves_an_intact_version(name: str, tmp_path: Path) -> None:
     place, stride = PLACES[name]

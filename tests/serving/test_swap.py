@@ -70,6 +70,7 @@ def test_whatever_fails_the_old_version_is_live(tmp_path, fails_at, calls, live)
     assert (server.calls, server.live()) == (calls, live)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails_at", ["publish", "verify"])
 def test_the_loop_outlives_a_server_that_refuses(tmp_path, monkeypatch, fails_at):
     world = World(tmp_path, monkeypatch, TTA_SCHEDULE__COOLDOWN_S="3600")

@@ -85,6 +85,7 @@ def test_models_that_take_other_numbers(
         assert driver.live() == 1
 
 
+@pytest.mark.slow
 def test_swaps_under_load(bench: Bench) -> None:
     bench.driver.probe()
     assert bench.driver.live() == 0
@@ -103,6 +104,7 @@ def test_swaps_under_load(bench: Bench) -> None:
     ]  # the oldest goes with the next swap
 
 
+@pytest.mark.slow
 def test_the_way_back_and_forth_under_load(bench: Bench) -> None:
     with bench.load() as load:
         one = bench.swap(1)
@@ -192,6 +194,7 @@ def test_a_golden_batch_larger_than_the_server_takes(bench: Bench) -> None:
     assert bench.driver.live() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", ["none", "poll"])
 def test_control_modes(control: str, tmp_path: Path) -> None:
     require_or_skip("triton", triton.unavailable())
@@ -252,6 +255,7 @@ def test_a_folder_that_cannot_be_written_is_told(bench: Bench) -> None:
         bench.driver.probe()
 
 
+@pytest.mark.slow
 def test_versions_are_uploaded_where_no_folder_is_shared(server: triton.Triton, tmp_path: Path) -> None:
     beside = shutil.copy(triton.MODEL, tmp_path / "model.py")
     bench = Bench(server, "uploaded", tmp_path, repository=None, more=[str(beside)])

@@ -33,6 +33,7 @@ def test_a_step_a_pause_and_a_partition_that_goes_begin_anew() -> None:
         assert watch.stalled({ONE: 5}, {ONE: 10}, 70.0, paused=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 def test_a_partition_that_the_client_has_forgotten_delivers_again(
     kafka: str, caplog: pytest.LogCaptureFixture
