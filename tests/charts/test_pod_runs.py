@@ -112,7 +112,8 @@ def test_the_demo_learns_swaps_ends_in_order_and_goes_on(
     assert httpx.get(f"http://127.0.0.1:{ports['health']}/healthz").status_code == 200
     log = demo.folder / "traffic.log"
     with log.open("w") as told:
-        command = ("tta-agent", "traffic", "--clean-s", "5", "--seconds", "200", "--label-rate", "0.6")
+        labels = ("--label-rate", "0.9", "--label-delay", "1")
+        command = ("tta-agent", "traffic", "--clean-s", "5", "--seconds", "200", *labels)
         traffic = server.run(*command, stdout=told, stderr=told)
         until(lambda: re.search(r"version [1-9]", log.read_text()), demo)
     lines = log.read_text().splitlines()
@@ -129,7 +130,7 @@ def test_the_demo_learns_swaps_ends_in_order_and_goes_on(
     demo.start()  # as the next pod, on the same volume
     until(lambda: says(demo, "resumed after"), demo)
     until(server.ready, demo)
-    assert re.search(r"version [1-9]\d* at", server.log.read_text())
+    assert re.search(r"version [1-9]\d* on cpu at", server.log.read_text())
     agent = demo.containers["tta-agent"]
     agent.pre_stop()  # the agent is taken out; which version serves on is the user's choice
     assert agent.process is not None and agent.process.wait(30) == 0
@@ -162,7 +163,10 @@ def test_a_central_agent_checks_consumes_and_stops_by_its_hook_alone(
     shutil.copy(model["TTA_MODEL__WEIGHTS"], found.volumes["tta-agent-model"] / "net.pt")
     found.start()
     agent, store = found.containers["tta-agent"], found.volumes["tta-agent-store"]
-    assert '"checkpoint_every": 1' in found.containers["tta-agent-preflight"].log.read_text()
+    preflight = found.containers["tta-agent-preflight"]
+    for told in ("mode shadow, method tent", "/var/lib/tta-agent can be written by user 1000, group 1000"):
+        assert told in preflight.log.read_text()
+    assert preflight.message.read_text() == "nothing stands in the way"
     until(lambda: says(found, "starting from the source"), found)
     lifecycle.feed({**model, "TTA_STREAM__TOPIC": "central", "TTA_STREAM__BOOTSTRAP_SERVERS": kafka}, 256)
     until(lambda: committed(kafka, "central") >= 128, found)
@@ -186,8 +190,8 @@ def test_a_pod_with_a_wrong_setting_says_so_and_ends(tmp_path: Path) -> None:
         helm.manifests(helm.render(case="sidecar-demo", values=values, folder=tmp_path)), "Deployment"
     )
     (tmp_path / "pod").mkdir()
-    with (
-        pod(found, tmp_path / "pod") as wrong,
-        pytest.raises(AssertionError, match="no adapter is called 'tnet'; did you mean tent"),
-    ):
-        wrong.start()
+    told = "no adapter is called 'tnet'; did you mean tent"
+    with pod(found, tmp_path / "pod") as wrong:
+        with pytest.raises(AssertionError, match=told):
+            wrong.start()
+        assert told in wrong.containers["tta-agent-preflight"].message.read_text()

@@ -1,8 +1,10 @@
 """The containers of a rendered pod as local processes: their commands, variables, user, mounts and read-only root.
 
 In place of an image each container has this machine's files, and the project's virtual environment on its PATH;
-PARTS_IMAGE names the folder of an image's files instead. Each has a root, process ids and capabilities of its own
-(overlay, unshare, setpriv); they share volumes and the network.
+PARTS_IMAGE names the folder of an image's files instead. Each has a root, devices, process ids and capabilities of
+its own (overlay, unshare, setpriv); they share volumes and the network.
+
+`python -m tests.parts.kube.pod` says whether this machine can: it needs root, and the right to mount.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +29,31 @@ from tests.parts.kafka.broker import REPOSITORY
 Manifest = Mapping[str, Any]
 NEEDED = ("unshare", "nsenter", "setpriv", "chroot", "mount")
 BIN = Path(sys.executable).parent
-ASSETS = REPOSITORY / "tta_agent" / "samples" / "assets"
+ASSETS, SAMPLES = REPOSITORY / "tta_agent" / "samples" / "assets", "/opt/tta-agent/samples"
 IMAGE = os.environ.get("PARTS_IMAGE", "/")
 PATH = f"{BIN}:/usr/local/bin:/usr/bin:/bin" if IMAGE == "/" else "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin"
+TRIAL: Manifest = {
+    "name": "trial", "command": ["python", "-c", "import tta_agent"], "env": [], "volumeMounts": [],
+    "securityContext": {
+        "runAsUser": 1000, "runAsGroup": 1000, "capabilities": {"drop": ["ALL"]}, "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+    },
+}  # fmt: skip
 FIELDS = {"metadata.name": "agent-0", "metadata.namespace": "tta"}
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+# The upper layer is on a tmpfs: it may not be on an overlay, as the root of a container of CI's is.
 ENTER = """
 set -e
-mount -t overlay overlay -o "lowerdir=$IMAGE,upperdir=$UPPER,workdir=$WORK" "$ROOT"
+ROOT="$PLACE/root"
+mount -t tmpfs -o mode=755 tmpfs "$PLACE"
+mkdir "$PLACE/upper" "$PLACE/work" "$ROOT"
+mount -t overlay overlay -o "lowerdir=$IMAGE,upperdir=$PLACE/upper,workdir=$PLACE/work" "$ROOT"
+$FILES
 mount -t proc proc "$ROOT/proc"
-mount --rbind /dev "$ROOT/dev"
+mount -t tmpfs -o mode=755 tmpfs "$ROOT/dev"
+mkdir -m 1777 "$ROOT/dev/shm"
+ln -s /proc/self/fd "$ROOT/dev/fd"
+for name in $DEVICES; do touch "$ROOT/dev/$name" && mount --bind "/dev/$name" "$ROOT/dev/$name"; done
 $MOUNTS
 $READ_ONLY
 cd "$ROOT"
@@ -43,26 +62,42 @@ exec chroot "$ROOT" $BECOME env -i $VARIABLES $COMMAND
 
 
 def unavailable() -> str | None:
-    """Why no container can be made of this machine's files, or None; asked for by name, since pods take minutes."""
-    if "pod" not in os.environ.get("PARTS_REQUIRED", ""):
-        return "runs where PARTS_REQUIRED names pod"
+    """Why no pod runs here, or None; asked for by name, since pods take minutes."""
+    return (
+        _impossible()
+        if "pod" in os.environ.get("PARTS_REQUIRED", "")
+        else "runs where PARTS_REQUIRED names pod"
+    )
+
+
+def _impossible() -> str | None:
+    """Why no container can be made of this machine's files, or None: one is tried."""
     if os.geteuid() != 0:
         return "needs root, for mount namespaces"
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         return f"needs {', '.join(missing)} on the PATH"
-    done = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
-    return None if done.returncode == 0 else "needs the right to make namespaces"
+    with tempfile.TemporaryDirectory() as folder:
+        tried = Container(TRIAL, {"spec": {}}, Path(folder), {})
+        tried.start()
+        assert tried.process is not None
+        failed = tried.process.wait(60)
+        return f"cannot make a container: {tried.log.read_text()[-300:].strip()}" if failed else None
 
 
 @dataclass
 class Container:
-    """One container; `start` and `stop` do as the kubelet does."""
+    """One container; `start` and `stop` do as the kubelet does.
+
+    Attributes:
+        network: beginning of a command line that enters another network than this machine's.
+    """
 
     manifest: Manifest
     pod: Manifest
     folder: Path
     volumes: Mapping[str, Path]
+    network: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,47 +105,38 @@ class Container:
         """All that it has printed."""
         return self.folder / "log"
 
+    @property
+    def message(self) -> Path:
+        """Its termination message."""
+        return self.folder / "termination-log"
+
     def start(self) -> None:
         """Start it, or start it again, on an empty root."""
-        for name in ("upper", "work", "root"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            (self.folder / name).mkdir(parents=True)
-        if IMAGE == "/":
-            _image(self.folder / "upper")
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", self._script()]
+        (self.folder / "place").mkdir(exist_ok=True)
+        self.message.write_text("")
+        self.message.chmod(0o666)
+        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", self._script()]
+        command = [*self.network, *unshare]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def _script(self) -> str:
         words = {
-            "IMAGE": IMAGE,
-            "UPPER": self.folder / "upper", "WORK": self.folder / "work", "ROOT": self.folder / "root",
+            "IMAGE": IMAGE, "PLACE": self.folder / "place", "DEVICES": " ".join(DEVICES),
+            "FILES": "\n".join(_image()) if IMAGE == "/" else "",
             "MOUNTS": "\n".join(self._mounts()), "BECOME": shlex.join(self.become()),
             "READ_ONLY": 'mount -o remount,ro "$ROOT"' if self._context()["readOnlyRootFilesystem"] else "",
             "VARIABLES": shlex.join(f"{name}={value}" for name, value in self.variables().items()),
             "COMMAND": shlex.join([*self.manifest["command"], *self.manifest.get("args", ())]),
         }  # fmt: skip
-        plain = ENTER
-        for name in (
-            "READ_ONLY",
-            "MOUNTS",
-            "BECOME",
-            "VARIABLES",
-            "COMMAND",
-            "IMAGE",
-            "UPPER",
-            "WORK",
-            "ROOT",
-        ):
-            plain = plain.replace(f"${name}", str(words[name]))
-        return plain
+        pattern = re.compile(rf"\$({'|'.join(words)})\b")
+        return pattern.sub(lambda found: str(words[found[1]]), ENTER)
 
     def _mounts(self) -> Iterator[str]:
+        yield from _bind(self.message, "/dev/termination-log")
         for mount in self.manifest["volumeMounts"]:
-            source, at = self.volumes[mount["name"]], f'"$ROOT{mount["mountPath"]}"'
-            yield f"mkdir -p {at}\nmount --bind {source} {at}"
-            if mount.get("readOnly"):
-                yield f"mount -o remount,bind,ro {at}"
+            source = self.volumes[mount["name"]]
+            yield from _bind(source, mount["mountPath"], mount.get("readOnly", False))
 
     def _context(self) -> dict[str, Any]:
         return {**self.pod["spec"].get("securityContext", {}), **self.manifest["securityContext"]}
@@ -235,15 +261,35 @@ class Pod:
         return {name: _status(each) for name, each in self.containers.items()}
 
 
-def _image(upper: Path) -> None:
-    """What an image has and this machine has not: the samples in their place, an interpreter that all may enter."""
-    for program in (BIN / "python", (BIN / "python").resolve()):
-        for folder in reversed(program.parents):
-            inside = upper / folder.relative_to("/")
-            inside.mkdir(exist_ok=True)
-            inside.chmod(0o755)
-    (upper / "opt" / "tta-agent").mkdir(parents=True)
-    (upper / "opt" / "tta-agent" / "samples").symlink_to(ASSETS)
+def _bind(source: Path, at: str, read_only: bool = False) -> Iterator[str]:
+    """Lines that mount a folder or a file."""
+    inside, folder = _inside(at), at if source.is_dir() else str(Path(at).parent)
+    yield f"mkdir -p {_inside(folder)}"
+    if not source.is_dir():
+        yield f"touch {inside}"
+    yield f"mount --rbind {shlex.quote(str(source))} {inside}"
+    if read_only:
+        yield f"mount -o remount,bind,ro {inside}"
+
+
+def _inside(path: str) -> str:
+    """A path of the container, as a word of the shell out here."""
+    return f'"$ROOT"{shlex.quote(path)}'
+
+
+def _image() -> Iterator[str]:
+    """What an image has and this machine has not: an interpreter that all may enter, the samples in their place."""
+    programs = (BIN / "python", (BIN / "python").resolve(), REPOSITORY / "tta_agent")
+    for place in {_mount_point(program) for program in programs} - {Path("/")}:
+        yield from _bind(place, str(place), read_only=True)
+    for folder in {str(folder) for program in programs for folder in program.parents}:
+        yield f"chmod a+rx {_inside(folder)} || :"  # of a mount that is read-only they stay
+    yield f"mkdir -p {_inside(str(Path(SAMPLES).parent))}"
+    yield f"ln -s {shlex.quote(str(ASSETS))} {_inside(SAMPLES)}"
+
+
+def _mount_point(path: Path) -> Path:
+    return next(each for each in (path, *path.parents) if each.is_mount())
 
 
 def _wait(container: Container, deadline_s: float) -> None:
@@ -272,3 +318,9 @@ def pod(workload: Manifest, folder: Path) -> Iterator[Pod]:
 
 def _expanded(text: str, known: Mapping[str, str]) -> str:
     return re.sub(r"\$\$|\$\((\w+)\)", lambda m: "$" if m[1] is None else known.get(m[1], m[0]), text)
+
+
+if __name__ == "__main__":
+    reason = _impossible()
+    print(f"pods run here: {reason or 'yes'}")
+    sys.exit(reason is not None)
