@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from tests.stream.test_variants import VARIANTS, Y_OF_SOURCE, raws
+from tta_agent.core.stream_protocols import Codec
 from tta_agent.core.types import Message, RawRecord, Record
 from tta_agent.models.outputs import LOGITS
+from tta_agent.settings import env
+from tta_agent.stream import factory
 from tta_agent.stream.codecs.auto import AutoCodec
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.decoder import Decoder
@@ -41,11 +44,18 @@ class Letters:
     def close(self) -> None: ...
 
 
-def opened(max_bytes: int = 1 << 20) -> tuple[Decoder, Clock, Letters]:
+KSERVE = AutoCodec({"cloudevents": CloudEvents()})
+
+
+def opened(max_bytes: int = 1 << 20, codec: Codec = KSERVE) -> tuple[Decoder, Clock, Letters]:
     clock, letters = Clock(), Letters()
-    codec = AutoCodec({"cloudevents": CloudEvents()})
     joiner = ResponseJoiner(WINDOW_S, max_bytes, clock)
     return Decoder(codec, (3, 4, 4), 5, letters, "dlq", output=LOGITS, joiner=joiner), clock, letters
+
+
+def half(name: str, side: str) -> RawRecord:
+    """Request or response of a variant that logs them apart."""
+    return raws(VARIANTS[name])[side == "response"]
 
 
 def named(raw: RawRecord, id: str, offset: int = 0, partition: int = 0) -> RawRecord:
@@ -63,6 +73,41 @@ def test_both_halves_become_one_record_in_any_order(order: tuple[RawRecord, ...]
     np.testing.assert_allclose(served, Y_OF_SOURCE, atol=1e-5)
     assert dict(decoder.joined) == {"joined": 1} and not letters.sent
     assert decoder.oldest() == {}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("asked", ["oip_json_apart", "v1_apart", "oip_binary", "oip_proto"])
+@pytest.mark.parametrize("answered", ["oip_json_apart", "v1_apart"])
+def test_without_an_envelope_a_request_of_any_form_meets_a_response_in_json(
+    asked: str, answered: str, order: int
+) -> None:
+    decoder, clock, letters = opened(codec=factory.open_codec(env.load()))
+    first, second = (half(asked, "request"), half(answered, "response"))[::order]
+    assert decoder.read([first]) == []
+    clock.now_s = SILENT_S - 0.1
+    found = [one for one in decoder.read([second]) if isinstance(one, Record)]
+    served = np.stack([one.served for one in found if one.served is not None])
+    np.testing.assert_allclose(served, Y_OF_SOURCE, atol=1e-5)
+    assert {one.version for one in found} == {0}
+    assert dict(decoder.joined) == {"joined": 1} and not letters.sent
+
+
+def test_plain_json_halves_keep_to_the_same_bounds() -> None:
+    codec = factory.open_codec(env.load())
+    request, response = half("oip_json_apart", "request"), half("oip_json_apart", "response")
+    decoder, clock, letters = opened(3 * len(request.value or b""), codec)
+    many = [
+        replace(request, value=(request.value or b"").replace(b"abc", b"%03d" % i), offset=i)
+        for i in range(9)
+    ]
+    assert len(decoder.read(many)) >= 6 * 8 and decoder.oldest()  # no more of them fit; the others wait
+    clock.now_s = SILENT_S + 0.1
+    decoder.read([])
+    assert dict(decoder.joined) == {"alone": 9} and decoder.oldest() == {}
+    decoder.read([response])
+    clock.now_s += WINDOW_S + 1
+    assert decoder.read([]) == [] and dict(decoder.refused) == {"no_request": 1}
+    assert [dict(headers)["tta_dlq_reason"] for _, _, headers in letters.sent] == [b"no_request"]
 
 
 def test_a_request_alone_waits_shortly_while_nobody_answers_and_for_the_window_once_somebody_does() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from tta_agent.stream.codecs import answers, checks, inputs, oip
 from tta_agent.stream.codecs.datatypes import show
 from tta_agent.stream.codecs.images import IMAGES, ImagePreprocessing
 
+OIP = "oip"  # what joins a request and its response without an envelope: a binary one may be answered in JSON
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -111,10 +113,11 @@ def records(raw: RawRecord, body: oip.Body, about: Envelope, target: Target) -> 
     n = len(samples.x)
     given = answers.read(body.outputs, n, target.classes, target.output) if body.outputs else ServedAnswers()
     place = (about.key, about.traceparent, raw.topic, raw.partition, raw.offset)
+    source, kind = sys.intern(about.source), sys.intern(about.type)  # many records keep one of each
     made = []
     for i, name in enumerate(_names(about.id, n)):
         x = samples.x[i].copy() if n > 1 else samples.x[i]  # a record that is kept keeps no batch
-        identity = (about.source, name, about.type)
+        identity = (source, name, kind)
         served, named = _answer(given, i)
         facts = (about.tenant, samples.form, about.version_name, named)
         made.append(Record(name, about.time_s, x, served, about.number, *place, identity, *facts))

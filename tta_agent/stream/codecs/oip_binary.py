@@ -27,4 +27,4 @@ class OipBinary(bodies.TensorCodec):
         length = checks.whole(None if given is None else given.decode("latin-1"), "head_length")
         body = oip.decode(raw.value or b"", length)
         target = self._target(shape, classes)
-        return bodies.items(raw, body, bodies.plain(raw, body, "oip_binary", "oip_binary"), target)
+        return bodies.items(raw, body, bodies.plain(raw, body, "oip_binary", bodies.OIP), target)

@@ -37,7 +37,7 @@ class OipProto(bodies.TensorCodec):
             side = "response" if is_response else "request"
         body = payloads.read(value, shape, proto=side)
         target = self._target(shape, classes)
-        return bodies.items(raw, body, bodies.plain(raw, body, "oip_proto", "oip_proto"), target)
+        return bodies.items(raw, body, bodies.plain(raw, body, "oip_proto", bodies.OIP), target)
 
 
 def told(raw: RawRecord) -> str:
