@@ -32,7 +32,7 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(tmp_path_factory.mktemp("kube")) as found:
         for kind in schemas.CRDS:
             found.kubectl("apply", "--server-side", "-f", str(schemas.crd(kind)))
-        _until(found.knows_definitions)
+        until(found.knows_definitions)
         yield found
 
 
@@ -97,7 +97,7 @@ def test_the_pod_is_admitted_where_restricted_is_enforced(kube: Cluster, namespa
         template["spec"].pop(name, None)
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent"}, "spec": template["spec"]}
     if kube.controllers:
-        _until(lambda: kube.get("-n", namespace, "serviceaccounts"))
+        until(lambda: kube.get("-n", namespace, "serviceaccounts"))
     _, warnings = kube.kubectl("create", "-n", namespace, "-f", "-", given=yaml.safe_dump(pod))
     assert not warnings
     pod["metadata"] = {"name": "another"}
@@ -106,7 +106,8 @@ def test_the_pod_is_admitted_where_restricted_is_enforced(kube: Cluster, namespa
         kube.kubectl("create", "-n", namespace, "-f", "-", given=yaml.safe_dump(pod))
 
 
-def _until(holds: Any, seconds: float = 60.0) -> None:
+def until(holds: Any, seconds: float = 60.0) -> None:
+    """Poll."""
     deadline_s = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline_s
@@ -117,7 +118,7 @@ def _until(holds: Any, seconds: float = 60.0) -> None:
 def test_the_deployment_gets_its_pod(kube: Cluster, namespace: str, case: str) -> None:
     require_or_skip("kube", None if kube.controllers else "needs kube-controller-manager")
     kube.helm("install", "agent", str(helm.CHART), "-n", namespace, *values(case))
-    _until(lambda: kube.get("-n", namespace, "pods"))
+    until(lambda: kube.get("-n", namespace, "pods"))
     (pod,) = kube.get("-n", namespace, "pods")
     names = [each["name"] for each in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])]
     assert names == (["tta-agent"] if case == "central" else ["tta-agent", "server"])

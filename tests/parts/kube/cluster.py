@@ -1,6 +1,7 @@
 """Starts a real Kubernetes API server on loopback, with etcd and, where it has been built, the controller manager.
 
-There is no node: pods are admitted and stay pending. The programs come from `tests.parts.kube.tools`.
+Without nodes pods are admitted and stay pending. With nodes there are the scheduler and kwok, which says of each pod
+that it runs: no container is started, no probe is asked. The programs come from `tests.parts.kube.tools`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ from tests.parts.kafka.broker import free_ports
 from tests.parts.kube import helm, tools
 
 NEEDED = ("kube-apiserver", "etcd", "kubectl", "helm")
+STAGES = (
+    "node/fast/node-initialize", "node/heartbeat-with-lease/node-heartbeat-with-lease", "pod/fast/pod-ready",
+    "pod/fast/pod-delete",
+)  # fmt: skip
+NODES = ("kube-controller-manager", "kube-scheduler", "kwok")
 START_LIMIT_S = 180.0
 TOKEN = "admin-of-a-test"
 
 
-def unavailable() -> str | None:
-    """Why no API server can be started here, or None."""
-    return tools.unavailable(*NEEDED)
+def unavailable(nodes: bool = False) -> str | None:
+    """Why no API server, or none with nodes, can be started here, or None."""
+    return tools.unavailable(*NEEDED, *(NODES if nodes else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +87,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
+def cluster(folder: Path, nodes: int = 0) -> Iterator[Cluster]:
     """A cluster that keeps its data in `folder`; its processes are ended by their ids."""
-    etcd, peer, port, kcm = free_ports(4)
+    etcd, peer, port, kcm, scheduler = free_ports(5)
     controllers = tools.unavailable("kube-controller-manager") is None
     _keys(folder, port)
     processes = []
@@ -94,6 +100,10 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         _await(found, processes)
         if controllers:
             processes.append(_start(folder, "kube-controller-manager", *_controllers(folder, kcm)))
+        if nodes:
+            found.kubectl("create", "-f", "-", given=yaml.safe_dump_all(map(_node, range(nodes))))
+            processes.append(_start(folder, "kube-scheduler", *_scheduler(folder, scheduler)))
+            processes.append(_start(folder, "kwok", *_kwok(folder)))
         yield found
     finally:
         for process in reversed(processes):
@@ -154,6 +164,41 @@ def _controllers(folder: Path, port: int) -> list[str]:
         f"--service-account-private-key-file={folder / 'sa.key'}", f"--root-ca-file={folder}/certs/apiserver.crt",
         "--use-service-account-credentials=false",
     ]  # fmt: skip
+
+
+def _scheduler(folder: Path, port: int) -> list[str]:
+    config = folder / "scheduler.yaml"
+    about = {
+        "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
+        "clientConnection": {"kubeconfig": str(folder / "kubeconfig")}, "leaderElection": {"leaderElect": False},
+    }  # fmt: skip
+    config.write_text(yaml.safe_dump(about))
+    who = [f"--{of}-kubeconfig={folder / 'kubeconfig'}" for of in ("authentication", "authorization")]
+    listen = ["--bind-address=127.0.0.1", f"--secure-port={port}", f"--cert-dir={folder / 'scheduler'}"]
+    return [f"--config={config}", *who, *listen]
+
+
+def _kwok(folder: Path) -> list[str]:
+    """All pods are ready at once, and gone when they are told to end."""
+    stages = tools.module_files("sigs.k8s.io/kwok", tools.TOOLS["kwok"].version) / "kustomize" / "stage"
+    told = [f"--config={stages / each}.yaml" for each in STAGES]
+    return [
+        f"--kubeconfig={folder / 'kubeconfig'}",
+        "--manage-all-nodes",
+        "--node-lease-duration-seconds=40",
+        *told,
+    ]
+
+
+def _node(number: int) -> dict[str, Any]:
+    """A node with two GPUs, or with two replicas of one."""
+    room = {"cpu": "32", "memory": "256Gi", "pods": "110", "nvidia.com/gpu": "2"}
+    name = f"node-{number}"
+    metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}}
+    return {
+        "apiVersion": "v1", "kind": "Node", "metadata": metadata,
+        "status": {"allocatable": room, "capacity": room},
+    }  # fmt: skip
 
 
 def _await(found: Cluster, processes: list[subprocess.Popen[bytes]]) -> None:

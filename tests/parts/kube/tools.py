@@ -21,7 +21,9 @@ from pathlib import Path
 from tests.parts.kafka.broker import REPOSITORY
 
 KUBERNETES = "1.37.2"
+COMPOSE = "github.com/compose-spec/compose-go/v2"
 UNITTEST = "github.com/helm-unittest/helm-unittest"
+ANY_VERSION = ("kubectl", "etcd", "prometheus", "promtool")
 LIMIT_S = 2400.0
 STAMP = "k8s.io/component-base/version"
 
@@ -32,12 +34,14 @@ class Tool:
 
     Attributes:
         replaces: modules that the module's own go.mod replaces, which `go install` refuses.
+        tags: build tags.
     """
 
     package: str
     version: str
     module: str
     replaces: dict[str, str] = field(default_factory=dict)
+    tags: str = ""
 
     def path(self, name: str) -> Path:
         """Where the program is, or will be."""
@@ -46,6 +50,12 @@ class Tool:
 
 def _kubernetes(command: str) -> Tool:
     return Tool(f"k8s.io/kubernetes/cmd/{command}", f"v{KUBERNETES}", "k8s.io/kubernetes")
+
+
+def _prometheus(command: str) -> Tool:
+    """Without its two dozen ways to find targets, and most of their modules: ours are named in the file."""
+    module = "github.com/prometheus/prometheus"
+    return Tool(f"{module}/cmd/{command}", "v0.316.0", module, tags="remove_all_sd")
 
 
 TOOLS = {
@@ -59,7 +69,12 @@ TOOLS = {
     "etcd": Tool("go.etcd.io/etcd/server/v3", "v3.7.3", "go.etcd.io/etcd/server/v3"),
     "kube-apiserver": _kubernetes("kube-apiserver"),
     "kube-controller-manager": _kubernetes("kube-controller-manager"),
+    "kube-scheduler": _kubernetes("kube-scheduler"),
     "kubectl": _kubernetes("kubectl"),
+    "kwok": Tool("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0", "sigs.k8s.io/kwok"),
+    "compose-go": Tool(f"{COMPOSE}/cmd", "v2.16.2", COMPOSE),
+    "prometheus": _prometheus("prometheus"),
+    "promtool": _prometheus("promtool"),
     "toxiproxy": Tool("github.com/Shopify/toxiproxy/v2/cmd/server", "v2.5.0", "github.com/Shopify/toxiproxy/v2"),
 }  # fmt: skip
 
@@ -82,7 +97,7 @@ def unavailable(*names: str) -> str | None:
 def path(name: str) -> Path:
     """A program: the built one, or of those that any version will do for, the one on the PATH."""
     built = TOOLS[name].path(name)
-    found = shutil.which(name) if name in ("kubectl", "etcd") and not built.exists() else None
+    found = shutil.which(name) if name in ANY_VERSION and not built.exists() else None
     return Path(found) if found else built
 
 
@@ -100,7 +115,8 @@ def build(name: str) -> Path:
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=program.parent) as folder:
         _write_module(tool, Path(folder))
-        _go(folder, "build", "-mod=mod", "-ldflags", _flags(tool), "-o", "program", tool.package)
+        flags = ("-mod=mod", "-tags", tool.tags, "-ldflags", _flags(tool))
+        _go(folder, "build", *flags, "-o", "program", tool.package)
         (Path(folder) / "program").rename(program)
     return program
 
