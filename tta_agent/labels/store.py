@@ -124,7 +124,7 @@ def open_file(path: Path | str) -> Connection:
         CheckpointError: it is damaged, something else, or cannot be written.
     """
     # what a power cut takes comes again from the stream: offsets are committed later
-    return FILE.open(path, "synchronous = NORMAL", "cache_size = -65536", "wal_autocheckpoint = 8000")
+    return FILE.open(path, "synchronous = NORMAL", "cache_size = -8192", "wal_autocheckpoint = 8000")
 
 
 def counts_of(base: Connection) -> dict[int, Counter[str]]:

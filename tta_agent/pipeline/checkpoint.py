@@ -12,11 +12,11 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.atomic_files import open_atomic
 from tta_agent.core.errors import CheckpointError
 
 FORMAT = 7
@@ -35,13 +35,34 @@ log = logging.getLogger(__name__)
 def save(path: Path, fingerprint: str, state: Mapping[str, Any]) -> None:
     """Write it; durable when this returns. The one before stays as `<name>.before`. Tensors and plain values only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "fingerprint": fingerprint, **state}, buffer)
-    content = buffer.getvalue()
-    head = MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n"
-    with contextlib.suppress(FileNotFoundError):
-        path.replace(before(path))  # a crash right here leaves that one, which is read then
-    write_atomic(path, head + content)
+    with open_atomic(path) as file:  # no copy of it in memory: its growing leaves holes in the heap that stay
+        content = _Hashing(file)
+        file.write(MAGIC + content.digest() + b"\n")  # a place for the sum
+        torch.save({"format": FORMAT, "fingerprint": fingerprint, **state}, content)  # type: ignore[arg-type]
+        file.seek(len(MAGIC))
+        file.write(content.digest())
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(before(path))  # a crash right here leaves that one, which is read then
+
+
+class _Hashing:
+    """File that is written, with the SHA-256 of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sum = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Write it."""
+        self._sum.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        self._file.flush()
+
+    def digest(self) -> bytes:
+        """Hexadecimal digits of the sum."""
+        return self._sum.hexdigest().encode()
 
 
 def before(path: Path) -> Path:

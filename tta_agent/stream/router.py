@@ -62,6 +62,7 @@ class RecordRouter:
         self._salt = salt
         self._sample = sample
         self._identities: OrderedDict[Identity, tuple[Partition, int]] = OrderedDict()
+        self._places: dict[Partition, Partition] = {}  # one object for all records of a partition
         self._told = False
 
     def sort(self, items: Iterable[Record | Label]) -> RoutedRecords:
@@ -171,7 +172,8 @@ class RecordRouter:
 
     def _is_duplicate(self, record: Record) -> bool:
         known = record.identity in self._identities
-        self._identities[record.identity] = ((record.topic, record.partition), record.offset)
+        where = (record.topic, record.partition)
+        self._identities[record.identity] = self._places.setdefault(where, where), record.offset
         if len(self._identities) > REMEMBERED:
             self._identities.popitem(last=False)
         return known
