@@ -12,9 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.models.test_onnx_import import HEAD, W, parsed, saved
 from tta_agent.assembly.copy import make_adaptation
 from tta_agent.core.errors import ConfigError
-from tta_agent.models import loader, onnx_export, onnx_import
+from tta_agent.models import loader, message_size, onnx_export, onnx_import
 from tta_agent.models.inspection import inspect
-from tta_agent.models.onnx_import import limits
 from tta_agent.models.ort_sessions import open_session, run
 from tta_agent.settings import env
 
@@ -227,14 +226,18 @@ def test_weights_in_a_file_of_their_own_are_read_and_a_version_is_one_file(exter
     assert not inspect(external, ()).obstacles[1:]
 
 
-def test_weights_that_are_too_many_for_one_file_are_refused_with_what_to_do(external, monkeypatch):
-    monkeypatch.setattr(limits, "LARGEST", 8)
+def test_weights_that_are_too_many_for_one_file_stay_where_they_are_unless_they_must_not(
+    external, monkeypatch
+):
+    monkeypatch.setattr(message_size, "LARGEST", 8)
     with pytest.raises(
-        ConfigError, match=r"which is one ONNX file, holds 0.00 GiB at most;\nname an export in half"
+        ConfigError,
+        match=r"the tensors that are no large floats have 0.00 GiB, and one ONNX file holds 0.00 GiB at most;\n"
+        "name an export in half",
     ):
         onnx_import.load(external)
     (obstacle,) = inspect(external).obstacles
-    assert obstacle.found.startswith("its weights have")
+    assert obstacle.found.startswith("the tensors that are no large floats have")
 
 
 def test_a_file_of_weights_that_is_missing_is_named(external):

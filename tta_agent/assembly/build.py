@@ -63,7 +63,8 @@ def open_registry(
         graph = template or GraphTemplate(source.module, source.shape, source.graph)
         return graph.compose(source.module), graph.fixed
 
-    registry.ensure_source(fingerprint(source.module), make)
+    data = source.graph.data if source.graph else None
+    registry.ensure_source(fingerprint(source.module), make, data)
     return registry
 
 

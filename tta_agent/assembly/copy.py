@@ -135,7 +135,7 @@ def fingerprint(module: nn.Module, *, sites: bool = False) -> str:
     tensors: Mapping[str, torch.Tensor] = floats(module)
     for name in sorted(n for n in tensors if not n.startswith(tuple(without))):
         digest.update(name.encode())
-        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
+        digest.update(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -77,8 +77,9 @@ def make_rollout(
     hooks, inbox = _hooks(s, telemetry), CommandInbox(s.store.path)
     limits, approval = _limits(s), Approval(MODES[s.mode], hooks)
     opener = functools.partial(
-        open_session, threads=s.model.threads, device=str(source.device), output=source.output
-    )
+        open_session, threads=s.model.threads, device=str(source.device), output=source.output,
+        data=registry.data_files(),
+    )  # fmt: skip
     tell = {"tell": hooks.event} if hooks else {}
     served = ServedModel(
         registry, driver, telemetry, journal, template.fixed, opener, **tell, keep=s.store.keep

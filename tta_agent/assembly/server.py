@@ -54,7 +54,7 @@ def run(settings: Settings) -> None:
         open_session, threads=s.serve.threads, device=device, output=ModelOutput(s.model.output)
     )
     version = registry.get(number)
-    print(_forecast(s, version.path.stat().st_size, device), flush=True)
+    print(_forecast(s, version.size, device), flush=True)
     pair = HotSwapSession(number, opener(version.path))
     _warm(pair)
     (patches := Patches(registry)).skeleton()  # now, not at the first swap

@@ -15,6 +15,7 @@ from tta_agent.core import process
 from tta_agent.core.errors import RegistryError
 from tta_agent.core.os_errors import describe
 from tta_agent.core.redact import without_user
+from tta_agent.registry import shared_data
 from tta_agent.settings import env
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write, for instance serving.onnx.")],
     as_json: Json = False,
 ) -> None:
-    """Write the full ONNX graph of a version to a file."""
+    """Write the full ONNX graph of a version to a file; above 2 GiB with its data files beside it."""
     registry = _registry()
     number = registry.number_of(name)
     size = _write(registry, number, out)
@@ -240,7 +241,7 @@ def _registry(settings: Settings | None = None) -> ModelRegistry:
 
 def _write(registry: ModelRegistry, number: int, out: Path) -> int:
     try:
-        return out.write_bytes(registry.get(number).path.read_bytes())
+        return shared_data.export(registry.get(number), out)
     except OSError as error:
         raise RegistryError(f"cannot write {describe(error, out)}") from None
 

@@ -91,8 +91,7 @@ def _bring(settings: Settings, registry: ModelRegistry, version: Version, reason
     with contextlib.closing(open_driver(settings)) as driver:
         driver.probe()
         session = open_session(version.path, output=ModelOutput(settings.model.output))
-        size = version.path.stat().st_size
-        bring_up(driver, version, golden(session, registry.golden_inputs(), size))
+        bring_up(driver, version, golden(session, registry.golden_inputs(), version.size))
     if not registry.verdict(version.number):  # so that a running agent does not reject what serves
         registry.conclude(version.number, "forced", "none", [], by=COMMAND)
     registry.serve(version.number, by=COMMAND, reason=reason)

@@ -218,12 +218,24 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One immutable graph of the registry."""
+    """One immutable graph of the registry.
+
+    Attributes:
+        data: SHA-256 of each file beside it that holds large tensors, by name.
+    """
 
     number: int
     sha256: str
     path: Path
     proof: Proof
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the graph, its data files included."""
+        return sum(
+            path.stat().st_size for path in (self.path, *(self.path.parent / name for name in self.data))
+        )
 
 
 def softmax(logits: Array) -> Array:

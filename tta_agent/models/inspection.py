@@ -26,6 +26,7 @@ from tta_agent.models.batchnorm import affine, census
 from tta_agent.models.obstacles import Obstacle, Port
 from tta_agent.models.onnx_export import GraphTemplate, answers, raw_answers
 from tta_agent.models.onnx_import import UnfoldedGraph, refusal
+from tta_agent.models.onnx_import.limits import refuse_too_long
 from tta_agent.models.onnx_import.reading import INSTEAD
 from tta_agent.models.ort_sessions import open_session, raw_answer, run
 from tta_agent.models.outputs import ModelOutput
@@ -101,6 +102,7 @@ def inspect(path: Path, adapters: Sequence[str] | None = None, **options: Any) -
 def _inspect(
     report: ModelReport, path: Path, adapters: Sequence[str] | None, options: Mapping[str, Any]
 ) -> None:
+    refuse_too_long(path)
     try:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # damaged files raise whatever the reader meets first
@@ -169,7 +171,7 @@ def _cost(report: ModelReport, source: loader.DeployedModel, path: Path) -> None
     if source.graph and isinstance(
         session.get_inputs()[0].shape[0], int
     ):  # the file insists on a size of batch
-        session = open_session(source.graph.patched({}), output=source.output)
+        session = open_session(source.graph.patched({}), output=source.output, data=source.graph.data)
     served = raw_answers(raw(source.module), x, source.output.name)
     report.parity["file"] = apart(raw_answer(session, x), served)
     report.cost["copy_ms"] = _quickest(lambda: answers(source.module, x)) / SAMPLES
@@ -189,9 +191,13 @@ def _version(report: ModelReport, source: loader.DeployedModel, name: str, x: np
     served = adapter.servable()
     graph = template.compose(served)
     expected = raw_answers(raw(served), x, source.output.name)
-    report.parity["version"] = apart(raw_answer(open_session(graph, output=source.output), x), expected)
+    session = open_session(graph, output=source.output, data=template.data)
+    report.parity["version"] = apart(raw_answer(session, x), expected)
     delta = weight_delta.changed(template.compose(source.module), graph)
-    report.version = {"bytes": len(graph if delta is None else delta), "file": len(graph)}
+    report.version = {
+        "bytes": len(graph if delta is None else delta),
+        "file": len(graph) + (template.data.size if template.data else 0),
+    }
 
 
 def _quickest(call: Any) -> float:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-from onnx.external_data_helper import uses_external_data
 
-from tta_agent.models.onnx_import import dtypes, limits
+from tta_agent.models import external_data
+from tta_agent.models.onnx_import import dtypes
 from tta_agent.models.onnx_import.builder import OPTIMISED, SUPPORTED
 from tta_agent.models.onnx_import.fused import BEFORE, BLOCKED
 from tta_agent.models.onnx_import.quantised import FLOAT_FILE, NO_GRADIENT, QUANTISED
@@ -116,17 +116,7 @@ def _of_operators(found: Counter[str]) -> Iterator[Obstacle]:
 
 
 def _of_files(proto: onnx.ModelProto, path: Path) -> Iterator[Obstacle]:
-    places = {
-        entry.value
-        for item in proto.graph.initializer
-        if uses_external_data(item)
-        for entry in item.external_data
-        if entry.key == "location"
-    }
-    size = sum((path.parent / place).stat().st_size for place in places if (path.parent / place).is_file())
-    if size > limits.LARGEST:
-        yield Obstacle(limits.TOO_LARGE % (size / 2**30, limits.LARGEST / 2**30), limits.SMALLER)
-    for place in sorted(places):
+    for place in sorted(external_data.files(proto)):
         if not (path.parent / place).is_file():
             yield Obstacle(f"the weights are in {place}, which is not there", f"put it beside {path.name}")
 

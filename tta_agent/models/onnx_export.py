@@ -26,13 +26,18 @@ from torch import Tensor, nn
 from tta_agent.core.errors import GraphError
 from tta_agent.core.task import differs
 from tta_agent.core.types import Array
+from tta_agent.models import message_size
+from tta_agent.models.data_files import DataFiles
+from tta_agent.models.message_size import serialised
 from tta_agent.models.ort_sessions import open_session, raw_answer
+from tta_agent.models.perturbed import perturbed, portions
 from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
 from tta_agent.models.weight_delta import put
 from tta_agent.models.whole_numbers import as_taken
 
 INPUT, OUTPUT = "input", SINGLE
+SMALLER = "name the served file with its weights in a file beside it: TTA_MODEL__ONNX"
 TOLERANCE = 1e-3
 FIXED = 16
 log = logging.getLogger(__name__)
@@ -48,6 +53,10 @@ class Served(Protocol):
     @property
     def tolerance(self) -> float:
         """Largest difference of logits from torch, in units of the largest, that its type of numbers explains."""
+
+    @property
+    def data(self) -> DataFiles | None:
+        """Files in which large tensors stay, where they are too many for one message."""
 
     def patched(self, tensors: Mapping[str, Tensor]) -> bytes:
         """The graph with these tensors, serialised."""
@@ -69,6 +78,7 @@ class GraphTemplate:
         self.fixed = _fixed(source, shape, served)
         self._source, self._output = raw(source).cpu().eval(), output_of(source)
         self._served = served
+        self.data = served.data if served else None
         self._idle: frozenset[str] = (
             frozenset()
         )  # tensors without a part in the answer: heads that only training uses
@@ -77,7 +87,7 @@ class GraphTemplate:
             self._slots = {item.name: item for item in self._proto.graph.initializer}
             for item in self._proto.graph.initializer:  # one form, which `put` keeps
                 item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item), item.name))
-        graph = served.patched({}) if served else self._proto.SerializeToString()
+        graph = served.patched({}) if served else serialised(self._proto, "its export has", SMALLER)
         self._check(self._source, graph, "the source's graph")
         self.patchable = self._prove_map()
 
@@ -85,13 +95,13 @@ class GraphTemplate:
         """The graph with the tensors of `module`, serialised."""
         if not self.patchable:
             module = raw(module).cpu()
-            return bytes(export(module, torch.from_numpy(self.fixed[:2])).SerializeToString())
+            return serialised(export(module, torch.from_numpy(self.fixed[:2])), "its export has", SMALLER)
         if self._served is not None:
             return self._served.patched(floats(module))
         for name, tensor in floats(module).items():
             if name not in self._idle:
                 put(self._slots[name], np.ascontiguousarray(tensor.cpu().numpy()))
-        return bytes(self._proto.SerializeToString())
+        return serialised(self._proto, "its export has", SMALLER)
 
     def _prove_map(self) -> bool:
         missing = floats(self._source).keys() - (self._served.slots if self._served else self._slots).keys()
@@ -104,8 +114,9 @@ class GraphTemplate:
             return False
         self.patchable = True
         try:
-            other = _perturbed(self._source)
-            self._check(other, self.compose(other), "a patched copy")
+            for names in portions(self._source, message_size.LARGEST // 2 if self.data else None):
+                other = perturbed(self._source, names)
+                self._check(other, self.compose(other), "a patched copy")
         except GraphError as error:
             log.warning("the graph cannot be patched by name (%s): each candidate is exported anew", error)
             return False
@@ -121,7 +132,7 @@ class GraphTemplate:
         return not np.array_equal(before, after)
 
     def _check(self, module: nn.Module, graph: bytes, what: str) -> None:
-        session = open_session(graph, output=self._output)
+        session = open_session(graph, output=self._output, data=self.data)
         expected, got = raw_answers(module, self.fixed, self._output.name), raw_answer(session, self.fixed)
         with np.errstate(invalid="ignore"):  # infinity on both sides is no agreement
             apart = float(np.abs(expected - got).max() / max(1.0, float(np.abs(expected).max())))
@@ -217,15 +228,6 @@ def raw_answers(module: nn.Module, x: Array, output: str | None) -> Array:
 def parity(expected: Array, got: Array) -> tuple[float, float]:
     """Share of rows with the same answer, and the largest absolute difference of the logits."""
     return float((~differs(expected, got)).mean()), float(np.abs(expected - got).max())
-
-
-@torch.no_grad()
-def _perturbed(module: nn.Module) -> nn.Module:
-    module = copy.deepcopy(module)
-    generator = torch.Generator().manual_seed(0)
-    for tensor in floats(module).values():
-        tensor.mul_(1 + 0.1 * torch.rand(tensor.shape, generator=generator))
-    return module
 
 
 @contextlib.contextmanager

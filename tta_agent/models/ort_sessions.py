@@ -14,6 +14,7 @@ import onnxruntime as ort  # type: ignore[import-untyped,unused-ignore]
 
 from tta_agent.core.errors import ConfigError, GraphError, SwapError
 from tta_agent.core.types import Array, Version
+from tta_agent.models.data_files import DataFiles
 from tta_agent.models.heap import trim_after
 from tta_agent.models.input_types import FLOATS, TAKEN, as_type
 from tta_agent.models.ort_options import options, provider
@@ -49,7 +50,12 @@ class _OutputSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
 
 
 def open_session(
-    graph: Path | bytes | PatchedGraph, *, threads: int = 1, device: str = "cpu", output: ModelOutput = LOGITS
+    graph: Path | bytes | PatchedGraph,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    output: ModelOutput = LOGITS,
+    data: DataFiles | None = None,
 ) -> Session:
     """Open a session on exactly the device that was asked for.
 
@@ -58,11 +64,13 @@ def open_session(
         threads: of one call; they sleep rather than spin between calls.
         device: `cpu`, `cuda` or `cuda:N`.
         output: the answer; where several outputs are there and it has no name, the only one of its form.
+        data: files with large tensors of a graph in bytes; those of a file are beside it.
 
     Raises:
-        GraphError: the graph cannot be loaded, the device cannot be had, or the graph is not of the form
-            [N, ...] -> [N, C] in floats.
+        GraphError: the graph cannot be loaded, is not [N, ...] -> [N, C] in floats, or the device cannot be had.
     """
+    if data is not None and isinstance(graph, bytes):
+        graph = PatchedGraph(graph, data.folder, {})
     name, chosen = _named(graph), provider(device)
     settings = options(threads, quiet=device == "cpu")
     try:

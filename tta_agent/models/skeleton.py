@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx.external_data_helper import uses_external_data
 
 from tta_agent.core.atomic_files import write_atomic
-from tta_agent.models import weight_delta
+from tta_agent.models import external_data, weight_delta
+from tta_agent.models.external_data import LARGE
 from tta_agent.models.patched_graph import PatchedGraph
 
-LARGE = 1024  # bytes; smaller ones stay in the graph, where ONNX Runtime looks for sizes and factors
 _ALIGNED = 4096  # a page, so that a tensor can be mapped
 
 
@@ -25,7 +26,7 @@ class Skeleton:
 
     Args:
         graph: serialised, verified by its hash.
-        weights: the file; written anew unless it holds the same bytes.
+        weights: the file; written anew unless it holds the same bytes. Data files of the graph itself are beside it.
 
     Raises:
         OSError: it cannot be written.
@@ -36,8 +37,10 @@ class Skeleton:
         pieces, self._large, at = list[bytes](), set[str](), 0
         for slot in proto.graph.initializer:
             data = slot.raw_data
-            if slot.data_type in weight_delta.KINDS and len(data) >= LARGE:
-                _place(slot, weights.name, at, len(data))
+            if uses_external_data(slot):
+                self._large.add(slot.name)
+            elif slot.data_type in weight_delta.KINDS and len(data) >= LARGE:
+                external_data.place(slot, weights.name, at, len(data))
                 self._large.add(slot.name)
                 pieces += [data, bytes(-len(data) % _ALIGNED)]
                 at += len(data) + len(pieces[-1])
@@ -61,14 +64,6 @@ class Skeleton:
         large = {name: np.ascontiguousarray(given[name]) for name in given.keys() - small.keys()}
         model = weight_delta.with_tensors(self._model, small)
         return PatchedGraph(model, self._weights.parent, large)
-
-
-def _place(slot: onnx.TensorProto, file: str, at: int, size: int) -> None:
-    slot.ClearField("raw_data")
-    slot.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", file), ("offset", str(at)), ("length", str(size))):
-        entry = slot.external_data.add()
-        entry.key, entry.value = key, value
 
 
 def _holds(path: Path, pieces: Sequence[bytes]) -> bool:

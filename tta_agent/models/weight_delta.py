@@ -8,15 +8,18 @@ serialised equally, and `changed` tries it before anything is thrown away.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.external_data_helper import uses_external_data
 from safetensors.numpy import load, save
 
 from tta_agent.core.errors import GraphError, RegistryError
 from tta_agent.core.types import Array
+from tta_agent.models import external_data
 
 KINDS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "<f4",
@@ -33,6 +36,7 @@ _FLOATS = (
     onnx.TensorProto.BFLOAT16,
 )
 
+_VALUES = ("raw_data", "float_data", "double_data", "int32_data", "external_data", "data_location")
 _UNREADABLE = "skeleton or tensors cannot be read"
 
 
@@ -75,7 +79,7 @@ def with_tensors(skeleton: bytes, tensors: Mapping[str, Array]) -> bytes:
         proto = _parse(skeleton)
         slots = _slots(proto)
         for name, tensor in tensors.items():
-            slots[name].raw_data = tensor.tobytes()
+            external_data.fill(slots[name], tensor.tobytes())
     except KeyError as missing:
         raise RegistryError(f"the skeleton has no tensor {missing}") from None
     except Exception as error:  # and protobuf its own
@@ -96,7 +100,7 @@ def _without_values(proto: onnx.ModelProto) -> onnx.GraphProto:
     graph = proto.graph
     for slot in (*graph.initializer, *(held.t for node in graph.node for held in node.attribute)):
         if slot.data_type in _FLOATS:  # integers are shapes and axes, and so part of the structure
-            for values in ("raw_data", "float_data", "double_data", "int32_data", "external_data"):
+            for values in _VALUES:
                 slot.ClearField(values)
     for node in graph.node:  # what an exporter says beside it
         node.ClearField("doc_string")
@@ -112,7 +116,9 @@ def put(slot: onnx.TensorProto, value: Array) -> None:
     """
     if tuple(slot.dims) != value.shape:
         raise GraphError(f"tensor {slot.name!r} has shape {value.shape}, the graph expects {list(slot.dims)}")
-    if not slot.HasField("raw_data"):
+    if uses_external_data(slot):
+        external_data.fill(slot, value.tobytes())
+    elif not slot.HasField("raw_data"):
         slot.CopyFrom(onnx.numpy_helper.from_array(value, slot.name))
     elif slot.raw_data != (data := value.tobytes()):
         slot.raw_data = data
@@ -123,21 +129,22 @@ def sizes(tensors: bytes) -> dict[str, int]:
     return {name: tensor.nbytes for name, tensor in sorted(load(tensors).items())}
 
 
-def distances(before: bytes, after: bytes) -> list[tuple[str, int, float, float]]:
+def distances(before: Path, after: Path) -> list[tuple[str, int, float, float]]:
     """Distances of two graphs by layer: (layer, tensors that differ, |b - a|, |a|), the furthest first.
 
-    The graphs have one structure. A layer is the part of its tensors' names before the last dot; norms are Euclidean,
-    over all its float tensors.
+    The graphs, which are files, have one structure. A layer is the part of its tensors' names before the last dot;
+    norms are Euclidean, over all its float tensors.
     """
     old, new = _floats(before), _floats(after)
     layers: dict[str, list[float]] = {}
     for name in sorted(old.keys() & new.keys()):
         sums = layers.setdefault(name.rpartition(".")[0] or name, [0, 0.0, 0.0])
-        if old[name].shape == new[name].shape:
-            apart = float(np.square(new[name] - old[name]).sum())
+        value = external_data.values(old[name], before.parent)
+        if old[name] != new[name] and old[name].dims == new[name].dims:
+            apart = external_data.squares(value, external_data.values(new[name], after.parent))
             sums[0] += apart > 0
             sums[1] += apart
-        sums[2] += float(np.square(old[name]).sum())
+        sums[2] += external_data.squares(value)
     rows = [(layer, int(n), apart**0.5, size**0.5) for layer, (n, apart, size) in layers.items() if n]
     return sorted(rows, key=lambda row: -row[2])
 
@@ -163,10 +170,9 @@ def _array(slot: onnx.TensorProto) -> Array:
     return np.frombuffer(slot.raw_data, KINDS[slot.data_type]).reshape(tuple(slot.dims))
 
 
-def _floats(graph: bytes) -> Mapping[str, Array]:
+def _floats(graph: Path) -> Mapping[str, onnx.TensorProto]:
     try:
-        slots = _slots(_parse(graph))
+        slots = _slots(_parse(graph.read_bytes()))
     except DecodeError:
         raise RegistryError("a graph cannot be read as ONNX, so there are no tensors to compare") from None
-    arrays = {name: onnx.numpy_helper.to_array(slot) for name, slot in slots.items()}
-    return {n: a.astype(np.float64) for n, a in arrays.items() if not np.issubdtype(a.dtype, np.integer)}
+    return {name: slot for name, slot in slots.items() if slot.data_type in _FLOATS}

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from tta_agent.core.errors import RegistryError
+from tta_agent.models.data_files import DataFiles
+from tta_agent.registry import shared_data
 from tta_agent.registry.cache import digest
 from tta_agent.registry.storage import Storage, home
 
 FULL, DELTA = "model.onnx", "tensors.safetensors"
+Packed: TypeAlias = tuple[dict[str, bytes | Path], dict[str, Any]]  # files, entries of the manifest
 
 
-def pack(graph: bytes, skeleton: bytes | None) -> tuple[dict[str, bytes], dict[str, Any]]:
+def pack(graph: bytes, skeleton: bytes | None, data: DataFiles | None = None) -> Packed:
     """Files of a version, and the entries of its manifest about them.
 
     Args:
         graph: serialised ONNX model.
         skeleton: version 0's; None for version 0 itself.
+        data: files beside version 0's graph.
     """
     head = {"sha256": digest(graph), "bytes": len(graph)}
     if skeleton is None:
-        return {FULL: graph}, {**head, "artefact": "full"}
+        beside, about = shared_data.pack(data)
+        return {FULL: graph, **beside}, {**head, **about, "artefact": "full"}
     from tta_agent.models import weight_delta  # onnx: not for those who only read
 
     tensors = weight_delta.changed(skeleton, graph)

@@ -22,7 +22,7 @@ class Cache:
 
     def __init__(self, folder: Path, needed: Callable[[], Collection[str]]) -> None:
         self.folder, self._needed = folder, needed
-        self._seen: dict[Path, tuple[int, int]] = {}
+        self._seen: dict[tuple[int, ...], str] = {}  # hash of each file that was read, wherever it is linked
 
     def fetch(self, sha256: str, make: Callable[[], bytes]) -> Path:
         """File of a graph; made by `make()` where it is missing or damaged.
@@ -41,13 +41,34 @@ class Cache:
         """Whether a file exists and has this hash; one that was not touched since is not read again."""
         try:
             now = _stamp(path)
-            if self._seen.get(path) != now:
-                if digest(path.read_bytes()) != sha256:
-                    return False
-                self._seen[path] = now
+            if now not in self._seen:
+                self._seen[now] = digest_of(path)
         except FileNotFoundError:
             return False
-        return True
+        return self._seen[now] == sha256
+
+    def place(self, path: Path, sha256: str, make: Callable[[Path], None]) -> None:
+        """Have a data file in its place, made by `make(path)` where it is missing or damaged.
+
+        Raises:
+            RegistryError: `make` made another file.
+        """
+        if self.sound(path, sha256):
+            return
+        draft = path.with_name(f".{path.name}-draft")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            make(draft)
+            if not self.sound(draft, sha256):
+                raise RegistryError(f"its data file {path.name} has another hash than its manifest says")
+            draft.replace(path)
+        except FileNotFoundError:
+            raise RegistryError(f"its data file {path.name} is gone") from None
+        except OSError as error:
+            raise StoreError(f"TTA_STORE__PATH: {describe(error, path)}") from None
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _keep(self, path: Path, data: bytes) -> None:
         try:
@@ -55,7 +76,7 @@ class Cache:
             write_atomic(path, data)
         except OSError as error:
             raise StoreError(f"TTA_STORE__PATH: {describe(error, path)}") from None
-        self._seen[path] = _stamp(path)
+        self._seen[_stamp(path)] = path.stem
         self.prune()
 
     def prune(self) -> list[Path]:
@@ -65,8 +86,13 @@ class Cache:
         gone = [path for path in there[NEWEST:] if path.stem not in needed]
         for path in gone:
             path.unlink(missing_ok=True)
-            self._seen.pop(path, None)
         return gone
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, read in portions."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(data: bytes) -> str:
@@ -80,6 +106,6 @@ def same(graph: bytes, sha256: str) -> None:
         raise RegistryError(f"its graph has sha256 {digest(graph)[:12]}…, its manifest says {sha256[:12]}…")
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, ...]:
     stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size

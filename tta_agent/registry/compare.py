@@ -64,7 +64,7 @@ def _tensors(registry: ModelRegistry, a: int, b: int) -> dict[str, Any] | None:
         return None
     from tta_agent.models import weight_delta
 
-    rows = weight_delta.distances(registry.get(a).path.read_bytes(), registry.get(b).path.read_bytes())
+    rows = weight_delta.distances(registry.get(a).path, registry.get(b).path)
     names = ("layer", "tensors", "distance", "of")
     return {
         "differ": sum(row[1] for row in rows),

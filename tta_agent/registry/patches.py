@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tta_agent.core.errors import RegistryError
+from tta_agent.core.errors import RegistryError, StoreError
 from tta_agent.models.patched_graph import PatchedGraph
+from tta_agent.registry import shared_data
 from tta_agent.registry.artefacts import DELTA
 from tta_agent.registry.cache import digest
 from tta_agent.registry.reader import Reader
-from tta_agent.registry.storage import home
+from tta_agent.registry.storage import home as folder_of
 
 if TYPE_CHECKING:
     from tta_agent.models.skeleton import Skeleton
@@ -72,8 +73,9 @@ class Patches:
         source = self._registry.get(0)
         for folder in (self._in_cache, self._in_temporary):
             try:
-                return Skeleton(source.path.read_bytes(), folder() / f"{source.sha256}.weights")
-            except OSError as error:
+                shared_data.bring(self._registry.storage, self._registry.cache, home := folder(), source.data)
+                return Skeleton(source.path.read_bytes(), home / f"{source.sha256}.weights")
+            except (OSError, StoreError) as error:
                 log.info("no weights of version 0 for patches: %s", error)
         log.warning("versions are opened from whole files: neither cache nor temporary folder can be written")
         return None
@@ -91,6 +93,6 @@ class Patches:
 
     def _tensors(self, number: int) -> bytes | None:
         try:
-            return self._registry.storage.read(f"{home(number)}/{DELTA}")
+            return self._registry.storage.read(f"{folder_of(number)}/{DELTA}")
         except FileNotFoundError:
             return None

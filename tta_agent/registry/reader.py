@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ import numpy as np
 from tta_agent.core import json_text
 from tta_agent.core.errors import RegistryError, StoreError, nearest
 from tta_agent.core.types import Array, Proof, Version
-from tta_agent.registry import artefacts, hash_chain, history
+from tta_agent.models.data_files import DataFiles
+from tta_agent.registry import artefacts, hash_chain, history, shared_data
 from tta_agent.registry.cache import Cache, same
 from tta_agent.registry.rows import rows
 from tta_agent.registry.storage import MANIFEST, Storage, home
@@ -38,16 +39,32 @@ class Reader:
         """
         self._must_have(number)
         sha256, proof = self.manifest(number)["sha256"], self.verdict(number).get("proof", "none")
-        whole = self.storage.path(f"{home(number)}/{artefacts.FULL}")
-        if whole is not None and whole.exists() and self.cache.sound(whole, sha256):
-            return Version(number, sha256, whole, proof)
+        data = self.data()
         try:
-            path = self.cache.fetch(sha256, lambda: artefacts.unpack(self.storage, number, self._skeleton))
+            path = self._whole(number, sha256, data)
+            shared_data.bring(self.storage, self.cache, path.parent, data)
         except StoreError:
             raise
         except RegistryError as error:
             raise RegistryError(f"version {number} is damaged: {error}") from None
-        return Version(number, sha256, path, proof)
+        return Version(number, sha256, path, proof, data)
+
+    def _whole(self, number: int, sha256: str, data: Mapping[str, str]) -> Path:
+        """Graph of a version in the store, or in the cache where it is not whole there."""
+        path = self.storage.path(f"{home(number)}/{artefacts.FULL}")
+        with_data = number == 0 or not data
+        if path is not None and with_data and path.exists() and self.cache.sound(path, sha256):
+            return path
+        return self.cache.fetch(sha256, lambda: artefacts.unpack(self.storage, number, self._skeleton))
+
+    def data(self) -> dict[str, str]:
+        """Hash of each data file that all versions share, by name; most models have none."""
+        return shared_data.hashes(self.manifest(0))
+
+    def data_files(self) -> DataFiles | None:
+        """The same files on this machine, verified, for graphs that are in no file yet."""
+        names = tuple(self.data())
+        return DataFiles(self.get(0).path.parent, names) if names else None
 
     def _skeleton(self) -> bytes:
         return self.get(0).path.read_bytes()
@@ -184,6 +201,7 @@ class Reader:
             return "explanation only"
         try:
             same(artefacts.unpack(self.storage, number, self._skeleton), manifest["sha256"])
+            shared_data.check(self.storage, shared_data.hashes(manifest))
         except StoreError:
             raise
         except RegistryError as error:
@@ -197,6 +215,11 @@ class Reader:
             return otherwise
         except ValueError as error:
             raise RegistryError(f"{self.storage.where}/{name} cannot be read: {error}") from None
+
+    @property
+    def folder(self) -> Path:
+        """Local folder; for other stores their URL, to be shown only."""
+        return as_path(self.storage)
 
     def _needed(self) -> Collection[str]:
         needed = set()

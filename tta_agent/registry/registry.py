@@ -1,7 +1,7 @@
 """Model registry: immutable, content-addressed graphs with a manifest, and the aliases that point at them.
 
     versions/
-      000000/model.onnx manifest.json     the source: the skeleton of all others
+      000000/model.onnx manifest.json     the source: the skeleton of all others; above 2 GiB with data files
       000003/tensors.safetensors manifest.json   a version: what it changed; written once
       000003/verdict.json                 written once, when the candidate's evaluation ends
       000003/withdrawn.json               written once, if it is taken back
@@ -29,9 +29,10 @@ import numpy as np
 
 from tta_agent.core.errors import RegistryError
 from tta_agent.core.types import Array, GateResult, Proof, Version
+from tta_agent.models.data_files import DataFiles
 from tta_agent.registry import artefacts, hash_chain, history
 from tta_agent.registry.cache import Cache
-from tta_agent.registry.reader import Alias, Reader, as_path
+from tta_agent.registry.reader import Alias, Reader
 from tta_agent.registry.retention import KEEP_REJECTED, Plan, plan
 from tta_agent.registry.storage import MANIFEST, Storage, home, open_storage
 
@@ -63,8 +64,7 @@ class ModelRegistry(Reader):
         self.cache = Cache(cache or self._own_cache(), self._needed)
 
     def _own_cache(self) -> Path:
-        beside = self.storage.path(".cache")
-        return beside or Path(tempfile.mkdtemp(prefix="tta-graphs-"))
+        return self.storage.path(".cache") or Path(tempfile.mkdtemp(prefix="tta-graphs-"))
 
     def fence(self, check: Callable[[], None]) -> None:
         """Call `check` before every change; it raises where another agent has taken over."""
@@ -74,13 +74,13 @@ class ModelRegistry(Reader):
         self._check()
         return self.storage.lock()
 
-    @property
-    def folder(self) -> Path:
-        """Local folder; for other stores their URL, to be shown only."""
-        return as_path(self.storage)
-
-    def ensure_source(self, fingerprint: str, make: Callable[[], tuple[bytes, Array]]) -> Version:
+    def ensure_source(
+        self, fingerprint: str, make: Callable[[], tuple[bytes, Array]], data: DataFiles | None = None
+    ) -> Version:
         """Version 0, made by `make() -> (graph, golden inputs)` where it does not exist yet.
+
+        Args:
+            data: files with large tensors of the graph, which are copied.
 
         Raises:
             RegistryError: the registry holds the versions of another model.
@@ -91,7 +91,9 @@ class ModelRegistry(Reader):
                 buffer = io.BytesIO()
                 np.save(buffer, golden)
                 self.storage.write("golden.npy", buffer.getvalue())
-                self._write(0, graph, None, {"fingerprint": fingerprint, "parent": None})
+                self._write(
+                    0, artefacts.pack(graph, None, data), {"fingerprint": fingerprint, "parent": None}
+                )
             if not self.verdict(0):  # a crash may have come between the two
                 self._conclude(0, "source", "source", [], by="deployment")
             if not self.aliases():
@@ -109,7 +111,8 @@ class ModelRegistry(Reader):
         told = {**self._stamp, **manifest, "parent": parent.number, "parent_sha256": parent.sha256}
         with self._writing():
             number = max(self.numbers()) + 1
-            self._write(number, graph, skeleton, {**told, **hash_chain.links(self.storage, parent.number)})
+            told |= hash_chain.links(self.storage, parent.number)
+            self._write(number, artefacts.pack(graph, skeleton), told)
             self._point({"candidate": number})
         return self.get(number)
 
@@ -235,8 +238,8 @@ class ModelRegistry(Reader):
         rejected = [n for n in gone if self.verdict(n)["proof"] == "none"]
         return plan(kept, rejected, {n for n in held if n is not None}, keep)
 
-    def _write(self, number: int, graph: bytes, skeleton: bytes | None, manifest: Mapping[str, Any]) -> None:
-        files, head = artefacts.pack(graph, skeleton)
+    def _write(self, number: int, artefact: artefacts.Packed, manifest: Mapping[str, Any]) -> None:
+        files, head = artefact
         told = {"number": number, **head, "time": time.time(), **manifest}
         self.storage.add(number, {**files, MANIFEST: json.dumps(told, indent=1, default=str).encode()})
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import shutil
 import tempfile
 import time
@@ -20,7 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from tta_agent.core.atomic_files import sync_folder, write_atomic
+from tta_agent.core.atomic_files import copy_atomic, link_or_copy, sync_folder, write_atomic
 from tta_agent.core.errors import StoreError
 from tta_agent.core.os_errors import describe
 
@@ -42,8 +43,14 @@ class Storage(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Replace a blob whole; durable when this returns."""
 
-    def add(self, number: int, files: Mapping[str, bytes]) -> None:
-        """Add a version, all of it or nothing."""
+    def add(self, number: int, files: Mapping[str, bytes | Path]) -> None:
+        """Add a version, all of it or nothing; of large files the paths, which are copied."""
+
+    def copy(self, name: str, path: Path) -> None:
+        """Copy a blob into a local file, in portions. Raises FileNotFoundError where there is none."""
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a blob, read in portions. Raises FileNotFoundError where there is none."""
 
     def numbers(self) -> list[int]:
         """Numbers of the versions that exist, ascending."""
@@ -129,13 +136,24 @@ class Folder:
         with self._telling():
             write_atomic(self.folder / name, data)
 
-    def add(self, number: int, files: Mapping[str, bytes]) -> None:
+    def copy(self, name: str, path: Path) -> None:
+        """Link a file, or copy it."""
+        with self._telling():
+            link_or_copy(path, self.folder / name)
+
+    def digest(self, name: str) -> str:
+        """Hash of a file."""
+        with self._telling(), (self.folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def add(self, number: int, files: Mapping[str, bytes | Path]) -> None:
         """Add a version, by rename of a finished folder."""
         # staged under a name that is no number, so that nobody takes a half-written folder for a version
         with self._telling():
             staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
             for name, data in files.items():
-                write_atomic(staging / name, data)
+                (path := staging / name).parent.mkdir(parents=True, exist_ok=True)
+                copy_atomic(data, path) if isinstance(data, Path) else write_atomic(path, data)
             staging.chmod(0o755)
             staging.rename(self.folder / home(number))
             sync_folder(self.folder)

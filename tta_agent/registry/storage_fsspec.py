@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import threading
 import time
@@ -82,28 +83,42 @@ class Store:
             self._fs.invalidate_cache()
             return bool(self._fs.exists(f"{self._root}/{name}"))
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replace an object."""
+    def write(self, name: str, data: bytes | Path) -> None:
+        """Replace an object, by bytes or by the content of a file."""
         if name == ALIASES:
             self._recent = None
         with self._telling(name):
             self._put(f"{self._root}/{name}", data)
-        if name == ALIASES:
+        if name == ALIASES and isinstance(data, bytes):
             self._keep(data, FRESH_S)
         if (names := self._remembered()) is not None:
             names.add(name)
 
-    def _put(self, path: str, data: bytes) -> None:
+    def copy(self, name: str, path: Path) -> None:
+        """Download an object."""
+        with self._telling(name):
+            self._fs.invalidate_cache()
+            self._fs.get_file(f"{self._root}/{name}", str(path))
+
+    def digest(self, name: str) -> str:
+        """Hash of an object."""
+        with self._telling(name), self._fs.open(f"{self._root}/{name}", "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _put(self, path: str, data: bytes | Path) -> None:
         """Folders are made where the store has any, below what is there: a bucket or the root."""
         try:
-            self._fs.pipe_file(path, data)
+            self._send(path, data)
         except FileNotFoundError:
             if not self._fs.exists(path.split("/")[0] or "/"):
                 raise self._no_bucket() from None
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(path, data)
+            self._send(path, data)
 
-    def add(self, number: int, files: Mapping[str, bytes]) -> None:
+    def _send(self, path: str, data: bytes | Path) -> None:
+        self._fs.put_file(str(data), path) if isinstance(data, Path) else self._fs.pipe_file(path, data)
+
+    def add(self, number: int, files: Mapping[str, bytes | Path]) -> None:
         """Add a version, object by object, the manifest last."""
         for name in sorted(files, key=lambda name: name == MANIFEST):
             self.write(f"{home(number)}/{name}", files[name])

@@ -89,10 +89,10 @@ class CandidateQueue:
                     self.end("superseded")
                 return False
             version = self._served.registry.add(graph, self._served.version, dict(proposal.history))
-            stage.exported(version.sha256, len(graph))
+            stage.exported(version.sha256, version.size)
         self.unsettled = False
         alpha = self._spending.next(self._regimes.regime().blocks)
-        self.running = self._factory.evaluation(version, session, proposal, len(graph), alpha)
+        self.running = self._factory.evaluation(version, session, proposal, version.size, alpha)
         self._served.say(
             Event.CANDIDATE, version=version.number, parent=self._served.version.number, **proposal.history
         )

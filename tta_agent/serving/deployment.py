@@ -56,7 +56,7 @@ class ServedModel:
         self._fixed, self.open, self._tell, self._keep = fixed, open, tell, keep
         self._sessions, self._golden = dict[int, Session](), dict[int, Golden]()
         self.backlog, self.source = RetryQueue(), registry.get(0)
-        self._graph_bytes, (number, fault) = self.source.path.stat().st_size, trust.serving(registry)
+        self._graph_bytes, (number, fault) = self.source.size, trust.serving(registry)
         self.version = self._adopt(registry.get(number))
         if fault:
             self._correct_alias(fault)
@@ -138,7 +138,7 @@ class ServedModel:
     @property
     def size(self) -> int:
         """Bytes of the served graph."""
-        return self.version.path.stat().st_size
+        return self.version.size
 
     def realign(self, found: GateResult, attempt: int = 1) -> TtaError | None:
         """Put the served version into the server again, after a check has failed; the error, or None."""

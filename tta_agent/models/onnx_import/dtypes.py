@@ -7,14 +7,16 @@ and constants of any float type are float32 in the module, and written back in t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from tta_agent.core.types import Array
+from tta_agent.models import external_data
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 INTEGERS: Mapping[int, torch.dtype] = {
@@ -26,13 +28,15 @@ TOLERANCE = 1e-3  # of logits, in units of the largest one
 _OF_HALF = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}  # the same, of files that round to these
 
 
-def torch_tensor(item: TensorProto) -> Tensor:
-    """Tensor of an initializer; floats of any kind in single precision."""
-    values = numpy_helper.to_array(item)
-    if item.data_type in FLOATS:
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
-    return torch.from_numpy(values.copy())
+def torch_tensor(item: TensorProto, folder: Path) -> Tensor:
+    """Tensor of an initializer; floats of any kind in single precision.
+
+    Args:
+        folder: of the file.
+    """
+    values = external_data.values(item, folder)
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(values, np.float32 if item.data_type in FLOATS else values.dtype))
 
 
 def torch_type(number: int) -> torch.dtype | None:
@@ -45,7 +49,7 @@ def torch_type(number: int) -> torch.dtype | None:
 
 def as_stored(values: Array, item: TensorProto) -> Array:
     """Values in the type that an initializer of the file has."""
-    return np.asarray(values.astype(helper.tensor_dtype_to_np_dtype(item.data_type)))
+    return np.asarray(values.astype(helper.tensor_dtype_to_np_dtype(item.data_type), copy=False))
 
 
 def tolerance(graph: onnx.GraphProto) -> float:

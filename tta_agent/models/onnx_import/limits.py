@@ -10,11 +10,11 @@ import onnx
 import onnx.shape_inference
 
 from tta_agent.core.errors import ConfigError
+from tta_agent.models import external_data, message_size
 
 MOST = 1 << 30  # values of one tensor, open sizes not counted
-LARGEST = (1 << 31) - (1 << 22)  # bytes of weights in one ONNX file, which cannot be larger than 2 GiB
-TOO_LARGE = "its weights have %.2f GiB, and a version, which is one ONNX file, holds %.2f GiB at most"
-SMALLER = "name an export in half precision, or serve a smaller model"
+APART = "save it with its weights in a file beside it: onnx.save(..., save_as_external_data=True)"
+SMALLER = "name an export in half precision, or the float file that it was made from"
 _BITS: Mapping[int, int] = {
     onnx.TensorProto.FLOAT: 32, onnx.TensorProto.DOUBLE: 64, onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.INT64: 64,
     onnx.TensorProto.INT32: 32, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT8: 8, onnx.TensorProto.BOOL: 8,
@@ -42,13 +42,29 @@ def refuse_absurd(proto: onnx.ModelProto, path: Path) -> None:
         _refuse(value.name, _sizes(value), path)
 
 
-def refuse_too_large(proto: onnx.ModelProto, path: Path) -> None:
-    """Raise ConfigError where the weights, in files of their own or not, do not fit into one ONNX file."""
-    size = sum(len(item.raw_data) for item in proto.graph.initializer)
-    if size > LARGEST:
+def load_data(proto: onnx.ModelProto, path: Path) -> None:
+    """Read the tensors that are in files beside it: all of them, or all but large floats where these are too many.
+
+    Raises:
+        ConfigError: the others are too many for one message.
+        ValueError, OSError: a file is not there, too short, or not beside it.
+    """
+    size = sum((path.parent / name).stat().st_size for name in external_data.files(proto))
+    if proto.ByteSize() + size <= message_size.LARGEST:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        return
+    external_data.load_rest(proto, path.parent)
+    if proto.ByteSize() > message_size.LARGEST:
+        what = "the tensors that are no large floats have"
         raise ConfigError(
-            f"TTA_MODEL__ONNX={path}: {TOO_LARGE % (size / 2**30, LARGEST / 2**30)};\n{SMALLER}"
+            f"TTA_MODEL__ONNX={path}: {message_size.too_large(what, proto.ByteSize())};\n{SMALLER}"
         )
+
+
+def refuse_too_long(path: Path) -> None:
+    """Raise ConfigError where a file is larger than a message can be."""
+    if (size := path.stat().st_size) > message_size.MESSAGE:
+        raise ConfigError(f"TTA_MODEL__ONNX={path}: {message_size.too_large('it has', size)};\n{APART}")
 
 
 def _refuse_data(item: onnx.TensorProto, path: Path) -> None:
@@ -61,7 +77,7 @@ def _refuse_data(item: onnx.TensorProto, path: Path) -> None:
 def _inferred(proto: onnx.ModelProto) -> Iterable[onnx.ValueInfoProto]:
     try:
         found = onnx.shape_inference.infer_shapes(proto)
-    except Exception:  # also a file above 2 GB: it is refused by what fails, if anything does
+    except Exception:
         return ()
     return list(found.graph.value_info)
 

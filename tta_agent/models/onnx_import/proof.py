@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx.external_data_helper import uses_external_data
 from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError, GraphError, nearest
 from tta_agent.core.types import Array
-from tta_agent.models import weight_delta
+from tta_agent.models import external_data, weight_delta
+from tta_agent.models.data_files import DataFiles
+from tta_agent.models.message_size import serialised
 from tta_agent.models.onnx_export import answers
 from tta_agent.models.onnx_import.builder import build, refuse_unknown
 from tta_agent.models.onnx_import.dtypes import TOLERANCE, as_stored
-from tta_agent.models.onnx_import.limits import refuse_too_large
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.quantised import FLOAT_FILE, Codes, put
 from tta_agent.models.onnx_import.reading import INSTEAD, File, read
@@ -35,18 +37,23 @@ _SAMPLES = 5  # neither of the batch sizes that the module was built from
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The file's own graph: same inputs and outputs, same operators, other tensors."""
+    """The file's own graph: same inputs and outputs, same operators, other tensors.
+
+    Attributes:
+        data: files in which large tensors stay, where they are too many for one message.
+    """
 
     proto: onnx.ModelProto
     slots: Mapping[str, Slot]
     tolerance: float = TOLERANCE
     codes: Mapping[str, Codes] = field(default_factory=dict)
+    data: DataFiles | None = None
 
     def patched(self, tensors: Mapping[str, Tensor]) -> bytes:
         """The graph with these tensors of the module's state dict, serialised.
 
         Raises:
-            GraphError: a name that the module does not have, or another shape.
+            GraphError: a name that the module does not have, another shape, or more than one message holds.
         """
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
@@ -63,13 +70,21 @@ class Graph:
                 raise GraphError(
                     f"tensor {name!r} has shape {list(tensor.shape)}, the graph has {list(item.dims)}"
                 )
-            value = np.ascontiguousarray(value.reshape(tuple(item.dims)))
+            value = value.reshape(tuple(item.dims))
             if codes:
-                coded[slot.initializer] = value
-            else:
-                weight_delta.put(item, as_stored(value, item))
+                coded[slot.initializer] = np.ascontiguousarray(value)
+            elif not self._kept(item, value):
+                weight_delta.put(item, np.ascontiguousarray(as_stored(value, item)))
         put(coded, self.codes, items)
-        return bytes(proto.SerializeToString())
+        return serialised(
+            proto, "the tensors that have changed have", "choose a method that moves fewer, tent"
+        )
+
+    def _kept(self, item: onnx.TensorProto, value: Array) -> bool:
+        """Whether a tensor stands in a file, and is as it was."""
+        if self.data is None or not uses_external_data(item):
+            return False
+        return external_data.holds(item, value, lambda part: as_stored(part, item), self.data.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +121,6 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
     if not path.is_file():
         raise ConfigError(f"TTA_MODEL__ONNX={path}: no such file")
     file = read(path)
-    refuse_too_large(file.proto, path)
     shape = _shape(file, shape, path)
     refuse_absurd_sample(shape, f"TTA_MODEL__ONNX={path}")
     try:
@@ -118,7 +132,9 @@ def load(path: Path, shape: tuple[int, ...] | None = None, output: str | None = 
             raise GraphError(
                 "it has no weights, nothing that could adapt;\nname the file of the model itself"
             )
-        graph = Graph(file.proto, slots, file.tolerance, file.codes)
+        names = external_data.files(file.proto)
+        data = DataFiles(path.parent, names) if names else None
+        graph = Graph(file.proto, slots, file.tolerance, file.codes, data)
         _prove(served, file, module, graph, shape)
     except GraphError as error:
         raise ConfigError(f"TTA_MODEL__ONNX={path}: {error}") from error
@@ -171,7 +187,7 @@ def _prove(served: Session, file: File, module: nn.Module, graph: Graph, shape: 
     if not np.isfinite(expected).all():
         raise GraphError("its answers to random inputs are not finite: nothing can be compared")
     try:
-        patched = open_session(graph.patched({}), output=session_output(served))
+        patched = open_session(graph.patched({}), output=session_output(served), data=graph.data)
         got = {"the module": answers(module, x), "the graph": raw_answer(patched, x)}
     except (RuntimeError, TypeError, ValueError, IndexError, GraphError) as error:
         raise GraphError(file.stuck if file.batch else f"the module fails: {error}") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 from tta_agent.core.errors import ConfigError
 from tta_agent.models.onnx_import import dtypes, input_form, quantised
 from tta_agent.models.onnx_import.fused import Branch, Node, apart
-from tta_agent.models.onnx_import.limits import refuse_absurd
+from tta_agent.models.onnx_import.limits import load_data, refuse_absurd, refuse_too_long
 from tta_agent.models.onnx_import.operators import OPERATORS
 from tta_agent.models.onnx_import.regular import adaptable, free_batch, in_order, lift_constants, own_weights
 
@@ -83,7 +83,9 @@ def read(path: Path) -> File:
         ConfigError: not an ONNX file, not one input of numbers, or sizes that no model has.
     """
     try:
-        proto = onnx.load(path)
+        refuse_too_long(path)
+        proto = onnx.load(path, load_external_data=False)
+        load_data(proto, path)
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
         refuse_absurd(proto, path)
@@ -104,10 +106,10 @@ def _file(proto: onnx.ModelProto, path: Path) -> File:
     opset = max((o.version for o in proto.opset_import if not o.domain), default=1)
     quantised.by_channel(graph, opset)
     found = quantised.weights(graph)
-    weights = {item.name for item in graph.initializer if adaptable(item)} - _numbers(graph)
+    weights = {item.name for item in graph.initializer if adaptable(item, path.parent)} - _numbers(graph)
     weights |= own_weights(graph, weights)
     items = {item.name: item for item in graph.initializer}
-    tensors = {item.name: _tensor(item) for item in graph.initializer}
+    tensors = {item.name: _tensor(item, path.parent) for item in graph.initializer}
     called = quantised.names(found, items)
     codes = {called[name]: replace(one, follows=called.get(one.follows or "")) for name, one in found.items()}
     coded = {name: torch.from_numpy(one.values(items)) for name, one in codes.items()}
@@ -179,8 +181,8 @@ def _attribute(attribute: onnx.AttributeProto, opset: int) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _tensor(item: onnx.TensorProto) -> Tensor:
+def _tensor(item: onnx.TensorProto, folder: Path = Path()) -> Tensor:
     try:
-        return dtypes.torch_tensor(item)
+        return dtypes.torch_tensor(item, folder)
     except ValueError as error:
         raise ValueError(f"tensor {item.name!r} of shape {list(item.dims)}: {error}") from error

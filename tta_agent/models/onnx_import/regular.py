@@ -12,11 +12,13 @@ Undone is what exporters leave behind:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from tta_agent.models import external_data
 from tta_agent.models.onnx_import.dtypes import FLOATS
 
 Uses = dict[str, list[tuple[onnx.NodeProto, int]]]
@@ -109,13 +111,13 @@ def lift_constants(graph: onnx.GraphProto) -> None:
         if node.op_type == "Identity" and node.output[0] not in answers:
             tensor = held.get(node.input[0])
         elif node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = node.attribute[0].t if adaptable(node.attribute[0].t) else None
+            tensor = node.attribute[0].t if adaptable(node.attribute[0].t, Path()) else None
         elif node.op_type == "ConstantOfShape" and node.input[0] in held:
             tensor = _filled(node, held[node.input[0]], found)
         if tensor is None:
             kept.append(node)
             continue
-        copy = numpy_helper.from_array(numpy_helper.to_array(tensor), node.output[0])
+        copy = external_data.renamed(tensor, node.output[0])
         held[copy.name] = copy
         graph.initializer.append(copy)
     _replace_nodes(graph, kept)
@@ -135,14 +137,19 @@ def _filled(node: onnx.NodeProto, sizes: onnx.TensorProto, found: Uses) -> onnx.
     return numpy_helper.from_array(np.full(shape, value.item(), np.float32))
 
 
-def adaptable(item: onnx.TensorProto) -> bool:
-    """Initializers that may learn: floats, but no numbers (unless a layer's, by name) and no attention masks."""
+def adaptable(item: onnx.TensorProto, folder: Path) -> bool:
+    """Initializers that may learn: floats, but no numbers (unless a layer's, by name) and no attention masks.
+
+    Args:
+        folder: of the file.
+    """
     if item.data_type not in FLOATS or not item.dims:
         return False
-    values = numpy_helper.to_array(item)
+    values = external_data.values(item, folder)
     if values.size < 2:
         return item.name.rpartition(".")[2] in _LEAVES
-    return not (values.min() <= _FOREVER and set(np.unique(values)) <= {0.0, values.min()})
+    least = values.min()
+    return not (least <= _FOREVER and bool(((values == 0) | (values == least)).all()))
 
 
 def own_weights(graph: onnx.GraphProto, weights: set[str]) -> set[str]:

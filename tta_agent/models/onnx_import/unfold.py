@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.types import Array
+from tta_agent.models.data_files import DataFiles
 from tta_agent.models.onnx_import.module import OnnxModule, Ref, Step
 from tta_agent.models.onnx_import.naming import Slot
 from tta_agent.models.onnx_import.proof import Graph
@@ -57,6 +58,11 @@ class UnfoldedGraph:
     def tolerance(self) -> float:
         """That of the graph without sites."""
         return self.graph.tolerance
+
+    @property
+    def data(self) -> DataFiles | None:
+        """Those of the graph without sites."""
+        return self.graph.data
 
     @property
     def slots(self) -> Mapping[str, Slot]:

@@ -22,7 +22,7 @@ class TritonRepository(Protocol):
         """Raise SwapError, with what to do, unless versions can be brought."""
 
     def stage(self, version: Version, keep: set[int]) -> Files:
-        """Files of a version, ready to be loaded; older ones but `keep` go."""
+        """Files of a version, ready to be loaded; older ones but `keep` go. None where no load call holds them."""
 
     def parameters(self, number: int) -> Mapping[str, str | bytes]:
         """What the load call must carry so that this version is the newest; it is in its place by then."""
@@ -45,7 +45,10 @@ class SharedFolder:
         self._folder.prune({*keep, *known[-1:], self._folder.number_of(version)})
         staged = self._folder.stage(version)
         try:
-            return {str(p.relative_to(staged)): p.read_bytes() for p in staged.rglob("*") if p.is_file()}
+            found = [path for path in staged.rglob("*") if path.is_file()]
+            if sum(path.stat().st_size for path in found) > GRPC_BYTES:
+                return {}
+            return {str(path.relative_to(staged)): path.read_bytes() for path in found}
         except OSError as error:
             raise SwapError(f"version {version.number} cannot be read back: {error}") from error
 
@@ -71,7 +74,7 @@ class Upload:
     ) -> None:  # fmt: skip
         self._source, self._config, self._file, self._more = source, config, file, more
         self._reachable = reachable
-        self._paths: dict[int, Path] = {}
+        self._held: dict[int, Version] = {}
 
     def check(self) -> None:
         """As the protocol says: gRPC must answer, and no file that the backend waits for may be missing."""
@@ -88,7 +91,7 @@ class Upload:
     def stage(self, version: Version, keep: set[int]) -> Files:
         """Remember where the version is, and read it once."""
         number = self._source + version.number
-        self._paths = {n: path for n, path in self._paths.items() if n in keep} | {number: version.path}
+        self._held = {n: held for n, held in self._held.items() if n in keep} | {number: version}
         return self._files(number)
 
     def parameters(self, number: int) -> Mapping[str, str | bytes]:
@@ -99,17 +102,16 @@ class Upload:
         return {"config": json.dumps(self._config()), **files}
 
     def _files(self, number: int) -> Files:
-        if number not in self._paths:
+        if number not in self._held:
             raise SwapError(f"version {number - self._source} is not at hand any more: publish it again")
+        version = self._held[number]
+        paths = {self._file: version.path, **{name: version.path.parent / name for name in version.data}}
+        paths |= {path.name: path for path in self._more}
         try:
-            files = {
-                self._file: self._paths[number].read_bytes(),
-                **{p.name: p.read_bytes() for p in self._more},
-            }
+            if (size := sum(path.stat().st_size for path in paths.values())) > GRPC_BYTES:
+                raise SwapError(
+                    f"{size >> 20} MB are more than gRPC takes (2 GB): set the driver's option repository"
+                )
+            return {name: path.read_bytes() for name, path in paths.items()}
         except OSError as error:
             raise SwapError(f"version {number - self._source} cannot be read: {error}") from error
-        if (size := sum(map(len, files.values()))) > GRPC_BYTES:
-            raise SwapError(
-                f"{size >> 20} MB are more than gRPC takes (2 GB): set the driver's option repository"
-            )
-        return files

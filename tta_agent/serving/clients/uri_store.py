@@ -6,16 +6,16 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from tta_agent.core import os_errors
-from tta_agent.core.atomic_files import sync_folder, sync_tree
+from tta_agent.core.atomic_files import link_or_copy, sync_folder, sync_tree
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Version
-from tta_agent.serving.clients.version_folder import MARKER, STAGING
+from tta_agent.serving.clients.version_folder import MARKER, STAGING, marker_of
 
-Files = Mapping[str, bytes]
+Files = Mapping[str, bytes | Path]  # of large ones the paths
 
 
 class _Place(Protocol):
@@ -59,9 +59,10 @@ class UriStore:
         with self._telling():
             if self._is(version):
                 return
-            graph = version.path.read_bytes()
-            marker = json.dumps({"version": version.number, "sha256": version.sha256}).encode()
-            self._place().put(version.number, {**self._more(), self._file: graph, MARKER: marker})
+            graph, beside = version.path.read_bytes(), PurePosixPath(self._file).parent
+            data = {str(beside / name): version.path.parent / name for name in version.data}
+            marker = json.dumps(marker_of(version)).encode()
+            self._place().put(version.number, {**self._more(), **data, self._file: graph, MARKER: marker})
             if self._place().read(version.number, self._file) != graph:
                 raise SwapError(f"{self.uri(version.number)} reads otherwise than it was written")
 
@@ -141,7 +142,10 @@ class _Folder:
         shutil.rmtree(draft, ignore_errors=True)
         for name, data in files.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            (draft / name).write_bytes(data)
+            if isinstance(data, Path):
+                link_or_copy(draft / name, data)
+            else:
+                (draft / name).write_bytes(data)
         sync_tree(draft)
         self.remove(number)
         draft.rename(self._home / str(number))
@@ -178,7 +182,8 @@ class _Objects:
     def put(self, number: int, files: Files) -> None:
         self.remove(number)
         for name, data in files.items():
-            self._fs.pipe_file(f"{self._home}/{number}/{name}", data)
+            path = f"{self._home}/{number}/{name}"
+            self._fs.put_file(str(data), path) if isinstance(data, Path) else self._fs.pipe_file(path, data)
 
     def read(self, number: int, name: str) -> bytes:
         self._fs.invalidate_cache()

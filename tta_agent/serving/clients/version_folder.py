@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tta_agent.core import os_errors
-from tta_agent.core.atomic_files import sync_folder, sync_tree
+from tta_agent.core.atomic_files import link_or_copy, sync_folder, sync_tree
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Version
 
@@ -92,12 +93,25 @@ class VersionFolder:
         draft.parent.mkdir(exist_ok=True)
         draft.mkdir()
         if source.exists():
-            ignored = shutil.ignore_patterns(self._file, MARKER, "__pycache__")
+            ignored = shutil.ignore_patterns(self._file, MARKER, "__pycache__", *version.data)
             shutil.copytree(source, draft, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)
         shutil.copyfile(version.path, draft / self._file)
-        (draft / MARKER).write_text(json.dumps({"version": version.number, "sha256": version.sha256}))
+        self._write_data(version, draft)
+        (draft / MARKER).write_text(json.dumps(marker_of(version)))
         sync_tree(draft)
         draft.rename(staged)
+
+    def _write_data(self, version: Version, draft: Path) -> None:
+        """Link the data files, which are large and never change, to those of a version beside it; else copy them."""
+        ours = [marked for marked in (*self.home.glob(f"*/{MARKER}"), *self._hidden("").glob(f"*/{MARKER}"))]
+        for name, sha256 in version.data.items():
+            held = [
+                path.parent / name
+                for path in ours
+                if _marker(path.parent).get("data", {}).get(name) == sha256
+            ]
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(draft / name, *held, version.path.parent / name)
 
     def reveal(self, number: int) -> None:
         """Let a version that is staged, or was hidden, be the newest: newer ones are hidden."""
@@ -158,9 +172,19 @@ def _marked(folder: Path) -> bool:
     return (folder / MARKER).exists()
 
 
+def marker_of(version: Version) -> dict[str, Any]:
+    """Content of the marker in a version's folder."""
+    beside = {"data": dict(version.data)} if version.data else {}
+    return {"version": version.number, "sha256": version.sha256, **beside}
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / MARKER).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _is(folder: Path, version: Version) -> bool:
     """Whether the folder holds the graph that the registry has under this number."""
-    try:
-        return bool(json.loads((folder / MARKER).read_text())["sha256"] == version.sha256)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
+    return bool(_marker(folder).get("sha256") == version.sha256)

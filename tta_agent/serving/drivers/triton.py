@@ -14,6 +14,7 @@ import numpy as np
 
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Array, Golden, ServerInfo, Version
+from tta_agent.serving.clients.local_check import LocalCheck
 from tta_agent.serving.clients.rest import OipClient
 from tta_agent.serving.clients.triton_grpc import TritonGrpc
 from tta_agent.serving.clients.triton_repository import Files, SharedFolder, TritonRepository, Upload
@@ -75,7 +76,7 @@ class TritonDriver:
             else SharedFolder(VersionFolder(Path(repository) / server.model, file, server.source))
         )
         self._polls, self._tries, self._tolerance = control == "poll", standby, tolerance
-        self._timeout_s = server.timeout_s
+        self._timeout_s, self._local = server.timeout_s, LocalCheck(server, tolerance)
         self._before: int | None = None
         self._config: dict[str, Any] | None = None
 
@@ -93,7 +94,12 @@ class TritonDriver:
         """Stage the version, and try it under another name."""
         live = self._live()
         files = self._repository.stage(version, {live, self._before or live})
-        if self._tries and not self._polls:
+        if not files:
+            log.warning(
+                "version %d is larger than a load call holds (2 GB): it is tried here only", version.number
+            )
+            self._local.check(version, version.path, golden)
+        elif self._tries and not self._polls:
             self._try(version, files, golden)
 
     def activate(self, version: Version) -> None:
