@@ -437,6 +437,7 @@ ROWS = [
     Row("stream.sasl_password", "s3", of_consumer("sasl_plain_password", "s3"), KAFKA),
     Row("stream.sasl_password_file", "{folder}/password", of_consumer("sasl_plain_password", "s4"), KAFKA),
     Row("stream.ssl_cafile", AUTHORITY, of_consumer("ssl_cafile", AUTHORITY), KAFKA),
+    Row("stream.client", "kafka-python", of_consumer("client", "kafka-python"), KAFKA),
     Row("stream.kafka", '{"fetch_max_wait_ms": "77"}', of_consumer("fetch_max_wait_ms", 77), KAFKA),
     Row("labels.horizon_s", "4321", held(LabelJoiner, 4321.0)),
     Row(

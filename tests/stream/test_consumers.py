@@ -1,4 +1,4 @@
-"""One contract for both sources, then what only one of them promises."""
+"""One contract for both sources, Kafka's by both clients; then what only one of them promises."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tta_agent.core.types import Partition, RawRecord
 from tta_agent.stream.embedded.consumer import EmbeddedProducer, EmbeddedStreamConsumer
 from tta_agent.stream.embedded.groups import share
 from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, KafkaStreamProducer, ensure_topics
+from tta_agent.stream.kafka.group_client import ClientName
 
 LIMIT_S = 30.0  # generous: only a hang reaches it
 PARTITIONS = 4
@@ -64,9 +65,12 @@ class Backend:
             opened.close()
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+KINDS = ["embedded", *(pytest.param(one, marks=pytest.mark.kafka) for one in ("kafka", "confluent"))]
+
+
+@pytest.fixture(params=KINDS)
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    """Both kinds of log in turn."""
+    """Both kinds of log in turn, Kafka by each of its clients."""
     if request.param == "embedded":
         path = tmp_path / "log.db"
         backend = Backend(
@@ -74,8 +78,10 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
         )
     else:
         address = request.getfixturevalue("kafka")
+        client = {"client": "confluent-kafka" if request.param == "confluent" else "kafka-python"}
         backend = Backend(
-            lambda *a, **k: KafkaStreamConsumer(address, *a, **k), lambda: KafkaStreamProducer(address)
+            lambda *a, **k: KafkaStreamConsumer(address, *a, **k, **client),
+            lambda: KafkaStreamProducer(address),
         )
         ensure_topics(address, [backend.topic], PARTITIONS)
     yield backend
@@ -585,10 +591,10 @@ def test_embedded_a_failed_write_is_told_and_made_good(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("leaves_sockets")
 @IGNORE_SOCKETS
-def test_kafka_an_unreachable_broker_is_named_soon() -> None:
+def test_kafka_an_unreachable_broker_is_named_soon(client: ClientName) -> None:
     started_s = time.monotonic()
     for make in (
-        lambda: KafkaStreamConsumer("127.0.0.1:1", ["t"], "agent", connect_timeout_s=2.0),
+        lambda: KafkaStreamConsumer("127.0.0.1:1", ["t"], "agent", connect_timeout_s=2.0, client=client),
         unreachable_producer,
     ):
         with pytest.raises(StreamError, match=r"127\.0\.0\.1:1 .*\n.*ECONNREFUSED.*\ncheck") as caught:
@@ -603,14 +609,15 @@ def unreachable_producer() -> None:
 
 @pytest.mark.usefixtures("leaves_sockets")
 @IGNORE_SOCKETS
-def test_kafka_an_unknown_host_is_named() -> None:
+def test_kafka_an_unknown_host_is_named(client: ClientName) -> None:
     with pytest.raises(StreamError, match="check the host name"):
-        KafkaStreamConsumer("no-such-host.invalid:9092", ["t"], "agent", connect_timeout_s=1.0)
+        KafkaStreamConsumer("no-such-host.invalid:9092", ["t"], "agent", connect_timeout_s=1.0, client=client)
 
 
-def test_kafka_an_unknown_option_is_named() -> None:
+def test_kafka_an_unknown_option_is_named(client: ClientName) -> None:
+    wrong = {"sasl_mechanisms": "PLAIN"}
     with pytest.raises(ConfigError, match="sasl_mechanism"):
-        KafkaStreamConsumer("127.0.0.1:1", ["t"], "agent", client_options={"sasl_mechanisms": "PLAIN"})
+        KafkaStreamConsumer("127.0.0.1:1", ["t"], "agent", client_options=wrong, client=client)
 
 
 @pytest.mark.kafka
@@ -632,12 +639,12 @@ def test_kafka_a_missing_topic_is_named(kafka: str) -> None:
 
 
 @pytest.mark.kafka
-def test_kafka_very_short_polls_get_their_partitions(kafka: str) -> None:
+def test_kafka_very_short_polls_get_their_partitions(kafka: str, client: ClientName) -> None:
     """The client forgets joins that outlast a poll; with new topics each time it meets them on its way."""
     for _ in range(8):
         name = f"t-{uuid.uuid4().hex[:8]}"
         ensure_topics(kafka, [name], PARTITIONS)
-        source = KafkaStreamConsumer(kafka, [name], name)
+        source = KafkaStreamConsumer(kafka, [name], name, client=client)
         deadline_s = time.monotonic() + LIMIT_S
         while len(source.assignment()) < PARTITIONS and time.monotonic() < deadline_s:
             source.poll(0.003)
@@ -649,11 +656,13 @@ def test_kafka_very_short_polls_get_their_partitions(kafka: str) -> None:
 @pytest.mark.slow
 @IGNORE_SOCKETS
 @pytest.mark.usefixtures("kafka", "leaves_sockets")
-def test_kafka_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
+def test_kafka_a_broker_that_goes_and_comes_back(tmp_path: Path, client: ClientName) -> None:
     with broker(tmp_path) as address:
         ensure_topics(address, ["t"], PARTITIONS)
-        source = KafkaStreamConsumer(address, ["t"], "patient", start="earliest", silence_limit_s=300.0)
-        hasty = KafkaStreamConsumer(address, ["t"], "hasty", silence_limit_s=3.0)
+        source = KafkaStreamConsumer(
+            address, ["t"], "patient", start="earliest", silence_limit_s=300.0, client=client
+        )
+        hasty = KafkaStreamConsumer(address, ["t"], "hasty", silence_limit_s=3.0, client=client)
         producer = KafkaStreamProducer(address, delivery_timeout_s=120.0)
         producer.send("t", b"k", b"before")
         records = take(source, 1)

@@ -137,14 +137,19 @@ def settings(monkeypatch: pytest.MonkeyPatch, folder: Path, address: str, **give
     ids=lambda given: given["SASL_MECHANISM"],
 )
 def test_records_go_there_and_back_over_tls(
-    guarded: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: dict[str, str]
+    guarded: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mechanism: dict[str, str],
+    client: str,
 ) -> None:
-    topic = f"guarded-{mechanism['SASL_MECHANISM'].lower()}"
+    topic = f"guarded-{mechanism['SASL_MECHANISM'].lower()}-{client}"
     safe = {
         "SECURITY_PROTOCOL": "SASL_SSL",
         "SSL_CAFILE": str(guarded[1]),
         "START": "earliest",
         "TOPIC": topic,
+        "CLIENT": client,
     }
     user = {} if "OAUTH" in mechanism["SASL_MECHANISM"] else {"SASL_USERNAME": "mia"}
     chosen = settings(monkeypatch, tmp_path, guarded[0], **safe, **user, **mechanism)
@@ -165,13 +170,18 @@ def polled(source: StreamConsumer, count: int) -> list[Any]:
 
 @pytest.mark.kafka
 def test_a_static_member_that_restarts_moves_no_partition(
-    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
 ) -> None:
-    topic = "static-members"
+    topic = f"static-members-{client}"
     ensure_topics(kafka, [topic], 6)
 
     def member(name: str) -> StreamConsumer:
-        given = {"TOPIC": topic, "GROUP": "static", "KAFKA__GROUP_INSTANCE_ID": name}
+        given = {
+            "TOPIC": topic,
+            "GROUP": f"static-{client}",
+            "CLIENT": client,
+            "KAFKA__GROUP_INSTANCE_ID": name,
+        }
         return factory.open_source(settings(monkeypatch, tmp_path, kafka, **given), [topic])
 
     first, second = member("agent-0"), member("agent-1")

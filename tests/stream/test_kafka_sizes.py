@@ -19,6 +19,7 @@ from tta_agent.core.types import RawRecord
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 from tta_agent.stream.kafka import limits
 from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, KafkaStreamProducer, ensure_topics
+from tta_agent.stream.kafka.group_client import ClientName
 from tta_agent.stream.outbox import Outbox
 from tta_agent.tap import Tap
 
@@ -262,13 +263,13 @@ def test_missing_topics_are_made_with_partitions_that_fit(kafka: str, topic: str
 
 
 def test_polls_are_bounded_in_bytes_where_large_records_are_compressed_well(
-    kafka: str, topic: str, producer: KafkaStreamProducer
+    kafka: str, topic: str, producer: KafkaStreamProducer, client: ClientName
 ) -> None:
     make(kafka, topic)
     for i in range(100):
         producer.send(topic, b"%d" % i, bytes(600_000))
     producer.flush()
-    consumer = KafkaStreamConsumer(kafka, [topic], f"{topic}-reader", start="earliest")
+    consumer = KafkaStreamConsumer(kafka, [topic], f"{topic}-reader", start="earliest", client=client)
     polls: list[int] = []
     eventually(lambda: sum(polls) >= 100 or polls.append(len(consumer.poll(0.2))), 30.0)
     consumer.close()

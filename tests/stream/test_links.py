@@ -16,6 +16,7 @@ from tests.parts import links
 from tests.parts.kafka import broker as kafka_broker
 from tests.parts.serving import eventually
 from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, KafkaStreamProducer, ensure_topics
+from tta_agent.stream.kafka.group_client import ClientName
 
 pytestmark = [pytest.mark.kafka, pytest.mark.toxiproxy, pytest.mark.slow]
 PARTITIONS = 6
@@ -63,8 +64,10 @@ class Senders:
 class Member:
     """Reads in a thread, and commits what it has read now and then, as the agent does after a checkpoint."""
 
-    def __init__(self, address: str, topic: str, group: str, read: Counter[int]) -> None:
-        self._source = KafkaStreamConsumer(address, [topic], group, start="earliest", silence_limit_s=120.0)
+    def __init__(self, address: str, topic: str, group: str, read: Counter[int], client: ClientName) -> None:
+        self._source = KafkaStreamConsumer(
+            address, [topic], group, start="earliest", silence_limit_s=120.0, client=client
+        )
         self._read, self._stop = read, threading.Event()
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
@@ -94,13 +97,13 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_is_lost_on_a_link_that_fails(link: links.Link, fault: str) -> None:
+def test_nothing_is_lost_on_a_link_that_fails(link: links.Link, fault: str, client: ClientName) -> None:
     kind, attributes, rate = FAULTS[fault]
-    topic = f"t-{kind}"
+    topic = f"t-{kind}-{client}"
     ensure_topics(link.address, [topic], PARTITIONS)
     read: Counter[int] = Counter()
     with contextlib.ExitStack() as opened:
-        member = Member(link.address, topic, topic, read)
+        member = Member(link.address, topic, topic, read, client)
         opened.callback(member.end)
         senders = Senders(link.address, topic, rate)
         opened.callback(lambda: senders.end())
@@ -114,18 +117,18 @@ def test_nothing_is_lost_on_a_link_that_fails(link: links.Link, fault: str) -> N
     assert set(read) == sent
 
 
-def test_six_partitions_with_members_that_come_and_go(link: links.Link) -> None:
-    topic = "t-members"
+def test_six_partitions_with_members_that_come_and_go(link: links.Link, client: ClientName) -> None:
+    topic = f"t-members-{client}"
     ensure_topics(link.address, [topic], PARTITIONS)
     read: Counter[int] = Counter()
     senders = Senders(link.address, topic, 50.0)
-    members = [Member(link.address, topic, topic, read)]
+    members = [Member(link.address, topic, topic, read, client)]
     try:
         for change in ("join", "join", "leave", "join", "leave"):
             more = len(read) + 30
             eventually(lambda more=more: len(read) > more, 30.0)  # type: ignore[misc]
             if change == "join":
-                members.append(Member(link.address, topic, topic, read))
+                members.append(Member(link.address, topic, topic, read, client))
             else:
                 members.pop(0).end()
         sent = senders.end()

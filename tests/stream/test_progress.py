@@ -10,6 +10,7 @@ from kafka import TopicPartition
 
 from tests.parts.serving import eventually
 from tta_agent.stream.kafka.consumer import KafkaStreamConsumer, KafkaStreamProducer, ensure_topics
+from tta_agent.stream.kafka.group_client import ClientName
 from tta_agent.stream.kafka.progress import Progress
 
 ONE, TWO = ("t", 0), ("t", 1)
@@ -36,11 +37,11 @@ def test_a_step_a_pause_and_a_partition_that_goes_begin_anew() -> None:
 @pytest.mark.slow
 @pytest.mark.kafka
 def test_a_partition_that_the_client_has_forgotten_delivers_again(
-    kafka: str, caplog: pytest.LogCaptureFixture
+    kafka: str, client: ClientName, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = f"p{uuid.uuid4().hex[:8]}"
     ensure_topics(kafka, [topic], 1)
-    consumer = KafkaStreamConsumer(kafka, [topic], topic, start="earliest")
+    consumer = KafkaStreamConsumer(kafka, [topic], topic, start="earliest", client=client)
     consumer._progress = Progress(0.3)
     with contextlib.closing(consumer), contextlib.closing(KafkaStreamProducer(kafka)) as producer:
         eventually(lambda: consumer.poll(0.1) or consumer.assignment(), 20.0)

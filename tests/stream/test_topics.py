@@ -142,30 +142,34 @@ def read(consumer: StreamConsumer, count: int) -> set[tuple[str, bytes | None]]:
 
 @pytest.mark.kafka
 def test_several_topics_are_read_each_from_where_it_was(
-    kafka: str, tmp_path: Path, name: str, producer: KafkaStreamProducer
+    kafka: str, tmp_path: Path, name: str, producer: KafkaStreamProducer, client: str
 ) -> None:
     one, two = f"{name}.1", f"{name}.2"
     make(kafka, one, two)
     put(producer, one, b"a", b"b")
     put(producer, two, b"c")
-    consumer = opened(kafka, tmp_path, f"{one},{two}", start="earliest")
+    consumer = opened(kafka, tmp_path, f"{one},{two}", start="earliest", client=client)
     assert read(consumer, 3) == {(one, b"a"), (one, b"b"), (two, b"c")}
     consumer.commit(consumer.positions())
     consumer.close()
     put(producer, two, b"d")
-    with contextlib.closing(opened(kafka, tmp_path, f"{one},{two}", start="earliest")) as consumer:
+    with contextlib.closing(
+        opened(kafka, tmp_path, f"{one},{two}", start="earliest", client=client)
+    ) as consumer:
         assert read(consumer, 1) == {(two, b"d")}
         assert {topic for topic, _ in consumer.assignment()} == {one, two, f"{name}.labels"}
 
 
 @pytest.mark.kafka
 def test_topics_by_a_regular_expression_also_those_that_come_later(
-    kafka: str, tmp_path: Path, name: str, producer: KafkaStreamProducer
+    kafka: str, tmp_path: Path, name: str, producer: KafkaStreamProducer, client: str
 ) -> None:
     old, late = f"{name}.old", f"{name}.late"
     make(kafka, old, f"{old}.tta.dlq", f"x{name}.old")
     put(producer, old, b"before")
-    with contextlib.closing(opened(kafka, tmp_path, f"^{name}\\..*", start="latest")) as consumer:
+    with contextlib.closing(
+        opened(kafka, tmp_path, f"^{name}\\..*", start="latest", client=client)
+    ) as consumer:
         eventually(lambda: consumer.poll(0.2) or consumer.assignment(), 20.0)
         make(kafka, late)
         put(producer, late, b"first of it")  # before the consumer knows the topic

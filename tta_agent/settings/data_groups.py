@@ -130,6 +130,9 @@ class StreamSettings(Group):
     """File that holds the SASL password."""
     ssl_cafile: Path | None = None
     """PEM file of the authority that signed the brokers' certificates."""
+    client: Literal["auto", "kafka-python", "confluent-kafka"] = "auto"
+    """Library that reads Kafka: kafka-python; confluent-kafka, the extra [fast], at a third of the cost; auto:
+    confluent-kafka where it is installed and has a counterpart of each option in `kafka`, else kafka-python."""
     kafka: dict[str, Any] = {}
     """Further options of kafka-python's clients, each as TTA_STREAM__KAFKA__<OPTION>, for instance
     TTA_STREAM__KAFKA__GROUP_INSTANCE_ID for static membership; each client takes those that it knows."""

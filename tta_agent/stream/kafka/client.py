@@ -80,7 +80,7 @@ def connect(
         return opened[-1]
 
     limit = {"bootstrap_timeout_ms": int(connect_timeout_s * 1000), "reconnect_backoff_max_ms": 1000}
-    chosen = {**limit, **OPTIONS[make], **options, **_known(make, client_options)}
+    chosen = {**limit, **defaults(make), **options, **known(make, client_options)}
     with LastCause() as cause:
         try:
             return make(
@@ -100,8 +100,17 @@ def _explained(error: Exception, servers: str, cause: str, silent_s: float) -> S
     return ConfigError(f"Kafka's client refuses its options: {error}\ncheck the client options")
 
 
-def _known(make: Any, client_options: Mapping[str, object]) -> dict[str, object]:
-    """Those that this client has; an option that none of the three has is a mistake."""
+def defaults(make: Any) -> Mapping[str, object]:
+    """Our options of a client, or of the one that a class is made of."""
+    return next(options for client, options in OPTIONS.items() if issubclass(make, client))
+
+
+def known(make: Any, client_options: Mapping[str, object]) -> dict[str, object]:
+    """Those options that this client has.
+
+    Raises:
+        ConfigError: none of the three clients has an option of that name.
+    """
     every = {name for client in OPTIONS for name in client.DEFAULT_CONFIG}
     for name in client_options:
         if name not in every:

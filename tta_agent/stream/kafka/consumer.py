@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from tta_agent.core.errors import StreamError
+from tta_agent.core.errors import ConfigError, StreamError
 from tta_agent.core.types import Partition, Positions, RawRecord
-from tta_agent.stream.kafka.cause import LastCause, unreachable
+from tta_agent.stream.kafka.cause import unreachable
 from tta_agent.stream.kafka.client import CONNECT_TIMEOUT_S, connect, ensure_topics, is_transient
+from tta_agent.stream.kafka.group_client import ClientName, GroupClient
 from tta_agent.stream.kafka.places import Places
 from tta_agent.stream.kafka.poll_size import PollSize
 from tta_agent.stream.kafka.producer import KafkaStreamProducer
 from tta_agent.stream.kafka.progress import Progress
-from tta_agent.stream.kafka.tolerant import tolerate
+from tta_agent.stream.kafka.python_client import KafkaPythonClient
 
 __all__ = ["KafkaStreamConsumer", "KafkaStreamProducer", "ensure_topics"]
 
@@ -48,11 +49,12 @@ class KafkaStreamConsumer:
             that is handed out, and the next.
         connect_timeout_s: how long to try to reach a broker at first.
         silence_limit_s: how long the brokers may be silent later before poll raises.
-        client_options: options of kafka-python, such as the security ones; they win over ours.
+        client_options: options in kafka-python's names, such as the security ones; they win over ours.
+        client: library that reads.
 
     Raises:
         StreamError: no broker answers.
-        ConfigError: an option is unknown or impossible.
+        ConfigError: an option is unknown or impossible, or the library is not installed.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class KafkaStreamConsumer:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         silence_limit_s: float = 60.0,
         client_options: Mapping[str, object] | None = None,
+        client: ClientName = "kafka-python",
     ) -> None:
         own = {"group_id": group, "auto_offset_reset": "earliest", "max_poll_records": max_records}
         own |= {
@@ -76,22 +79,16 @@ class KafkaStreamConsumer:
         }
         self._servers = bootstrap_servers
         self._silence_limit_s = silence_limit_s
-        self._consumer = connect(
-            KafkaConsumer, bootstrap_servers, own, client_options or {}, connect_timeout_s
-        )
-        tolerate(self._consumer)
+        self._consumer = _open(client, bootstrap_servers, own, client_options or {}, connect_timeout_s)
         self._places = Places(self._consumer, start)
-        self._cause = LastCause().__enter__()
-        self._size = PollSize(self._consumer.config["max_poll_records"])
+        self._size = PollSize(self._consumer.max_poll_records)
         self._progress = Progress()
         self._heard_s = self._asked_s = time.monotonic()
         self._last_lag = 0
         self._closed = False
-        if pattern is None:
-            self._consumer.subscribe(list(topics), listener=self._places)
-        else:
+        if pattern is not None:
             self._places.there = set(self._consumer.topics())
-            self._consumer.subscribe(pattern=pattern, listener=self._places)
+        self._consumer.join(topics, pattern, self._places)
 
     def poll(self, timeout_s: float) -> Sequence[RawRecord]:
         """See `StreamConsumer`. Raises StreamError once the brokers have been silent for silence_limit_s.
@@ -160,45 +157,31 @@ class KafkaStreamConsumer:
         self._closed = True
         with self._getting_over():
             self._consumer.close(timeout_ms=CALL_LIMIT_MS)
-        self._cause.__exit__(None, None, None)
 
     def _poll_slice(self, timeout_s: float) -> list[RawRecord]:
         started_s = time.monotonic()
         with self._getting_over():
-            self._keep_joining()
-            batches = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=self._size.records())
-            self._places.delivered({p: batch[-1].offset + 1 for p, batch in batches.items()})
-            records = [_record(record) for batch in batches.values() for record in batch]
+            records = self._consumer.records(timeout_s, self._size.records())
+            self._places.delivered({TopicPartition(r.topic, r.partition): r.offset + 1 for r in records})
             self._size.polled(records)
             return records
         # An error that comes back at once must not make us spin.
         time.sleep(max(0.0, started_s + timeout_s - time.monotonic()))
         return []
 
-    def _keep_joining(self) -> None:
-        """Take up a join that outlasted the previous poll.
-
-        kafka-python 3.0.12 forgets it where the reason was new metadata, which it has noted by then: it would
-        stay without partitions and heartbeats for good, and say nothing.
-        """
-        coordinator = self._consumer._coordinator
-        if coordinator.rejoining:
-            coordinator.request_rejoin()
-
     def _listen(self, heard: bool) -> None:
-        """The client never says that its brokers are gone; but then no bytes come in, not even heartbeats."""
+        """Raise StreamError once the brokers have been silent for too long."""
         now_s = time.monotonic()
         if heard:
             self._heard_s = now_s
-        if now_s - max(self._heard_s, self._asked_s) < ASK_EVERY_S:  # its metrics cost as much as 50 records
+        if now_s - max(self._heard_s, self._asked_s) < ASK_EVERY_S:
             return
         self._asked_s = now_s
-        metrics = self._consumer.metrics().get("consumer-metrics", {})
-        if metrics.get("incoming-byte-rate", 1.0) > 0:
+        if self._consumer.heard():
             self._heard_s = now_s
         silent_s = now_s - self._heard_s
         if silent_s > self._silence_limit_s:
-            raise StreamError(unreachable(self._servers, self._cause.text, silent_s))
+            raise StreamError(unreachable(self._servers, self._consumer.cause, silent_s))
 
     @contextlib.contextmanager
     def _getting_over(self) -> Iterator[None]:
@@ -207,11 +190,22 @@ class KafkaStreamConsumer:
             yield
         except KafkaError as error:
             if not is_transient(error):
-                message = f"Kafka at {self._servers} refuses: {error}\n{self._cause.text}"
+                message = f"Kafka at {self._servers} refuses: {error}\n{self._consumer.cause}"
                 raise StreamError(message.strip()) from error
 
 
-def _record(record: Any) -> RawRecord:
-    place = (record.topic, record.partition, record.offset, record.timestamp)
-    headers = tuple((name, value or b"") for name, value in record.headers)
-    return RawRecord(*place, record.key, record.value, headers)
+def _open(
+    client: ClientName,
+    bootstrap_servers: str,
+    own: Mapping[str, object],
+    client_options: Mapping[str, object],
+    connect_timeout_s: float,
+) -> GroupClient:
+    if client == "kafka-python":
+        return connect(KafkaPythonClient, bootstrap_servers, own, client_options, connect_timeout_s)
+    try:
+        from tta_agent.stream.kafka.confluent.connect import connect_confluent
+    except ImportError as error:
+        told = f"confluent-kafka cannot be imported ({error})\npip install 'tta-agent[fast]'"
+        raise ConfigError(told) from error
+    return connect_confluent(bootstrap_servers, own, client_options, connect_timeout_s)

@@ -12,6 +12,7 @@ from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 
 from tta_agent.core.types import Partition, Positions
 from tta_agent.stream.kafka.beginnings import Beginnings
+from tta_agent.stream.kafka.group_client import GroupClient
 from tta_agent.stream.kafka.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -27,16 +28,18 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
 
     A newly assigned partition stays paused until it is settled where to read on, so that nothing is delivered
     from a wrong place. That is, in this order: what was sought; where we were, if the partition came straight
-    back in a rebalance; what the group committed; where the group begins (`Beginnings`), which is committed at once.
+    back in a rebalance, or what the group has committed beyond that while it went on without us; what the group
+    committed; where the group begins (`Beginnings`), which is committed at once.
     But never before the oldest record that is kept, and never beyond the newest.
     """
 
-    def __init__(self, consumer: Any, start: Literal["latest", "earliest"]) -> None:
+    def __init__(self, consumer: GroupClient, start: Literal["latest", "earliest"]) -> None:
         self._consumer = consumer
         self._beginnings = Beginnings(start, consumer.partitions_for_topic)
         self._lock = threading.Lock()  # the client calls the on_* methods from a thread of its own
         self._fresh: set[Any] = set()  # assigned, not settled
         self._positions: dict[Any, int] = {}
+        self._lost: set[Any] = set()  # somebody else may have read on from our positions there
         self._sought: dict[Any, int] = {}
         self._ids: dict[str, str] = {}  # of the topics that the positions belong to
         self._uncommitted: dict[Any, int] = {}  # where the group begins, not stored yet
@@ -122,20 +125,20 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
             self._uncommitted = {p: n for p, n in self._uncommitted.items() if p in kept}
 
     def on_partitions_lost(self, lost: Collection[Any]) -> None:
-        """The group went on without us: somebody else may have read on from where we were."""
+        """The group went on without us, or may have."""
         with self._lock:
-            self._positions.clear()
+            self._lost.update(lost)
 
     def _look_at_topics(self) -> None:
         """Void what belongs to a topic that was deleted and made anew."""
         with self._lock:
             for topic in {p.topic for p in self._consumer.assignment()}:
-                found = self._consumer._cluster.topic_id(topic)
-                if not found or not found.int:  # brokers before Kafka 2.8
+                found = self._consumer.topic_id(topic)
+                if found is None:
                     continue
-                if self._ids.setdefault(topic, str(found)) != str(found):
+                if self._ids.setdefault(topic, found) != found:
                     log.warning("topic %s was deleted and made anew: it is read from its beginning", topic)
-                    self._ids[topic] = str(found)
+                    self._ids[topic] = found
                     self._beginnings.again(topic)
                     self._void(topic)
 
@@ -149,10 +152,10 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer.pause(*partitions)
         self._fresh |= partitions
 
-    def _committed(self, topics: Collection[str], limit_ms: int) -> dict[Any, Any]:
+    def _committed(self, topics: Collection[str], limit_ms: int) -> Mapping[Any, Any]:
         """What the group has stored for all partitions of the topics, also for those of other members."""
         every = [TopicPartition(t, n) for t in topics for n in self._consumer.partitions_for_topic(t) or ()]
-        return dict(self._consumer._coordinator.fetch_committed_offsets(every, timeout_ms=limit_ms))
+        return self._consumer.stored(every, timeout_ms=limit_ms)
 
     def _place(
         self, oldest: Mapping[Any, int], newest: Mapping[Any, int], committed: Mapping[Any, Any]
@@ -160,7 +163,7 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
         with self._lock:
             for p in oldest.keys() & self._fresh & self._consumer.assignment():
                 stored = self._beginnings.stored(p, committed)
-                wanted = self._sought.pop(p, self._positions.get(p, stored))
+                wanted = self._sought.pop(p, self._here(p, stored))
                 if wanted is None:
                     wanted = self._beginnings.first(p, oldest[p], newest[p])
                 if wanted > newest[p]:
@@ -174,3 +177,9 @@ class Places(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._fresh.discard(p)
                 if not self._paused:
                     self._consumer.resume(p)
+
+    def _here(self, partition: Any, stored: int | None) -> int | None:
+        here = self._positions.get(partition, stored)
+        lost = partition in self._lost and here is not None and stored is not None
+        self._lost.discard(partition)
+        return max(here, stored) if lost else here  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""Records that kafka-python cannot read, such as those with header names that are no UTF-8, stop no partition."""
+"""Records that kafka-python cannot read, such as those of a batch that has been damaged, stop no partition."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kafka.consumer.fetcher import Fetcher
+from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecord
 
 from tta_agent.stream.decoder import UNREADABLE
@@ -37,10 +38,15 @@ class _Batch:
     """A batch of Kafka's client that iterates to its end whatever is in there."""
 
     def __init__(self, batch: Any) -> None:
-        self._batch = batch
+        self._batch, self._sound = batch, True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
+
+    def validate_crc(self) -> bool:
+        """True: a batch that fails is told when its records are asked for, where the client would raise for good."""
+        self._sound = self._batch.validate_crc()
+        return True
 
     def __next__(self) -> Any:
         return next(self._batch)
@@ -48,6 +54,8 @@ class _Batch:
     def __iter__(self) -> Iterator[Any]:
         done = self._batch.base_offset - 1
         try:
+            if not self._sound:
+                raise CorruptRecordError("failed crc check")
             for record in self._batch:
                 yield record
                 done = record.offset

@@ -1,0 +1,1 @@
+"""Apache Kafka by confluent-kafka (librdkafka), the extra `fast`: a client of a consumer group."""
