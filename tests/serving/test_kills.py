@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import pytest
 from tests.conftest import require_or_skip
 from tests.parts import killed, platform, python_servers, serving, triton
 from tests.parts.ovms import Ovms
+from tests.serving.test_storage_uri import PLATFORMS, SOURCE_URI, URI, uri_in
 from tta_agent.core.types import ServerInfo
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
 from tta_agent.registry.registry import ModelRegistry
@@ -68,22 +70,21 @@ def openvino(folder: Path) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def custom_resource(folder: Path) -> Iterator[Place]:
+def custom_resource(name: str, folder: Path) -> Iterator[Place]:
+    kind, make, plural, status = PLATFORMS[name]
     (volume := folder / "volume" / "deployed").mkdir(parents=True)
     (volume / "model.onnx").write_bytes(serving.graph_bytes(0))
-    api = platform.Api(platform.inference_service("pvc://claim/deployed"), "inferenceservices", name="m")
+    api = platform.Api(make(SOURCE_URI), plural, name="m")
     with contextlib.ExitStack() as stack:
-        there = platform.Controller(
-            api.get, api.report, lambda found: found["spec"]["predictor"]["model"]["storageUri"],
-            platform.kserve_status, folder / "volume", "pvc://claim/",
-        )  # fmt: skip
+        uri_of = functools.partial(uri_in, kind)
+        there = platform.Controller(api.get, api.report, uri_of, status, folder / "volume", URI)
         stack.enter_context(there)
         apps = make_app("m", there.pair, lambda _: None), api.app()
         url, address = (stack.enter_context(serving.running(app)) for app in apps)
-        given = {"store": str(folder / "volume"), "uri": "pvc://claim", "wait_s": 20}
+        given = {"store": str(folder / "volume"), "uri": URI, "wait_s": 20}
         account = str(platform.account(folder / "account"))
         (home := folder / "volume" / "m").mkdir()
-        yield Place(driver("kserve", url, 0, **given, api=address, account=account), home)
+        yield Place(driver(name, url, 0, **given, api=address, account=account), home)
 
 
 @contextlib.contextmanager
@@ -117,13 +118,14 @@ PLACES = {  # with the distance of the steps that are tried; KILLS=all tries eac
     "embedded": (embedded, 2),
     "files": (files, 1),
     "ovms": (openvino, 2),
-    "resource": (custom_resource, 4),
+    "resource": (lambda folder: custom_resource("kserve", folder), 4),
+    "seldon": (lambda folder: custom_resource("seldon", folder), 4),
     "mlserver": (lambda folder: python_server("mlserver", folder), 3),
     "kserve": (lambda folder: python_server("kserve", folder), 5),
     "triton": (real_triton, 5),  # it takes seconds for a load
 }
 REAL = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("mlserver", "kserve", "triton")]
-MARKED = ["embedded", "files", "ovms", "resource", *REAL]
+MARKED = ["embedded", "files", "ovms", "resource", "seldon", *REAL]
 
 
 def registry_in(folder: Path) -> ModelRegistry:
@@ -148,9 +150,15 @@ def check_folder(home: Path, registry: ModelRegistry) -> None:
 @pytest.mark.parametrize("name", MARKED)
 def test_a_kill_at_any_step_leaves_an_intact_version(name: str, tmp_path: Path) -> None:
     place, stride = PLACES[name]
-    stride = 1 if os.environ.get("KILLS") == "all" else stride
     registry = registry_in(tmp_path)
-    with place(tmp_path) as there, killed.victims(tmp_path, there.driver) as victims:
+    with place(tmp_path) as there:
+        kill_at_steps(there, tmp_path, registry, stride)
+
+
+def kill_at_steps(there: Place, folder: Path, registry: ModelRegistry, stride: int) -> None:
+    """Kill an agent before each of its steps, or each so many, until one gets through; see what is left behind."""
+    stride = 1 if os.environ.get("KILLS") == "all" else stride
+    with killed.victims(folder, there.driver) as victims:
         for step in range(1, 1000, stride):
             number = registry.add(serving.graph_bytes(step), registry.get(0), {}).number
             again = victims.killed(step, number)
@@ -158,7 +166,7 @@ def test_a_kill_at_any_step_leaves_an_intact_version(name: str, tmp_path: Path) 
                 check_folder(there.home, registry)
                 if step % 3 == 1:  # a server that restarts now finds something whole
                     there.restart()
-            check_server(tmp_path, there.driver, registry)
+            check_server(folder, there.driver, registry)
             if not again:
                 break
         assert not again and step > 10, step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,13 @@ PLATFORMS = {
 }
 
 
+def uri_in(driver: type[StorageUriDriver], resource: Any) -> str:
+    """The storageUri of a resource."""
+    for part in driver.place(resource) or ():
+        resource = resource[part]
+    return str(resource)
+
+
 @dataclass
 class Bench:
     """A platform with the source, and a driver."""
@@ -39,10 +47,7 @@ class Bench:
 
     @property
     def uri(self) -> str:
-        found: Any = self.api.get()
-        for name in type(self.driver).place(found) or ():
-            found = found[name]
-        return str(found)
+        return uri_in(type(self.driver), self.api.get())
 
 
 @contextmanager
@@ -53,13 +58,9 @@ def running(name: str, folder: Path, /, **options: Any) -> Iterator[Bench]:
     (volume / "deployed" / "model.onnx").write_bytes(graphs.add(0).path.read_bytes())
     api = platform.Api(make(SOURCE_URI), plural)
     with ExitStack() as stack:
-
-        def uri_of(resource: Any) -> str:
-            for part in driver.place(resource) or ():
-                resource = resource[part]
-            return str(resource)
-
-        there = platform.Controller(api.get, api.report, uri_of, status, volume, URI)
+        there = platform.Controller(
+            api.get, api.report, functools.partial(uri_in, driver), status, volume, URI
+        )
         stack.enter_context(there)
         app = make_app("tiny", there.pair, graphs.find, input_name="image")
         url, address = (stack.enter_context(serving.running(each)) for each in (app, api.app()))

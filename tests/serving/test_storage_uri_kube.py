@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from tests.conftest import require_or_skip
 from tests.parts import platform, serving
 from tests.parts.kube import helm, schemas
 from tests.parts.kube.cluster import Cluster, cluster, unavailable
-from tests.serving.test_storage_uri import PLATFORMS, SOURCE_URI, URI
+from tests.serving.test_kills import Place, kill_at_steps, registry_in
+from tests.serving.test_storage_uri import PLATFORMS, SOURCE_URI, URI, uri_in
 from tta_agent.core.errors import SwapError
 from tta_agent.core.types import ServerInfo
 from tta_agent.serving.clients.storage_uri import SOURCE, StorageUriDriver
@@ -78,12 +81,8 @@ def running(kube: Cluster, name: str, folder: Path) -> Iterator[tuple[StorageUri
     kube.kubectl("create", "-n", namespace, "-f", "-", given=yaml.safe_dump(make(SOURCE_URI)))
     there = Object(kube, namespace, plural)
 
-    def uri_of(resource: Any) -> str:
-        for part in driver.place(resource) or ():
-            resource = resource[part]
-        return str(resource)
-
     with ExitStack() as stack:
+        uri_of = functools.partial(uri_in, driver)
         controller = platform.Controller(there.get, there.report, uri_of, status, volume, URI)
         stack.enter_context(controller)
         app = make_app("tiny", controller.pair, graphs.find, input_name="image")
@@ -110,6 +109,20 @@ def test_swaps_with_the_rights_of_the_chart(kube: Cluster, name: str, tmp_path: 
         driver.rollback()
         assert driver.live() == 1
         driver.verify(serving.golden(1))
+
+
+@pytest.mark.parametrize("name", list(PLATFORMS))
+def test_a_kill_at_any_step_leaves_an_intact_version(kube: Cluster, name: str, tmp_path: Path) -> None:
+    registry = registry_in(tmp_path)
+    with running(kube, name, tmp_path) as (made, _, folder):
+        options = {
+            "store": str(folder / "volume"), "uri": URI, "wait_s": 30, "account": str(folder / "account"),
+            "api": kube.address,
+        }  # fmt: skip
+        server = asdict(ServerInfo(made._client.url, "tiny", 60))
+        (home := folder / "volume" / "tiny").mkdir(exist_ok=True)
+        there = Place({"name": name, "options": options, "server": server}, home)
+        kill_at_steps(there, tmp_path, registry, 6)
 
 
 def test_a_name_that_the_role_does_not_hold_is_refused(kube: Cluster, tmp_path: Path) -> None:
