@@ -18,6 +18,7 @@ from tta_agent.telemetry import names
 
 HERE = Path(__file__).resolve().parent
 UNITS = {"s": "s", "By": "bytes", "1": "none"}
+SECRET_WORDS = "password|secret"  # in names of options of Kafka's clients
 SUFFIXES = {"s": "_seconds", "By": "_bytes", "1": ""}
 
 
@@ -47,6 +48,8 @@ def values_schema() -> dict[str, Any]:
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
     """One group; a secret is set by a Secret alone."""
     open_ones = {name: _plain(about) for name, about in group["properties"].items() if not _is_secret(about)}
+    if "kafka" in open_ones:
+        open_ones["kafka"]["propertyNames"] = {"not": {"pattern": SECRET_WORDS}}
     return {"type": "object", "additionalProperties": False, "properties": open_ones}
 
 

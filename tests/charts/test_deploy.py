@@ -105,6 +105,60 @@ def test_compose_mounts_files_that_exist_and_opens_ports_to_this_machine_only() 
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
 
 
+def test_compose_fits_the_specification(tmp_path: Path) -> None:
+    require_or_skip("compose-go", tools.unavailable("compose-go"))
+    found = yaml.safe_load(compose_go(DEPLOY / "compose.yaml"))
+    assert {*found["services"]} == {*compose()["services"]}
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text((DEPLOY / "compose.yaml").read_text().replace("stop_grace_period", "stop_grace_perod"))
+    with pytest.raises(AssertionError, match="stop_grace_perod"):
+        compose_go(wrong)
+
+
+def compose_go(file: Path) -> str:
+    """The file as Docker Compose's own loader has read it, with its schema and its checks of the whole."""
+    command = [str(tools.path("compose-go")), str(file)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=file.parent, env={"HOME": "/"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_prometheus_takes_its_file_of_compose() -> None:
+    """The names of its targets and the files that it names are those of the services."""
+    file = yaml.safe_load((DEPLOY / "compose" / "prometheus.yaml").read_text())
+    services = compose()["services"]
+    mounted = {mount.split(":")[1] for mount in services["prometheus"]["volumes"]}
+    assert {*file["rule_files"], "/etc/prometheus/prometheus.yml"} == mounted
+    targets = [
+        target
+        for job in file["scrape_configs"]
+        for each in job["static_configs"]
+        for target in each["targets"]
+    ]
+    assert {target.partition(":")[0] for target in targets} == {"agent", "server"}
+    require_or_skip("promtool", tools.unavailable("promtool"))
+    # its rules are mounted elsewhere than they are here: they are checked by their own test
+    command = [str(tools.path("promtool")), "check", "config", "--syntax-only"]
+    done = subprocess.run(
+        [*command, str(DEPLOY / "compose" / "prometheus.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_grafana_finds_its_source_and_its_board_where_compose_mounts_them() -> None:
+    mounts = dict(mount.split(":")[:2] for mount in compose()["services"]["grafana"]["volumes"])
+    assert set(map(Path.is_file, (DEPLOY / source for source in mounts))) == {True}
+    source = yaml.safe_load((DEPLOY / "compose" / "grafana-source.yaml").read_text())["datasources"][0]
+    assert (
+        source["type"] == "prometheus" and source["url"] == "http://prometheus:9090" and source["isDefault"]
+    )
+    boards = yaml.safe_load((DEPLOY / "compose" / "grafana-boards.yaml").read_text())["providers"][0]
+    (board,) = [at for at in mounts.values() if at.endswith(".json")]
+    assert board.rpartition("/")[0] == boards["options"]["path"]
+
+
 def test_kustomize_puts_the_agent_beside_the_servers_that_ask_for_it(tmp_path: Path) -> None:
     test_renders.need("kubectl")
     foreign = yaml.safe_load(test_renders.FOREIGN)

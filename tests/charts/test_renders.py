@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -276,9 +275,9 @@ def test_rules_and_dashboard_ask_for_metrics_that_the_agent_has() -> None:
 
 
 def test_alerts_fire_when_they_are_to() -> None:
-    promtool = shutil.which("promtool")
-    require_or_skip("promtool", None if promtool else "needs promtool (Prometheus) on the PATH")
-    command = [str(promtool), "test", "rules", str(Path(__file__).parent / "rules_test.yaml")]
+    require_or_skip("promtool", tools.unavailable("promtool"))
+    rules = str(Path(__file__).parent / "rules_test.yaml")
+    command = [str(tools.path("promtool")), "test", "rules", rules]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

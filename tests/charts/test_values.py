@@ -173,6 +173,8 @@ def _whole(message: str) -> str:
         ({"gpu": {"mode": "some"}}, "'none', 'device-plugin', 'time-slicing', 'dra'"),
         ({"terminationGracePeriodSeconds": 5}, "/terminationGracePeriodSeconds"),
         ({"runAsUser": 0}, "/runAsUser"),
+        ({"settings": {"stream": {"kafka": {"ssl_password": "secret"}}}}, "ssl_password"),
+        ({"settings": {"stream": {"kafka": {"sasl_plain_password": "secret"}}}}, "sasl_plain_password"),
     ],
 )
 def test_a_typo_is_rejected_by_name(tmp_path: Path, given: dict[str, Any], named: str) -> None:
@@ -218,3 +220,37 @@ def test_numbers_lists_and_texts_of_the_kubelet_keep_their_form(
     assert raw["TTA_MODEL__ONNX"] == "/models/$$(HOME)/m.onnx"  # which the kubelet turns into one $
     got = loaded(monkeypatch, helm.variables(container))
     assert {group: _of(got[group], value) for group, value in given.items()} == given
+
+
+DEEP = {
+    "first": {
+        "text": "$(HOME) \"quoted\" 'too' ${Y} {{ .Values }} # no remark",
+        "numbers": [1, 2.5, 1e-7, 64_000_000],
+        "map": {"of": {"maps": [{"on": True}, {"off": False}], "1": "yes", "empty": ""}},
+    },
+    "second_one": {},
+}
+
+
+@needs_helm
+def test_maps_arrive_whole_however_deep_and_a_secret_adds_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = [place for place in places() if isinstance(default(place), dict)]
+    assert len(maps) >= 7 and ("stream", "kafka") in maps
+    given: dict[str, Any] = {"model": {"onnx": "/models/m.onnx"}}
+    for group, leaf in maps:
+        given[group] = {**given.get(group, {}), leaf: DEEP}
+    found = helm.one(helm.manifests(helm.render(values={"settings": given}, folder=tmp_path)), "Deployment")
+    variables = helm.variables(helm.containers(found)["tta-agent"])
+    got = loaded(monkeypatch, {**variables, "TTA_STREAM__KAFKA__SSL_PASSWORD": "of a Secret"})
+    assert got["stream"]["kafka"].pop("ssl_password") == "of a Secret"
+    assert {place: got[place[0]][place[1]] for place in maps} == dict.fromkeys(maps, DEEP)
+
+
+def default(place: tuple[str, ...]) -> Any:
+    """What a setting is where nothing is given."""
+    found = Settings.model_construct().model_dump()
+    for name in place:
+        found = found[name]
+    return found

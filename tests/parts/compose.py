@@ -1,8 +1,9 @@
 """Services of deploy/compose.yaml as local processes: their commands, variables, user, mounts and host names.
 
-In place of Docker's network the services share one of their own, in which each name of the file is the loopback
-address and every port is free; nothing outside reaches it. In place of the image they have this machine's files
-(`kube/pod.py`), and the broker's jars (`kafka/broker.py`) in place of Kafka's image.
+In place of Docker's network the services share one of their own, in which each name of the file is a loopback address
+and every port is free: nothing outside reaches it, and of a service that listens on localhost alone its name is not
+answered. In place of the image they have this machine's files (`kube/pod.py`), and in place of Kafka's the broker's
+jars (`kafka/broker.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ from tests.parts.kube.pod import Container
 
 DEPLOY = REPOSITORY / "deploy"
 FILE = DEPLOY / "compose.yaml"
+COLLECTOR = Path(__file__).parent / "servers" / "spans.py"
+# Of its image's command
+PROMETHEUS = ("--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/tmp/prometheus")
 NO_MORE = "no-new-privileges:true"
 ASK = "import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1], timeout=5).read().decode())"
 Service = Mapping[str, Any]
@@ -60,7 +64,7 @@ class Project:
     services: dict[str, Service]
     containers: dict[str, Container] = field(default_factory=dict)
     volumes: dict[str, Path] = field(default_factory=dict)
-    broker: subprocess.Popen[bytes] | None = None
+    others: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def enter(self) -> list[str]:
@@ -77,23 +81,34 @@ class Project:
         broker.format_storage(work / "server.properties", work)
         command = self._inside(*broker.java(256, "kafka.Kafka", str(work / "server.properties")))
         with (work / "broker.log").open("wb") as log:
-            self.broker = subprocess.Popen(command, stdout=log, stderr=log)
+            self.others.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+    @property
+    def spans(self) -> Path:
+        """A file for each request that came to the collector."""
+        return self.folder / "spans"
+
+    def start_collector(self) -> None:
+        """What keeps the spans that are sent to Jaeger's port."""
+        self.spans.mkdir()
+        command = self._inside(sys.executable, str(COLLECTOR), "4318", str(self.spans))
+        self.others.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
 
     def _inside(self, *command: str) -> list[str]:
         """A command line that runs in the network and knows its names."""
         names = f'mount --bind {shlex.quote(str(self.folder / "hosts"))} /etc/hosts && exec "$@"'
         return [*self.enter, "unshare", "--mount", "/bin/sh", "-c", names, "sh", *command]
 
-    def start(self, name: str, command: str = "tta-agent") -> Container:
-        """A service of the project's image, or of a program that is here."""
+    def start(self, name: str, *program: str) -> Container:
+        """A service whose image starts that program; its command follows."""
         place = self.folder / name
         place.mkdir(exist_ok=True)
-        made = Container(self._manifest(name, command), {"spec": {}}, place, self.volumes, self.enter)
+        made = Container(self._manifest(name, program), {"spec": {}}, place, self.volumes, self.enter)
         self.containers[name] = made
         made.start()
         return made
 
-    def _manifest(self, name: str, command: str) -> dict[str, Any]:
+    def _manifest(self, name: str, program: Sequence[str]) -> dict[str, Any]:
         service = self.services[name]
         user, _, group = str(service.get("user", "65534:65534")).partition(":")
         context = {
@@ -104,7 +119,7 @@ class Project:
         }  # fmt: skip
         variables = {**image_variables(), **service.get("environment", {})}
         return {
-            "name": name, "command": [command], "args": [str(each) for each in service.get("command", ())],
+            "name": name, "command": [*program], "args": [str(each) for each in service.get("command", ())],
             "env": [{"name": each, "value": text} for each, text in variables.items()],
             "volumeMounts": [*self._mounts(name, service)], "securityContext": context,
         }  # fmt: skip
@@ -155,19 +170,19 @@ def image_variables() -> dict[str, str]:
 def project(folder: Path) -> Iterator[Project]:
     """The project of the file, nothing started yet."""
     services = read()["services"]
-    (folder / "hosts").write_text("".join(f"127.0.0.1 {name}\n" for name in ("localhost", *services)))
+    names = enumerate(("localhost", *services), start=1)
+    (folder / "hosts").write_text("".join(f"127.0.0.{number} {name}\n" for number, name in names))
     command = ["unshare", "--net", "/bin/sh", "-c", "ip link set lo up && echo up && exec sleep infinity"]
     network = subprocess.Popen(command, stdout=subprocess.PIPE)
     found = Project(folder, network, services)
+    assert network.stdout is not None
     try:
-        assert network.stdout is not None and network.stdout.readline() == b"up\n"
+        assert network.stdout.readline() == b"up\n"
         yield found
     finally:
         for each in found.containers.values():
             each.kill()
-        for process in (found.broker, network):
-            if process is not None:
-                process.kill()
-                process.wait(30)
-        if network.stdout is not None:
-            network.stdout.close()
+        for process in (*found.others, network):
+            process.kill()
+            process.wait(30)
+        network.stdout.close()
