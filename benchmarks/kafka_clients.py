@@ -1,6 +1,5 @@
-"""Cost of a record by client: kafka-python, the consumer of the agent around it, and confluent-kafka.
+"""Cost of a record by client: kafka-python, confluent-kafka, and the consumer of the agent around each.
 
-    python -m venv .parts/confluent && .parts/confluent/bin/pip install confluent-kafka
     python benchmarks/kafka_clients.py [--records 20000] [--repeats 5] [--json OUT]
 
 One broker, one topic of four partitions, records of 12 KB as the tap writes them. Each client runs in a process of
@@ -11,6 +10,7 @@ Counted are processor time of all its threads, and time, from the first record t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CONFLUENT = HERE.parent / ".parts" / "confluent" / "bin" / "python"
-CLIENTS = ("kafka-python", "agent", "confluent-kafka")
+CLIENTS = ("kafka-python", "agent by kafka-python", "confluent-kafka", "agent by confluent-kafka")
 
 
 def polls_of_kafka_python(servers, topic):
@@ -39,11 +38,11 @@ def polls_of_kafka_python(servers, topic):
         ]
 
 
-def polls_of_agent(servers, topic):
+def polls_of_agent(servers, topic, client="kafka-python"):
     """Lists of records."""
     from tta_agent.stream.kafka.consumer import KafkaStreamConsumer
 
-    consumer = KafkaStreamConsumer(servers, [topic], str(time.time_ns()), start="earliest")
+    consumer = KafkaStreamConsumer(servers, [topic], str(time.time_ns()), start="earliest", client=client)
     while True:
         yield consumer.poll(0.25)
 
@@ -71,7 +70,12 @@ def polls_of_confluent_kafka(servers, topic):
         ]
 
 
-POLLS = dict(zip(CLIENTS, (polls_of_kafka_python, polls_of_agent, polls_of_confluent_kafka), strict=True))
+POLLS = {
+    CLIENTS[0]: polls_of_kafka_python,
+    CLIENTS[1]: polls_of_agent,
+    CLIENTS[2]: polls_of_confluent_kafka,
+    CLIENTS[3]: functools.partial(polls_of_agent, client="confluent-kafka"),
+}
 
 
 def drain(client, servers, topic, records):
@@ -92,8 +96,7 @@ def measured(servers, topic, records, repeats):
     found = {client: [] for client in CLIENTS}
     for _ in range(repeats):
         for client in CLIENTS:
-            python = CONFLUENT if client == "confluent-kafka" else sys.executable
-            command = [python, __file__, "--child", client, servers, topic, str(records)]
+            command = [sys.executable, __file__, "--child", client, servers, topic, str(records)]
             said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
             found[client].append(json.loads(said.stdout))
             print(f"  {client}: {found[client][-1]}", flush=True)
@@ -123,11 +126,11 @@ def main():
         stream.fill(settings, shape, asked.records)
         found = measured(servers, "clients", asked.records, asked.repeats)
     for client, (cpu, seconds) in found.items():
-        print(f"{client:16} {cpu:7.1f} us of processor, {seconds:7.1f} us of time a record")
-    ratio = found["kafka-python"][0] / found["confluent-kafka"][0]
-    print(f"kafka-python over confluent-kafka, processor: {ratio:.2f}")
+        print(f"{client:24} {cpu:7.1f} us of processor, {seconds:7.1f} us of time a record")
+    ratio, agent = (found[CLIENTS[i]][0] / found[CLIENTS[i + 2]][0] for i in (0, 1))
+    print(f"kafka-python over confluent-kafka, processor: {ratio:.2f}; the agent's consumer: {agent:.2f}")
     if asked.json:
-        asked.json.write_text(json.dumps({**found, "ratio": ratio}, indent=1) + "\n")
+        asked.json.write_text(json.dumps({**found, "ratio": ratio, "ratio_agent": agent}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

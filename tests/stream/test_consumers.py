@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts.kafka.broker import broker, start, stop
+from tests.parts.kafka.broker import await_metadata, broker, start, stop
 from tta_agent.core.errors import ConfigError, StreamError
 from tta_agent.core.stream_protocols import Producer, StreamConsumer
 from tta_agent.core.types import Partition, RawRecord
@@ -674,6 +674,7 @@ def test_kafka_a_broker_that_goes_and_comes_back(tmp_path: Path, client: ClientN
     producer.send("t", b"k", b"meanwhile")
     process = start(tmp_path / "server.properties", tmp_path)
     try:
+        await_metadata(address, process, tmp_path / "broker.log", {})
         assert [r.value for r in take(source, 1)] == [b"meanwhile"]
         for opened in (source, hasty, producer):
             opened.close()
