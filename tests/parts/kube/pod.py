@@ -115,7 +115,7 @@ class Container:
         (self.folder / "place").mkdir(exist_ok=True)
         self.message.write_text("")
         self.message.chmod(0o666)
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", self._script()]
+        unshare = ["unshare", "--mount", "--pid", "--fork", "/bin/sh", "-c", self._script()]
         command = [*self.network, *unshare]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -205,7 +205,8 @@ class Container:
     def kill(self) -> None:
         """End it at once."""
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()  # --kill-child ends process 1, and that the others
+            # With process 1 all others end. unshare's --kill-child has no power over one that became another user.
+            os.kill(self.first(), signal.SIGKILL)
             self.process.wait(30)
 
 
