@@ -52,7 +52,7 @@ def serve_registry(folder: str, port: str) -> None:
     """The embedded server in this process, from version 0."""
     registry = ModelRegistry(Path(folder))
     pair = HotSwapSession(0, open_session(registry.get(0).path))
-    (patches := Patches(registry)).skeleton()
+    (patches := Patches(registry, packed=True)).skeleton()
     serve(make_app("m", pair, registry.get, find_patch=patches.find), port=int(port))
 
 

@@ -57,7 +57,7 @@ def run(settings: Settings) -> None:
     print(_forecast(s, version.size, device), flush=True)
     pair = HotSwapSession(number, opener(version.path))
     _warm(pair)
-    (patches := Patches(registry)).skeleton()  # now, not at the first swap
+    (patches := Patches(registry, packed=device == "cpu")).skeleton()  # now, not at the first swap
     telemetry = ServerTelemetry.from_environment(tta_agent.__version__)
     telemetry.model(number, version.sha256)
     topic = topic_names.written(s) if codec else ""

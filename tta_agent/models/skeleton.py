@@ -6,6 +6,8 @@ caller, so that a session of a version reads, parses and hashes no whole file, a
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +16,13 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from tta_agent.core.atomic_files import write_atomic
+from tta_agent.core.errors import GraphError
 from tta_agent.models import external_data, weight_delta
 from tta_agent.models.external_data import LARGE
+from tta_agent.models.packed import PackedGraph, machine
 from tta_agent.models.patched_graph import PatchedGraph
 
+log = logging.getLogger(__name__)
 _ALIGNED = 4096  # a page, so that a tensor can be mapped
 
 
@@ -48,6 +53,22 @@ class Skeleton:
         if not _holds(weights, pieces):
             write_atomic(weights, *pieces)
         self._stamp = _stamp(weights)
+        self._packed: PackedGraph | None = None
+
+    def pack(self) -> None:
+        """Have ONNX Runtime optimise the graph for this processor, once for all sessions; no loss where it cannot."""
+        graph, folder = (
+            PatchedGraph(self._model, self._weights.parent, {}),
+            self._weights.with_suffix(f".{machine()}.packed"),
+        )
+        try:
+            self._packed = PackedGraph(graph, folder)
+        except (GraphError, OSError) as error:
+            log.info("the graph is optimised for each session anew: %s", error)
+            return
+        if not self._packed.useful:  # as where each BatchNorm goes into a convolution
+            self._packed = None
+            shutil.rmtree(folder, ignore_errors=True)
 
     def sound(self) -> bool:
         """Whether the file has not been touched since it was compared."""
@@ -60,6 +81,8 @@ class Skeleton:
             RegistryError: the graph has no such tensor, or the file is damaged.
         """
         given = weight_delta.read(tensors)
+        if self._packed and (found := self._packed.patched(given)):
+            return found
         small = {name: tensor for name, tensor in given.items() if name not in self._large}
         large = {name: np.ascontiguousarray(given[name]) for name in given.keys() - small.keys()}
         model = weight_delta.with_tensors(self._model, small)

@@ -21,6 +21,7 @@ from tta_agent.registry.storage import home as folder_of
 if TYPE_CHECKING:
     from tta_agent.models.skeleton import Skeleton
 
+PACKED = 64 << 20  # bytes of a graph from which on a session takes long enough
 log = logging.getLogger(__name__)
 
 
@@ -37,10 +38,15 @@ class Patch:
 
 
 class Patches:
-    """Patches of the versions of a registry. Version 0 stands ready in its cache, or in a temporary folder."""
+    """Patches of the versions of a registry. Version 0 stands ready in its cache, or in a temporary folder.
 
-    def __init__(self, registry: Reader) -> None:
-        self._registry = registry
+    Args:
+        packed: optimise version 0 for this processor once, not for each session; that is saved, and takes its size
+            twice. Not for models above 2 GiB.
+    """
+
+    def __init__(self, registry: Reader, *, packed: bool = False) -> None:
+        self._registry, self._packs = registry, packed
         self._made: Skeleton | None = None
         self._own: Path | None = None
 
@@ -74,7 +80,10 @@ class Patches:
         for folder in (self._in_cache, self._in_temporary):
             try:
                 shared_data.bring(self._registry.storage, self._registry.cache, home := folder(), source.data)
-                return Skeleton(source.path.read_bytes(), home / f"{source.sha256}.weights")
+                found = Skeleton(source.path.read_bytes(), home / f"{source.sha256}.weights")
+                if self._packs and source.size >= PACKED and not source.data:
+                    found.pack()
+                return found
             except (OSError, StoreError) as error:
                 log.info("no weights of version 0 for patches: %s", error)
         log.warning("versions are opened from whole files: neither cache nor temporary folder can be written")
