@@ -163,6 +163,6 @@ def cannot(name: str, needs: str, model: nn.Module) -> str:
     has = ", ".join(f"{n} {kind}" for kind, n in census(model).items()) or "no normalisation layer"
     return (
         f"adapter {name!r} adapts {needs}, and this model has none of it (it has: {has}); "
-        f"use TTA_ADAPT__METHOD=tent, eata, sar, deyo or roid with BatchNorm, GroupNorm or LayerNorm, "
-        f"rmt, cotta or tesla with any weights, TTA_ADAPT__METHOD=frozen to only monitor"
+        f"use TTA_ADAPT__METHOD=tent, eata, sar, deyo or roid with scale and shift of Batch-, Group-, Layer-, "
+        f"InstanceNorm or RMSNorm, rmt, cotta or tesla with any weights, TTA_ADAPT__METHOD=frozen to only monitor"
     )

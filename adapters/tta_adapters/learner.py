@@ -43,7 +43,7 @@ class Learner(Copy):
         CannotAdapt: nothing to learn in this model.
     """
 
-    needs = "the scale and shift of BatchNorm, GroupNorm or LayerNorm"
+    needs = "scale and shift of a normalisation layer"
     of_selected: ClassVar[bool] = False  # the loss depends on the logits of selected samples only
 
     def __init__(

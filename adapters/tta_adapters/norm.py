@@ -39,7 +39,7 @@ class Norm(Copy):
     def __init__(self, model: nn.Module, **rest: Any) -> None:
         super().__init__(model, **rest)
         if not self.norms:
-            raise CannotAdapt(cannot(self.name, "the statistics of BatchNorm", model))
+            raise CannotAdapt(cannot(self.name, "the running statistics of BatchNorm", model))
         self.settle()
 
     def step(self, x: Tensor, logits: Tensor, selection: Selection) -> StepReport:

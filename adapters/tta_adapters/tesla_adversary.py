@@ -108,7 +108,7 @@ def channel_means(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _means(layer: nn.Module, x: Tensor) -> Tensor:
-    """Over places; LayerNorm has its channels last."""
-    last = isinstance(layer, nn.LayerNorm)
+    """Over places; LayerNorm and RMSNorm have their channels last."""
+    last = isinstance(layer, nn.LayerNorm | nn.RMSNorm)
     places = list(range(1, x.dim() - 1) if last else range(2, x.dim()))
     return (x.mean(places) if places else x).float()

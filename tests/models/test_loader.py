@@ -58,7 +58,7 @@ def test_a_training_checkpoint_is_unwrapped(wrap, tmp_path):
 
 
 def test_a_model_whose_own_names_begin_with_module_keeps_them(tmp_path):
-    state = torch.nn.DataParallel(testing.tiny_net("batch", seed=5)).state_dict()
+    state = Outer(testing.tiny_net("batch", seed=5)).state_dict()
     save_file({name: tensor for name, tensor in state.items()}, tmp_path / "w.safetensors")
     loaded = loader.load(
         None, "tests.models.test_loader:wrapped", tmp_path / "w.safetensors", shape=(1, 8, 8)
@@ -66,9 +66,20 @@ def test_a_model_whose_own_names_begin_with_module_keeps_them(tmp_path):
     assert loaded.module.state_dict().keys() == state.keys()
 
 
+class Outer(torch.nn.Module):
+    """A module that calls its part `module`, and is no wrapper."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return 2 * self.module(x)
+
+
 def wrapped():
     """For TTA_MODEL__FACTORY."""
-    return torch.nn.DataParallel(testing.tiny_net("batch"))
+    return Outer(testing.tiny_net("batch"))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from tta_agent.models.absorb import absorb as absorb
 from tta_agent.models.absorb import unseen as unseen
@@ -13,7 +14,7 @@ from tta_agent.models.adaptive_norm import AdaptiveBatchNorm as AdaptiveBatchNor
 from tta_agent.models.site_layers import ChannelAffine
 from tta_agent.models.stats_config import StatsConfig as StatsConfig
 
-AFFINE_NORMS = (nn.GroupNorm, nn.LayerNorm, ChannelAffine)
+AFFINE_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, _InstanceNorm, ChannelAffine)
 
 Make = Callable[[_BatchNorm], AdaptiveBatchNorm]
 
@@ -40,7 +41,9 @@ def affine(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def census(model: nn.Module) -> dict[str, int]:
     """Number of normalisation layers by kind, for messages."""
-    kinds = {"BatchNorm": _BatchNorm, "GroupNorm": nn.GroupNorm, "LayerNorm": nn.LayerNorm}
-    kinds["scale and shift"] = ChannelAffine
+    kinds = {
+        "BatchNorm": _BatchNorm, "GroupNorm": nn.GroupNorm, "LayerNorm": nn.LayerNorm, "RMSNorm": nn.RMSNorm,
+        "InstanceNorm": _InstanceNorm, "scale and shift": ChannelAffine,
+    }  # fmt: skip
     count = {kind: sum(isinstance(m, cls) for m in model.modules()) for kind, cls in kinds.items()}
     return {kind: n for kind, n in count.items() if n}

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from tta_agent.core.errors import ConfigError
 
+KEYS = ("state_dict", "model", "model_state_dict", "net")  # of training checkpoints
+
 
 def read(path: Path) -> dict[str, Tensor]:
     """State dict of a `.safetensors` file or a torch checkpoint.
@@ -33,8 +35,8 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint: itself, or what lies under `state_dict` or `model`."""
-    for key in ("state_dict", "model"):
+    """The state dict of a checkpoint: itself, or what lies under one of `KEYS`."""
+    for key in KEYS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
@@ -42,20 +44,19 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
             f"holds {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else "holds no dict"
         )
         raise ConfigError(
-            f"TTA_MODEL__WEIGHTS={path} {what}; expected a state dict of tensors, or one under state_dict or model"
+            f"TTA_MODEL__WEIGHTS={path} {what}; expected a state dict of tensors, or one under {', '.join(KEYS)}"
         )
     return dict(state)
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], path: Path | None) -> None:
-    """Load weights into a module, in place; the prefix of DataParallel is taken off.
+    """Load weights into a module, in place; a prefix of all names that the module does not know is taken off.
 
     Raises:
         ConfigError: a tensor is missing, unexpected or of another shape.
     """
-    wrapped = "module."  # by nn.DataParallel
-    if all(name.startswith(wrapped) for name in state) and not hasattr(module, "module"):
-        state = {name.removeprefix(wrapped): tensor for name, tensor in state.items()}
+    while prefix := _foreign_prefix(module, state):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     _refuse_sizes(module, state, path)
     missing, unexpected = module.load_state_dict(state, strict=False)
     lost = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -65,6 +66,14 @@ def fill(module: nn.Module, state: dict[str, Tensor], path: Path | None) -> None
             f"TTA_MODEL__WEIGHTS={path} does not fit the model: {what} "
             f"({len(lost)} missing, {len(unexpected)} unexpected of {len(state)})"
         )
+
+
+def _foreign_prefix(module: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """First part that all names share and the module does not have, of a wrapper or a trainer; else empty."""
+    prefixes = {name.partition(".")[0] + "." for name in state}
+    own = any(name.startswith(tuple(prefixes)) for name in module.state_dict())
+    shared = len(prefixes) == 1 and all("." in name for name in state)
+    return prefixes.pop() if shared and not own else ""
 
 
 def _refuse_sizes(module: nn.Module, state: Mapping[str, Tensor], path: Path | None) -> None:

@@ -14,7 +14,7 @@ from tta_agent.core import extras, plugins
 from tta_agent.core.errors import ConfigError, nearest
 from tta_agent.core.task import Task
 from tta_agent.core.types import Array
-from tta_agent.models import checkpoints, memory_layout, onnx_import, probing
+from tta_agent.models import checkpoints, memory_layout, onnx_import, probing, python_module
 from tta_agent.models.outputs import LOGITS, ModelOutput
 from tta_agent.models.source_data import read_source_data
 from tta_agent.models.whole_numbers import take_ids
@@ -90,6 +90,7 @@ def load(
         module = _from_timm(name, state, classes) if name is not None else _from_factory(str(factory))
         if state is not None:
             checkpoints.fill(module, state, weights)
+        module = python_module.settled(module, _named(name, factory))
     where = pick_device(device)
     module = module.to(where).eval().requires_grad_(False)
     shape = shape or _shape(module)
@@ -185,7 +186,11 @@ def _from_factory(path: str) -> nn.Module:
         raise ConfigError(
             f"TTA_MODEL__FACTORY={path} gave a {type(module).__name__}, expected a torch.nn.Module"
         )
-    return module
+    return python_module.unwrapped(module, _named(None, path))
+
+
+def _named(name: str | None, factory: str | None) -> str:
+    return f"TTA_MODEL__FACTORY={factory}" if name is None else f"TTA_MODEL__NAME={name}"
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ from tta_agent.models.ort_sessions import open_session, raw_answer
 from tta_agent.models.perturbed import perturbed, portions
 from tta_agent.models.probe_inputs import random_inputs
 from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
+from tta_agent.models.python_module import SERVED_FILE
 from tta_agent.models.weight_delta import put
 from tta_agent.models.whole_numbers import as_taken
 
@@ -169,23 +170,44 @@ def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
                     return _exported(plain, example)
             except Exception:
                 pass  # the first error says more
-            raise GraphError(f"the model cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
+            raise GraphError(
+                f"the model cannot be exported to ONNX: {_cause(error)}; {SERVED_FILE}"
+            ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """First line of the error at the root: those around it speak of the exporter's steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
 
 
 def _exported(module: nn.Module, example: Tensor) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        module,
-        (example,),
-        dynamo=True,
-        optimize=False,
-        input_names=[INPUT],
-        output_names=list(named(module(example))),
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
-    if program is None:
+    names = list(named(module(example)))
+    proto = _traced(module, example, names)
+    if _fixed_batch(proto):  # `len(x)` is a number to one tracer, and a symbol to the other
+        program = torch.export.export(module, (example,), dynamic_shapes=_BATCH, strict=True)
+        proto = _traced(program, example, names)
+    if _fixed_batch(proto):
+        raise GraphError(f"it takes batches of {len(example)} only, as its code makes a number of their size")
+    return _bare(proto)
+
+
+_BATCH = ({0: torch.export.Dim("batch")},)
+
+
+def _traced(program: Any, example: Tensor, names: list[str]) -> onnx.ModelProto:
+    found = torch.onnx.export(
+        program, (example,), dynamo=True, optimize=False, input_names=[INPUT], output_names=names,
+        dynamic_shapes=_BATCH, verbose=False,
+    )  # fmt: skip
+    if found is None:
         raise GraphError("the exporter gave no graph")
-    return _bare(program.model_proto)
+    return found.model_proto
+
+
+def _fixed_batch(proto: onnx.ModelProto) -> bool:
+    return any(takes.type.tensor_type.shape.dim[0].HasField("dim_value") for takes in proto.graph.input)
 
 
 def _with_plain_attention(module: nn.Module) -> nn.Module | None:

@@ -92,20 +92,20 @@ def find(
         ConfigError: the module does not take such samples, or none or several of its outputs may be the answer.
     """
     x = random_inputs(module, ROWS, shape)
-    found = _ask(module, x, device)
-    single = list(found) == [SINGLE]
+    whole = _ask(module, x, device)
+    found, single = _with_rows(whole, len(x)), isinstance(whole, Tensor)
     shapes = {name: ("N", *tensor.shape[1:]) for name, tensor in found.items() if tensor.is_floating_point()}
     name = choose(shapes, None if single else wanted, "the model")
     answer = found[name]
 
     def again() -> Iterator[Array]:
         for other, inputs in _harder(module, x):
-            yield _rows(_ask(other, inputs, device)[name])
+            yield _rows(_with_rows(_ask(other, inputs, device), len(x))[name])
 
     rows = _rows(answer)
     output = ModelOutput(wanted if single else name, of_task(kind_of(rows, again), task, rows.shape[1]))
     inner = _cut(module, x, device, output)
-    if output != LOGITS or answer.dim() != 2:
+    if output != LOGITS or answer.dim() != 2 or not single:
         module.register_forward_hook(ToLogits(output, inner))
     if not single and wanted is None:
         log.info(ONE_OF, described(shapes), name)
@@ -154,14 +154,17 @@ def _cut(module: nn.Module, x: Array, device: torch.device, output: ModelOutput)
 
 
 @torch.no_grad()
-def _ask(module: nn.Module, x: Array, device: torch.device) -> dict[str, Tensor]:
-    """Outputs that have one row for each sample."""
+def _ask(module: nn.Module, x: Array, device: torch.device) -> Any:
     try:
-        answer = module(torch.from_numpy(x).to(device))
+        return module(torch.from_numpy(x).to(device))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"the model does not take samples of shape {list(x.shape[1:])}: {told}") from None
-    return {name: tensor for name, tensor in named(answer).items() if tensor.dim() and len(tensor) == len(x)}
+
+
+def _with_rows(answer: Any, rows: int) -> dict[str, Tensor]:
+    """Outputs that have one row for each sample."""
+    return {name: tensor for name, tensor in named(answer).items() if tensor.dim() and len(tensor) == rows}
 
 
 def _rows(answer: Tensor) -> Array:
