@@ -18,6 +18,7 @@ import torch
 
 from tta_agent.core.atomic_files import open_atomic
 from tta_agent.core.errors import CheckpointError
+from tta_agent.models.heap import trim_after
 
 FORMAT = 7
 MAGIC = b"tta-agent checkpoint\n"  # then the SHA-256 of what follows; files of format 5 have neither
@@ -35,8 +36,9 @@ log = logging.getLogger(__name__)
 def save(path: Path, fingerprint: str, state: Mapping[str, Any]) -> None:
     """Write it; durable when this returns. The one before stays as `<name>.before`. Tensors and plain values only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_atomic(path) as file:  # no copy of it in memory: its growing leaves holes in the heap that stay
+    with open_atomic(path) as file:  # never as a whole in memory
         content = _Hashing(file)
+        trim_after(content)  # what was pickled leaves holes in the heap
         file.write(MAGIC + content.digest() + b"\n")  # a place for the sum
         torch.save({"format": FORMAT, "fingerprint": fingerprint, **state}, content)  # type: ignore[arg-type]
         file.seek(len(MAGIC))
