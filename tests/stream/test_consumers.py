@@ -289,6 +289,41 @@ def test_paused_before_the_first_poll(log: Backend) -> None:
     assert keys(take(source, 1)) == ["a"]
 
 
+def test_order_holds_through_many_pauses(log: Backend) -> None:
+    source = log.source(max_records=7)
+    log.put("first")
+    found = take(source, 1)
+    log.put(*some_keys(200))
+    for _ in range(40):
+        source.pause()
+        assert not source.poll(0.0)
+        source.resume()
+        found += source.poll(0.05)
+    found += take(source, 201 - len(found))
+    for partition in range(PARTITIONS):
+        offsets = [r.offset for r in found if r.partition == partition]
+        assert offsets == list(range(len(offsets)))
+
+
+def test_a_paused_member_gives_partitions_away(log: Backend) -> None:
+    first = log.source()
+    log.put("a")
+    take(first, 1)
+    first.commit(first.positions())
+    first.pause()
+    log.put(*some_keys(400))
+    assert nothing_comes(first)
+    second, got = log.source(), []
+    deadline_s = time.monotonic() + LIMIT_S
+    while not split_evenly(first, second) and time.monotonic() < deadline_s:
+        assert not first.poll(0.05)
+        got += second.poll(0.05)
+    assert split_evenly(first, second)
+    first.resume()
+    mine, rest = take_all(first, second, count=400 - len(got))
+    assert keys([*mine, *got, *rest]) == some_keys(400)
+
+
 def test_lag_counts_what_is_left_to_read(log: Backend) -> None:
     log.put(*some_keys(30))
     source = log.source(max_records=10)

@@ -244,6 +244,31 @@ def test_a_topic_that_was_made_anew_meanwhile(
 
 
 @pytest.mark.kafka
+def test_a_member_that_was_lost_goes_on_from_the_later_of_two_positions(topics: Topics) -> None:
+    """Its own, or the group's, which somebody else may have read further meanwhile."""
+    source = topics.source("earliest")
+    topics.put(*some_keys(40))
+    take(source, 40)
+
+    def lost() -> None:
+        mine = source._consumer.assignment()
+        source._places.on_partitions_lost(mine)
+        source._places.on_partitions_assigned(mine)
+
+    lost()
+    assert not poll_briefly(source), "it has committed nothing of these, and knows that it has read them"
+    topics.put(*some_keys(40, "later"))
+    ends_now = topics._admin.list_partition_offsets({TopicPartition(*p): -1 for p in source.positions()})
+    source.commit({(p.topic, p.partition): found.offset for p, found in ends_now.items()})
+    lost()
+    assert not poll_briefly(source)
+
+
+def poll_briefly(source: StreamConsumer) -> list[RawRecord]:
+    return [raw for _ in range(5) for raw in source.poll(0.2)]
+
+
+@pytest.mark.kafka
 def test_records_that_were_pruned_unread_are_no_reason_to_go_to_the_end(topics: Topics) -> None:
     topics.put(*some_keys(100, "old"))
     first = topics.source("earliest")

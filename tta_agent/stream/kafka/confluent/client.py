@@ -87,13 +87,14 @@ class ConfluentClient:
             raise failure
         with translated_errors():
             self._look_for_topics()
-            if self._fetching.apply():
+            if self._fetching.begin_anew():
                 self._messages.clear()
+            self._fetching.apply_pauses()
             if self._fetching.resting:
                 self._messages.rest(timeout_s)
                 return []
-            if self._fetching.unreadable:
-                return self._read_otherwise(timeout_s, max_records)
+            if self._fetching.unreadable and (found := self._read_otherwise(timeout_s, max_records)):
+                return found
             found = self._read(self._messages.take(timeout_s, max_records))
         self._fetching.delivered(found)
         return found

@@ -89,19 +89,22 @@ class Fetching:
             self.live.discard(partition)
             self.unreadable.append(partition)
 
-    def apply(self) -> bool:
-        """Tell the library what has changed; whether it fetches anew. Raises KafkaException, and can be repeated."""
-        anew = self._moved and self._joined
-        if anew:
-            self._resume(self._stopped)
-            self._consumer.assign([Place(*p, offset) for p, offset in self.next.items()])
-            self._moved, self.live, self.unreadable = False, set(self.next), []
+    def begin_anew(self) -> bool:
+        """Hand the library all partitions where one has been sought; whether it was so. Raises KafkaException."""
+        if not (self._moved and self._joined):
+            return False
+        self._resume(self._stopped)
+        self._consumer.assign([Place(*p, offset) for p, offset in self.next.items()])
+        self._moved, self.live, self.unreadable = False, set(self.next), []
+        return True
+
+    def apply_pauses(self) -> None:
+        """Tell the library which ones are paused. Raises KafkaException."""
         wanted = self._wanted()
         if wanted != self._stopped:
             self._resume(self._stopped - wanted)
             self._consumer.pause([Place(*p) for p in wanted - self._stopped])
             self._stopped = wanted
-        return anew
 
     def _wanted(self) -> set[TopicPartition]:
         """Those that are to be paused in the library."""

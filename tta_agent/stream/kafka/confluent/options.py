@@ -12,11 +12,12 @@ from tta_agent.core.errors import ConfigError
 from tta_agent.stream.kafka.options import PREFIX, TOKENS
 
 SAME = {  # but for dots
-    "allow_auto_create_topics", "auto_offset_reset", "check_crcs", "client_dns_lookup", "client_id", "client_rack",
-    "connections_max_idle_ms", "enable_auto_commit", "fetch_max_bytes", "fetch_min_bytes", "group_id",
-    "group_instance_id", "heartbeat_interval_ms", "isolation_level", "max_in_flight_requests_per_connection",
-    "max_partition_fetch_bytes", "max_poll_interval_ms", "receive_message_max_bytes", "reconnect_backoff_max_ms",
-    "reconnect_backoff_ms", "retry_backoff_ms", "sasl_mechanism", "security_protocol", "session_timeout_ms",
+    "allow_auto_create_topics", "auto_commit_interval_ms", "auto_offset_reset", "check_crcs", "client_dns_lookup",
+    "client_id", "client_rack", "connections_max_idle_ms", "enable_auto_commit", "fetch_max_bytes",
+    "fetch_min_bytes", "group_id", "group_instance_id", "heartbeat_interval_ms", "isolation_level",
+    "max_in_flight_requests_per_connection", "max_partition_fetch_bytes", "max_poll_interval_ms",
+    "receive_message_max_bytes", "reconnect_backoff_max_ms", "reconnect_backoff_ms", "retry_backoff_ms",
+    "sasl_mechanism", "security_protocol", "session_timeout_ms",
 }  # fmt: skip
 RENAMED = {
     "fetch_max_wait_ms": "fetch.wait.max.ms",
