@@ -12,6 +12,7 @@ from tta_agent.core.types import Golden, ServerInfo, Version
 from tta_agent.serving.clients.kube import ACCOUNT, API, Kind, KubeResource
 from tta_agent.serving.clients.local_check import LocalCheck
 from tta_agent.serving.clients.rest import OipClient
+from tta_agent.serving.clients.switch import Switch
 from tta_agent.serving.clients.uri_store import UriStore
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 
@@ -71,7 +72,7 @@ class StorageUriDriver:
         self._local, self._tolerance, self._wait_s = LocalCheck(server, tolerance), tolerance, wait_s
         self._published: tuple[int, Golden] | None = None
         self._answers: dict[str, Golden] = {}  # of the versions that were brought up here, by URI
-        self._before: str | None = None
+        self._switch = Switch(self._turn_to, "it names {} again")
 
     @classmethod
     def routing(cls, model: str) -> Mapping[str, str]:
@@ -99,7 +100,7 @@ class StorageUriDriver:
         """Compare the version with the golden batch here, and write it where the platform reads it."""
         self._local.check(version, version.path, golden)
         if version.number:
-            before = self._store.number(self._before or "")
+            before = self._store.number(self._switch.before or "")
             self._store.prune({version.number, self.live(), before or 0})
             self._store.write(version)
         self._published = version.number, golden
@@ -114,12 +115,7 @@ class StorageUriDriver:
         self._answers = {uri: known for uri, known in self._answers.items() if uri == before} | {
             target: golden
         }
-        try:
-            self._turn_to(target)
-        except SwapError as error:
-            raise type(error)(f"{error}\n{self._restore(before)}") from error
-        if target != before:
-            self._before = before
+        self._switch.to(target, before)
 
     def verify(self, golden: Golden) -> None:
         """Compare the answer of the server's address with the golden batch."""
@@ -134,10 +130,7 @@ class StorageUriDriver:
 
     def rollback(self) -> None:
         """Name the address that the resource had before."""
-        if self._before is None:
-            raise SwapError("no version served before the live one: publish and activate one instead")
-        self._turn_to(self._before)
-        self._before = None
+        self._switch.back()
 
     def close(self) -> None:
         """Close the connections."""
@@ -199,14 +192,6 @@ class StorageUriDriver:
                 follows()
                 right = 0
                 time.sleep(POLL_S)
-
-    def _restore(self, uri: str) -> str:
-        """Undo a change of which we do not know how far it came."""
-        try:
-            self._turn_to(uri)
-            return f"it names {uri} again"
-        except SwapError as error:
-            return f"it could not be led back to {uri}: {error}"
 
     def _path(self, resource: Resource) -> Sequence[str]:
         path = self.place(resource)

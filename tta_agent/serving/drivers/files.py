@@ -8,6 +8,7 @@ from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Golden, ServerInfo, Version
 from tta_agent.serving.clients.pointed_folder import PointedFolder
 from tta_agent.serving.clients.pointer import Undo
+from tta_agent.serving.clients.switch import NONE_BEFORE
 from tta_agent.serving.drivers import TOLERANCE
 
 
@@ -54,7 +55,7 @@ class FilesDriver:
     def rollback(self) -> None:
         """Move the link to the version before."""
         if self._undo is None:
-            raise SwapError("no version served before the live one: publish and activate one instead")
+            raise SwapError(NONE_BEFORE)
         self._undo()
         self._undo = None
 

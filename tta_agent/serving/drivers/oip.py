@@ -10,6 +10,7 @@ from tta_agent.core.types import Array, Golden, ServerInfo, Version
 from tta_agent.serving.clients.pointed_folder import PointedFolder
 from tta_agent.serving.clients.pointer import Undo
 from tta_agent.serving.clients.rest import OipClient
+from tta_agent.serving.clients.switch import NONE_BEFORE
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 
 
@@ -150,7 +151,7 @@ class _ByNumber:
         """Load the version that the server's index calls previous; it may still be loaded."""
         number, self._confirmed = self._marked("previous"), None
         if number is None:
-            raise SwapError("no version served before the live one: publish and activate one instead")
+            raise SwapError(NONE_BEFORE)
         self._load(number, activate=True)
         if self.live() != number:
             raise SwapError(f"version {self.live()} is live after the rollback; expected {number}")
@@ -213,7 +214,7 @@ class _ByFolder:
 
     def rollback(self) -> None:
         if self._undo is None:
-            raise SwapError("no version served before the live one: publish and activate one instead")
+            raise SwapError(NONE_BEFORE)
         self._undo()
         self._undo = None
         self._load(self._folder.pointed())

@@ -11,6 +11,7 @@ from tta_agent.core.errors import SwapError, nearest
 from tta_agent.core.types import Golden, ServerInfo, Version
 from tta_agent.serving.clients.local_check import LocalCheck
 from tta_agent.serving.clients.rest import OipClient
+from tta_agent.serving.clients.switch import Switch
 from tta_agent.serving.clients.version_folder import VersionFolder
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 
@@ -39,7 +40,7 @@ class OvmsDriver:
         self._client, self._local = OipClient(server), LocalCheck(server, tolerance)
         self._folder = VersionFolder(Path(repository) / server.model, file, server.source)
         self._file, self._tolerance, self._timeout_s = file, tolerance, server.timeout_s
-        self._before: int | None = None
+        self._switch = Switch(self._turn_to, "version {} of the server is live")
 
     def probe(self) -> None:
         """Raise SwapError, with what to do, unless the server has the model and versions can be written."""
@@ -55,19 +56,14 @@ class OvmsDriver:
     def publish(self, version: Version, golden: Golden) -> None:
         """Write the version beside the others, and compare what was written with the golden batch."""
         live = self._live()
-        keep = {live, self._before or live, self._folder.number_of(version)}
+        keep = {live, self._switch.before or live, self._folder.number_of(version)}
         older = [number for number in self._folder.numbers() if number < live]
         self._folder.prune({*keep, *older[-1:]})
         self._local.check(version, self._folder.stage(version) / self._file, golden)
 
     def activate(self, version: Version) -> None:
         """Rename the version into place, and wait until it is the newest that is available."""
-        before, number = self._live(), self._folder.number_of(version)
-        try:
-            self._turn_to(number)
-        except SwapError as error:
-            raise SwapError(f"{error}\n{self._restore(before)}") from error
-        self._before = before if before != number else self._before
+        self._switch.to(self._folder.number_of(version), self._live())
 
     def verify(self, golden: Golden) -> None:
         """Compare the answer of the unversioned URL with the golden batch."""
@@ -80,10 +76,7 @@ class OvmsDriver:
 
     def rollback(self) -> None:
         """Take the live version out of the server's sight; the one that served before is the newest then."""
-        if self._before is None:
-            raise SwapError("no version served before the live one: publish and activate one instead")
-        self._turn_to(self._before)
-        self._before = None
+        self._switch.back()
 
     def close(self) -> None:
         """Close the connections."""
@@ -143,11 +136,3 @@ class OvmsDriver:
             raise SwapError(f"{self._client.url} does not know the model {model}: {nearest(model, known)}")
         entries = models[self._client.model].get("model_version_status") or []
         return {int(entry["version"]): entry for entry in entries if str(entry.get("version")).isdecimal()}
-
-    def _restore(self, number: int) -> str:
-        """Undo a switch of which we do not know how far it came."""
-        try:
-            self._turn_to(number)
-            return f"version {number} of the server is live"
-        except SwapError as error:
-            return f"version {number} of the server could not be made live again: {error}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from tta_agent.core.errors import GraphError, SwapError, WrongAnswer
 from tta_agent.core.types import Golden, Version
 from tta_agent.models.ort_sessions import HotSwapSession, Session, open_version, raw_answer
+from tta_agent.serving.clients.switch import NONE_BEFORE
 from tta_agent.serving.drivers import TOLERANCE, check_golden
 
 
@@ -61,7 +62,7 @@ class SessionDriver:
         """Switch back to the session on standby, if it is the one that served before."""
         previous = self._pair.previous
         if previous is None:
-            raise SwapError("no version served before the live one: publish and activate one instead")
+            raise SwapError(NONE_BEFORE)
         if self._pair.get(previous) is None:
             raise SwapError(
                 f"version {previous} served before, but another was loaded in its place since:\n"

@@ -16,6 +16,7 @@ from tta_agent.core.errors import SwapError
 from tta_agent.core.types import Array, Golden, ServerInfo, Version
 from tta_agent.serving.clients.local_check import LocalCheck
 from tta_agent.serving.clients.rest import OipClient
+from tta_agent.serving.clients.switch import Switch
 from tta_agent.serving.clients.triton_grpc import TritonGrpc
 from tta_agent.serving.clients.triton_repository import Files, SharedFolder, TritonRepository, Upload
 from tta_agent.serving.clients.version_folder import VersionFolder
@@ -77,7 +78,7 @@ class TritonDriver:
         )
         self._polls, self._tries, self._tolerance = control == "poll", standby, tolerance
         self._timeout_s, self._local = server.timeout_s, LocalCheck(server, tolerance)
-        self._before: int | None = None
+        self._switch = Switch(self._turn_to, "version {} of the server is live", self._turn_back_to)
         self._config: dict[str, Any] | None = None
 
     def probe(self) -> None:
@@ -93,7 +94,7 @@ class TritonDriver:
     def publish(self, version: Version, golden: Golden) -> None:
         """Stage the version, and try it under another name."""
         live = self._live()
-        files = self._repository.stage(version, {live, self._before or live})
+        files = self._repository.stage(version, {live, self._switch.before or live})
         if not files:
             log.warning(
                 "version %d is larger than a load call holds (2 GB): it is tried here only", version.number
@@ -104,13 +105,7 @@ class TritonDriver:
 
     def activate(self, version: Version) -> None:
         """Rename the version into place and have it loaded; the one before answers until it is ready."""
-        before = self._live()
-        try:
-            self._turn_to(self._source + version.number)
-        except SwapError as error:
-            raise SwapError(f"{error}\n{self._restore(before)}") from error
-        if before != self._source + version.number:
-            self._before = before
+        self._switch.to(self._source + version.number, self._live())
 
     def verify(self, golden: Golden) -> None:
         """Compare the answer of the unversioned URL with the golden batch."""
@@ -123,10 +118,7 @@ class TritonDriver:
 
     def rollback(self) -> None:
         """Hide the live version and load the one that served before."""
-        if self._before is None:
-            raise SwapError("no version served before the live one: publish and activate one instead")
-        self._turn_to(self._before)
-        self._before = None
+        self._switch.back()
 
     def close(self) -> None:
         """Close the connections."""
@@ -222,13 +214,9 @@ class TritonDriver:
                     ' the option control of the driver to "poll".'
                 ) from error
 
-    def _restore(self, number: int) -> str:
-        """Undo a switch of which we do not know how far it came."""
-        try:
-            if self._live() == number:
-                self._repository.parameters(number)
-            else:
-                self._turn_to(number)
-            return f"version {number} of the server is live"
-        except SwapError as error:
-            return f"version {number} of the server could not be made live again: {error}"
+    def _turn_back_to(self, number: int) -> None:
+        """Undo a turn of which we do not know how far it came."""
+        if self._live() == number:
+            self._repository.parameters(number)
+        else:
+            self._turn_to(number)
