@@ -48,7 +48,7 @@ check: install  ## ruff, format, mypy strict, directions of imports; docs that a
 	@$(BIN)/python -m docs.check_links
 
 # What cannot be built here is skipped with the reason, unless PARTS_REQUIRED=helm
-CHART_TOOLS := helm kubeconform helm-unittest helm3 kubectl
+CHART_TOOLS := helm kubeconform helm-unittest helm3 kubectl compose-go
 
 charts: install  ## the Helm chart: lint, schema, unit tests, renders, Kubernetes' schemas (Go builds the tools once)
 	@$(BIN)/python -m tests.parts.kube.tools $(CHART_TOOLS) || true

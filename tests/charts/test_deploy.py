@@ -46,7 +46,7 @@ def test_the_image_starts_from_what_the_argument_names_and_ends_as_no_root() -> 
     assert "USER 1000:1000" in last and 'ENTRYPOINT ["tta-agent"]' in last
 
 
-@pytest.mark.parametrize("needed", ["torch", "onnxruntime-gpu", "scikit-learn", "s3fs"])
+@pytest.mark.parametrize("needed", ["torch", "onnxruntime-gpu", "scikit-learn", "s3fs", "confluent-kafka"])
 def test_the_lock_of_the_image_holds_what_the_agent_needs_in_the_versions_that_are_tested(
     needed: str,
 ) -> None:
