@@ -29,7 +29,7 @@ from tta_agent.serving.promotion import PromotionRecord
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 
-CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink"}
+CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.link"}
 
 
 def agent(folder: Path, driver: Mapping[str, Any]) -> ServedModel:

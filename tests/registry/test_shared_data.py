@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import onnx
 import pytest
 
 from tests.parts import large
@@ -68,6 +69,18 @@ def test_on_one_file_system_they_are_there_once(tmp_path: Path, built: onnx_impo
     paths = [registry.get(number).path.parent / large.DATA for number in (0, 1)]
     assert paths[0].samefile(paths[1]) and paths[0] != paths[1]
     assert not paths[0].samefile(tmp_path / "served" / large.DATA)  # which its owner may overwrite
+
+
+def test_a_version_that_is_kept_whole_finds_them_in_the_cache(
+    registry: ModelRegistry, built: onnx_import.OnnxModel
+) -> None:
+    proto = onnx.ModelProto.FromString(built.graph.patched({}))
+    proto.producer_name = "another"  # no change of tensors
+    number = registry.add(proto.SerializeToString(), registry.get(0), {}).number
+    assert registry.manifest(number)["artefact"] == "full"
+    version = registry.get(number)
+    assert version.path.parent == registry.cache.folder
+    assert np.array_equal(*(raw_answer(open_session(registry.get(n).path), X) for n in (0, number)))
 
 
 def test_one_that_was_lost_from_the_cache_comes_back(registry: ModelRegistry) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from tests.conftest import require_or_skip
@@ -18,7 +19,10 @@ from tests.parts import killed, platform, python_servers, serving, triton
 from tests.parts.ovms import Ovms
 from tests.serving.test_storage_uri import PLATFORMS, SOURCE_URI, URI, uri_in
 from tta_agent.core.types import ServerInfo
+from tta_agent.models import external_data
+from tta_agent.models.data_files import DataFiles
 from tta_agent.models.ort_sessions import HotSwapSession, open_session
+from tta_agent.registry.cache import digest_of
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.server.app import make_app
 
@@ -128,10 +132,26 @@ REAL = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("mlser
 MARKED = ["embedded", "files", "ovms", "resource", "seldon", *REAL]
 
 
-def registry_in(folder: Path) -> ModelRegistry:
+def registry_in(
+    folder: Path, graph: Callable[[int], bytes] = serving.graph_bytes, data: DataFiles | None = None
+) -> ModelRegistry:
     registry = ModelRegistry(folder / "versions")
-    registry.ensure_source("f", lambda: (serving.graph_bytes(0), serving.golden(0).x))
+    registry.ensure_source("f", lambda: (graph(0), serving.golden(0).x), data)
     return registry
+
+
+def with_data(folder: Path) -> tuple[Callable[[int], bytes], DataFiles]:
+    """Graphs as those of the tests, the weights in a file beside them, as models above 2 GiB have it."""
+
+    def graph(number: int) -> bytes:
+        proto = onnx.ModelProto.FromString(serving.graph_bytes(number))
+        (weights,) = (item for item in proto.graph.initializer if item.name == "w")
+        (folder / "w.data").write_bytes(data := weights.raw_data)
+        external_data.place(weights, "w.data", 0, len(data))
+        return bytes(proto.SerializeToString())
+
+    folder.mkdir()
+    return graph, DataFiles(folder, ("w.data",))
 
 
 def known(registry: ModelRegistry) -> set[str]:
@@ -144,6 +164,7 @@ def check_folder(home: Path, registry: ModelRegistry) -> None:
     for path in found:
         graph = (path / "model.onnx").read_bytes()
         assert hashlib.sha256(graph).hexdigest() in known(registry), path
+        assert registry.data() == {name: digest_of(path / name) for name in registry.data()}
 
 
 @pytest.mark.slow
@@ -155,12 +176,23 @@ def test_a_kill_at_any_step_leaves_an_intact_version(name: str, tmp_path: Path) 
         kill_at_steps(there, tmp_path, registry, stride)
 
 
-def kill_at_steps(there: Place, folder: Path, registry: ModelRegistry, stride: int) -> None:
+def test_a_kill_at_any_step_leaves_the_data_files_whole(tmp_path: Path) -> None:
+    graph, data = with_data(tmp_path / "served")
+    registry = registry_in(tmp_path, graph, data)
+    with files(tmp_path) as there:
+        kill_at_steps(there, tmp_path, registry, 2, graph)
+        assert sorted(path.name for path in (there.home or tmp_path).glob("current/*"))[-1] == "w.data"
+
+
+def kill_at_steps(
+    there: Place, folder: Path, registry: ModelRegistry, stride: int,
+    graph: Callable[[int], bytes] = serving.graph_bytes,
+) -> None:  # fmt: skip
     """Kill an agent before each of its steps, or each so many, until one gets through; see what is left behind."""
     stride = 1 if os.environ.get("KILLS") == "all" else stride
     with killed.victims(folder, there.driver) as victims:
         for step in range(1, 1000, stride):
-            number = registry.add(serving.graph_bytes(step), registry.get(0), {}).number
+            number = registry.add(graph(step), registry.get(0), {}).number
             again = victims.killed(step, number)
             if there.home is not None:
                 check_folder(there.home, registry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -195,6 +196,31 @@ def test_the_first_version_in_a_folder_is_copied_from_the_source_of_its_owner(
     told = json.loads((staged / "tta.json").read_text())
     assert told["data"] == bench.registry.data()
     assert not (staged / large.DATA).samefile(home / "1" / large.DATA)
+
+
+def test_where_the_registry_is_on_another_file_system_versions_share_one_copy(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def on_one_file_system(source: Path, target: Path) -> None:
+        if tmp_path / "models" not in Path(source).parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", on_one_file_system)
+    (home := tmp_path / "models" / "m").mkdir(parents=True)
+    folder = VersionFolder(home, large.FILE, 0)
+    for number in (1, 2):
+        folder.stage(bench.registry.get(number))
+        folder.place(number)
+    assert (home / "1" / large.DATA).samefile(home / "2" / large.DATA)
+    assert not (home / "1" / large.DATA).samefile(bench.registry.get(0).path.parent / large.DATA)
+    (home / "1" / "tta.json").write_text("{}")  # of an owner, who may change the file
+    folder.prune({1})
+    folder.stage(bench.registry.get(2))
+    folder.place(2)
+    assert not (home / "1" / large.DATA).samefile(home / "2" / large.DATA)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "m/1/model.onnx"])
