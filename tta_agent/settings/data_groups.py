@@ -131,7 +131,7 @@ class StreamSettings(Group):
     ssl_cafile: Path | None = None
     """PEM file of the authority that signed the brokers' certificates."""
     client: Literal["auto", "kafka-python", "confluent-kafka"] = "auto"
-    """Library that reads Kafka: kafka-python; confluent-kafka, the extra [fast], at a third of the cost; auto:
+    """Library that reads Kafka: kafka-python; confluent-kafka, the extra [fast], at less than half the cost; auto:
     confluent-kafka where it is installed and has a counterpart of each option in `kafka`, else kafka-python."""
     kafka: dict[str, Any] = {}
     """Further options of kafka-python's clients, each as TTA_STREAM__KAFKA__<OPTION>, for instance
