@@ -83,6 +83,20 @@ def test_install_upgrade_rollback_uninstall(kube: Cluster, namespace: str, case:
     )  # versions outlive it
 
 
+@pytest.mark.parametrize("program", HELMS)
+def test_a_larger_model_leaves_the_claim_as_it_is(kube: Cluster, namespace: str, program: str) -> None:
+    need(program)
+    release = ("agent", str(helm.CHART), "-n", namespace, *values("central"))
+    kube.helm("install", *release, program=program)
+    claims = ("-n", namespace, "pvc", "agent-tta-agent")
+    before = kube.get(*claims)["spec"]
+    for more in ("modelMiB=900", "settings.store.keep=3"):
+        kube.helm("upgrade", *release, "--set", more, program=program)
+        assert kube.get(*claims)["spec"] == before
+    with pytest.raises(helm.Refused, match="immutable"):  # what is asked for by name is asked of the cluster
+        kube.helm("upgrade", *release, "--set", "store.size=50Gi", program=program)
+
+
 @pytest.mark.parametrize("case", [case for case in helm.CASES if case not in PATCHES])
 def test_the_server_takes_all_without_a_warning(kube: Cluster, namespace: str, case: str) -> None:
     text = helm.render(case=case).replace("namespace: tta\n", f"namespace: {namespace}\n")

@@ -99,7 +99,7 @@ def cluster(folder: Path, nodes: int = 0) -> Iterator[Cluster]:
         found = Cluster(folder, controllers)
         _await(found, processes)
         if controllers:
-            processes.append(_start(folder, "kube-controller-manager", *_controllers(folder, kcm)))
+            processes.append(_start(folder, "kube-controller-manager", *_controllers(folder, kcm, nodes)))
         if nodes:
             found.kubectl("create", "-f", "-", given=yaml.safe_dump_all(map(_node, range(nodes))))
             processes.append(_start(folder, "kube-scheduler", *_scheduler(folder, scheduler)))
@@ -156,13 +156,15 @@ def _api_server(folder: Path, etcd: int, port: int, controllers: bool) -> list[s
     ]  # fmt: skip
 
 
-def _controllers(folder: Path, port: int) -> list[str]:
+def _controllers(folder: Path, port: int, nodes: int) -> list[str]:
+    # where there are no nodes, a pod that somebody runs is not one of a node that has gone
+    off = [] if nodes else ["--controllers=*,-node-lifecycle-controller,-pod-garbage-collector-controller"]
     config = str(folder / "kubeconfig")
     return [
         f"--kubeconfig={config}", f"--authentication-kubeconfig={config}", f"--authorization-kubeconfig={config}",
         "--bind-address=127.0.0.1", f"--secure-port={port}", f"--cert-dir={folder / 'kcm'}", "--leader-elect=false",
         f"--service-account-private-key-file={folder / 'sa.key'}", f"--root-ca-file={folder}/certs/apiserver.crt",
-        "--use-service-account-credentials=false",
+        "--use-service-account-credentials=false", *off,
     ]  # fmt: skip
 
 
