@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tta_agent.core.errors import ConfigError
-from tta_agent.stream.kafka.options import PREFIX, TOKENS
+from tta_agent.stream.kafka.options import TOKENS
 
 SAME = {  # but for dots
     "allow_auto_create_topics", "auto_commit_interval_ms", "auto_offset_reset", "check_crcs", "client_dns_lookup",
@@ -67,7 +67,7 @@ def _one(name: str, value: Any) -> dict[str, Any]:
         return {"ssl.endpoint.identification.algorithm": "https" if value else "none"}
     if name == TOKENS:
         return {"oauth_cb": _tokens(value)}
-    told = f"{PREFIX}{name.upper()} has no counterpart in confluent-kafka"
+    told = f"TTA_STREAM__KAFKA__{name.upper()} has no counterpart in confluent-kafka"
     raise ConfigError(f"{told}\nunset it, or set TTA_STREAM__CLIENT=kafka-python")
 
 
