@@ -171,7 +171,9 @@ def main():
     asked.add_argument("--quick", action="store_true")
     asked.add_argument("--json", type=Path)
     asked.add_argument("--only", choices=("ratio", "overload", "duty"))
-    asked.add_argument("--client", default="auto", help="library that reads Kafka, of both sides of the ratio")
+    asked.add_argument(
+        "--client", default="auto", help="library that reads Kafka, of both sides of the ratio"
+    )
     asked = asked.parse_args()
     os.environ["TTA_STREAM__CLIENT"] = asked.client
     torch.set_num_threads(1)
