@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from tta_agent.core.errors import GraphError
 from tta_agent.core.task import differs
 from tta_agent.core.types import Array
-from tta_agent.models import message_size
+from tta_agent.models import message_size, tracer
 from tta_agent.models.data_files import DataFiles
 from tta_agent.models.message_size import serialised
 from tta_agent.models.ort_sessions import open_session, raw_answer
 from tta_agent.models.perturbed import perturbed, portions
 from tta_agent.models.probe_inputs import random_inputs
-from tta_agent.models.probing import SINGLE, named, output_of, pick, raw
+from tta_agent.models.probing import SINGLE, output_of, pick, raw
 from tta_agent.models.python_module import SERVED_FILE
 from tta_agent.models.weight_delta import put
 from tta_agent.models.whole_numbers import as_taken
@@ -162,72 +162,17 @@ def export(module: nn.Module, example: Tensor) -> onnx.ModelProto:
     example = as_taken(module, example)
     with _quiet():
         try:
-            return _exported(module, example)
+            return tracer.traced(module, example, INPUT)
         except Exception as error:  # the exporter raises many kinds
-            plain = _with_plain_attention(module)
+            plain = tracer.with_plain_attention(module)
             try:
                 if plain is not None:
-                    return _exported(plain, example)
+                    return tracer.traced(plain, example, INPUT)
             except Exception:
                 pass  # the first error says more
             raise GraphError(
-                f"the model cannot be exported to ONNX: {_cause(error)}; {SERVED_FILE}"
+                f"the model cannot be exported to ONNX: {tracer.cause(error)}; {SERVED_FILE}"
             ) from error
-
-
-def _cause(error: BaseException) -> str:
-    """First line of the error at the root: those around it speak of the exporter's steps."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
-
-
-def _exported(module: nn.Module, example: Tensor) -> onnx.ModelProto:
-    names = list(named(module(example)))
-    proto = _traced(module, example, names)
-    if _fixed_batch(proto):  # `len(x)` is a number to one tracer, and a symbol to the other
-        program = torch.export.export(module, (example,), dynamic_shapes=_BATCH, strict=True)
-        proto = _traced(program, example, names)
-    if _fixed_batch(proto):
-        raise GraphError(f"it takes batches of {len(example)} only, as its code makes a number of their size")
-    return _bare(proto)
-
-
-_BATCH = ({0: torch.export.Dim("batch")},)
-
-
-def _traced(program: Any, example: Tensor, names: list[str]) -> onnx.ModelProto:
-    found = torch.onnx.export(
-        program, (example,), dynamo=True, optimize=False, input_names=[INPUT], output_names=names,
-        dynamic_shapes=_BATCH, verbose=False,
-    )  # fmt: skip
-    if found is None:
-        raise GraphError("the exporter gave no graph")
-    return found.model_proto
-
-
-def _fixed_batch(proto: onnx.ModelProto) -> bool:
-    return any(takes.type.tensor_type.shape.dim[0].HasField("dim_value") for takes in proto.graph.input)
-
-
-def _with_plain_attention(module: nn.Module) -> nn.Module | None:
-    """A copy of a timm model with attention written out, which the exporter knows for more shapes; None of others."""
-    module = copy.deepcopy(module)
-    fused = [part for part in module.modules() if getattr(part, "fused_attn", False) is True]
-    for part in fused:
-        part.fused_attn = False  # type: ignore[assignment]
-    return module if fused else None
-
-
-def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes: they hold file names and source lines of the machine that exported."""
-    for thing in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer, *proto.graph.value_info):
-        del thing.metadata_props[:]
-        thing.doc_string = ""
-    for function in proto.functions:
-        for node in function.node:
-            del node.metadata_props[:]
-    return proto
 
 
 def floats(module: nn.Module) -> dict[str, Tensor]:
