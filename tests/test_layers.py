@@ -21,15 +21,21 @@ VOCABULARY = (
 )
 HOMES = {
     "kafka": ("tta_agent.stream.kafka",),
+    "confluent_kafka": ("tta_agent.stream.kafka.confluent",),
     "opentelemetry": ("tta_agent.telemetry",),
     "onnxruntime": (
         "tta_agent.models.ort_sessions",
         "tta_agent.models.ort_options",
         "tta_agent.models.patched_graph",
+        "tta_agent.models.packed",
     ),
     "onnx": (
         "tta_agent.models.onnx_export",
         "tta_agent.models.onnx_import",
+        "tta_agent.models.tracer",
+        "tta_agent.models.external_data",
+        "tta_agent.models.message_size",
+        "tta_agent.models.packed",
         "tta_agent.models.skeleton",
         "tta_agent.models.weight_delta",
         "tta_agent.models.inspection",
