@@ -21,6 +21,8 @@ from tta_agent.stream.batcher import Batch
 from tta_agent.stream.kafka.consumer import ensure_topics
 from tta_agent.stream.results import ResultWriter
 
+FULL_ROUNDS = {"TTA_MODE": "shadow", "TTA_ADAPT__MAX_WAIT_S": "600"}  # none of fewer records, however slow
+
 
 def result(logits: Array) -> StepResult:
     n = len(logits)
@@ -156,14 +158,14 @@ def results_before_and_after_a_crash(world: World, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_results_are_written_at_least_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = {"TTA_STREAM__PARTITIONS": "1"}  # so that both read in the same order
-    world = World(tmp_path, monkeypatch, TTA_STREAM__OUTPUT="results", TTA_MODE="shadow", **one)
+    world = World(tmp_path, monkeypatch, TTA_STREAM__OUTPUT="results", **FULL_ROUNDS, **one)
     results_before_and_after_a_crash(world, monkeypatch)
 
 
 @pytest.mark.kafka
 def test_results_on_a_real_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kafka: str) -> None:
     name = f"results-{tmp_path.name}"
-    world = World(tmp_path, monkeypatch, brokers=kafka, TTA_STREAM__OUTPUT=name, TTA_MODE="shadow")
+    world = World(tmp_path, monkeypatch, brokers=kafka, TTA_STREAM__OUTPUT=name, **FULL_ROUNDS)
     ensure_topics(kafka, [name, world.settings.stream.topic, world.settings.stream.labels_topic], 1)
     results_before_and_after_a_crash(world, monkeypatch)
     world.producer.close()

@@ -77,6 +77,8 @@ def _impossible() -> str | None:
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         return f"needs {', '.join(missing)} on the PATH"
+    if Path(sys.prefix).is_relative_to("/tmp"):
+        return "needs a checkout outside /tmp, over which pods mount"
     with tempfile.TemporaryDirectory() as folder:
         tried = Container(TRIAL, {"spec": {}}, Path(folder), {})
         tried.start()
