@@ -150,7 +150,7 @@ def results_before_and_after_a_crash(world: World, monkeypatch: pytest.MonkeyPat
     assert not second.resume()
     with Running(second):
         until(lambda: second.learner.adaptation.rounds >= first.learner.adaptation.rounds)
-    both = results(world, topic, 2 * len(one))
+        both = results(world, topic, 2 * len(one))
     again = [(id, run) for id, run, _ in both if run > one[0][1]]
     assert {id for id, _ in again} >= {id for id, _, _ in one}, "read again, and said so"
 
