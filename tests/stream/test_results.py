@@ -21,7 +21,9 @@ from tta_agent.stream.batcher import Batch
 from tta_agent.stream.kafka.consumer import ensure_topics
 from tta_agent.stream.results import ResultWriter
 
-FULL_ROUNDS = {"TTA_MODE": "shadow", "TTA_ADAPT__MAX_WAIT_S": "600"}  # none of fewer records, however slow
+FULL_ROUNDS = {  # none of fewer records: of a stream that is slow, or after a candidate of another regime
+    "TTA_MODE": "shadow", "TTA_ADAPT__MAX_WAIT_S": "600", "TTA_SCHEDULE__CANDIDATE_EVERY": "1000",
+}  # fmt: skip
 
 
 def result(logits: Array) -> StepResult:
@@ -150,7 +152,7 @@ def results_before_and_after_a_crash(world: World, monkeypatch: pytest.MonkeyPat
     assert not second.resume()
     with Running(second):
         until(lambda: second.learner.adaptation.rounds >= first.learner.adaptation.rounds)
-        both = results(world, topic, 2 * len(one))
+    both = results(world, topic, 2 * len(one))
     again = [(id, run) for id, run, _ in both if run > one[0][1]]
     assert {id for id, _ in again} >= {id for id, _, _ in one}, "read again, and said so"
 
