@@ -25,10 +25,10 @@ from tta_agent.stream import router
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 
 RATE = 400  # records a second at most
-WARM, EVERY, LOOKS = 1000, 150, 12  # records before the first look, and between two
+WARM, EVERY, LOOKS = 1000, 300, 12  # records before the first look, and between two
 MEMORIES = (router, paired, taught, requests)  # of the last records, entities or ids
 BOUND = 100
-LEAK = 0.8  # objects a record that are too many: one small object a record makes 1.0
+LEAK = 0.5  # objects a record that are too many: one small object a record makes 1.0
 SHADOW = {
     "TTA_MODE": "shadow",
     "TTA_ADAPT__METHOD": "tent",
