@@ -27,28 +27,22 @@ REPLICAS = {
     "sidecar-demo-plain": 1,
     "gpu-device-plugin": 1,
 }
-VOLUMES = """
+CLAIM = """
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: models}
 spec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}
----
+"""
+VOLUME = """---
 apiVersion: v1
 kind: PersistentVolume
-metadata: {generateName: models-}
-spec:
-  capacity: {storage: 100Gi}
-  accessModes: [ReadWriteOnce, ReadWriteMany]
-  hostPath: {path: /nonexistent}
----
-apiVersion: v1
-kind: PersistentVolume
-metadata: {generateName: store-}
+metadata: {generateName: volume-}
 spec:
   capacity: {storage: 100Gi}
   accessModes: [ReadWriteOnce, ReadWriteMany]
   hostPath: {path: /nonexistent}
 """
+VOLUMES = CLAIM + 2 * VOLUME  # of the models, and of the store
 
 
 @pytest.fixture(scope="module")

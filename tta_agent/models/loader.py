@@ -90,7 +90,8 @@ def load(
         module = _from_timm(name, state, classes) if name is not None else _from_factory(str(factory))
         if state is not None:
             checkpoints.fill(module, state, weights)
-        module = python_module.settled(module, _named(name, factory))
+        setting = f"TTA_MODEL__FACTORY={factory}" if name is None else f"TTA_MODEL__NAME={name}"
+        module = python_module.settled(module, setting)
     where = pick_device(device)
     module = module.to(where).eval().requires_grad_(False)
     shape = shape or _shape(module)
@@ -186,11 +187,7 @@ def _from_factory(path: str) -> nn.Module:
         raise ConfigError(
             f"TTA_MODEL__FACTORY={path} gave a {type(module).__name__}, expected a torch.nn.Module"
         )
-    return python_module.unwrapped(module, _named(None, path))
-
-
-def _named(name: str | None, factory: str | None) -> str:
-    return f"TTA_MODEL__FACTORY={factory}" if name is None else f"TTA_MODEL__NAME={name}"
+    return python_module.unwrapped(module, f"TTA_MODEL__FACTORY={path}")
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:

@@ -20,14 +20,17 @@ def choose(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> N
         module: inference mode, on `device`.
         shape: of one sample.
     """
-    _lay(module, torch.channels_last)
+    if not _lay(module, torch.channels_last):
+        return
     try:
         module(torch.from_numpy(random_inputs(module, SAMPLES, shape)).to(device))
     except Exception:  # the module's own code; if it fails in either order, `probing.find` says why
         _lay(module, torch.contiguous_format)
 
 
-def _lay(module: nn.Module, order: torch.memory_format) -> None:
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=order)
+def _lay(module: nn.Module, order: torch.memory_format) -> bool:
+    """Lay them; whether there are any."""
+    found = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.dim() == 4]
+    for tensor in found:
+        tensor.data = tensor.data.contiguous(memory_format=order)
+    return bool(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -85,7 +86,9 @@ class Cache:
         needed = set(self._needed())
         gone = [path for path in there[NEWEST:] if path.stem not in needed]
         for path in gone:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                self._seen.pop(_stamp(path), None)
+                path.unlink()
         return gone
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Protocol
 from tta_agent.core.atomic_files import copy_atomic, link_or_copy, sync_folder, write_atomic
 from tta_agent.core.errors import StoreError
 from tta_agent.core.os_errors import describe
+from tta_agent.registry.cache import digest_of
 
 MANIFEST = "manifest.json"
 LEFT_OVER_S = 3600.0  # a staging folder older than this is of a crash
@@ -143,8 +143,8 @@ class Folder:
 
     def digest(self, name: str) -> str:
         """Hash of a file."""
-        with self._telling(), (self.folder / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with self._telling():
+            return digest_of(self.folder / name)
 
     def add(self, number: int, files: Mapping[str, bytes | Path]) -> None:
         """Add a version, by rename of a finished folder."""

@@ -9,10 +9,8 @@ from tta_agent.core.protocols import ServerDriver
 from tta_agent.core.types import Array, Golden, Version
 from tta_agent.models.ort_sessions import Session, raw_answer
 
-GOLDEN, LARGE_BYTES = (
-    2,
-    64 << 20,
-)  # inputs; of a graph from this size on one, since a swap waits for each answer
+GOLDEN = 2  # inputs
+LARGE_BYTES = 64 << 20  # of a graph from which on one input has to do: a swap waits for each answer
 
 
 def golden(session: Session, inputs: Array, graph_bytes: int = 0) -> Golden:

@@ -103,13 +103,10 @@ class VersionFolder:
 
     def _write_data(self, version: Version, draft: Path) -> None:
         """Link the data files, which are large and never change, to those of a version beside it; else copy them."""
-        ours = [marked for marked in (*self.home.glob(f"*/{MARKER}"), *self._hidden("").glob(f"*/{MARKER}"))]
+        marked = (*self.home.glob(f"*/{MARKER}"), *self._hidden("").glob(f"*/{MARKER}"))
+        data = {path.parent: _marker(path.parent).get("data", {}) for path in marked} if version.data else {}
         for name, sha256 in version.data.items():
-            held = [
-                path.parent / name
-                for path in ours
-                if _marker(path.parent).get("data", {}).get(name) == sha256
-            ]
+            held = [folder / name for folder, hashes in data.items() if hashes.get(name) == sha256]
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(draft / name, *held, version.path.parent / name)
 
