@@ -1,5 +1,7 @@
 """A change of regime begins a batch of its own."""
 
+import pytest
+
 from tests import worlds
 from tests.pipeline.test_implausible import Spy
 from tta_agent.assembly import build
@@ -12,9 +14,8 @@ from tta_agent.stream import factory
 from tta_agent.telemetry.facade import Telemetry
 
 
-def test_records_that_wait_at_a_change_make_a_round_and_the_first_batch_after_it_a_candidate(
-    tmp_path, monkeypatch
-):
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
     given = {**worlds.FASHION, "TTA_STORE__PATH": str(tmp_path / "store"), "TTA_ADAPT__METHOD": "norm"}
     given |= {"TTA_ADAPT__BATCH_SIZE": "64", "TTA_SELECT__HOLDOUT": "0.0001"}
     for key, value in given.items():
@@ -25,31 +26,39 @@ def test_records_that_wait_at_a_change_make_a_round_and_the_first_batch_after_it
     stream = factory.open_source(settings, [settings.stream.topic])
     driver = SessionDriver(HotSwapSession(0, session), open_session)
     producer = factory.open_producer(settings, [])
-    agent = build.assemble(settings, source, stream, producer, driver, Telemetry.off(), threaded=False)
-    learner = agent.learner
+    made = build.assemble(settings, source, stream, producer, driver, Telemetry.off(), threaded=False)
+    made.learner.router._clock = lambda: 0.0  # nothing is too old
+    yield made
+    made.close()
+
+
+def poll(agent, start, stop):
     x = worlds.images(400)[0]
+    some = [
+        Record(f"r{i}", 1.0 * i, x[i], None, None, f"r{i}", None, "t", 0, i, ("t", f"r{i}", ""))
+        for i in range(start, stop)
+    ]
+    agent.learner.on_poll(PolledBatch(some, {("t", 0): stop}))
 
-    def poll(start, stop):
-        some = [
-            Record(f"r{i}", 1.0 * i, x[i], None, None, f"r{i}", None, "t", 0, i, ("t", f"r{i}", ""))
-            for i in range(start, stop)
-        ]
-        learner.on_poll(PolledBatch(some, {("t", 0): stop}))
 
-    try:
-        learner.router._clock = lambda: 0.0  # nothing is too old
-        poll(0, 8)  # the beginning is new as well
-        poll(8, 168)
-        waiting, rounds = len(learner.batcher.waiting()), learner.adaptation.rounds
-        assert waiting and rounds == 2
-        assert agent.rollout.queue.running is not None and not agent.rollout.queue.unsettled
-        poll(168, 176)
-        agent.rollout.queue.unsettled = True  # as the detector's report does
-        learner._to_rollout = spy = Spy(learner._to_rollout)
-        poll(176, 177)
-        assert not learner.batcher.waiting() and learner.adaptation.rounds == rounds + 1
-        poll(177, 177 + 64)
-        assert learner.adaptation.rounds == rounds + 2 and not learner.batcher.waiting()
-        assert [item for item in spy.items if isinstance(item, CandidateProposal)]
-    finally:
-        agent.close()
+def test_the_beginning_is_no_change_and_leaves_no_round_of_a_few(agent):
+    poll(agent, 0, 65)
+    assert agent.learner.adaptation.rounds == 1 and len(agent.learner.batcher.waiting()) == 1
+    assert agent.rollout.queue.unsettled, "the first candidate may come soon"
+
+
+def test_records_that_wait_at_a_change_make_a_round_and_the_first_batch_after_it_a_candidate(agent):
+    learner = agent.learner
+    poll(agent, 0, 8)
+    poll(agent, 8, 168)
+    waiting, rounds = len(learner.batcher.waiting()), learner.adaptation.rounds
+    assert waiting and rounds == 2
+    assert agent.rollout.queue.running is not None and not agent.rollout.queue.unsettled
+    poll(agent, 168, 176)
+    agent.rollout.queue.unsettled = True  # as the detector's report does
+    learner._to_rollout = spy = Spy(learner._to_rollout)
+    poll(agent, 176, 177)
+    assert not learner.batcher.waiting() and learner.adaptation.rounds == rounds + 1
+    poll(agent, 177, 177 + 64)
+    assert learner.adaptation.rounds == rounds + 2 and not learner.batcher.waiting()
+    assert [item for item in spy.items if isinstance(item, CandidateProposal)]

@@ -21,9 +21,7 @@ from tta_agent.stream.batcher import Batch
 from tta_agent.stream.kafka.consumer import ensure_topics
 from tta_agent.stream.results import ResultWriter
 
-FULL_ROUNDS = {  # none of fewer records: of a stream that is slow, or after a candidate of another regime
-    "TTA_MODE": "shadow", "TTA_ADAPT__MAX_WAIT_S": "600", "TTA_SCHEDULE__CANDIDATE_EVERY": "1000",
-}  # fmt: skip
+FULL_ROUNDS = {"TTA_MODE": "shadow", "TTA_ADAPT__MAX_WAIT_S": "600"}  # none of fewer records, however slow
 
 
 def result(logits: Array) -> StepResult:

@@ -9,7 +9,12 @@ from tta_agent.core.types import Partition, Positions, RawRecord, Record
 
 def first_offsets(waiting: Iterable[Record | RawRecord]) -> dict[Partition, int]:
     """Offset of the first of the records in each partition, whatever order they are in."""
-    return least(*({(one.topic, one.partition): one.offset} for one in waiting))
+    found: dict[Partition, int] = {}
+    for one in waiting:
+        place, offset = (one.topic, one.partition), one.offset
+        if found.get(place, offset) >= offset:
+            found[place] = offset
+    return found
 
 
 def least(*positions: Positions) -> dict[Partition, int]:

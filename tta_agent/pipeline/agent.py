@@ -32,6 +32,7 @@ from typing import Any
 from tta_agent.core.errors import ConfigError
 from tta_agent.core.events import Event
 from tta_agent.core.messages import CandidateProposal, CheckpointBarrier, PolledBatch
+from tta_agent.core.positions import first_offsets
 from tta_agent.core.stream_protocols import StreamConsumer
 from tta_agent.core.types import Positions, RawRecord
 from tta_agent.pipeline import checkpoint
@@ -96,6 +97,7 @@ class Agent:
         self._to_rollout = self._stages.before_all("rollout", self.roll_out, self._idle_rollout)
         self._to_learner = self._stages.before_all("learner", learner.on_poll, learner.idle)
         learner.connect(self._to_rollout)
+        self._tell_hurry()
 
     def read(self, timeout_s: float = 0.25) -> int:
         """1 poll, 2 decode; obeys commits. Returns the number of raw records."""
@@ -127,9 +129,10 @@ class Agent:
         for topic, outcomes in self.decoder.take_outcomes().items():
             self._counts.decoded(topic, outcomes)
         self._counts.joined(self.decoder.joined)
-        oldest = {(raw.topic, raw.partition): raw.offset for raw in reversed(self._backlog)}
         # what waits in the decoder was polled before the backlog, and so stands before it
-        positions = {**self.consumer.positions(), **oldest, **self.decoder.oldest()}
+        positions = {
+            **self.consumer.positions(), **first_offsets(self._backlog), **self.decoder.oldest()
+        }  # fmt: skip
         if items or positions != self._positions:
             polled = PolledBatch(items, positions)
             self._positions = positions
@@ -149,9 +152,13 @@ class Agent:
         elif self._decide(item):
             signals.propose.clear()  # nothing that was learnt stays
             signals.reset.set()
-        signals.hurry.set() if self.rollout.queue.unsettled else signals.hurry.clear()
+        self._tell_hurry()
         if self.rollout.promoter.wants_candidate():
             signals.propose.set()
+
+    def _tell_hurry(self) -> None:
+        hurry = self._signals.hurry
+        hurry.set() if self.rollout.queue.unsettled else hurry.clear()
 
     def _decide(self, item: RoutedRecords | CandidateProposal) -> bool:
         if isinstance(item, CandidateProposal):
@@ -185,6 +192,7 @@ class Agent:
             self.learner.restore(state["learner"], state["positions"], keep=keep)
             self.journal.event(Event.RESUMED, rounds=self.learner.adaptation.rounds)
         self.rollout.queue.clear_up()
+        self._tell_hurry()
         return state is not None
 
     def run(self) -> None:

@@ -65,7 +65,7 @@ class LearnerStage:
         self._check, self._checked = check, check is None
         self._positions: dict[Partition, int] = {}
         self._proposed = self._marked = 0  # rounds at the last proposal and at the last checkpoint
-        self._hurried = False
+        self._hurried = True  # as at the beginning, which is no change
         self._carrier: str | None = None
         self.routed_total: Counter[str] = Counter()
         counts.labelled(router.label_counts)
