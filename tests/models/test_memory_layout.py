@@ -22,12 +22,12 @@ class Flattened(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.input_shape = SHAPE
-        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.stem, self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.head = nn.Linear(8 * 8 * 8, CLASSES)
 
     def features(self, x: Tensor) -> Tensor:
         """Feature maps [N, 8, 8, 8]."""
-        return nn.functional.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+        return nn.functional.max_pool2d(torch.relu(self.norm(self.conv(self.stem(x)))), 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -69,3 +69,20 @@ def test_every_adapter_learns_on_a_net_with_a_view(method: str, monkeypatch: pyt
     for seed in range(3):
         x = np.random.default_rng(seed).random((16, *SHAPE), dtype=np.float32)
         assert np.isfinite(adaptation.round(x).logits).all()
+
+
+class Patches(nn.Module):
+    """A net whose only convolution cuts the image into patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_shape = SHAPE
+        self.patches, self.norm, self.head = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.norm(self.patches(x).flatten(2).mean(2)))
+
+
+def test_a_single_convolution_stays_in_the_order_of_the_inputs() -> None:
+    assert module_of("Patches").patches.weight.is_contiguous()

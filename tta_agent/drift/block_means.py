@@ -21,6 +21,7 @@ from tta_agent.core.drift import BlockReport, Drift
 from tta_agent.core.types import Array
 from tta_agent.drift.regime import ENOUGH, FITTING, KEPT, LEFT, SPANS, DataRegime, joined
 from tta_agent.scoring.distributions import energy, uncertainty
+from tta_agent.scoring.input_lines import some_lines
 
 BLOCK = 8  # records
 CACHED = 1 << 19  # bytes of inputs that are looked at together: several passes over them stay in the cache
@@ -30,14 +31,15 @@ FEATURES = ("entropy", "energy", "mean", "deviation", "roughness")
 
 
 def _looks(x: Array) -> Array:
-    """Mean, standard deviation and roughness of inputs, [n, 3]."""
-    flat = x.reshape(len(x), -1)
+    """Mean, standard deviation and roughness of inputs, [n, 3]; of large ones by evenly spread lines."""
+    lines = some_lines(x)
+    flat = lines.reshape(len(x), -1)
     mean = flat.mean(1)
     centred = flat - mean[:, None]
     deviation = np.sqrt(np.einsum("ij,ij->i", centred, centred) / flat.shape[1])
     if x.shape[-1] < 2:
         return np.stack([mean, deviation, mean], 1)
-    steps = np.diff(x, axis=-1).reshape(len(x), -1)
+    steps = np.diff(lines, axis=-1).reshape(len(x), -1)
     return np.stack([mean, deviation, np.abs(steps, out=steps).mean(1)], 1)
 
 

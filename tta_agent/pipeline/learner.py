@@ -10,8 +10,6 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-
 from tta_agent.adaptation.served_check import ServedCheck
 from tta_agent.adaptation.step import Adaptation, StepResult
 from tta_agent.core.events import Event
@@ -22,6 +20,7 @@ from tta_agent.pipeline.cadence import Cadence
 from tta_agent.pipeline.duty_cycle import DutyCycle
 from tta_agent.pipeline.record_counts import RecordCounts
 from tta_agent.pipeline.signals import Signals
+from tta_agent.pipeline.stack_buffer import StackBuffer
 from tta_agent.pipeline.stages import NextStage
 from tta_agent.stream.batcher import Batch, Batcher
 from tta_agent.stream.router import RecordRouter, RoutedRecords
@@ -67,6 +66,7 @@ class LearnerStage:
         self._proposed = self._marked = 0  # rounds at the last proposal and at the last checkpoint
         self._hurried = True  # as at the beginning, which is no change
         self._carrier: str | None = None
+        self._stacked = StackBuffer()
         self.routed_total: Counter[str] = Counter()
         counts.labelled(router.label_counts)
 
@@ -172,7 +172,7 @@ class LearnerStage:
     def _plausible(self, records: list[Record]) -> list[Record]:
         if not records:
             return records
-        kept = self.adaptation.plausible(np.stack([record.x for record in records]))
+        kept = self.adaptation.plausible(self._stacked.stack([record.x for record in records]))
         return [record for record, keeps in zip(records, kept.tolist(), strict=True) if keeps]
 
     def _report(self, records: RoutedRecords, evidence: RoutedRecords) -> None:

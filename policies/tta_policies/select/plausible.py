@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from tta_agent.core.types import Array, Selection, SourceInfo, View
+from tta_agent.scoring.input_lines import some_lines
 
 SIGMA = 1.4826  # MADs of a normal distribution in its standard deviation
 LEAST = 32  # records that make a range: 16 of them are seldom bad where 30 % are
 IMAGE = 1 / 32  # of the range of pixels
 CACHED = 1 << 21  # bytes of inputs that are looked at together: several passes over them stay in the cache
-SOME = 1 << 14  # values of an input that are enough for its deviation
 LOW, HIGH, MEAN, DEVIATION, ROUGHNESS = range(5)
 
 
@@ -128,7 +128,7 @@ class Plausible:
 def statistics(x: Tensor) -> Array:
     """Minimum, maximum, mean, standard deviation and roughness of inputs [B, ...], [B, 5] float64.
 
-    Deviation and roughness of large inputs are those of evenly spread lines: a single value shows in the extremes.
+    The last three of large inputs are those of evenly spread lines: a single value shows in the extremes.
     """
     together = max(1, CACHED // max(x[0].nbytes, 1)) if len(x) else 1
     return np.concatenate([_statistics(part) for part in torch.split(x, together)])
@@ -136,13 +136,14 @@ def statistics(x: Tensor) -> Array:
 
 def _statistics(x: Tensor) -> Array:
     flat = x.flatten(1).float()
-    lines = flat.reshape(len(x), -1, x.shape[-1])[:, :: max(1, flat.shape[1] // SOME)]
+    lines = some_lines(x).float().contiguous()
     steps = lines.diff(dim=2).flatten(1)
     rough = steps.abs_().sum(1) / max(steps.shape[1], 1)
     some = lines.flatten(1)
-    centred = some - some.mean(1, keepdim=True)  # torch's `std` along an axis takes ten times as long
-    deviation = torch.linalg.vector_norm(centred, dim=1) / math.sqrt(some.shape[1])
-    numbers = (flat.amin(1), flat.amax(1), flat.mean(1), deviation, rough)
+    mean = some.mean(1, keepdim=True)
+    # torch's `std` along an axis takes ten times as long
+    deviation = torch.linalg.vector_norm(some - mean, dim=1) / math.sqrt(some.shape[1])
+    numbers = (flat.amin(1), flat.amax(1), mean[:, 0], deviation, rough)
     return np.asarray(torch.stack(numbers, dim=1).double().cpu())
 
 
