@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import onnx
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from tta_agent.core.errors import GraphError
 
@@ -16,8 +19,16 @@ def too_large(what: str, size: int) -> str:
     return TOO_LARGE % (what, size / 2**30, LARGEST / 2**30)
 
 
+def size_of(proto: onnx.ModelProto) -> int:
+    """Bytes of a graph as a message; of one that no message can hold, those of its tensors."""
+    try:
+        return int(proto.ByteSize())
+    except EncodeError:
+        return sum(item.ByteSize() for item in proto.graph.initializer)
+
+
 def serialised(proto: onnx.ModelProto, what: str, remedy: str) -> bytes:
-    """A graph as a message.
+    """A graph as a message. Its size is told by that: to ask for it takes as long.
 
     Args:
         what, remedy: words before and behind the size, where it is too large.
@@ -25,6 +36,8 @@ def serialised(proto: onnx.ModelProto, what: str, remedy: str) -> bytes:
     Raises:
         GraphError: it is too large.
     """
-    if (size := proto.ByteSize()) > LARGEST:
-        raise GraphError(f"{too_large(what, size)};\n{remedy}")
-    return bytes(proto.SerializeToString())
+    with contextlib.suppress(EncodeError):
+        message = bytes(proto.SerializeToString())
+        if len(message) <= LARGEST:
+            return message
+    raise GraphError(f"{too_large(what, size_of(proto))};\n{remedy}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 SOME = 1 << 14  # values that are enough
 
-Inputs = TypeVar("Inputs", Tensor, np.ndarray)  # type: ignore[type-arg]
+Inputs = TypeVar("Inputs", Tensor, np.ndarray)
 
 
 def some_lines(x: Inputs) -> Inputs:

@@ -50,15 +50,13 @@ def load_data(proto: onnx.ModelProto, path: Path) -> None:
         ValueError, OSError: a file is not there, too short, or not beside it.
     """
     size = sum((path.parent / name).stat().st_size for name in external_data.files(proto))
-    if proto.ByteSize() + size <= message_size.LARGEST:
+    if message_size.size_of(proto) + size <= message_size.LARGEST:
         onnx.load_external_data_for_model(proto, str(path.parent))
         return
     external_data.load_rest(proto, path.parent)
-    if proto.ByteSize() > message_size.LARGEST:
+    if (size := message_size.size_of(proto)) > message_size.LARGEST:
         what = "the tensors that are no large floats have"
-        raise ConfigError(
-            f"TTA_MODEL__ONNX={path}: {message_size.too_large(what, proto.ByteSize())};\n{SMALLER}"
-        )
+        raise ConfigError(f"TTA_MODEL__ONNX={path}: {message_size.too_large(what, size)};\n{SMALLER}")
 
 
 def refuse_too_long(path: Path) -> None:
