@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-LEAST = 32  # rounds after a change before there is any rest
+LEAST = 96  # rounds after a change before there is any rest: later versions are proven until then
 COMPARED = 8  # rounds of each of the two stretches whose entropies are compared
 CERTAIN = 2.0  # standard errors by which the later stretch has to be lower to count as an improvement
 
