@@ -1,13 +1,23 @@
 """Guard by labels: a class that is harmed does not pass, one that is not does, and soon enough."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from tta_agent.core.evidence import Evidence, LabelledPair
-from tta_agent.evaluation.class_tally import ALONE, UNSEEN, ClassTally, exposed, groups, mean_recall, tally
+from tta_agent.evaluation.class_tally import (
+    ALONE,
+    UNSEEN,
+    ClassTally,
+    exposed,
+    groups,
+    mean_recall,
+    tally,
+    unasked,
+)
 from tta_agent.evaluation.label_guard import HARM, LEVEL, LabelGuard, log_unharmed
 from tta_agent.evaluation.sequential import log_capital
 
@@ -154,3 +164,78 @@ def test_confidence_that_was_not_kept_says_nothing_and_no_label_at_all_nothing_e
     pairs = rows(0, 1, 0, 200) + rows(1, 1, 1, 20)
     assert LabelGuard().judge(evidence(pairs), "some")[1].verdict == "pass"
     assert LabelGuard().judge(Evidence(two_classes([0]), two_classes([1]), 0, 0, 0, 0.01), "some") == ()
+
+
+def on_request(window, pairs, classes):
+    """Evidence of a window of records, labels of `pairs`, none of them of an agreement."""
+    whole = evidence(window, classes)
+    asked = evidence(pairs, classes)
+    return replace(asked, serving=whole.serving, candidate=whole.candidate)
+
+
+def collapsed(found, n=200):
+    """Window of ten classes: a source that calls everything 0, a candidate that finds so large a share of each."""
+    right = round(found * n)
+    return [row for c in range(10) for row in rows(c, 0, c, right) + rows(c, 0, (c + 1) % 10 or 1, n - right)]
+
+
+def some_apart(window, count):
+    """So many of the records on which the graphs disagree, evenly spread."""
+    apart = [row for row in window if row[1] != row[2]]
+    return apart[:: len(apart) // count]
+
+
+def test_a_source_that_calls_everything_one_thing_does_not_block_by_labels_on_request():
+    window = collapsed(0.6)
+    asked = some_apart(window, 120)
+    assert sum(label == 0 for label, _, _ in asked) >= 4
+    assert worst(asked, doubt="none", classes=10).verdict != "pass"  # as if they had come at random
+    found = on_request(window, asked, 10)
+    assert LabelGuard(0.2).judge(found, "none")[0].verdict == "pass"
+    assert "labels and" in tally(found)[0].recalls
+
+
+def test_a_class_that_the_candidate_never_names_is_not_kept_by_agreements():
+    window = [(t, s, 1 if c == 0 else c) for t, s, c in collapsed(0.6)]
+    found = LabelGuard(0.2).judge(on_request(window, some_apart(window, 300), 10), "none")[0]
+    assert found.verdict == "fail" and found.reason.startswith("class 0: recall 100% to 0%")
+
+
+def test_labels_at_random_get_no_agreements():
+    window = collapsed(0.6)
+    assert not unasked(evidence(window, 10)).any()
+    drawn = (np.random.default_rng(seed).permutation(len(window))[:60] for seed in range(20))
+    found = [unasked(on_request(window, [window[i] for i in some], 10)).any() for some in drawn]
+    assert sum(found) <= 2  # by chance
+
+
+def test_agreements_are_estimated_below_what_they_are():
+    random, classes, told = np.random.default_rng(3), 5, []
+    truth = random.integers(0, classes, 4000)
+    serving = np.where(random.random(4000) < 0.6, truth, random.integers(0, classes, 4000))
+    candidate = np.where(random.random(4000) < 0.7, truth, random.integers(0, classes, 4000))
+    window = list(zip(truth.tolist(), serving.tolist(), candidate.tolist(), strict=True))
+    apart = [row for row in window if row[1] != row[2]]
+    asked = [apart[i] for i in random.permutation(len(apart))[:200]]
+    share = 200 / len(apart)
+    for name, estimate in enumerate(unasked(on_request(window, asked, classes))):
+        told.append(estimate / (share * sum(row == (name,) * 3 for row in window)))
+    assert min(told) > 0.4 and max(told) < 1.0
+
+
+def test_by_labels_on_request_a_class_that_is_harmed_seldom_passes_at_any_look():
+    passed, runs, classes = 0, 60, 5
+    for seed in range(runs):
+        random = np.random.default_rng(seed)
+        truth = random.integers(0, classes, 2000)
+        other = (truth + random.integers(1, classes, 2000)) % classes
+        serving = np.where(random.random(2000) < np.where(truth == 0, 0.6, 0.5), truth, other)
+        keeps = random.random(2000) < np.where(truth == 0, 0.5, 0.9)
+        gains = (truth != 0) & (random.random(2000) < 0.6)
+        candidate = np.where((serving == truth) & keeps | (serving != truth) & gains, truth, other)
+        window = list(zip(truth.tolist(), serving.tolist(), candidate.tolist(), strict=True))
+        apart = [row for row in window if row[1] != row[2]]
+        asked = [apart[i] for i in random.permutation(len(apart))[:200]]
+        looks = (on_request(window, asked[:n], classes) for n in range(20, 201, 20))
+        passed += any(LabelGuard(0.2).judge(one, "classes")[0].verdict == "pass" for one in looks)
+    assert passed <= stats.binom.ppf(0.999, runs, LEVEL)

@@ -1,4 +1,12 @@
-"""Labels by class: how often two graphs were right about each. A set of labels counts for each of its members."""
+"""Labels by class: how often two graphs were right about each. A set of labels counts for each of its members.
+
+Labels on request are of records on which the graphs disagree, so that of a class they show what changes and not what
+stays: a source that calls everything a shirt is right about each shirt among them, and the candidate about none,
+though it may find most. So where labels are of disagreements more often than the window is, beyond chance, the
+agreements that are missing count by estimate: as often as the window has them for each labelled disagreement, by the
+class that both name, and as right as the candidate is where the two disagree, which is less than where they agree. A
+class that the candidate never names gets none.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +19,34 @@ import numpy as np
 
 from tta_agent.core import task
 from tta_agent.core.evidence import Evidence, LabelledPair
+from tta_agent.core.types import Array
 
 ALONE = 10  # labels from which a class is judged by itself: with fewer hardly anything could be shown
+SURE = 2.0  # standard errors by which labels have to be of disagreements more often than the window is
 UNSEEN = 600  # labels without one of a class, after which the class is below 0.5 % (95 %) and does not matter
 
 
 @dataclass(frozen=True, slots=True)
 class ClassTally:
-    """Labels of one class, or of several together: how many, and how often each graph was right, alone and in all."""
+    """Labels of one class, or of several together: how many, and how often each graph was right, alone and in all.
+
+    Attributes:
+        agreed: those among them that are an estimate, of right agreements that nobody was asked about.
+    """
 
     name: str
-    labels: int = 0
+    labels: float = 0
     wins: int = 0
     losses: int = 0
-    right: int = 0
-    right_before: int = 0
+    right: float = 0
+    right_before: float = 0
+    agreed: float = 0
 
     def with_others(self, other: ClassTally) -> ClassTally:
         """Both together."""
         counts = (
             getattr(self, field) + getattr(other, field)
-            for field in ("labels", "wins", "losses", "right", "right_before")
+            for field in ("labels", "wins", "losses", "right", "right_before", "agreed")
         )
         return ClassTally(f"{self.name}, {other.name}", *counts)
 
@@ -44,7 +59,10 @@ class ClassTally:
     def recalls(self) -> str:
         """For people."""
         n = max(self.labels, 1)
-        return f"recall {self.right_before / n:.0%} to {self.right / n:.0%} on {self.labels} labels"
+        seen = f"on {self.labels - self.agreed:.0f} labels"
+        if self.agreed >= 0.5:
+            seen += f" and {self.agreed:.0f} agreements, estimated"
+        return f"recall {self.right_before / n:.0%} to {self.right / n:.0%} {seen}"
 
 
 def tally(evidence: Evidence) -> list[ClassTally]:
@@ -59,7 +77,28 @@ def tally(evidence: Evidence) -> list[ClassTally]:
         named = task.named(evidence.serving).any(0) | task.named(evidence.candidate).any(0)
         for name in np.flatnonzero(named).tolist():
             counts.setdefault(name, [0] * 5)
-    return [ClassTally(str(name), *mine) for name, mine in sorted(counts.items())]
+    agreed = unasked(evidence)
+    return [_tally(name, mine, agreed) for name, mine in sorted(counts.items())]
+
+
+def _tally(name: int, counts: Sequence[int], agreed: Array) -> ClassTally:
+    more = float(agreed[name]) if name < len(agreed) else 0.0
+    labels, wins, losses, right, before = counts
+    return ClassTally(str(name), labels + more, wins, losses, right + more, before + more, more)
+
+
+def unasked(evidence: Evidence) -> Array:
+    """Right agreements by class that labels on request leave out, by estimate, [C]; 0 where labels come at random."""
+    agree, judged = ~task.differs(evidence.serving, evidence.candidate), evidence.judged
+    named = task.named(evidence.serving)
+    apart = [one for one in judged if one.serving != one.candidate]
+    share = 1 - agree.mean() if len(agree) else 0.0
+    usual = len(judged) * share
+    if not 0 < share < 1 or len(apart) <= usual + SURE * math.sqrt(usual * (1 - share)):
+        return np.zeros(named.shape[1])
+    missing = max(len(apart) * (1 - share) / share - (len(judged) - len(apart)), 0.0)
+    right = (sum(one.rights()[1] for one in apart) + 1) / (len(apart) + 2)
+    return np.asarray(missing * right * named[agree].mean(0))
 
 
 def _found(one: LabelledPair, name: int) -> tuple[bool, ...]:
@@ -70,7 +109,7 @@ def _found(one: LabelledPair, name: int) -> tuple[bool, ...]:
 
 def mean_recall(tallies: Iterable[ClassTally]) -> float:
     """Mean of serving's recall over the classes that have labels."""
-    found = [one.right_before / one.labels for one in tallies if one.labels]
+    found = [one.right_before / one.labels for one in tallies if one.labels >= 1]
     return float(np.mean(found)) if found else 0.0
 
 

@@ -67,7 +67,7 @@ def _e(wins: int, losses: int) -> float:
     return math.exp(min(log_e(wins, losses), 700.0))
 
 
-def log_capital(values: Sequence[tuple[float, int]], mean: float, low: float) -> float:
+def log_capital(values: Sequence[tuple[float, float]], mean: float, low: float) -> float:
     """Logarithm of the capital of bets against "the mean is at most `mean`"; values >= `low`, each with its count."""
     logs = [
         sum(n * math.log1p(share * (value - mean) / (mean - low)) for value, n in values if n)
