@@ -233,26 +233,39 @@ def _wrong(registry: ModelRegistry, x: Array, rows: Array, answers: Array) -> in
     return wrong
 
 
+@contextlib.contextmanager
+def triton_server(work: Path, graph: bytes, **model: Any) -> Iterator[tuple[TritonDriver, str]]:
+    """Driver and address of a real Triton, explicit mode, a shared folder; `model`: of `triton.add_model`."""
+    (models := work / "models").mkdir()
+    triton.add_model(models, "m", graph, **model)
+    with triton.running(work, models, ["m"]) as server:
+        info = ServerInfo(server.url, "m", 60, source=1)
+        yield TritonDriver(info, repository=str(models), grpc=server.grpc), server.url
+
+
+@contextlib.contextmanager
+def python_server(part: str, work: Path, graph: bytes) -> Iterator[tuple[OipDriver, str]]:
+    """Driver and address of a real MLServer or KServe Python server, over a shared folder."""
+    models = work / "models"
+    python_servers.add_model(part, models, "m", graph)
+    with python_servers.running(part, work, models, "m") as server:
+        yield OipDriver(ServerInfo(server.url, "m", 60, source=1), repository=str(models)), server.url
+
+
 def on_triton(swaps: int) -> dict[str, float]:
-    """Swaps in a real Triton, explicit mode, a shared folder."""
+    """Swaps in a real Triton."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        (work / "models").mkdir()
-        triton.add_model(work / "models", "m", serving.graph_bytes(0))
-        with triton.running(work, work / "models", ["m"]) as server:
-            info = ServerInfo(server.url, "m", 60, source=1)
-            driver = TritonDriver(info, repository=str(work / "models"), grpc=server.grpc)
-            return _loaded(driver, work, Load(server.url, "m", lambda told: int(told) - 1), swaps)
+        with triton_server(work, serving.graph_bytes(0)) as (driver, url):
+            return _loaded(driver, work, Load(url, "m", lambda told: int(told) - 1), swaps)
 
 
 def on_python_server(part: str, swaps: int) -> dict[str, float]:
     """Swaps in a real MLServer or KServe Python server."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        python_servers.add_model(part, work / "models", "m", serving.graph_bytes(0))
-        with python_servers.running(part, work, work / "models", "m") as server:
-            driver = OipDriver(ServerInfo(server.url, "m", 60, source=1), repository=str(work / "models"))
-            load = Load(server.url, "m", lambda told: int(told) - 1, input="pixels")
+        with python_server(part, work, serving.graph_bytes(0)) as (driver, url):
+            load = Load(url, "m", lambda told: int(told) - 1, input="pixels")
             return _loaded(driver, work, load, swaps)
 
 

@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import swap
 import timm
 
-from tests.parts import python_servers, triton
 from tta_agent.core.types import ServerInfo
 from tta_agent.models.ort_sessions import open_session
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.serving.drivers.oip import OipDriver
-from tta_agent.serving.drivers.triton import TritonDriver
 from tta_agent.serving.swap import bring_up, golden
 
 SHAPE, CLASSES, SWAPS = (3, 224, 224), 1000, 3
@@ -43,34 +42,24 @@ def embedded(registry: ModelRegistry, work: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def on_triton(registry: ModelRegistry, work: Path) -> Iterator[Any]:
-    """Driver of a real Triton, explicit mode, a shared folder."""
-    models = work / "models"
-    models.mkdir()
-    triton.add_model(models, "m", registry.get(0).path.read_bytes(), sample=SHAPE, answer=(CLASSES,))
-    with triton.running(work, models, ["m"]) as server:
-        yield TritonDriver(
-            ServerInfo(server.url, "m", 60, source=1), repository=str(models), grpc=server.grpc
-        )
+    """Driver of a real Triton."""
+    graph = registry.get(0).path.read_bytes()
+    with swap.triton_server(work, graph, sample=SHAPE, answer=(CLASSES,)) as (driver, _):
+        yield driver
 
 
-def python_server(part: str) -> Callable[[ModelRegistry, Path], Any]:
-    """Driver of a real MLServer or KServe Python server, over a shared folder."""
-
-    @contextlib.contextmanager
-    def running(registry: ModelRegistry, work: Path) -> Iterator[Any]:
-        models = work / "models"
-        python_servers.add_model(part, models, "m", registry.get(0).path.read_bytes())
-        with python_servers.running(part, work, models, "m") as server:
-            yield OipDriver(ServerInfo(server.url, "m", 60, source=1), repository=str(models))
-
-    return running
+@contextlib.contextmanager
+def on_python_server(part: str, registry: ModelRegistry, work: Path) -> Iterator[Any]:
+    """Driver of a real MLServer or KServe Python server."""
+    with swap.python_server(part, work, registry.get(0).path.read_bytes()) as (driver, _):
+        yield driver
 
 
 SERVERS = {
     "embedded": embedded,
     "triton": on_triton,
-    "mlserver": python_server("mlserver"),
-    "kserve": python_server("kserve"),
+    "mlserver": functools.partial(on_python_server, "mlserver"),
+    "kserve": functools.partial(on_python_server, "kserve"),
 }
 
 

@@ -88,17 +88,16 @@ def _tally(name: int, counts: Sequence[int], agreed: Array) -> ClassTally:
 
 
 def unasked(evidence: Evidence) -> Array:
-    """Right agreements by class that labels on request leave out, by estimate, [C]; 0 where labels come at random."""
+    """Right agreements by class that labels on request leave out, an estimate, [C]; empty for labels at random."""
     agree, judged = ~task.differs(evidence.serving, evidence.candidate), evidence.judged
-    named = task.named(evidence.serving)
     apart = [one for one in judged if one.serving != one.candidate]
     share = 1 - agree.mean() if len(agree) else 0.0
     usual = len(judged) * share
     if not 0 < share < 1 or len(apart) <= usual + SURE * math.sqrt(usual * (1 - share)):
-        return np.zeros(named.shape[1])
+        return np.empty(0)
     missing = max(len(apart) * (1 - share) / share - (len(judged) - len(apart)), 0.0)
     right = (sum(one.rights()[1] for one in apart) + 1) / (len(apart) + 2)
-    return np.asarray(missing * right * named[agree].mean(0))
+    return np.asarray(missing * right * task.named(evidence.serving)[agree].mean(0))
 
 
 def _found(one: LabelledPair, name: int) -> tuple[bool, ...]:
