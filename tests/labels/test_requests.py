@@ -141,3 +141,13 @@ def test_what_cannot_be_written_is_told_and_the_loop_goes_on(where, tmp_path, ca
     )
     LabelRequester(full, bucket_s=0.0).consider([record(1)], [0], [1], 1e6)
     assert "label requests could not be" in caplog.text
+
+
+def test_it_knows_which_labels_were_requested_after_a_restart_too():
+    requests, made = asks()
+    requests.consider([record(i) for i in range(4)], [0] * 4, [0, 1, 0, 1], 1e6)
+    again, _ = asks()
+    again.load_state_dict(json.loads(json.dumps(requests.state_dict())))
+    for one in (requests, again):
+        assert [one.asked(str(i)) for i in range(5)] == [False, True, False, True, False]
+    assert [m.id for m in made] == ["1", "3"]

@@ -61,4 +61,20 @@ def test_records_that_wait_at_a_change_make_a_round_and_the_first_batch_after_it
     assert not learner.batcher.waiting() and learner.adaptation.rounds == rounds + 1
     poll(agent, 177, 177 + 64)
     assert learner.adaptation.rounds == rounds + 2 and not learner.batcher.waiting()
-    assert [item for item in spy.items if isinstance(item, CandidateProposal)]
+    assert [item.early for item in proposals(spy)] == [True]
+    poll(agent, 241, 241 + 64)
+    assert len(proposals(spy)) == 1, "the next one is of twice as many records"
+    poll(agent, 305, 305 + 64)
+    assert [item.early for item in proposals(spy)] == [True, False]
+
+
+def test_where_classes_come_in_runs_the_first_one_is_not_early(agent, monkeypatch):
+    monkeypatch.setattr(agent.learner.adaptation, "in_runs", lambda: True)
+    monkeypatch.setattr(agent.learner.adaptation, "settled", lambda: True)
+    agent.learner._to_rollout = spy = Spy(agent.learner._to_rollout)
+    poll(agent, 0, 160)
+    assert [item.early for item in proposals(spy)] == [False]
+
+
+def proposals(spy):
+    return [item for item in spy.items if isinstance(item, CandidateProposal)]

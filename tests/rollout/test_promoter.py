@@ -97,14 +97,14 @@ class World:
         )
         self.sent = 0
 
-    def propose(self, seed=1):
-        """Another net of the same shape."""
+    def propose(self, seed=1, *, early=False):
+        """Another net of the same shape; early: of few records."""
         module = copy.deepcopy(tiny_net("batch"))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
-        return self.rollout.on_proposal(CandidateProposal(module, {}, {"rounds": 1}, None))
+        return self.rollout.on_proposal(CandidateProposal(module, {}, {"rounds": 1}, None, early))
 
     def records(self, n=20, size=1.0, teach=False):
         """Held-out records, or some that teach, `size` says of which kind; their names and inputs."""
@@ -1140,6 +1140,15 @@ class Wishes:
         self.heard += rows
         differ = [row for row in rows if row[2] not in (row[1], None)]
         return [LabelRequest(name, "disagreement", now_s, one, other, None) for name, one, other in differ]
+
+    def asked(self, id):
+        return id in [name for name, _, _ in self.heard]
+
+    def state_dict(self):
+        return {"heard": self.heard}
+
+    def load_state_dict(self, state):
+        self.heard = list(state["heard"])
 
 
 def test_while_a_version_bakes_a_few_labels_are_wanted_where_it_disagrees_with_the_one_before(world):

@@ -87,9 +87,13 @@ class Adaptation:
     def settled(self) -> bool:
         """Whether what the adapter averages is that of the stream; where classes come in runs, it may be of a few."""
         adapter = self.adapter
-        if not (isinstance(adapter, StreamAveraging) and self._runs.found()):
+        if not (isinstance(adapter, StreamAveraging) and self.in_runs()):
             return True
         return adapter.source_share() < UNSETTLED
+
+    def in_runs(self) -> bool:
+        """Whether classes come in runs, as the answers tell."""
+        return self._runs.found()
 
     def plausible(self, x: Array) -> Array:
         """Which of the inputs [B, ...] would take part in a round, [B]; nothing is remembered."""

@@ -33,12 +33,14 @@ class CandidateProposal:
         trained_until: offsets after the last record that it has learnt from.
         history: counts for the manifest.
         carrier: trace context of the round that made it.
+        early: its statistics are of few records of a new regime: a later one may serve some points better.
     """
 
     module: nn.Module
     trained_until: Positions
     history: Mapping[str, Any]
     carrier: str | None
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)

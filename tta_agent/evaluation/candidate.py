@@ -99,6 +99,11 @@ class CandidateEvaluation:
         """Labels by which one of both was right and the other wrong."""
         return self.pairs.wins + self.pairs.losses
 
+    @property
+    def provisional(self) -> bool:
+        """Whether it was made of few records, and no label has come for it that its successor would not have."""
+        return self.facts.early and not self.pairs.labels
+
     # evidence
 
     def _has_learnt_from(self, entity: str) -> bool:
@@ -133,25 +138,12 @@ class CandidateEvaluation:
         """Evidence for the gates, as of now."""
         pairs, facts = self.pairs, self.facts
         return Evidence(
-            pairs.window("serving"),
-            pairs.window("candidate"),
-            pairs.wins,
-            pairs.losses,
-            pairs.labels,
-            facts.alpha,
-            facts.parity,
-            facts.size_ratio,
-            facts.latency_ratio,
-            judged=tuple(pairs.judged),
-            source=pairs.window("source"),
-            proven=pairs.window("proven"),
-            tenants=pairs.tenants,
-            anchor=facts.anchor,
-            expected=self._expected,
-            rehearsed_window=self._every if self._estimate else 0,
-            health=facts.health,
-            null=facts.null,
-        )
+            pairs.window("serving"), pairs.window("candidate"), pairs.wins, pairs.losses, pairs.labels,
+            facts.alpha, facts.parity, facts.size_ratio, facts.latency_ratio,
+            judged=tuple(pairs.judged), source=pairs.window("source"), proven=pairs.window("proven"),
+            tenants=pairs.tenants, anchor=facts.anchor, expected=self._expected,
+            rehearsed_window=self._every if self._estimate else 0, health=facts.health, null=facts.null,
+        )  # fmt: skip
 
     # transitions
 

@@ -20,6 +20,7 @@ class CandidateFacts:
         health: of the optimiser.
         anchor: answers on the labelled anchor set.
         null: thresholds of gates by A/A runs.
+        early: it was made of few records of a new regime.
     """
 
     alpha: float
@@ -30,3 +31,4 @@ class CandidateFacts:
     health: Mapping[str, float] = field(default_factory=dict)
     anchor: AnchorResult | None = None
     null: Mapping[str, float] = field(default_factory=dict)
+    early: bool = False

@@ -28,6 +28,7 @@ class RecentRecords:
         self._most_bytes, self._bytes = most_bytes, 0
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._labels: dict[str, Label] = {}
+        self._used: set[str] = set()  # records whose label has counted for a candidate
 
     @property
     def records(self) -> list[Record]:
@@ -49,6 +50,7 @@ class RecentRecords:
             name, oldest = self._records.popitem(last=False)
             self._bytes -= oldest.nbytes
             self._labels.pop(name, None)
+            self._used.discard(name)
 
     def on_labels(self, labels: Sequence[Label]) -> None:
         """Keep the first label of each record that is kept."""
@@ -56,19 +58,26 @@ class RecentRecords:
             if label.id in self._records:
                 self._labels.setdefault(label.id, label)
 
+    def first_uses(self, labels: Sequence[Label]) -> int:
+        """How many of these labels, which count for a candidate now, have not counted for one before."""
+        first = [label.id for label in labels if label.id not in self._used]
+        self._used.update(name for name in first if name in self._records)
+        return len(first)
+
     def clear(self) -> None:
         """Forget all: another regime has come."""
         self._records.clear()
         self._labels.clear()
+        self._used.clear()
         self._bytes = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Records without their served answers, and labels."""
+        """Records without their served answers, labels, and which of them have been used."""
         records = self.records
         inputs = [torch.from_numpy(np.ascontiguousarray(record.x)) for record in records]
         fields = [[getattr(record, name) for name in FIELDS] for record in records]
         labels = [(label.id, label.label, label.time_s) for label in self.labels]
-        return {"inputs": inputs, "fields": fields, "labels": labels}
+        return {"inputs": inputs, "fields": fields, "labels": labels, "used": sorted(self._used)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; a smaller bound than before keeps fewer."""
@@ -77,3 +86,4 @@ class RecentRecords:
             more = {"x": x.numpy(), "served": None, "version": None, "traceparent": None}
             self.add([Record(**dict(zip(FIELDS, fields, strict=True)), **more)])
         self.on_labels([Label(*label) for label in state["labels"]])
+        self._used = set(state.get("used", ())) & set(self._records)  # older checkpoints have none

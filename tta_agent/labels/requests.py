@@ -139,6 +139,10 @@ class LabelRequester:
         self._made.append(wish.ts)
         return True
 
+    def asked(self, id: str) -> bool:
+        """Whether the label of this record was requested, among the latest 50,000 requests."""
+        return (f"id {id}", 0) in self._asked
+
     def state_dict(self) -> dict[str, Any]:
         """Budget, and ids that were asked about."""
         spent = {"tokens": self._tokens, "filled_s": self._filled_s}

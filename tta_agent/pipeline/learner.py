@@ -64,6 +64,7 @@ class LearnerStage:
         self._check, self._checked = check, check is None
         self._positions: dict[Partition, int] = {}
         self._proposed = self._marked = 0  # rounds at the last proposal and at the last checkpoint
+        self._changed = 0  # rounds at the last change of regime
         self._hurried = True  # as at the beginning, which is no change
         self._carrier: str | None = None
         self._stacked = StackBuffer()
@@ -127,21 +128,24 @@ class LearnerStage:
         hurries, self._hurried = self._hurried, self._signals.hurry.is_set()
         if self._hurried and not hurries:
             self._begin_anew()
-        since = self.adaptation.rounds - self._proposed
-        soon = self._hurried and self.adaptation.settled()
-        ready = self.adaptation.learnt and self._cadence.candidate_due(since, soon=soon)
-        if not (self._learns and ready and self._signals.propose.is_set()):
+        copy, before = self.adaptation, self._proposed - self._changed
+        soon = self._hurried and copy.settled()
+        due = self._cadence.candidate_due(copy.rounds - self._proposed, soon=soon, before=before)
+        if not (self._learns and copy.learnt and due and self._signals.propose.is_set()):
             return
         self._signals.propose.clear()
-        self._proposed = self.adaptation.rounds
-        module, until = self.adaptation.adapter.servable(), dict(self._positions)
-        self._to_rollout.put(CandidateProposal(module, until, self.adaptation.history(until), self._carrier))
+        self._proposed = copy.rounds
+        # where classes come in runs, a first candidate has waited until its averages are of all of them
+        early = not copy.in_runs() and self._cadence.is_early(min(copy.rounds - self._changed, copy.learnt))
+        until = dict(self._positions)
+        module, history = copy.adapter.servable(), copy.history(until)
+        self._to_rollout.put(CandidateProposal(module, until, history, self._carrier, early))
 
     def _begin_anew(self) -> None:
         """A shift has come: what was learnt before it does not count. The records of both regimes that wait make a
         round of their own: with 32 of the old ones among 64, a first snapshot served up to 28 points less.
         """
-        self._proposed = self.adaptation.rounds
+        self._proposed = self._changed = self.adaptation.rounds
         self.duty.change()
         if self._checked and self._proposed and (batch := self.batcher.due(math.inf)) is not None:
             self._round(batch)

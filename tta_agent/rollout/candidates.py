@@ -42,6 +42,7 @@ class CandidateQueue:
         suspended: those that wait for records of their regime, the oldest first.
         unsettled: the regime is new, or the copy was on the move when it last proposed: the next candidate may come
             soon.
+        labels_used: labels that counted for a candidate, each once.
     """
 
     def __init__(
@@ -59,8 +60,11 @@ class CandidateQueue:
         self.running: CandidateEvaluation | None = None
         self.suspended: list[CandidateEvaluation] = []
         self.unsettled = True
+        self.labels_used = 0
 
-    def begin(self, proposal: CandidateProposal) -> tuple[BatchPredictions, list[PairedRecord]]:
+    def begin(
+        self, proposal: CandidateProposal, *, replaces: bool = False
+    ) -> tuple[BatchPredictions, list[PairedRecord]]:
         """Compose the candidate's graph, pin it in the registry, and begin its evaluation.
 
         While another one runs, a proposal only shows whether that candidate is outdated: it is when the copy has
@@ -68,12 +72,15 @@ class CandidateQueue:
         ends, and the next proposal is taken, which comes as soon as the copy has had time to settle. Otherwise the
         candidate stays pinned.
 
+        Args:
+            replaces: a provisional candidate makes room for this one.
+
         Returns:
             Recent held-out records that a new candidate has answered, each with its answer by both graphs.
         """
         earlier = BatchPredictions(self.recent.records)
         try:
-            if self._begin(proposal) and self.running:
+            if self._begin(proposal, replaces) and self.running:
                 rows = self.running.on_records(earlier, held_out=True)
                 self.on_labels(self.recent.labels)
                 return earlier, rows
@@ -81,9 +88,10 @@ class CandidateQueue:
             log.error("no candidate: %s", error)
         return earlier, []
 
-    def _begin(self, proposal: CandidateProposal) -> bool:
+    def _begin(self, proposal: CandidateProposal, replaces: bool) -> bool:
         with self._telemetry.export(proposal.carrier) as stage:
             graph, session = self._factory.compose(proposal)
+            requested = self._make_room() if replaces else 0
             if self.running:
                 if self.running.outdated_by(session):
                     self.end("superseded")
@@ -93,10 +101,19 @@ class CandidateQueue:
         self.unsettled = False
         alpha = self._spending.next(self._regimes.regime().blocks)
         self.running = self._factory.evaluation(version, session, proposal, version.size, alpha)
+        self.running.requested = requested
         self._served.say(
             Event.CANDIDATE, version=version.number, parent=self._served.version.number, **proposal.history
         )
         return True
+
+    def _make_room(self) -> int:
+        """End a provisional candidate; how many labels were requested for it, which count for the next as well."""
+        if not (self.running and self.running.provisional):
+            return 0
+        requested = self.running.requested
+        self.end("superseded")
+        return requested
 
     @property
     def taught(self) -> TaughtEntities:
@@ -142,10 +159,11 @@ class CandidateQueue:
     def _tell(self, event: Event, evaluation: CandidateEvaluation) -> None:
         self._served.say(event, version=evaluation.version.number, labels=evaluation.pairs.labels)
 
-    def on_labels(self, labels: Sequence[Label]) -> int:
-        """Late labels, for every evaluation; how many count in one at least."""
+    def on_labels(self, labels: Sequence[Label]) -> None:
+        """Late labels, for every evaluation."""
         known = (*self.suspended, *([self.running] if self.running else []))
-        return sum(any([evaluation.on_label(label) for evaluation in known]) for label in labels)
+        used = [label for label in labels if any([evaluation.on_label(label) for evaluation in known])]
+        self.labels_used += self.recent.first_uses(used)
 
     def end(self, outcome: str, results: Sequence[GateResult] = ()) -> None:
         """End the evaluation that runs, if there is one."""

@@ -100,6 +100,7 @@ class EvaluationFactory:
             proposal.history.get("health", {}),
             self._compare(opponent, self._served.session, version, session),
             self._null,
+            proposal.early,
         )
         return self._open(version, session, proposal.trained_until, facts, opponent, proposal.carrier)
 

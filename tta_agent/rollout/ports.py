@@ -51,6 +51,9 @@ class RollbackHook(Protocol):
 class LabelRequests(Protocol):
     """Label requests within a budget."""
 
+    def asked(self, id: str) -> bool:
+        """Whether the label of this record was requested."""
+
     def state_dict(self) -> dict[str, Any]:
         """Budget, and the requests made."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.promotion import PromotionRecord
 from tta_agent.telemetry.facade import Telemetry
 
+LATEST = 1000  # labels by which it is told whether they come on request
 CAMPAIGN = 60  # label requests for a candidate on any record; they certify a gain of ten points
 log = logging.getLogger(__name__)
 
@@ -63,9 +65,14 @@ class Promoter:
         self._served, self._queue, self._gates, self._limits = served, queue, gates, limits
         self._approval, self._monitor, self._wanted, self._telemetry = approval, monitor, wanted, telemetry
         self._rules, self._frozen, self._clock = rules, frozen, clock
-        self.labels_used = 0
+        self._asked: deque[bool] = deque(maxlen=LATEST)  # of the latest labels, whether each was requested
         self._labels_come = False
         self._announced: int | None = None
+
+    @property
+    def labels_used(self) -> int:
+        """Labels that counted for a candidate."""
+        return self._queue.labels_used
 
     def wants_candidate(self) -> bool:
         """Whether no cool-down holds."""
@@ -73,10 +80,17 @@ class Promoter:
 
     def begin(self, proposal: CandidateProposal) -> None:
         """A proposal of the copy: it may begin an evaluation, which may want labels of records that are known."""
-        batch, rows = self._queue.begin(proposal)
+        batch, rows = self._queue.begin(proposal, replaces=self._on_request())
         if rows and self._queue.running:
-            self.labels_used += self._queue.running.pairs.labels
             self._request(self._queue.running, batch, rows, batch)
+
+    def _on_request(self) -> bool:
+        """Whether most labels are requested ones.
+
+        Then a provisional candidate costs its successor nothing: labels are requested of held-out records, which
+        count for both. Of labels at random four in five are of records that have taught the successor.
+        """
+        return self._wanted.requests is not None and 2 * sum(self._asked) >= len(self._asked)
 
     def on_records(
         self, batch: BatchPredictions, held: BatchPredictions, labels: Sequence[Label], drift: Drift
@@ -91,8 +105,10 @@ class Promoter:
         running = self._queue.running
         self._request(running, batch, running.on_records(batch) if running else served_rows(held), held)
         self._labels_come = self._labels_come or bool(labels)
+        if requests := self._wanted.requests:
+            self._asked.extend(requests.asked(label.id) for label in labels)
         self._queue.recent.on_labels(labels)
-        self.labels_used += self._queue.on_labels(labels)
+        self._queue.on_labels(labels)
         if running:
             self._judge(running)
         self._served.journal.status(labels_used=self.labels_used)
@@ -104,9 +120,10 @@ class Promoter:
         rows: Sequence[Row],
         held: BatchPredictions,
     ) -> None:
-        """Request labels; once a candidate has had its campaign, of held-out records only, so that some budget is
-        left for the next."""
-        if evaluation and evaluation.requested >= CAMPAIGN:
+        """Request labels; of held-out records only, which count for the next candidate as well, while this one is
+        provisional, and once it has had its campaign."""
+        provisional = evaluation and evaluation.provisional and self._on_request()
+        if evaluation and (provisional or evaluation.requested >= CAMPAIGN):
             rows = [row for row in rows if row[0].id in held.records]
         made = self._wanted.consider(batch, rows, self._monitor.rollback_session())
         if evaluation:
@@ -183,12 +200,13 @@ class Promoter:
     def state_dict(self) -> dict[str, Any]:
         """Evaluations, and labels asked for."""
         counts = {"serving": self._served.version.number, "labels_used": self.labels_used}
-        counts["labels_come"] = self._labels_come
-        return {**counts, "queue": self._queue.state_dict(), "wanted": self._wanted.state_dict()}
+        labels = {"labels_come": self._labels_come, "asked": list(self._asked)}
+        return {**counts, **labels, "queue": self._queue.state_dict(), "wanted": self._wanted.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the evaluations, unless a swap came after the checkpoint."""
-        self.labels_used, self._labels_come = state["labels_used"], state["labels_come"]
+        self._queue.labels_used, self._labels_come = state["labels_used"], state["labels_come"]
+        self._asked = deque(state.get("asked", ()), maxlen=LATEST)  # older checkpoints have none
         self._wanted.load_state_dict(state["wanted"])
         if state["serving"] == self._served.version.number:
             self._queue.load_state_dict(state["queue"])
