@@ -31,11 +31,13 @@ def test_the_next_one_takes_its_place_at_its_level_with_the_labels_that_were_req
     names, x = world.records()
     world.propose(1, early=True)
     first = world.queue.running
+    world.wanted.requests.heard.clear()
     world.propose(2)
     second = world.queue.running
     assert (running(world), world.registry.verdict(1)["outcome"]) == (2, "superseded")
     assert second.facts.alpha == first.facts.alpha
-    assert 0 < first.requested <= second.requested
+    more = sum(one != other for _, one, other in world.wanted.requests.heard)
+    assert first.requested > 0 and second.requested == first.requested + more
     assert not world.queue.unsettled, "no other one may come soon"
     world.label(names, world.answers(2, x))
     assert second.pairs.labels == 20 == world.promoter.labels_used
