@@ -33,7 +33,7 @@ def agent(tmp_path, monkeypatch):
 
 
 def poll(agent, start, stop):
-    x = worlds.images(400)[0]
+    x = worlds.images(700)[0]
     some = [
         Record(f"r{i}", 1.0 * i, x[i], None, None, f"r{i}", None, "t", 0, i, ("t", f"r{i}", ""))
         for i in range(start, stop)
@@ -65,7 +65,10 @@ def test_records_that_wait_at_a_change_make_a_round_and_the_first_batch_after_it
     poll(agent, 241, 241 + 64)
     assert len(proposals(spy)) == 1, "the next one is of twice as many records"
     poll(agent, 305, 305 + 64)
-    assert [item.early for item in proposals(spy)] == [True, False]
+    assert [item.early for item in proposals(spy)] == [True, True]
+    for start in range(369, 369 + 4 * 64, 64):
+        poll(agent, start, start + 64)
+    assert [item.early for item in proposals(spy)] == [True, True, False]
 
 
 def test_where_classes_come_in_runs_the_first_one_is_not_early(agent, monkeypatch):

@@ -16,7 +16,7 @@ def test_never_later_than_the_usual_rounds():
     assert Cadence(3, 25, 4).candidate_due(3, soon=True)
 
 
-@pytest.mark.parametrize(("size", "rounds"), [(16, 9), (32, 5), (64, 3), (200, 2)])
+@pytest.mark.parametrize(("size", "rounds"), [(16, 17), (32, 9), (64, 5), (200, 3)])
 def test_a_candidate_of_few_records_is_early(size, rounds):
     cadence = Cadence(8, 25, size)
     assert [cadence.is_early(n) for n in (rounds - 1, rounds)] == [True, False]
