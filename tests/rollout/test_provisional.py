@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.rollout.test_promoter import Wishes, World, teaching
+from tta_agent.core.errors import RegistryError
 from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.testing import tiny_net
@@ -67,6 +68,28 @@ def test_it_stays_where_most_labels_come_unasked(world):
 def test_it_stays_where_nobody_is_asked(world):
     world.wanted.requests = None
     world.propose(1, early=True)
+    world.propose(2)
+    assert running(world) == 1
+
+
+def test_it_stays_while_it_waits_for_approval(tmp_path, template):
+    world = World(tmp_path, template, mode="ask")
+    world.wanted.requests = Wishes()
+    world.propose(1, early=True)
+    world.proof.verdict = "pass"
+    world.records()
+    assert world.queue.running.held_by == "approval"
+    world.propose(2)
+    assert running(world) == 1
+
+
+def test_it_stays_where_the_next_one_cannot_be_stored(world, monkeypatch):
+    world.propose(1, early=True)
+
+    def full(*_):
+        raise RegistryError("the volume is full")
+
+    monkeypatch.setattr(world.registry, "add", full)
     world.propose(2)
     assert running(world) == 1
 

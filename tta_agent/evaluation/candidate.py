@@ -101,8 +101,8 @@ class CandidateEvaluation:
 
     @property
     def provisional(self) -> bool:
-        """Whether it was made of few records, and no label has come for it that its successor would not have."""
-        return self.facts.early and not self.pairs.labels
+        """Whether it was made of few records, no label has come for it, and nobody has to approve it."""
+        return self.facts.early and not self.pairs.labels and self.phase is not Phase.PROVEN
 
     # evidence
 

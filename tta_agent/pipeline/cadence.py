@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 SETTLED = 64  # independent records of the new regime, by which most statistics serve within a point of what they will
-LASTING = (
-    256  # those by which all do: of a lost contrast samples of 64 serve up to 20 points less, of 192 up to 3
-)
+LASTING = 256  # those by which all do: of a lost contrast 64 serve up to 20 points less, 192 up to 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,13 +91,13 @@ class CandidateQueue:
     def _begin(self, proposal: CandidateProposal, replaces: bool) -> bool:
         with self._telemetry.export(proposal.carrier) as stage:
             graph, session = self._factory.compose(proposal)
-            requested = self._make_room() if replaces else 0
-            if self.running:
+            if self.running and not (replaces and self.running.provisional):
                 if self.running.outdated_by(session):
                     self.end("superseded")
                 return False
             version = self._served.registry.add(graph, self._served.version, dict(proposal.history))
             stage.exported(version.sha256, version.size)
+        requested = self._make_room()
         self.unsettled = False
         alpha = self._spending.next(self._regimes.regime().blocks)
         self.running = self._factory.evaluation(version, session, proposal, version.size, alpha)
@@ -108,10 +108,8 @@ class CandidateQueue:
         return True
 
     def _make_room(self) -> int:
-        """End a provisional candidate; how many labels were requested for it, which count for the next as well."""
-        if not (self.running and self.running.provisional):
-            return 0
-        requested = self.running.requested
+        """End the candidate before; how many labels were requested for it, which count for the next one as well."""
+        requested = self.running.requested if self.running else 0
         self.end("superseded")
         return requested
 
