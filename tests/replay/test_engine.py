@@ -92,9 +92,9 @@ def test_after_a_shift_the_next_candidate_comes_as_soon_as_the_copy_has_settled(
     suspended = [(event["event"], event.get("outcome")) for event in events].index((Event.SUSPENDED, None))
     one, other = (events[i] for i in (suspended - 1, suspended + 1))
     assert one["event"] == other["event"] == "candidate"
-    # the first one comes after two rounds and differs on nothing, the next after eight more; a change at 12, then
+    # the first one comes after two rounds and differs on nothing, the next after two more; a change at 12, then
     # a round of both regimes and one of the new
-    assert (one["rounds"], other["rounds"]) == (10, 14)
+    assert (one["rounds"], other["rounds"]) == (4, 14)
 
 
 def test_windows_tell_where_the_accuracy_was_gained(told):
