@@ -25,7 +25,8 @@ from tta_agent.stream import router
 from tta_agent.stream.codecs.cloudevents import CloudEvents
 
 RATE = 400  # records a second at most
-WARM, EVERY, LOOKS = 1000, 300, 12  # records before the first look, and between two
+# records until the memories are full and candidates come and go, and between two looks
+WARM, EVERY, LOOKS = 2500, 300, 12
 MEMORIES = (router, paired, taught, requests)  # of the last records, entities or ids
 BOUND = 100
 LEAK = 0.5  # objects a record that are too many: one small object a record makes 1.0
