@@ -12,10 +12,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.parts.kafka.broker import broker, unavailable
+
+if TYPE_CHECKING:
+    from tta_agent.models.onnx_export import GraphTemplate
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,6 +43,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _collect_sockets()  # those of the attempts before it was up
         yield address
     _collect_sockets()
+
+
+@pytest.fixture(scope="module")
+def template() -> GraphTemplate:
+    """Graph of a small net for the worlds of the rollout."""
+    from tta_agent.models.onnx_export import GraphTemplate
+    from tta_agent.testing import tiny_net
+
+    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
 def _collect_sockets() -> None:

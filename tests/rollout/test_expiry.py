@@ -3,15 +3,8 @@
 import pytest
 
 from tests.rollout.test_promoter import World
-from tta_agent.models.onnx_export import GraphTemplate
-from tta_agent.testing import tiny_net
 
 TTL_S = 100.0
-
-
-@pytest.fixture(scope="module")
-def template():
-    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
 def guarded(folder, template, proof="guarded"):

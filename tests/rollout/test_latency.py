@@ -12,11 +12,6 @@ from tta_agent.rollout import factory
 from tta_agent.testing import tiny_net
 
 
-@pytest.fixture(scope="module")
-def template():
-    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
-
-
 def altered(graph: bytes, how: str) -> bytes:
     proto = onnx.ModelProto()
     proto.ParseFromString(graph)

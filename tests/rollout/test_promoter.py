@@ -14,7 +14,6 @@ from tta_agent.drift.block_means import BlockMeans
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.evaluation.recent import RecentRecords
 from tta_agent.labels.requests import LabelRequest, drawn
-from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.models.ort_sessions import HotSwapSession, open_session, run
 from tta_agent.pipeline import checkpoint
 from tta_agent.registry.registry import ModelRegistry
@@ -37,11 +36,6 @@ from tta_agent.stream.router import RoutedRecords
 from tta_agent.telemetry.event_log import EventLog
 from tta_agent.telemetry.facade import Telemetry
 from tta_agent.testing import tiny_net
-
-
-@pytest.fixture(scope="module")
-def template():
-    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
 class Says:

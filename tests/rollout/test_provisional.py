@@ -7,13 +7,6 @@ import pytest
 from tests.rollout.test_promoter import Wishes, World, teaching
 from tta_agent.core.errors import RegistryError
 from tta_agent.evaluation.recent import RecentRecords
-from tta_agent.models.onnx_export import GraphTemplate
-from tta_agent.testing import tiny_net
-
-
-@pytest.fixture(scope="module")
-def template():
-    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
 @pytest.fixture
@@ -122,7 +115,6 @@ def test_it_makes_room_after_a_restart(tmp_path, template, world):
 
 
 def test_a_label_that_counts_for_one_candidate_after_the_other_is_counted_once(world):
-    world.queue.recent = RecentRecords(10**6)
     names, x = world.records()
     world.propose(1)
     world.label(names[:5], world.answers(0, x)[:5])

@@ -26,11 +26,6 @@ from tta_agent.testing import tiny_net
 FOREIGN = 9
 
 
-@pytest.fixture(scope="module")
-def template() -> GraphTemplate:
-    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
-
-
 @pytest.fixture
 def world(tmp_path: Path, template: GraphTemplate) -> World:
     return World(tmp_path, template)

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.rollout.test_promoter import World
 from tta_agent.evaluation.decision import GateSet
 from tta_agent.evaluation.label_guard import LabelGuard
-from tta_agent.models.onnx_export import GraphTemplate
-from tta_agent.testing import tiny_net
-
-
-@pytest.fixture(scope="module")
-def template():
-    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
 def test_a_doubted_candidate_is_rejected_until_labels_have_come_and_then_waits_for_as_long_as_its_patience(

@@ -5,17 +5,10 @@ import pytest
 from tests.rollout.test_promoter import World
 from tta_agent.core.errors import StoreError
 from tta_agent.core.types import GateResult
-from tta_agent.models.onnx_export import GraphTemplate
 from tta_agent.registry.registry import ModelRegistry
 from tta_agent.registry.retry_queue import RetryQueue
-from tta_agent.testing import tiny_net
 
 BAD = GateResult("reverse", 30.0, 20.0, "fail", "labels say it is worse")
-
-
-@pytest.fixture(scope="module")
-def template():
-    return GraphTemplate(tiny_net("batch"), (1, 8, 8))
 
 
 @pytest.fixture

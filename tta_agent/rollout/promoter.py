@@ -26,7 +26,7 @@ from tta_agent.serving.deployment import ServedModel
 from tta_agent.serving.promotion import PromotionRecord
 from tta_agent.telemetry.facade import Telemetry
 
-LATEST = 1000  # labels by which it is told whether they come on request
+LATEST_LABELS = 1000  # labels by which it is told whether they come on request
 CAMPAIGN = 60  # label requests for a candidate on any record; they certify a gain of ten points
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Promoter:
         self._served, self._queue, self._gates, self._limits = served, queue, gates, limits
         self._approval, self._monitor, self._wanted, self._telemetry = approval, monitor, wanted, telemetry
         self._rules, self._frozen, self._clock = rules, frozen, clock
-        self._asked: deque[bool] = deque(maxlen=LATEST)  # of the latest labels, whether each was requested
+        self._asked: deque[bool] = deque(maxlen=LATEST_LABELS)  # whether each was requested
         self._labels_come = False
         self._announced: int | None = None
 
@@ -206,7 +206,7 @@ class Promoter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the evaluations, unless a swap came after the checkpoint."""
         self._queue.labels_used, self._labels_come = state["labels_used"], state["labels_come"]
-        self._asked = deque(state.get("asked", ()), maxlen=LATEST)  # older checkpoints have none
+        self._asked = deque(state.get("asked", ()), maxlen=LATEST_LABELS)  # older checkpoints have none
         self._wanted.load_state_dict(state["wanted"])
         if state["serving"] == self._served.version.number:
             self._queue.load_state_dict(state["queue"])
