@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.registry.test_registry import GOLDEN, graph
-from tests.rollout.test_promoter import World, template  # noqa: F401
+from tests.rollout.test_promoter import World
 from tta_agent.assembly import server as embedded
 from tta_agent.control.commands import Command
 from tta_agent.core.types import GateResult
@@ -138,7 +138,7 @@ def test_serving_again_what_the_history_knows_forgets_an_edited_alias(registry: 
 
 
 @pytest.fixture
-def world(tmp_path: Path, template: object) -> World:  # noqa: F811
+def world(tmp_path: Path, template: object) -> World:
     return World(tmp_path, template)
 
 
