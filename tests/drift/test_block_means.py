@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tta_agent.drift.block_means import BLOCK, FEATURES, BlockMeans
-from tta_agent.drift.regime import ENOUGH, FITTING, KEPT, DataRegime
+from tta_agent.drift.regime import ENOUGH, FITTING, KEPT, LEFT, DataRegime
 
 
 def answers(n, sure=2.0, seed=0, runs=1):
@@ -17,7 +17,7 @@ def answers(n, sure=2.0, seed=0, runs=1):
 
 
 def rows(n, seed=0, size=1.0, **kind):
-    """Features [n, 5] of such records; `size` is that of their inputs."""
+    """Features [n, 6] of such records; `size` is that of their inputs."""
     x = np.random.default_rng(seed + 1000).standard_normal((n, 1, 4, 4)) * size
     return BlockMeans().features(answers(n, seed=seed, **kind), x)
 
@@ -33,14 +33,17 @@ def changes(detector, logits):
 
 
 def test_the_features_is_what_the_papers_say_and_what_the_inputs_are():
-    logits, x = np.array([[1.0, 1.0, 1.0, 1.0], [1e4, 0.0, 0.0, 0.0]]), np.zeros((2, 1, 2, 2))
-    x[1] = [[[0.0, 2.0], [4.0, 6.0]]]
-    flat, sure = [np.log(4), 1 + np.log(4), 0, 0, 0], [0.0, 1e4, 3.0, np.sqrt(5), 2.0]
+    logits, x = np.array([[1.0, 1.0, 1.0, 1.0], [1e4, 0.0, 0.0, 0.0]]), np.zeros((2, 1, 2, 3))
+    x[1] = [[[0.0, 2.0, 5.0], [3.0, 1.0, 0.0]]]
+    flat, sure = (
+        [np.log(4), 1 + np.log(4), 0, 0, 0, 0],
+        [0.0, 1e4, 11 / 6, np.sqrt(39 / 6 - (11 / 6) ** 2), 2.0, 1.0],
+    )
     assert BlockMeans().features(logits, x) == pytest.approx(np.array([flat, sure]))
 
 
 def test_one_record_of_one_number_has_the_features():
-    assert BlockMeans().features(np.zeros((1, 2)), np.ones((1, 1))).shape == (1, 5)
+    assert BlockMeans().features(np.zeros((1, 2)), np.ones((1, 1))).shape == (1, 6)
 
 
 def test_what_the_source_says_and_what_the_inputs_are_both_tell():
@@ -83,8 +86,10 @@ def _between(regime, latest):
     return not regime.left_by(latest) and not regime.fits(latest)
 
 
-def test_what_is_not_finite_is_of_another_kind():
-    broken = np.full((1, 5), np.nan)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e308])
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_of_another_kind(value):
+    broken = np.full((1, len(FEATURES)), value)
     assert DataRegime(blocks(KEPT)).left_by(broken) > 5
 
 
@@ -139,9 +144,45 @@ def test_a_regime_survives_a_restart():
 def test_distances_are_told_by_feature():
     detector = BlockMeans()
     steady = detector.update(rows(80 * BLOCK)).distances
-    assert set(steady) == set(FEATURES) and max(steady.values()) < 8
+    assert set(steady) == {*FEATURES, "together"} and max(steady.values()) < 8
     louder = detector.update(rows(BLOCK, seed=1, size=2.0))
     assert louder.ended and louder.distances["deviation"] > 8 > 2 * louder.distances["entropy"]
+
+
+def test_features_that_move_apart_tell_more_than_each_alone():
+    random = np.random.default_rng(0)
+    contrast, rest = random.normal(size=(KEPT, 1)), random.normal(size=(KEPT, 2))
+    regime = DataRegime(contrast + 0.1 * rest)  # deviation and roughness, say
+    apart, along = np.array([[1.5, -1.5]]), np.array([[4.0, 4.0]])
+    *each, together = regime.distances(apart)
+    assert max(each) < 2 and together > LEFT and regime.left_by(apart) == together
+    assert max(regime.distances(along)) < LEFT
+
+
+def test_more_features_than_blocks_are_told_by_each_alone():
+    regime = DataRegime(np.random.default_rng(0).normal(size=(ENOUGH, ENOUGH)))
+    *each, together = regime.distances(regime.blocks[:1] + 20.0)
+    assert together == 0.0 and min(each) > LEFT
+
+
+def test_noise_is_told_from_detail_by_curvature():
+    """Waves of any height are as rough as noise, which turns more; so five features together do not tell it."""
+    random = np.random.default_rng(0)
+    heights = random.uniform(0.5, 1.5, (KEPT * BLOCK, 1, 1, 1))
+    waves = heights * np.sin(np.arange(32) / 3 + random.uniform(0, 6, (KEPT * BLOCK, 1, 1, 1)))
+    noisy = waves[: 2 * BLOCK] + 0.05 * random.standard_normal((2 * BLOCK, 1, 1, 32))
+    known = BlockMeans().features(answers(KEPT * BLOCK), waves).reshape(KEPT, BLOCK, -1).mean(1)
+    latest = BlockMeans().features(answers(2 * BLOCK, seed=1), noisy).reshape(2, BLOCK, -1).mean(1)
+    assert DataRegime(known).distances(latest)[-1] > 2 * LEFT
+    assert max(DataRegime(known[:, :5]).distances(latest)) < LEFT / 2
+
+
+def test_a_regime_of_an_older_checkpoint_goes_by_the_features_that_it_knows():
+    now = blocks(KEPT)
+    older = DataRegime(now[:, :5].tolist())
+    assert older.fits(blocks(FITTING, seed=1)) and older.left_by(blocks(4, seed=1, size=1.5))
+    older.follow(blocks(16, seed=2))
+    assert older.blocks.shape == (KEPT, 5) and DataRegime([]).distance(now) == 0.0
 
 
 def test_the_oldest_of_sixteen_blocks_is_followed_and_none_before():

@@ -28,3 +28,11 @@ def test_so_is_a_file_of_before_there_were_checksums(tmp_path):
 def test_the_format_stands_in_the_file(tmp_path):
     checkpoint.save(tmp_path / "c.pt", "m", {})
     assert checkpoint.load(tmp_path / "c.pt", "m")["format"] == checkpoint.FORMAT
+
+
+def test_the_format_before_is_read_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 7)
+    checkpoint.save(tmp_path / "c.pt", "m", {"positions": {"t": 7}})
+    monkeypatch.undo()
+    found = checkpoint.load(tmp_path / "c.pt", "m")
+    assert found["format"] == checkpoint.FORMAT == 8 and found["positions"] == {"t": 7}

@@ -20,7 +20,7 @@ from tta_agent.core.atomic_files import open_atomic
 from tta_agent.core.errors import CheckpointError
 from tta_agent.models.heap import trim_after
 
-FORMAT = 7
+FORMAT = 8
 MAGIC = b"tta-agent checkpoint\n"  # then the SHA-256 of what follows; files of format 5 have neither
 NONE: Mapping[str, Any] = {"inputs": [], "fields": [], "labels": []}  # recent records
 EVER = 2**62  # records that teach: every entity that does has done so before
@@ -113,7 +113,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__})") from None
     if state.get("format") == 5:
         state = upgraded(state)
-    return with_taught(state) if state.get("format") == 6 else state
+    if state.get("format") == 6:
+        state = with_taught(state)
+    return (
+        {**state, "format": FORMAT} if state.get("format") == 7 else state
+    )  # 8: regimes know a feature more
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def with_taught(state: Mapping[str, Any]) -> dict[str, Any]:
             "others": [],
         }
     }
-    return {**state, "format": FORMAT, "promoter": promoter, "taught": {"count": 0, "first": []}}
+    return {**state, "format": 7, "promoter": promoter, "taught": {"count": 0, "first": []}}
 
 
 def _renamed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Evenly spread lines of inputs: of a large image some thousand values tell its mean, deviation and roughness."""
+"""Evenly spread lines of inputs: of a large image some thousand values tell its mean, deviation and the rest."""
 
 from __future__ import annotations
 
