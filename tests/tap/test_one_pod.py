@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -33,6 +35,16 @@ def deployed(models: Path) -> Path:
     return graph
 
 
+@contextlib.contextmanager
+def started(agent: Child) -> Iterator[None]:
+    """The agent runs within, and does not outlive a test that fails or is skipped."""
+    agent.start()
+    try:
+        yield
+    finally:
+        agent.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.producers
 def test_fastapi_and_the_agent_without_a_broker(tmp_path: Path) -> None:
@@ -48,11 +60,11 @@ def test_fastapi_and_the_agent_without_a_broker(tmp_path: Path) -> None:
         },
         tmp_path / "agent.log",
     )  # fmt: skip
-    agent.start()
     _, shifted, labels = worlds.images(4000)
     right: dict[int, list[bool]] = {}
     command = ["uvicorn", "fastapi_onnx:app", "--port", str(port), "--log-level", "warning"]
     with (
+        started(agent),
         running("producers", posts, tmp_path, command, f"{url}/docs", MODELS=str(models)),
         httpx.Client(trust_env=False, timeout=30) as http,
     ):
