@@ -69,15 +69,21 @@ def test_fastapi_and_the_agent_without_a_broker(tmp_path: Path) -> None:
         httpx.Client(trust_env=False, timeout=30) as http,
     ):
         agent.wait_until(lambda: (tmp_path / "store" / "status.json").exists(), "the agent")
+
+        def scores(id: str, image: int) -> list[float]:
+            """The app's answer to one of the images."""
+            pixels = {"pixels": shifted[image].tolist()}
+            answer = http.post(f"{url}/predict", json=pixels, headers={"x-request-id": id}).json()
+            return list(answer["scores"])
+
         deadline_s, at, current = time.monotonic() + PATIENCE_S, 0, models / "current"
+        before, swapped = scores("before", 0), False
         while len(right.get(1, [])) < 100:
             assert not agent.died() and time.monotonic() < deadline_s, agent.log.read_text()[-3000:]
-            served = int(current.resolve().name) if current.exists() else 0
-            id, truth = {"x-request-id": f"u{at}"}, int(labels[at % 4000])
-            answer = http.post(
-                f"{url}/predict", json={"pixels": shifted[at % 4000].tolist()}, headers=id
-            ).json()
-            right.setdefault(served, []).append(int(np.argmax(answer["scores"])) == truth)
+            # the app follows the link once a second: it has when it answers otherwise
+            swapped = swapped or (current.exists() and scores(f"p{at}", 0) != before)
+            truth = int(labels[at % 4000])
+            right.setdefault(int(swapped), []).append(int(np.argmax(scores(f"u{at}", at % 4000))) == truth)
             assert http.post(f"{posts}/labels", json={"id": f"u{at}", "label": truth}).status_code == 202
             at += 1
     assert agent.stop() == 0
