@@ -44,8 +44,8 @@ def _looks(x: Array) -> Array:
 
 def _size(values: Array) -> Array:
     """Mean absolute value of each input's values [n, lines, length], [n]; 0 where lines are too short for any."""
-    each = values.reshape(len(values), -1) if values.size else np.zeros((len(values), 1), values.dtype)
-    return np.asarray(np.abs(each, out=each).mean(1))
+    each = values.reshape(len(values), -1)
+    return np.asarray(np.abs(each, out=each).sum(1) / max(each.shape[1], 1))
 
 
 class BlockMeans:

@@ -115,9 +115,9 @@ def _read(path: Path) -> dict[str, Any]:
         state = upgraded(state)
     if state.get("format") == 6:
         state = with_taught(state)
-    return (
-        {**state, "format": FORMAT} if state.get("format") == 7 else state
-    )  # 8: regimes know a feature more
+    if state.get("format") == 7:  # its regimes know a feature less, and go by those
+        state["format"] = FORMAT
+    return state
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
